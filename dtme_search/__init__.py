@@ -1,0 +1,76 @@
+"""Find when and where a multi-task vision transformer should grow in token space."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+# Public name -> module. Looked up on first use, so that `import dtme_search` stays free of torch and optuna.
+_PUBLIC = {
+    "RunConfig": "dtme_search.config",
+    "StudyConfig": "dtme_search.config",
+    "DtmeSearchError": "dtme_search.errors",
+    "TokenSpace": "dtme_search.token_space",
+    "split_token_space": "dtme_search.token_space",
+    "conflict_rates": "dtme_search.token_space",
+    "ConflictReport": "dtme_search.token_space",
+    "measure_conflicts": "dtme_search.token_space",
+    "ExpansionPlan": "dtme_search.token_space",
+    "plan_expansion": "dtme_search.token_space",
+    "delta_m": "dtme_search.metrics",
+    "MultiTaskViT": "dtme_search.models",
+    "Trainer": "dtme_search.training",
+    "load_study": "dtme_search.search",
+    "optimize": "dtme_search.search",
+    "export_best": "dtme_search.reporting",
+}
+
+if TYPE_CHECKING:
+    from dtme_search.config import RunConfig, StudyConfig
+    from dtme_search.errors import DtmeSearchError
+    from dtme_search.metrics import delta_m
+    from dtme_search.models import MultiTaskViT
+    from dtme_search.reporting import export_best
+    from dtme_search.search import load_study, optimize
+    from dtme_search.token_space import (
+        ConflictReport,
+        ExpansionPlan,
+        TokenSpace,
+        conflict_rates,
+        measure_conflicts,
+        plan_expansion,
+        split_token_space,
+    )
+    from dtme_search.training import Trainer
+
+__all__ = [
+    "ConflictReport",
+    "DtmeSearchError",
+    "ExpansionPlan",
+    "MultiTaskViT",
+    "RunConfig",
+    "StudyConfig",
+    "TokenSpace",
+    "Trainer",
+    "conflict_rates",
+    "delta_m",
+    "export_best",
+    "load_study",
+    "measure_conflicts",
+    "optimize",
+    "plan_expansion",
+    "split_token_space",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'dtme_search' has no attribute '{name}'")
+    from importlib import import_module
+
+    return getattr(import_module(_PUBLIC[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_PUBLIC])

@@ -1,0 +1,95 @@
+"""Two configs are the same work when their canonical forms are equal; the fingerprint names that form."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+from dtme_search.config.run import ExpansionConfig, RunConfig, ScheduleConfig
+
+NUMERICS_VERSION = 1
+"""Raised whenever the same config would train to other numbers; part of every fingerprint."""
+
+_WHERE_NOT_WHAT = {
+    "data": {"root", "storage", "storage_limit_gb", "loader_workers"},
+    "train": {"checkpoint_seconds"},
+}
+_MEASURING = {
+    "variance_ratio",
+    "num_images",
+    "analysis_batch_size",
+    "decoder_warmup_steps",
+    "range_layer_ratio",
+    "null_layer_ratio",
+    "range_threshold",
+    "null_threshold",
+    "selection",
+}
+_MERGING = {"pair_threshold", "max_streams"}
+_GROWING = {"start", "num_task_tokens", "token_std", "lr_multiplier", "freeze_backbone"}
+
+
+def canonical(config: RunConfig) -> dict[str, Any]:
+    """Plain form of a config without the fields that cannot change its numbers.
+
+    Fields that say where or how fast (``data.root``, ``data.storage``, ...) are dropped, and so are
+    fields that the chosen policy, schedule or data set never reads.
+    """
+    form = config.model_dump(mode="json")
+    for section, names in _WHERE_NOT_WHAT.items():
+        for name in names:
+            del form[section][name]
+    for name in {"scenes", "nyud"} - {config.data.name}:
+        del form["data"][name]
+    form["expansion"] = _active_expansion(config.expansion, form["expansion"])
+    form["schedule"] = _active_schedule(config, form["schedule"])
+    if config.expansion.policy == "none":
+        form["train"]["count_from"] = "start"
+    return form
+
+
+def fingerprint(*parts: Any) -> str:
+    """Short stable name of any JSON-like values: 16 hexadecimal digits of a SHA-256.
+
+    Example:
+        >>> fingerprint({"b": 1, "a": 2}) == fingerprint({"a": 2, "b": 1})
+        True
+    """
+    text = json.dumps([NUMERICS_VERSION, *parts], sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def run_fingerprint(config: RunConfig, *parts: Any) -> str:
+    """Fingerprint of the work that ``config`` describes; ``parts`` add what it cannot know (the data)."""
+    return fingerprint(canonical(config), *parts)
+
+
+def _active_expansion(expansion: ExpansionConfig, form: dict[str, Any]) -> dict[str, Any]:
+    if expansion.policy == "none":
+        return {"policy": "none"}
+    active = {"policy"} | _GROWING
+    if expansion.policy == "fixed":
+        active |= {"plan"}
+    if expansion.policy == "per_layer":
+        active |= {"layers"}
+    merges = expansion.pair_threshold > 0 or expansion.max_streams is not None
+    if expansion.policy == "conflict" or (expansion.policy == "per_layer" and "auto" in expansion.layers):
+        active |= _MEASURING | _MERGING
+    elif expansion.policy == "per_layer" and merges:
+        active |= (
+            {"variance_ratio", "num_images", "analysis_batch_size", "decoder_warmup_steps"} | _MERGING
+        )
+    return {name: value for name, value in form.items() if name in active}
+
+
+def _active_schedule(config: RunConfig, form: dict[str, Any]) -> dict[str, Any]:
+    schedule: ScheduleConfig = config.schedule
+    if not config.auxiliary_tasks or schedule.kind == "constant":
+        return {"kind": "constant"}
+    if schedule.kind == "switch":
+        names = {"kind", "switch_at", "patience"}
+    else:
+        rate = "half_life" if schedule.decay_rate is None else "decay_rate"
+        names = {"kind", "initial_weight", "decay_power", rate}
+    return {name: value for name, value in form.items() if name in names}

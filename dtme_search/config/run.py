@@ -1,0 +1,320 @@
+"""``RunConfig``: everything that decides the numbers of one training run, and nothing else.
+
+Where a run happens (device, folders, database) is not part of it. Every field can be searched by its
+dotted path, for example ``expansion.start``. Defaults are the papers' where they give one.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+"""A share between 0 and 1, both included."""
+
+LayerChoice = Literal["auto", "none", "modulate", "expand", "both"]
+TaskGroups = tuple[tuple[str, ...], ...]
+"""Tasks that share one operation: ``[[semseg], [depth, normals]]``."""
+
+
+class Section(BaseModel):
+    """Base of every part of a config: frozen, no unknown keys, no NaN."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+
+
+class AugmentConfig(Section):
+    """Training augmentation; each sample draws its own values."""
+
+    scale: tuple[float, float] = (0.5, 2.0)
+    """Zoom drawn uniformly from [low, high]; depth is divided by it."""
+    flip: Fraction = 0.5
+    """Probability of a left-right mirror."""
+    photometric: Fraction = 0.5
+    """Probability of each of brightness, contrast, saturation and hue."""
+    crop_max_class_fraction: Fraction = 0.75
+    """A crop is redrawn while one semseg class covers more than this share of it; 1 switches it off."""
+    crop_tries: Annotated[int, Field(ge=1, le=50)] = 10
+    """Crops drawn at most; the last one is kept."""
+
+    @model_validator(mode="after")
+    def _scale_is_a_range(self) -> Self:
+        low, high = self.scale
+        if not 0.0 < low <= high:
+            raise ValueError(f"scale must be [low, high] with 0 < low <= high, got [{low}, {high}]")
+        return self
+
+
+class ScenesConfig(Section):
+    """The built-in rendered rooms (data.name: scenes)."""
+
+    num_train: Annotated[int, Field(ge=4)] = 512
+    """Training scenes, hold-out included."""
+    num_test: Annotated[int, Field(ge=2)] = 128
+    """Test scenes."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Seed of the renderer."""
+
+
+class NyudConfig(Section):
+    """NYU Depth V2 in the published folder layout (data.name: nyud)."""
+
+    num_classes: Annotated[int, Field(ge=2, le=255)] = 40
+    """Classes of the segmentation PNGs: 40, or 39 where otherprop is merged with unlabelled."""
+
+
+class DataConfig(Section):
+    """Which images, at what size, split how."""
+
+    name: str = "scenes"
+    """Data set: scenes or nyud."""
+    root: str | None = None
+    """Folder of the data set; --data-root and DTME_DATA_ROOT take its place. Not part of the fingerprint."""
+    image_size: tuple[int, int] = (64, 96)
+    """[height, width] of training and evaluation tensors, multiples of the patch size."""
+    holdout_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.15
+    """Share of the training ids that the search evaluates on; the test split is never read by a search."""
+    holdout_seed: Annotated[int, Field(ge=0)] = 0
+    """Seed of that choice."""
+    limit_train: Annotated[int, Field(ge=2)] | None = None
+    """Use only this many training ids (chosen by holdout_seed), hold-out included."""
+    normalize: Literal["imagenet", "half"] = "imagenet"
+    """Image statistics: ImageNet's, or mean and standard deviation 0.5."""
+    storage: Literal["auto", "device", "loader"] = "auto"
+    """Keep the data as tensors on the device, read it with a DataLoader, or decide by size. Same numbers."""
+    storage_limit_gb: Annotated[float, Field(gt=0)] = 8.0
+    """With storage auto: the largest set that is kept on the device."""
+    loader_workers: Annotated[int, Field(ge=0, le=64)] = 2
+    """Processes of the DataLoader."""
+    augment: AugmentConfig = AugmentConfig()
+    scenes: ScenesConfig = ScenesConfig()
+    nyud: NyudConfig = NyudConfig()
+
+    @model_validator(mode="after")
+    def _sizes_are_positive(self) -> Self:
+        if min(self.image_size) < 1:
+            raise ValueError(f"image_size must be [height, width], both at least 1, got {list(self.image_size)}")
+        return self
+
+
+class TaskConfig(Section):
+    """Weight and role of one task."""
+
+    weight: Annotated[float, Field(gt=0.0)] = 1.0
+    """Factor of its loss."""
+    role: Literal["primary", "auxiliary"] = "primary"
+    """Auxiliary tasks follow the schedule and do not count in delta_m."""
+
+
+class ModelConfig(Section):
+    """Backbone and decoders."""
+
+    backbone: str = "vit_tiny_patch16_224"
+    """Name of a plain ViT of timm (ViT, DeiT, DINOv2, with class and register tokens)."""
+    backbone_options: dict[str, int | float | bool | str] = {}
+    """Passed to timm, for example embed_dim, depth, num_heads, patch_size for a small ViT."""
+    pretrained: bool = False
+    """Load timm's pretrained weights for this name from its hub."""
+    checkpoint: str | None = None
+    """Or load backbone weights from this file (.safetensors, .pt, .pth, .bin)."""
+    drop_path: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """Stochastic depth of the last block, linear over the blocks; one draw for all tasks."""
+    decoder: Literal["simple"] = "simple"
+    """Decoder of every task: 3x3 conv, BN, ReLU, 1x1 conv, bilinear."""
+    decoder_channels: Annotated[int, Field(ge=1)] | None = None
+    """Width of the decoder; the backbone's embedding width when empty."""
+    levels: Literal["last", "concat4"] = "last"
+    """Feed the decoder the last layer, or four levels concatenated."""
+
+    @model_validator(mode="after")
+    def _one_source_of_weights(self) -> Self:
+        if self.pretrained and self.checkpoint is not None:
+            raise ValueError("pretrained and checkpoint exclude each other, got both")
+        return self
+
+
+class FixedPlan(Section):
+    """A plan written out: per 0-based layer, the groups of tasks that share an operation there."""
+
+    modulate: dict[int, TaskGroups] = {}
+    """Token modulation, for example {5: [[semseg], [depth, normals]]}."""
+    expand: dict[int, TaskGroups] = {}
+    """Token expansion, same form."""
+
+
+class ExpansionConfig(Section):
+    """When and where the network grows in token space (DTME, arXiv 2507.07485)."""
+
+    policy: Literal["none", "conflict", "per_layer", "fixed"] = "conflict"
+    """none: never grow. conflict: rank layers by conflicts. per_layer: follow layers. fixed: follow plan."""
+    start: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """Fraction of train.num_steps after which the network grows; the paper's best is 0."""
+    variance_ratio: Annotated[float, Field(gt=0.0)] = 100.0
+    """Variance of the range space over that of the null space (r of the paper)."""
+    range_layer_ratio: Fraction = 0.5
+    """Share of the layers that get token modulation."""
+    null_layer_ratio: Fraction = 0.5
+    """Share of the layers that get token expansion."""
+    range_threshold: Fraction = 0.0
+    """A layer whose range conflict rate is below this is not modulated."""
+    null_threshold: Fraction = 0.0
+    """A layer whose null conflict rate is below this is not expanded."""
+    pair_threshold: Fraction = 0.0
+    """A task whose largest pair conflict in a layer is below this keeps the shared stream there."""
+    max_streams: Annotated[int, Field(ge=1)] | None = None
+    """Merge the least conflicting tasks until at most this many groups remain; empty = one per task."""
+    selection: Literal["conflict", "random", "reversed", "swapped"] = "conflict"
+    """Which layers: most conflicts first, or one of the paper's controls."""
+    layers: tuple[LayerChoice, ...] = ()
+    """Policy per_layer: one choice for each layer; auto = decided by conflicts."""
+    plan: FixedPlan = FixedPlan()
+    """Policy fixed: the plan itself, as an export writes it."""
+    num_task_tokens: Annotated[int, Field(ge=1, le=64)] = 1
+    """Task tokens that token expansion adds per group and layer."""
+    token_std: Annotated[float, Field(ge=0.0)] = 0.02
+    """Standard deviation of new task tokens."""
+    lr_multiplier: Annotated[float, Field(gt=0.0)] = 1.0
+    """Learning rate of the new parameters over that of the old ones."""
+    freeze_backbone: bool = False
+    """Train only decoders and new parameters after the growth (the paper: hurts)."""
+    num_images: Annotated[int, Field(ge=2)] = 128
+    """Training images on which conflicts are measured."""
+    analysis_batch_size: Annotated[int, Field(ge=1)] = 16
+    """Images per backward pass of that measurement."""
+    decoder_warmup_steps: Annotated[int, Field(ge=0)] = 0
+    """Train the decoders alone for this many steps before measuring; undone afterwards."""
+
+    @model_validator(mode="after")
+    def _layers_belong_to_per_layer(self) -> Self:
+        if self.policy == "fixed" and not (self.plan.modulate or self.plan.expand):
+            raise ValueError("policy fixed needs a plan with at least one layer; use policy none for no growth")
+        return self
+
+
+class ScheduleConfig(Section):
+    """How the weight of auxiliary tasks changes (MT2ST, arXiv 2406.18038)."""
+
+    kind: Literal["constant", "diminish", "switch"] = "constant"
+    """constant: gamma = 1. diminish: exponential decay. switch: 1, then 0 and not computed at all."""
+    initial_weight: Annotated[float, Field(gt=0.0)] = 1.0
+    """diminish: gamma at step 0."""
+    half_life: Annotated[float, Field(gt=0.0)] | None = 0.5
+    """diminish: fraction of training at which gamma has halved; empty when decay_rate is given."""
+    decay_rate: Annotated[float, Field(gt=0.0)] | None = None
+    """diminish: raw eta of the paper, per step; takes the place of half_life."""
+    decay_power: Annotated[float, Field(ge=1.0)] = 1.0
+    """diminish: nu of the paper."""
+    switch_at: Fraction = 0.5
+    """switch: fraction of training after which auxiliary tasks stop."""
+    patience: Annotated[int, Field(ge=1)] | None = None
+    """switch: switch early when the primary metrics have not improved for this many evaluations."""
+
+    @model_validator(mode="after")
+    def _diminish_has_one_rate(self) -> Self:
+        if self.kind == "diminish" and self.half_life is None and self.decay_rate is None:
+            raise ValueError("kind diminish needs half_life or decay_rate, got neither")
+        return self
+
+
+class TrainConfig(Section):
+    """Optimisation and evaluation."""
+
+    num_steps: Annotated[int, Field(ge=1)] = 400
+    """Optimiser steps."""
+    count_from: Literal["start", "expansion"] = "start"
+    """Whether num_steps counts all steps, or those after the expansion (the paper equalises the latter)."""
+    batch_size: Annotated[int, Field(ge=1)] = 8
+    """Images per step."""
+    optimizer: Literal["adam", "adamw"] = "adam"
+    """Adam with coupled weight decay as in the paper, or AdamW."""
+    lr: Annotated[float, Field(gt=0.0)] = 2e-5
+    """Learning rate at the first step."""
+    weight_decay: Annotated[float, Field(ge=0.0)] = 1e-6
+    """Weight decay."""
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    """Linear warm-up before the polynomial decay."""
+    poly_power: Annotated[float, Field(ge=0.0)] = 0.9
+    """Power of the polynomial learning rate schedule."""
+    grad_clip: Annotated[float, Field(gt=0.0)] | None = None
+    """Largest L2 norm of the gradient; empty = no clipping."""
+    edge_positive_weight: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.95
+    """Weight of edge pixels in the balanced BCE."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """auto: bfloat16 autocast on CUDA, float32 elsewhere."""
+    deterministic: Literal["auto", "always", "never"] = "auto"
+    """auto: deterministic algorithms on the CPU, so that a resumed run is equal bit for bit."""
+    compile: bool = False
+    """torch.compile the blocks (pays on long GPU runs; recompiles at the growth)."""
+    num_evaluations: Annotated[int, Field(ge=1)] = 8
+    """Evaluations on the hold-out, evenly spread; the last one is the result."""
+    eval_batch_size: Annotated[int, Field(ge=1)] = 16
+    """Images per evaluation step."""
+    checkpoint_seconds: Annotated[float, Field(ge=0.0)] = 60.0
+    """A checkpoint is written when this much time has passed. Not part of the fingerprint."""
+
+
+class RunConfig(Section):
+    """One complete training run; the content of a ``configs/*.yaml`` and of an export."""
+
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Seed of weights, data order, augmentation and stochastic depth."""
+    data: DataConfig = DataConfig()
+    tasks: dict[str, TaskConfig] = {
+        "semseg": TaskConfig(),
+        "depth": TaskConfig(),
+        "normals": TaskConfig(),
+        "edge": TaskConfig(),
+    }
+    """Tasks that are trained, by name."""
+    model: ModelConfig = ModelConfig()
+    expansion: ExpansionConfig = ExpansionConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    train: TrainConfig = TrainConfig()
+
+    @model_validator(mode="after")
+    def _some_task_is_primary(self) -> Self:
+        if not self.primary_tasks:
+            raise ValueError(f"tasks must name at least one primary task, got {sorted(self.tasks) or 'none'}")
+        unknown = {
+            task
+            for groups in (*self.expansion.plan.modulate.values(), *self.expansion.plan.expand.values())
+            for group in groups
+            for task in group
+        } - set(self.tasks)
+        if unknown:
+            raise ValueError(f"expansion.plan must name tasks of this config, got {sorted(unknown)}")
+        return self
+
+    @property
+    def primary_tasks(self) -> tuple[str, ...]:
+        """Names of the tasks that count in delta_m, in config order."""
+        return tuple(name for name, task in self.tasks.items() if task.role == "primary")
+
+    @property
+    def auxiliary_tasks(self) -> tuple[str, ...]:
+        """Names of the tasks that follow the schedule, in config order."""
+        return tuple(name for name, task in self.tasks.items() if task.role == "auxiliary")
+
+    @property
+    def expansion_step(self) -> int | None:
+        """Step before which the network grows, or ``None`` when it never does."""
+        if self.expansion.policy == "none":
+            return None
+        return round(self.expansion.start * self.train.num_steps)
+
+    @property
+    def total_steps(self) -> int:
+        """Optimiser steps of the whole run, ``train.count_from`` taken into account."""
+        extra = self.expansion_step or 0
+        return self.train.num_steps + (extra if self.train.count_from == "expansion" else 0)
+
+    def for_single_task(self, task: str) -> RunConfig:
+        """Config of the single-task baseline of ``task``: same recipe, no growth, no schedule."""
+        return self.model_copy(
+            update={
+                "tasks": {task: self.tasks[task].model_copy(update={"role": "primary"})},
+                "expansion": ExpansionConfig(policy="none"),
+                "schedule": ScheduleConfig(),
+            }
+        )

@@ -1,0 +1,86 @@
+"""What a data set gives (``Dataset``, ``Sample``) and what training receives (``Batch``).
+
+Shapes: B images, C channels, H height, W width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from dtme_search.tasks import TaskSpec
+
+SourceSplit = Literal["train", "test"]
+"""Splits a data set comes with."""
+Split = Literal["train", "holdout", "test"]
+"""Splits a run uses: the hold-out is carved from the training ids."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image with its labels at native size.
+
+    Attributes:
+        image: RGB, uint8, shape (H, W, 3).
+        labels: Per task, by kind: classes uint8 (H, W); distance float32 (H, W) in metres; normals float32
+            (H, W, 3), unit length, camera frame (x right, y down, z away from the camera, so that a
+            surface facing the camera has negative z); mask uint8 (H, W) of 0 and 1; values float32 (H, W, C).
+            What stands at invalid pixels is meaningless.
+        valid: Per task, bool (H, W): where the label counts.
+    """
+
+    image: npt.NDArray[np.uint8]
+    labels: Mapping[str, npt.NDArray[Any]]
+    valid: Mapping[str, npt.NDArray[np.bool_]]
+
+
+class Dataset(Protocol):
+    """A source of samples. Reading is safe from several threads or processes at once."""
+
+    @property
+    def tasks(self) -> Mapping[str, TaskSpec]:
+        """Every task that it has labels for."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes when the content may have changed; part of the identity of baselines and trials."""
+        ...
+
+    def ids(self, split: SourceSplit) -> tuple[str, ...]:
+        """Ids of a split in a fixed order."""
+        ...
+
+    def group(self, sample_id: str) -> str:
+        """Scene or building of a sample; a hold-out never splits one. The id itself where unknown."""
+        ...
+
+    def read(self, sample_id: str, tasks: Sequence[str]) -> Sample:
+        """Read one sample with the labels of ``tasks``.
+
+        Raises:
+            DataError: Names the file that is missing or broken.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images and targets as the model and the losses take them; no numeric sentinels anywhere.
+
+    Attributes:
+        images: Normalised float32, shape (B, 3, H, W).
+        targets: Per task: classes int64 (B, H, W); every other kind float32 (B, C, H, W).
+        valid: Per task, bool (B, 1, H, W): where the target counts.
+        indices: Position of each image in its split, int64 (B,).
+    """
+
+    images: Tensor
+    targets: Mapping[str, Tensor]
+    valid: Mapping[str, Tensor]
+    indices: Tensor
