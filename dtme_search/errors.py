@@ -58,6 +58,10 @@ class DivergedError(TrainingError):
         self.task = task
         self.last_good = last_good
 
+    def __reduce__(self) -> tuple[type[DivergedError], tuple[int, str, float | None]]:
+        # Exceptions are pickled by their message, which is not what the constructor takes.
+        return type(self), (self.step, self.task, self.last_good)
+
 
 class StorageError(DtmeSearchError):
     """The database cannot be reached, lacks a driver, or holds another study."""

@@ -1,16 +1,16 @@
 """Frozen configs: ``RunConfig`` for one run, ``StudyConfig`` for one search, YAML in and out."""
 
 from dtme_search.config.files import (
+    apply_overrides,
     base_config,
-    dump_yaml,
     find_file,
     load_run_config,
     load_study_config,
-    set_path,
     shipped,
-    validate,
 )
 from dtme_search.config.identity import canonical, fingerprint, run_fingerprint
+from dtme_search.config.messages import validate
+from dtme_search.config.paths import check_path, check_value, set_path
 from dtme_search.config.run import (
     AugmentConfig,
     DataConfig,
@@ -18,13 +18,16 @@ from dtme_search.config.run import (
     FixedPlan,
     LayerChoice,
     ModelConfig,
+    NyudConfig,
     RunConfig,
+    ScenesConfig,
     ScheduleConfig,
     TaskConfig,
     TaskGroups,
     TrainConfig,
 )
-from dtme_search.config.study import Distribution, PrunerConfig, SamplerConfig, StudyConfig
+from dtme_search.config.study import Distribution, PrunerConfig, SamplerConfig, Scalar, StudyConfig
+from dtme_search.config.yaml_text import dump_yaml
 
 __all__ = [
     "AugmentConfig",
@@ -34,16 +37,22 @@ __all__ = [
     "FixedPlan",
     "LayerChoice",
     "ModelConfig",
+    "NyudConfig",
     "PrunerConfig",
     "RunConfig",
     "SamplerConfig",
+    "Scalar",
+    "ScenesConfig",
     "ScheduleConfig",
     "StudyConfig",
     "TaskConfig",
     "TaskGroups",
     "TrainConfig",
+    "apply_overrides",
     "base_config",
     "canonical",
+    "check_path",
+    "check_value",
     "dump_yaml",
     "find_file",
     "fingerprint",

@@ -15,11 +15,8 @@ _WHERE_NOT_WHAT = {
     "data": {"root", "storage", "storage_limit_gb", "loader_workers"},
     "train": {"checkpoint_seconds"},
 }
-_MEASURING = {
-    "variance_ratio",
-    "num_images",
-    "analysis_batch_size",
-    "decoder_warmup_steps",
+_MEASURING = {"variance_ratio", "num_images", "analysis_batch_size", "decoder_warmup_steps"}
+_RANKING = {
     "range_layer_ratio",
     "null_layer_ratio",
     "range_threshold",
@@ -44,7 +41,8 @@ def canonical(config: RunConfig) -> dict[str, Any]:
         del form["data"][name]
     form["expansion"] = _active_expansion(config.expansion, form["expansion"])
     form["schedule"] = _active_schedule(config, form["schedule"])
-    if config.expansion.policy == "none":
+    if not config.expansion_step:
+        # Steps after the growth are all steps when it comes first or never.
         form["train"]["count_from"] = "start"
     return form
 
@@ -75,11 +73,9 @@ def _active_expansion(expansion: ExpansionConfig, form: dict[str, Any]) -> dict[
         active |= {"layers"}
     merges = expansion.pair_threshold > 0 or expansion.max_streams is not None
     if expansion.policy == "conflict" or (expansion.policy == "per_layer" and "auto" in expansion.layers):
-        active |= _MEASURING | _MERGING
+        active |= _MEASURING | _RANKING | _MERGING
     elif expansion.policy == "per_layer" and merges:
-        active |= (
-            {"variance_ratio", "num_images", "analysis_batch_size", "decoder_warmup_steps"} | _MERGING
-        )
+        active |= _MEASURING | _MERGING
     return {name: value for name, value in form.items() if name in active}
 
 

@@ -6,14 +6,17 @@ dotted path, for example ``expansion.start``. Defaults are the papers' where the
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+
+from dtme_search.config.messages import unwrap
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 """A share between 0 and 1, both included."""
 
 LayerChoice = Literal["auto", "none", "modulate", "expand", "both"]
+LayerIndex = Annotated[int, Field(ge=0)]
 TaskGroups = tuple[tuple[str, ...], ...]
 """Tasks that share one operation: ``[[semseg], [depth, normals]]``."""
 
@@ -22,6 +25,15 @@ class Section(BaseModel):
     """Base of every part of a config: frozen, no unknown keys, no NaN."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _truth_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
+        # Pydantic would take true for 1.
+        wanted = unwrap(cls.model_fields[str(info.field_name)].annotation)
+        if isinstance(value, bool) and wanted in (int, float):
+            raise ValueError(f"must be a number, got {str(value).lower()}")
+        return value
 
 
 class AugmentConfig(Section):
@@ -94,7 +106,9 @@ class DataConfig(Section):
     @model_validator(mode="after")
     def _sizes_are_positive(self) -> Self:
         if min(self.image_size) < 1:
-            raise ValueError(f"image_size must be [height, width], both at least 1, got {list(self.image_size)}")
+            raise ValueError(
+                f"image_size must be [height, width], both 1 or more, got {list(self.image_size)}"
+            )
         return self
 
 
@@ -137,10 +151,22 @@ class ModelConfig(Section):
 class FixedPlan(Section):
     """A plan written out: per 0-based layer, the groups of tasks that share an operation there."""
 
-    modulate: dict[int, TaskGroups] = {}
+    modulate: dict[LayerIndex, TaskGroups] = {}
     """Token modulation, for example {5: [[semseg], [depth, normals]]}."""
-    expand: dict[int, TaskGroups] = {}
+    expand: dict[LayerIndex, TaskGroups] = {}
     """Token expansion, same form."""
+
+    @model_validator(mode="after")
+    def _groups_part_the_tasks(self) -> Self:
+        for operation in ("modulate", "expand"):
+            for layer, groups in getattr(self, operation).items():
+                tasks = [task for group in groups for task in group]
+                if not all(groups) or not groups or len(set(tasks)) != len(tasks):
+                    raise ValueError(
+                        f"{operation}.{layer} must hold groups that are not empty and name each task at most "
+                        f"once, got {[list(group) for group in groups]}"
+                    )
+        return self
 
 
 class ExpansionConfig(Section):
@@ -186,9 +212,13 @@ class ExpansionConfig(Section):
     """Train the decoders alone for this many steps before measuring; undone afterwards."""
 
     @model_validator(mode="after")
-    def _layers_belong_to_per_layer(self) -> Self:
+    def _policy_has_what_it_follows(self) -> Self:
         if self.policy == "fixed" and not (self.plan.modulate or self.plan.expand):
-            raise ValueError("policy fixed needs a plan with at least one layer; use policy none for no growth")
+            raise ValueError(
+                "policy fixed needs a plan with at least one layer, got none. Use policy none for no growth"
+            )
+        if self.policy == "per_layer" and not self.layers:
+            raise ValueError("policy per_layer needs layers, one choice for each layer, got none")
         return self
 
 
@@ -301,7 +331,7 @@ class RunConfig(Section):
         """Step before which the network grows, or ``None`` when it never does."""
         if self.expansion.policy == "none":
             return None
-        return round(self.expansion.start * self.train.num_steps)
+        return min(round(self.expansion.start * self.train.num_steps), self.train.num_steps - 1)
 
     @property
     def total_steps(self) -> int:

@@ -1,12 +1,16 @@
-"""``StudyConfig``: what a study searches, for what, within which limits; the content of ``studies/*.yaml``."""
+"""``StudyConfig``: what a study searches, for what, within which limits; content of ``studies/*.yaml``."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from dtme_search.config.paths import is_whole_number
 from dtme_search.config.run import Section
+from dtme_search.errors import nearest
 
 Scalar = bool | int | float | str | None
 Direction = Literal["maximize", "minimize"]
@@ -41,18 +45,32 @@ class Distribution(Section):
                 raise ValueError("choices and low/high/step/log exclude each other, got both")
             if not self.choices:
                 raise ValueError("choices must not be empty")
-            if len(set(map(repr, self.choices))) != len(self.choices):
+            # 1 and true are equal in Python, but not in YAML.
+            if len({(isinstance(choice, bool), choice) for choice in self.choices}) != len(self.choices):
                 raise ValueError(f"choices must differ from each other, got {list(self.choices)}")
             return self
         if self.low is None or self.high is None:
-            raise ValueError("must give choices, or both low and high")
+            given = [name for name in ("low", "high") if getattr(self, name) is not None]
+            raise ValueError(f"must have choices, or both low and high, got {' '.join(given) or 'neither'}")
         if self.low >= self.high:
             raise ValueError(f"low must be below high, got low {self.low} and high {self.high}")
         if self.step is not None and self.step <= 0:
             raise ValueError(f"step must be above 0, got {self.step}")
-        if self.log and (self.low <= 0 or self.step is not None):
-            raise ValueError(f"log needs low above 0 and no step, got low {self.low}, step {self.step}")
+        if self.log and self.low <= 0:
+            raise ValueError(f"low must be above 0 with log, got {self.low}")
+        if self.log and self.step is not None:
+            raise ValueError(f"step must be left out with log, got {self.step}")
         return self
+
+    def with_bounds_for(self, path: str) -> Distribution:
+        """The same range with bounds of the type of the field at ``path``, where that is possible."""
+        whole = is_whole_number(path)
+        bounds = {name: getattr(self, name) for name in ("low", "high", "step")}
+        given = {name: bound for name, bound in bounds.items() if bound is not None}
+        if whole is None or (whole and any(bound != int(bound) for bound in given.values())):
+            return self
+        number = int if whole else float
+        return self.model_copy(update={name: number(bound) for name, bound in given.items()})
 
     @property
     def is_integer(self) -> bool:
@@ -106,19 +124,40 @@ class StudyConfig(Section):
     max_failures_in_a_row: Annotated[int, Field(ge=1)] = 3
     """The study stops when this many trials in a row fail with the same cause."""
 
+    @field_validator("search")
+    @classmethod
+    def _bounds_like_their_field(cls, search: dict[str, Distribution]) -> dict[str, Distribution]:
+        """``{low: 0, high: 1}`` of a field that holds any number means every number between."""
+        return {path: searched.with_bounds_for(path) for path, searched in search.items()}
+
     @model_validator(mode="after")
     def _parts_fit_together(self) -> Self:
-        if not 1 <= len(self.objectives) <= 3:
-            raise ValueError("objectives must name one to three measures, got none")
+        # The name is that of a folder too.
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name):
+            raise ValueError(
+                "name must be made of letters, digits, '.', '_' and '-' and begin with a letter or digit, "
+                f"got '{self.name}'"
+            )
+        if not self.objectives:
+            raise ValueError(f"objectives must name at least one of {', '.join(OBJECTIVES)}, got none")
+        _all_known("objectives must name measures", self.objectives, OBJECTIVES)
+        _all_known("limits must name measures", self.limits, OBJECTIVES)
+        named = [point for point in self.enqueue if isinstance(point, str)]
+        _all_known("enqueue must name points", named, KNOWN_POINTS)
         if not self.search:
             raise ValueError("search must name at least one path, got none")
         for path, distribution in self.search.items():
-            for other in distribution.when:
-                if other not in self.search:
-                    raise ValueError(f"search.{path}.when must name a searched path, got '{other}'")
+            others = self.search.keys() - {path}
+            _all_known(f"search.{path}.when must name other searched paths", distribution.when, others)
         if self.pruner.name != "none" and len(self.objectives) > 1:
             raise ValueError(
                 f"pruner.name must be none with {len(self.objectives)} objectives, got '{self.pruner.name}': "
                 "Optuna's pruners compare one value"
             )
         return self
+
+
+def _all_known(rule: str, names: Iterable[str], known: Iterable[str]) -> None:
+    for name in names:
+        if name not in known:
+            raise ValueError(f"{rule}, got '{name}'.{nearest(name, known)}")

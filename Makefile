@@ -1,0 +1,49 @@
+# Everything runs in .venv, made on first use from pyproject.toml and constraints.txt.
+PYTHON ?= python3
+VENV ?= .venv
+
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-slow check format bench clean
+
+help: ## Say what can be made
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+setup: $(STAMP) ## Create the environment and install dtme-search with its development tools
+
+# The stamp is written last: an install that was broken off is done again.
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "dtme-search needs Python 3.11 or newer; try: make PYTHON=python3.12 $(MAKECMDGOALS)")'
+	@echo "Installing into $(VENV): PyTorch is large, a first time takes minutes."
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: setup ## Search on built-in scenes: baselines, trials, the front (minutes on two cores)
+	$(BIN)/dtme-search optimize --study demo
+	$(BIN)/dtme-search show --study demo
+
+test: setup ## Fast tests
+	$(BIN)/python -m pytest -m 'not slow'
+
+test-slow: setup ## Tests that train for real or start many processes
+	$(BIN)/python -m pytest -m slow
+
+check: setup ## Lint, format, types, import rules
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/test_architecture.py
+
+format: setup ## Format the code and mend what the linter can
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: setup ## Benchmarks, each a ratio within one run
+	@for file in benchmarks/[a-z]*.py; do echo "== $$file"; $(BIN)/python "$$file" || exit 1; done
+
+clean: ## Remove the environment, caches and builds; studies under dtme-runs/ stay
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	find dtme_search tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,90 @@
+"""YAML text to plain values and back: ``1e-3`` is a number, and no key may stand twice."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel
+
+from dtme_search.errors import ConfigError
+
+_EXPONENT_FLOAT = re.compile(r"^[-+]?\d[\d_]*(?:\.\d*)?[eE][-+]?\d+$")
+"""YAML 1.1 reads ``1e-3`` as text because it lacks a dot and ``1.0e5`` because it lacks a sign."""
+
+
+class _Loader(yaml.SafeLoader):
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        # PyYAML keeps the last of two equal keys; the first would be lost without a word.
+        seen: set[tuple[str, str]] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if (key.tag, key.value) in seen:
+                    raise yaml.constructor.ConstructorError(
+                        None, None, f"the key '{key.value}' stands twice", key.start_mark
+                    )
+                seen.add((key.tag, key.value))
+        return super().construct_mapping(node, deep)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Knows the same numbers, so that the text ``1e5`` is written in quotes."""
+
+
+for _class in (_Loader, _Dumper):
+    _class.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT_FLOAT, list("-+0123456789"))
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Parse a YAML file that must hold a mapping.
+
+    Raises:
+        ConfigError: If it is no YAML (with line and column) or no mapping.
+    """
+    try:
+        values = parse_yaml(path.read_text(encoding="utf-8"))
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        where = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else str(path)
+        raise ConfigError(f"{where}: not valid YAML: {error.problem}.") from error
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}.") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}.") from error
+    if not isinstance(values, dict):
+        found = "an empty file" if values is None else f"only {values!r:.60}"
+        raise ConfigError(f"{path}: must hold a mapping of keys to values, got {found}.")
+    return values
+
+
+def parse_yaml(text: str) -> Any:
+    """Parse YAML text.
+
+    Raises:
+        yaml.YAMLError: If it is no YAML.
+
+    Example:
+        >>> parse_yaml("1e-3"), parse_yaml("[none, both]"), parse_yaml("null")
+        (0.001, ['none', 'both'], None)
+    """
+    return yaml.load(text, _Loader)
+
+
+def dump_yaml(config: BaseModel, header: str = "") -> str:
+    """Write a config as YAML, ``header`` as comment lines above it; reading it gives an equal config."""
+    comment = "".join(f"# {line}".rstrip() + "\n" for line in header.splitlines())
+    body = yaml.dump(
+        _plain(config.model_dump()), Dumper=_Dumper, sort_keys=False, default_flow_style=None, width=100
+    )
+    return comment + body
+
+
+def _plain(value: Any) -> Any:
+    """Tuples as lists; unlike pydantic's JSON form it leaves whole numbers as keys."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value

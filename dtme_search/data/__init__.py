@@ -1,0 +1,23 @@
+"""Data sets, their splits, and batches on the device."""
+
+from dtme_search.data.base import Batch, Dataset, Sample, SourceSplit, Split
+from dtme_search.data.pipeline import TaskData, build_data
+from dtme_search.data.randomness import Purpose, make_generator
+from dtme_search.data.registry import build_dataset, resolve_root
+from dtme_search.data.splits import Splits, split_ids
+
+__all__ = [
+    "Batch",
+    "Dataset",
+    "Purpose",
+    "Sample",
+    "SourceSplit",
+    "Split",
+    "Splits",
+    "TaskData",
+    "build_data",
+    "build_dataset",
+    "make_generator",
+    "resolve_root",
+    "split_ids",
+]

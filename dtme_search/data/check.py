@@ -1,0 +1,307 @@
+"""Read a whole data set once: what is in it, and what is broken.
+
+Shapes: H height, W width, C channels.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import joblib
+import numpy as np
+import numpy.typing as npt
+
+from dtme_search.data.base import Dataset, Sample, SourceSplit
+from dtme_search.errors import DataError
+from dtme_search.tasks import TaskSpec
+
+Row = dict[str, Any]
+Progress = Callable[[int, int], None]
+
+MeasuredT = TypeVar("MeasuredT")
+
+_MAX_READERS = 8
+_CHANNELS = {"normals": ("x", "y", "z")}
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One missing or broken file.
+
+    Attributes:
+        split: Split of the sample.
+        sample_id: Its id.
+        message: Path, reason and what to do.
+    """
+
+    split: SourceSplit
+    sample_id: str
+    message: str
+
+
+@dataclass(frozen=True)
+class LabelSummary:
+    """Content of one task over all samples in which every file is whole.
+
+    Attributes:
+        spec: The task.
+        num_pixels: Pixels of all labels.
+        num_valid: Those that count.
+        num_empty: Samples in which no pixel counts.
+        minimum: Least valid value per channel (C,), NaN where nothing is valid; so the next two.
+        maximum: Greatest.
+        mean: Mean.
+        class_pixels: Valid pixels per class, for kind classes; empty otherwise.
+    """
+
+    spec: TaskSpec
+    num_pixels: int
+    num_valid: int
+    num_empty: int
+    minimum: tuple[float, ...]
+    maximum: tuple[float, ...]
+    mean: tuple[float, ...]
+    class_pixels: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """What ``check_dataset`` found.
+
+    Attributes:
+        num_listed: Samples listed per split.
+        num_whole: Samples per split in which every file was read.
+        sizes: Images per (H, W).
+        labels: One summary per task.
+        problems: Every missing or broken file, in the order of the splits and their ids.
+    """
+
+    num_listed: Mapping[SourceSplit, int]
+    num_whole: Mapping[SourceSplit, int]
+    sizes: Mapping[tuple[int, int], int]
+    labels: tuple[LabelSummary, ...]
+    problems: tuple[Problem, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether every file was read."""
+        return not self.problems
+
+    def tables(self) -> dict[str, list[Row]]:
+        """Title -> rows of one form, ready to print or to save: splits, sizes, values, classes, problems."""
+        return {
+            "splits": [
+                {"split": split, "listed": listed, "whole": self.num_whole[split]}
+                for split, listed in self.num_listed.items()
+            ],
+            "sizes": [
+                {"height": height, "width": width, "images": count}
+                for (height, width), count in sorted(self.sizes.items())
+            ],
+            "values": [row for label in self.labels for row in _value_rows(label)],
+            "classes": [row for label in self.labels for row in _class_rows(label)],
+            "problems": [
+                {"split": problem.split, "id": problem.sample_id, "problem": problem.message}
+                for problem in self.problems
+            ],
+        }
+
+    def lines(self) -> list[str]:
+        """The report in plain text, problems last."""
+        text = []
+        for title, rows in self.tables().items():
+            if rows:
+                text.append(f"{title}:")
+                text += [
+                    "  " + "  ".join(f"{key} {_short(value)}" for key, value in row.items()) for row in rows
+                ]
+        text.append("every file was read" if self.ok else f"{len(self.problems)} files are missing or broken")
+        return text
+
+
+def check_dataset(dataset: Dataset, on_progress: Progress | None = None) -> CheckReport:
+    """Read every label of every sample of both splits; go on after a broken one.
+
+    Args:
+        dataset: What to read; for folders with missing files one that was opened without asking for them.
+        on_progress: Called with samples done and samples in all, from this thread.
+    """
+    splits: tuple[SourceSplit, ...] = ("train", "test")
+    listed = [(split, sample_id) for split in splits for sample_id in dataset.ids(split)]
+    specs = dataset.tasks
+
+    def measure(sample: Sample) -> tuple[tuple[int, int], dict[str, _Tally]]:
+        tallies = {task: _tally(sample.labels[task], sample.valid[task], specs[task]) for task in specs}
+        return (sample.image.shape[0], sample.image.shape[1]), tallies
+
+    whole: Counter[SourceSplit] = Counter()
+    sizes: Counter[tuple[int, int]] = Counter()
+    tallies: dict[str, list[_Tally]] = {task: [] for task in specs}
+    problems: list[Problem] = []
+    readings = _read_all(dataset, [sample_id for _, sample_id in listed], tuple(specs), measure, on_progress)
+    for (split, sample_id), (measured, messages) in zip(listed, readings, strict=True):
+        problems += [Problem(split, sample_id, message) for message in messages]
+        if measured is not None:
+            size, found = measured
+            whole[split] += 1
+            sizes[size] += 1
+            for task, tally in found.items():
+                tallies[task].append(tally)
+    return CheckReport(
+        {split: len(dataset.ids(split)) for split in splits},
+        {split: whole[split] for split in splits},
+        dict(sizes),
+        tuple(_summary(spec, tallies[task]) for task, spec in specs.items()),
+        tuple(problems),
+    )
+
+
+def verify_readable(
+    dataset: Dataset,
+    ids: Sequence[str],
+    tasks: Sequence[str] | None = None,
+    on_progress: Progress | None = None,
+) -> None:
+    """Decode every file of ``ids`` before training starts; derived labels are in the cache afterwards.
+
+    Args:
+        dataset: Source.
+        ids: Samples that will be trained or evaluated on.
+        tasks: Labels to read; all of the data set's if not given.
+        on_progress: As for ``check_dataset``.
+
+    Raises:
+        DataError: If a file is missing or broken: the first one with its reason, and how many there are.
+    """
+    chosen = tuple(dataset.tasks) if tasks is None else tuple(tasks)
+    readings = _read_all(dataset, ids, chosen, lambda sample: None, on_progress)  # noqa: ARG005
+    messages = [message for _, found in readings for message in found]
+    if messages:
+        others = f" {len(messages) - 1} more files are missing or broken;" if len(messages) > 1 else ""
+        raise DataError(f"{messages[0]}{others} 'dtme-search data check' lists them all.")
+
+
+def _read_all(
+    dataset: Dataset,
+    ids: Sequence[str],
+    tasks: tuple[str, ...],
+    measure: Callable[[Sample], MeasuredT],
+    on_progress: Progress | None,
+) -> Iterator[tuple[MeasuredT | None, list[str]]]:
+    """Per id, in order: what ``measure`` says of the sample or ``None``, and a message per broken file."""
+
+    def read(sample_id: str) -> tuple[MeasuredT | None, list[str]]:
+        try:
+            return measure(dataset.read(sample_id, tasks)), []
+        except DataError as error:
+            return None, _messages(dataset, sample_id, tasks) or [str(error)]
+
+    readers = joblib.Parallel(
+        n_jobs=min(_MAX_READERS, joblib.cpu_count()), prefer="threads", return_as="generator"
+    )
+    for done, reading in enumerate(readers(joblib.delayed(read)(sample_id) for sample_id in ids), start=1):
+        yield reading
+        if on_progress is not None:
+            on_progress(done, len(ids))
+
+
+def _messages(dataset: Dataset, sample_id: str, tasks: tuple[str, ...]) -> list[str]:
+    """Read the image and each label by itself, so that each broken file is named once."""
+    found: dict[str, None] = {}
+    for part in ((), *((task,) for task in tasks)):
+        try:
+            dataset.read(sample_id, part)
+        except DataError as error:
+            found[str(error)] = None
+    return list(found)
+
+
+@dataclass(frozen=True)
+class _Tally:
+    """What one label adds to a summary; arrays are per channel (C,) or per class."""
+
+    num_pixels: int
+    num_valid: int
+    minimum: npt.NDArray[np.float64]
+    maximum: npt.NDArray[np.float64]
+    total: npt.NDArray[np.float64]
+    class_pixels: npt.NDArray[np.int64]
+
+
+def _tally(label: npt.NDArray[Any], valid: npt.NDArray[np.bool_], spec: TaskSpec) -> _Tally:
+    values = label[valid].reshape(int(valid.sum()), -1)
+    num_classes = spec.channels if spec.kind == "classes" else 0
+    return _Tally(
+        valid.size,
+        len(values),
+        _reduced(np.min, values),
+        _reduced(np.max, values),
+        _reduced(np.sum, values),
+        np.bincount(values[:, 0], minlength=num_classes) if num_classes else np.zeros(0, dtype=np.int64),
+    )
+
+
+def _reduced(reduce: Callable[..., npt.NDArray[Any]], values: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    """Minimum, maximum or sum per channel; the empty ones are left out of the summary."""
+    return reduce(values.astype(np.float64), axis=0) if len(values) else np.zeros(values.shape[1])
+
+
+def _summary(spec: TaskSpec, tallies: Sequence[_Tally]) -> LabelSummary:
+    filled = [tally for tally in tallies if tally.num_valid]
+    num_valid = sum(tally.num_valid for tally in filled)
+    nothing = (float("nan"),) * (1 if spec.kind == "classes" else spec.channels)
+    return LabelSummary(
+        spec,
+        num_pixels=sum(tally.num_pixels for tally in tallies),
+        num_valid=num_valid,
+        num_empty=len(tallies) - len(filled),
+        minimum=_floats(np.min([tally.minimum for tally in filled], axis=0)) if filled else nothing,
+        maximum=_floats(np.max([tally.maximum for tally in filled], axis=0)) if filled else nothing,
+        mean=_floats(np.sum([tally.total for tally in filled], axis=0) / num_valid) if filled else nothing,
+        class_pixels=tuple(int(n) for n in np.sum([tally.class_pixels for tally in filled], axis=0))
+        if filled
+        else (0,) * len(spec.class_names),
+    )
+
+
+def _floats(values: npt.NDArray[np.float64]) -> tuple[float, ...]:
+    return tuple(float(value) for value in values)
+
+
+def _value_rows(label: LabelSummary) -> list[Row]:
+    """One row per channel; the mean of class ids says nothing and is left out."""
+    spec = label.spec
+    names = _CHANNELS.get(spec.kind, tuple(str(index) for index in range(len(label.minimum))))
+    return [
+        {
+            "task": spec.name if len(label.minimum) == 1 else f"{spec.name}.{names[channel]}",
+            "derived_from": spec.derived_from,
+            "minimum": label.minimum[channel],
+            "maximum": label.maximum[channel],
+            "mean": None if spec.kind == "classes" else label.mean[channel],
+            "valid_percent": 100 * label.num_valid / max(label.num_pixels, 1),
+            "images_without": label.num_empty,
+        }
+        for channel in range(len(label.minimum))
+    ]
+
+
+def _class_rows(label: LabelSummary) -> list[Row]:
+    return [
+        {
+            "task": label.spec.name,
+            "class": name,
+            "pixels": pixels,
+            "percent": 100 * pixels / max(label.num_valid, 1),
+        }
+        for name, pixels in zip(label.spec.class_names, label.class_pixels, strict=False)
+    ]
+
+
+def _short(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

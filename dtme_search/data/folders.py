@@ -1,0 +1,90 @@
+"""What stands in the folders of a data set on disk: id lists, files by id, content digests."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from dtme_search.errors import DataError
+
+
+def read_ids(path: Path) -> tuple[str, ...]:
+    """Ids of a split, one per line, in order.
+
+    Raises:
+        DataError: If the file cannot be read, lists nothing, or lists an id twice.
+    """
+    ids = _read_lines(path)
+    if not ids:
+        raise DataError(f"{path}: the list of ids must not be empty. Replace the file.")
+    repeated = [sample_id for sample_id, count in Counter(ids).items() if count > 1]
+    if repeated:
+        raise DataError(
+            f"{path}: ids must be listed once, got {len(repeated)} repeated, '{repeated[0]}' first. "
+            "Remove them."
+        )
+    return tuple(ids)
+
+
+def read_pairs(path: Path) -> dict[str, str]:
+    """Two columns, "ID VALUE" per line; the value may hold spaces.
+
+    Raises:
+        DataError: If the file cannot be read or a line has one column.
+    """
+    pairs = [line.split(maxsplit=1) for line in _read_lines(path)]
+    for pair in pairs:
+        if len(pair) != 2:
+            raise DataError(f"{path}: every line must be 'ID VALUE', got '{pair[0]}'. Complete it.")
+    return dict(pairs)
+
+
+def list_files(folder: Path, suffixes: Sequence[str]) -> dict[str, str]:
+    """Id -> file name, from one listing; of two files with one id the one whose suffix comes first.
+
+    Raises:
+        DataError: If the folder cannot be listed.
+    """
+    try:
+        names = sorted(os.listdir(folder))
+    except OSError as error:
+        raise DataError(
+            f"{folder}: must be a readable folder, got '{error.strerror}'. Complete the data set."
+        ) from error
+    by_suffix: dict[str, dict[str, str]] = {suffix: {} for suffix in suffixes}
+    for name in names:
+        sample_id, suffix = os.path.splitext(name)
+        if suffix.lower() in by_suffix:
+            by_suffix[suffix.lower()][sample_id] = name
+    return {sample_id: name for suffix in reversed(suffixes) for sample_id, name in by_suffix[suffix].items()}
+
+
+def content_digest(path: Path) -> str:
+    """SHA-256 of the bytes of a file.
+
+    Raises:
+        DataError: If it is missing or cannot be read.
+    """
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: the file is missing. Complete the data set.") from error
+    except OSError as error:
+        raise DataError(f"{path}: the file cannot be read ({error.strerror}). Replace it.") from error
+
+
+def file_size(path: Path) -> int:
+    """Size in bytes, -1 where there is no such file."""
+    return path.stat().st_size if path.is_file() else -1
+
+
+def _read_lines(path: Path) -> list[str]:
+    try:
+        # A byte order mark, as some editors write it, is not part of the first id.
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: the file cannot be read ({error}). Replace it.") from error
+    return [line.strip() for line in text.splitlines() if line.strip()]

@@ -1,0 +1,56 @@
+"""The table of data sets: one name, one builder."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from dtme_search.config import DataConfig
+from dtme_search.data.base import Dataset
+from dtme_search.errors import ConfigError, nearest
+
+
+def build_dataset(config: DataConfig) -> Dataset:
+    """Open the data set that ``data.name`` names.
+
+    Raises:
+        ConfigError: If the name is unknown, or the data set needs a folder and none is given.
+        DataError: If its files are missing or broken.
+    """
+    builder = BUILDERS.get(config.name)
+    if builder is None:
+        raise ConfigError(f"data.name: no data set is named '{config.name}'.{nearest(config.name, BUILDERS)}")
+    return builder(config)
+
+
+def resolve_root(config: DataConfig) -> Path:
+    """Folder of the data set: ``data.root``, else the environment variable ``DTME_DATA_ROOT``.
+
+    Raises:
+        ConfigError: If neither is given. Whether the folder exists is for the data set to say.
+    """
+    root = config.root or os.environ.get("DTME_DATA_ROOT")
+    if not root:
+        raise ConfigError(
+            f"data.root must name the folder of data set '{config.name}', got nothing. "
+            "Give --data-root DIR, or set data.root or the environment variable DTME_DATA_ROOT."
+        )
+    return Path(root).expanduser()
+
+
+# Each builder imports its module itself, so that a data set costs nothing until it is used.
+def _scenes(config: DataConfig) -> Dataset:
+    from dtme_search.data.scenes import ScenesDataset
+
+    return ScenesDataset(config.scenes, config.image_size)
+
+
+def _nyud(config: DataConfig) -> Dataset:
+    from dtme_search.data.nyud import NyudDataset
+
+    return NyudDataset(resolve_root(config), config.nyud)
+
+
+BUILDERS: dict[str, Callable[[DataConfig], Dataset]] = {"scenes": _scenes, "nyud": _nyud}
+"""Name in ``data.name`` -> function that opens the data set."""

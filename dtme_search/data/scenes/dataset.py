@@ -1,0 +1,171 @@
+"""Numbered scenes with a cache on disk: the data set ``scenes``."""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dtme_search import tasks as task_specs
+from dtme_search.config import ScenesConfig, fingerprint
+from dtme_search.data.base import Sample, SourceSplit
+from dtme_search.data.cache import cache_folder
+from dtme_search.data.scenes.render import boundaries, render
+from dtme_search.data.scenes.rooms import CLASSES, random_scene
+from dtme_search.data.scenes.scene import Scene
+from dtme_search.errors import nearest
+from dtme_search.tasks import TaskSpec
+
+RENDERER_VERSION = 1
+"""Raised whenever the same scene would look or be labelled differently."""
+
+Arrays = dict[str, npt.NDArray[Any]]
+
+_SPLITS: tuple[SourceSplit, ...] = ("train", "test")
+_UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
+_log = logging.getLogger(__name__)
+
+
+class ScenesDataset:
+    """Rendered rooms with exact labels for semseg, depth, normals and edge, each valid everywhere.
+
+    A scene depends on the seed, its split and its number alone: a larger set begins with the smaller one, and
+    at another image size the same camera sees the same room. Edges are the boundaries between instances, one
+    pixel wide; each wall is an instance, so the corners of a room are edges too.
+
+    A sample is rendered when first read and kept as one file of about 21 bytes per pixel. Processes may share
+    the folder: files appear whole, and one that cannot be read is rendered again.
+
+    Args:
+        config: How many scenes, and the seed.
+        image_size: Height and width in pixels.
+        cache_dir: Folder for rendered scenes, by default that of ``cache_folder``.
+    """
+
+    def __init__(
+        self, config: ScenesConfig, image_size: tuple[int, int], cache_dir: Path | None = None
+    ) -> None:
+        self._config = config
+        self._image_size = image_size
+        counts = {"train": config.num_train, "test": config.num_test}
+        self._seeds = {
+            f"{split}-{number:05d}": (config.seed, place, number)
+            for place, split in enumerate(_SPLITS)
+            for number in range(counts[split])
+        }
+        # Without the counts: sets of different sizes share their files.
+        content = fingerprint("scenes", RENDERER_VERSION, config.seed, image_size)
+        self._folder = cache_folder(cache_dir) / "scenes" / content
+        self._can_write = True
+
+    @property
+    def tasks(self) -> Mapping[str, TaskSpec]:
+        """semseg, depth, normals and edge."""
+        specs = (task_specs.semseg(CLASSES), task_specs.depth(), task_specs.normals(), task_specs.edge())
+        return {spec.name: spec for spec in specs}
+
+    @property
+    def fingerprint(self) -> str:
+        """Names the version of the renderer, the config and the image size."""
+        return fingerprint("scenes", RENDERER_VERSION, self._config.model_dump(), self._image_size)
+
+    def ids(self, split: SourceSplit) -> tuple[str, ...]:
+        """``train-00000``, ``train-00001``, ..."""
+        return tuple(sample_id for sample_id in self._seeds if sample_id.startswith(f"{split}-"))
+
+    def group(self, sample_id: str) -> str:
+        """The id itself: every scene is a room of its own."""
+        return sample_id
+
+    def scene(self, sample_id: str) -> Scene:
+        """Room, things, lights and camera of a sample; ``scene.camera.intrinsics`` gives its camera matrix.
+
+        Raises:
+            ValueError: If there is no such sample.
+        """
+        return random_scene(self._generator(sample_id, "scene"))
+
+    def read(self, sample_id: str, tasks: Sequence[str]) -> Sample:
+        """Take a sample from the cache, or render it.
+
+        Raises:
+            ValueError: If there is no such sample or task.
+        """
+        unknown = [task for task in tasks if task not in self.tasks]
+        if unknown:
+            raise ValueError(f"scenes: there is no task '{unknown[0]}'.{nearest(unknown[0], self.tasks)}")
+        noise = self._generator(sample_id, "noise")
+        path = self._folder / f"{sample_id}.npz"
+        arrays = _load(path, ("image", *tasks))
+        if arrays is None:
+            arrays = _arrays(self.scene(sample_id), self._image_size, noise)
+            self._store(path, arrays)
+        valid = np.ones(self._image_size, dtype=np.bool_)
+        return Sample(arrays["image"], {task: arrays[task] for task in tasks}, dict.fromkeys(tasks, valid))
+
+    def _generator(self, sample_id: str, purpose: str) -> np.random.Generator:
+        """Scene and noise have generators of their own: larger images need more noise, not another room."""
+        if sample_id not in self._seeds:
+            raise ValueError(
+                f"scenes: there is no sample '{sample_id}' among {self._config.num_train} training and "
+                f"{self._config.num_test} test scenes."
+            )
+        return np.random.default_rng([*self._seeds[sample_id], ("scene", "noise").index(purpose)])
+
+    def _store(self, path: Path, arrays: Arrays) -> None:
+        if not self._can_write:
+            return
+        try:
+            _write_whole(path, arrays)
+        except OSError as error:
+            # Rendering again costs time, not correctness; one line for the whole set is enough.
+            self._can_write = False
+            _log.warning(
+                "%s: scenes are rendered on every start, they cannot be kept: %s", path.parent, error
+            )
+
+
+def _arrays(scene: Scene, image_size: tuple[int, int], noise: np.random.Generator) -> Arrays:
+    rendering = render(scene, image_size, noise)
+    return {
+        "image": rendering.image,
+        "semseg": rendering.classes,
+        "depth": rendering.depth,
+        "normals": rendering.normals,
+        "edge": boundaries(rendering.instances),
+    }
+
+
+def _load(path: Path, names: Sequence[str]) -> Arrays | None:
+    """Arrays of a file, or nothing if it is missing or broken; zip files notice a single wrong bit."""
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            return {name: stored[name] for name in names}
+    except FileNotFoundError:
+        return None
+    except _UNREADABLE as error:
+        _log.warning("%s: rendered again, the file cannot be read: %s", path, error)
+        return None
+
+
+def _write_whole(path: Path, arrays: Arrays) -> None:
+    """Write beside the file and move into place, so that no reader ever meets half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=".partial")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            np.savez(file, **arrays)
+        os.replace(name, path)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(name)
+        raise

@@ -1,0 +1,101 @@
+"""Which ids a run trains on, chooses by, and is finally scored on.
+
+The order of ids and groups that decides a split comes from SHA-256, not from a random generator, so it
+is the same on every machine and with every version of every library.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from dtme_search.config import DataConfig
+from dtme_search.data.base import Dataset, Split
+from dtme_search.errors import ConfigError, DataError
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Ids per split; ``train`` and ``holdout`` share no id and no group.
+
+    Attributes:
+        train: Ids that are trained on.
+        holdout: Ids that a search evaluates on, carved from the training ids; empty in a final run.
+        test: Ids of the test split. Listed only: their files are read when they are evaluated.
+    """
+
+    train: tuple[str, ...]
+    holdout: tuple[str, ...]
+    test: tuple[str, ...]
+
+    def ids(self, split: Split) -> tuple[str, ...]:
+        """Ids of one split, in order.
+
+        Raises:
+            ValueError: If there is no such split.
+        """
+        if split not in ("train", "holdout", "test"):
+            raise ValueError(f"split must be train, holdout or test, got {split!r}")
+        return {"train": self.train, "holdout": self.holdout, "test": self.test}[split]
+
+
+def split_ids(dataset: Dataset, config: DataConfig, final: bool) -> Splits:
+    """Carve the hold-out from the training ids, whole groups at a time.
+
+    ``limit_train`` ids are chosen first, by ``holdout_seed``; a smaller limit chooses a subset of a larger
+    one. Groups (scenes, buildings) then join the hold-out in an order given by the same seed, each only if
+    that brings the hold-out nearer to ``holdout_fraction`` of the ids. Either side gets at least one group.
+
+    Args:
+        dataset: Source of ids and groups.
+        config: Fraction, seed and limit.
+        final: Keep all training ids for training; the hold-out is empty.
+
+    Raises:
+        DataError: If an id is listed for training and for testing, or there is nothing to train on.
+        ConfigError: If fewer than two groups remain, so that no hold-out can be carved.
+    """
+    listed, test = dataset.ids("train"), dataset.ids("test")
+    shared = sorted(set(listed) & set(test))
+    if shared:
+        raise DataError(
+            f"data set '{config.name}': training and test ids must differ, got {len(shared)} in both, "
+            f"'{shared[0]}' first. Remove them from one list."
+        )
+    if not listed:
+        raise DataError(f"data set '{config.name}': the list of training ids must not be empty.")
+    chosen = set(_shuffled(listed, config.holdout_seed, "limit")[: config.limit_train])
+    train = tuple(sample_id for sample_id in listed if sample_id in chosen)
+    if final:
+        return Splits(train, (), test)
+    held_out = _hold_out(dataset, train, config)
+    return Splits(
+        tuple(sample_id for sample_id in train if sample_id not in held_out),
+        tuple(sample_id for sample_id in train if sample_id in held_out),
+        test,
+    )
+
+
+def _hold_out(dataset: Dataset, train: Sequence[str], config: DataConfig) -> set[str]:
+    members: defaultdict[str, list[str]] = defaultdict(list)
+    for sample_id in train:
+        members[dataset.group(sample_id)].append(sample_id)
+    if len(members) < 2:
+        raise ConfigError(
+            f"data: a hold-out needs training ids of at least two groups (scenes), got {len(train)} ids of "
+            f"{len(members)}. " + ("Raise data.limit_train." if config.limit_train else "Add data.")
+        )
+    target = config.holdout_fraction * len(train)
+    order = _shuffled(list(members), config.holdout_seed, "holdout")
+    held_out: set[str] = set()
+    for group in order[:-1]:
+        if abs(len(held_out) + len(members[group]) - target) < abs(len(held_out) - target):
+            held_out.update(members[group])
+    # Every group may be far larger than the target; then the smallest one has to do.
+    return held_out or set(members[min(order, key=lambda group: len(members[group]))])
+
+
+def _shuffled(names: Sequence[str], seed: int, purpose: str) -> list[str]:
+    return sorted(names, key=lambda name: hashlib.sha256(f"{purpose}:{seed}:{name}".encode()).digest())

@@ -1,0 +1,44 @@
+"""One meter per metric, and the gain over single-task baselines."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from dtme_search.metrics.base import Meter
+from dtme_search.metrics.edges import EdgeFMeter
+from dtme_search.metrics.gain import beats_prior, delta_m, task_gains
+from dtme_search.metrics.meters import MeanAngleMeter, MiouMeter, RmseMeter
+from dtme_search.tasks import MetricName, TaskSpec
+
+__all__ = [
+    "EdgeFMeter",
+    "MeanAngleMeter",
+    "Meter",
+    "MiouMeter",
+    "RmseMeter",
+    "beats_prior",
+    "build_meter",
+    "delta_m",
+    "task_gains",
+]
+
+_METERS: dict[MetricName, Callable[[TaskSpec], Meter]] = {
+    "miou": MiouMeter,
+    "rmse": RmseMeter,
+    "mean_angle": MeanAngleMeter,
+    "edge_f": EdgeFMeter,
+}
+
+
+def build_meter(spec: TaskSpec) -> Meter:
+    """Make an empty meter for the metric of a task.
+
+    Example:
+        >>> import torch
+        >>> from dtme_search.tasks import depth
+        >>> meter = build_meter(depth())
+        >>> meter.update(torch.full((1, 1, 2, 2), 3.0), torch.ones(1, 1, 2, 2), torch.ones(1, 1, 2, 2).bool())
+        >>> meter.compute()
+        2.0
+    """
+    return _METERS[spec.metric](spec)

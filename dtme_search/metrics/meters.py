@@ -1,0 +1,122 @@
+"""Meters for mIoU, RMSE and mean angle error, each pooled over all valid pixels of the set.
+
+Written here rather than taken from torchmetrics: importing that package costs about 20 s because it
+loads torchvision, each meter is a few lines, and boolean masks with int64 and float64 sums need care.
+
+Shapes: B images, C channels, H height, W width.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from dtme_search.metrics.base import check_batch, no_valid_pixels
+from dtme_search.tasks import TaskSpec
+
+
+class MiouMeter:
+    """Mean intersection over union of the argmax, a fraction.
+
+    One confusion matrix for the whole set; IoU = TP / (TP + FP + FN) per class and the plain mean over
+    all classes of the task. A class that is absent from both predictions and labels counts as 0, as in
+    the literature (InvPT, TaskPrompter), so on small sets the ideal value is below 1.
+
+    Args:
+        spec: Task with C classes.
+    """
+
+    def __init__(self, spec: TaskSpec) -> None:
+        self.spec = spec
+        self.reset()
+
+    def reset(self) -> None:
+        num_classes = self.spec.channels
+        self._confusion = torch.zeros(num_classes, num_classes, dtype=torch.int64)  # label, prediction
+
+    def update(self, prediction: Tensor, target: Tensor, valid: Tensor) -> None:
+        check_batch(self.spec, prediction, target, valid)
+        mask, num_classes = valid[:, 0], self.spec.channels
+        labels, classes = target[mask], prediction.argmax(1)[mask]
+        if labels.numel() and not 0 <= int(labels.min()) <= int(labels.max()) < num_classes:
+            raise ValueError(
+                f"meter of task '{self.spec.name}': valid labels must lie in 0..{num_classes - 1}, "
+                f"got {int(labels.min())}..{int(labels.max())}. Mark unlabelled pixels as not valid."
+            )
+        pairs = torch.bincount(labels * num_classes + classes, minlength=num_classes**2)
+        self._confusion += pairs.view(num_classes, num_classes).cpu()
+
+    def compute(self) -> float:
+        if not self._confusion.any():
+            raise no_valid_pixels(self.spec)
+        hits = self._confusion.diagonal()
+        union = self._confusion.sum(0) + self._confusion.sum(1) - hits
+        return float((hits.double() / union.clamp(min=1)).mean())
+
+
+class RmseMeter:
+    """Root of the squared error pooled over all valid pixels of the set, in the unit of the target.
+
+    Predictions of distances are clamped at 0 first, as in the literature. Where a target has several
+    channels, all of them are pooled [ours].
+
+    Args:
+        spec: Task of kind ``distance`` or ``values``.
+    """
+
+    def __init__(self, spec: TaskSpec) -> None:
+        self.spec = spec
+        self.reset()
+
+    def reset(self) -> None:
+        self._squares, self._count = 0.0, 0
+
+    def update(self, prediction: Tensor, target: Tensor, valid: Tensor) -> None:
+        check_batch(self.spec, prediction, target, valid)
+        mask = valid.expand_as(prediction)
+        predicted = prediction[mask].double()
+        if self.spec.kind == "distance":
+            predicted = predicted.clamp(min=0.0)
+        self._squares += float((predicted - target[mask]).square().sum())
+        self._count += predicted.numel()
+
+    def compute(self) -> float:
+        if not self._count:
+            raise no_valid_pixels(self.spec)
+        return math.sqrt(self._squares / self._count)
+
+
+class MeanAngleMeter:
+    """Mean angle between predicted and true directions over all valid pixels of the set, in degrees.
+
+    Both sides are scaled to unit length (a zero vector stays zero, which makes 90 degrees against any
+    direction); the angle is 2 atan2(|p - g|, |p + g|), which is exact for small angles where an arc
+    cosine is not.
+
+    Args:
+        spec: Task of kind ``normals``.
+    """
+
+    def __init__(self, spec: TaskSpec) -> None:
+        self.spec = spec
+        self.reset()
+
+    def reset(self) -> None:
+        self._degrees, self._count = 0.0, 0
+
+    def update(self, prediction: Tensor, target: Tensor, valid: Tensor) -> None:
+        check_batch(self.spec, prediction, target, valid)
+        mask = valid[:, 0]
+        predicted = normalize(prediction.movedim(1, -1)[mask].double(), dim=-1)
+        true = normalize(target.movedim(1, -1)[mask].double(), dim=-1)
+        angles = 2.0 * torch.atan2((predicted - true).norm(dim=-1), (predicted + true).norm(dim=-1))
+        self._degrees += math.degrees(float(angles.sum()))
+        self._count += angles.numel()
+
+    def compute(self) -> float:
+        if not self._count:
+            raise no_valid_pixels(self.spec)
+        return self._degrees / self._count

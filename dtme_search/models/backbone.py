@@ -1,0 +1,294 @@
+"""Plain vision transformers of timm: described without weights, built, and loaded with checked weights.
+
+The only file that knows timm. timm takes seconds to import, so functions import it when they need it.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from dtme_search.errors import ConfigError, nearest
+from dtme_search.models.seeding import seeded
+from dtme_search.models.streams import SharedDropPath
+from dtme_search.models.weights import load_weights, read_weights
+
+if TYPE_CHECKING:
+    from dtme_search.config import ModelConfig
+
+PLAIN_MODULES = ("timm.models.vision_transformer", "timm.models.deit")
+"""Where timm keeps models that are one sequence of blocks over one set of tokens."""
+
+TAKEN_OPTIONS = {
+    "img_size": "data.image_size sets it",
+    "drop_path_rate": "model.drop_path sets it",
+    "in_chans": "images have 3 channels",
+    "num_classes": "decoders take the place of the classifier",
+    "global_pool": "decoders take the place of the classifier",
+    "fc_norm": "decoders take the place of the classifier",
+    "pool_include_prefix": "decoders take the place of the classifier",
+    "drop_rate": "decoders take the place of the classifier",
+    "dynamic_img_size": "images have one size",
+    "dynamic_img_pad": "images have one size",
+    "patch_drop_rate": "decoders need every patch",
+    "proj_drop_rate": "task streams could not share its masks; use model.drop_path",
+    "attn_drop_rate": "task streams could not share its masks; use model.drop_path",
+}
+"""Arguments of timm's VisionTransformer that ``model.backbone_options`` must leave alone, and why."""
+
+HEAD_PREFIXES = ("head.", "head_dist.", "attn_pool.")
+"""Weights of a classifier, which no backbone here has."""
+
+
+@dataclass(frozen=True)
+class BackboneInfo:
+    """Sizes of a backbone at one image size.
+
+    Attributes:
+        num_layers: Transformer blocks.
+        embed_dim: Width of a token.
+        num_parameters: Parameters without classifier, position embedding at this image size included;
+            what parameter overheads refer to.
+        num_prefix_tokens: Class and register tokens, which come before the patch tokens.
+        patch_size: Side of a patch in pixels.
+        grid: Patches per (column, row) of the image: (H / patch, W / patch).
+    """
+
+    num_layers: int
+    embed_dim: int
+    num_parameters: int
+    num_prefix_tokens: int
+    patch_size: int
+    grid: tuple[int, int]
+
+
+class Backbone(nn.Module):
+    """A timm ViT in the three steps that task streams need: embed, blocks, norm.
+
+    Args:
+        vit: timm's model without head; its stochastic depth is replaced by one draw per image.
+        info: Its sizes.
+    """
+
+    vit: Any
+    keep_probs: Tensor
+
+    def __init__(self, vit: nn.Module, info: BackboneInfo) -> None:
+        super().__init__()
+        self.vit = vit
+        self.info = info
+        self.drop_paths = tuple(_share_drop_paths(vit))
+        keep_probs = torch.tensor([1.0 - drop_path.drop_prob for drop_path in self.drop_paths])
+        self.register_buffer("keep_probs", keep_probs, persistent=False)
+
+    @property
+    def blocks(self) -> nn.Sequential:
+        """Transformer blocks, (N, L, P) -> (N, L, P)."""
+        return cast("nn.Sequential", self.vit.blocks)
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Images (B, 3, H, W) to tokens (B, L, P): prefix tokens, then patches row by row."""
+        # timm has no public name for the step between patch embedding and blocks.
+        tokens: Tensor = self.vit.norm_pre(self.vit._pos_embed(self.vit.patch_embed(images)))
+        return tokens
+
+    def norm(self, tokens: Tensor) -> Tensor:
+        """Final norm of tokens (..., P)."""
+        normed: Tensor = self.vit.norm(tokens)
+        return normed
+
+
+def describe_backbone(config: ModelConfig, image_size: tuple[int, int]) -> BackboneInfo:
+    """Sizes of the backbone of a config. Costs no memory for weights; repeated calls cost nothing.
+
+    Raises:
+        ConfigError: If the backbone is unknown or no plain ViT, its options are wrong, or the image size is
+            no multiple of its patch size.
+    """
+    return _describe(config.backbone, tuple(sorted(config.backbone_options.items())), tuple(image_size))
+
+
+def build_backbone(config: ModelConfig, image_size: tuple[int, int], seed: int) -> Backbone:
+    """Build the backbone of a config on the CPU and load its weights.
+
+    Raises:
+        ConfigError: As :func:`describe_backbone`; and if weights cannot be read or do not fit.
+    """
+    info = describe_backbone(config, image_size)
+    with seeded(seed, "backbone"):
+        vit = _create(config.backbone, config.backbone_options, image_size, drop_path_rate=config.drop_path)
+        if config.pretrained:
+            _load_pretrained(vit, config, image_size)
+        elif config.checkpoint is not None:
+            _load_checkpoint(vit, Path(config.checkpoint))
+    return Backbone(vit, info)
+
+
+@lru_cache(maxsize=64)
+def _describe(
+    name: str, options: tuple[tuple[str, int | float | bool | str], ...], image_size: tuple[int, int]
+) -> BackboneInfo:
+    _check_name(name)
+    _check_options(dict(options))
+    try:
+        with torch.device("meta"):
+            vit: Any = _create(name, dict(options), image_size)
+    except Exception as error:  # the name is fine here, so it is the options, which fail in many ways
+        raise ConfigError(
+            f"model.backbone_options: timm cannot build '{name}' with {dict(options)}: "
+            f"{_first_line(error)}. Correct or remove them."
+        ) from error
+    if not len(vit.blocks):
+        raise ConfigError("model.backbone_options.depth must be at least 1, got 0.")
+    patch_size: int = vit.patch_embed.patch_size[0]
+    _check_image_size(image_size, patch_size, name)
+    return BackboneInfo(
+        num_layers=len(vit.blocks),
+        embed_dim=vit.embed_dim,
+        num_parameters=sum(parameter.numel() for parameter in vit.parameters()),
+        num_prefix_tokens=vit.num_prefix_tokens,
+        patch_size=patch_size,
+        grid=vit.patch_embed.grid_size,
+    )
+
+
+def _check_name(name: str) -> None:
+    from timm.models import list_models, model_entrypoint
+
+    architecture, _, tag = name.partition(".")
+    if architecture not in list_models():
+        plain = [known for module in PLAIN_MODULES for known in list_models(module=module.rpartition(".")[2])]
+        raise ConfigError(
+            f"model.backbone must be a model of timm, got '{name}'.{nearest(architecture, plain)} "
+            "Any plain ViT works, for example vit_tiny_patch16_224."
+        )
+    if model_entrypoint(architecture).__module__ not in PLAIN_MODULES:
+        raise ConfigError(
+            f"model.backbone must be a plain ViT (one sequence of blocks over all tokens), got '{name}'. "
+            "Choose a ViT, DeiT or DINOv2 of timm, for example vit_tiny_patch16_224."
+        )
+    if tag:
+        tagged = list_models(f"{architecture}.*", pretrained=True)
+        if name not in tagged:
+            raise ConfigError(
+                f"model.backbone: timm has no weights '{tag}' for {architecture}.{nearest(name, tagged)}"
+            )
+
+
+def _check_options(options: Mapping[str, int | float | bool | str]) -> None:
+    from timm.models.vision_transformer import VisionTransformer
+
+    defaults = {
+        name: parameter.default
+        for name, parameter in inspect.signature(VisionTransformer).parameters.items()
+        if name not in TAKEN_OPTIONS and not inspect.isclass(parameter.default)
+    }
+    for name, value in options.items():
+        place = f"model.backbone_options.{name}"
+        if name in TAKEN_OPTIONS:
+            raise ConfigError(f"{place} must be left out: {TAKEN_OPTIONS[name]}.")
+        if name not in defaults:
+            raise ConfigError(
+                f"{place}: timm's VisionTransformer has no such option.{nearest(name, defaults)}"
+            )
+        kind = type(defaults[name])
+        if kind in (bool, int, str) and type(value) is not kind:
+            raise ConfigError(
+                f"{place} must be of type {kind.__name__} as in timm (default {defaults[name]!r}), "
+                f"got {value!r}."
+            )
+
+
+def _check_image_size(image_size: tuple[int, int], patch_size: int, name: str) -> None:
+    if any(side % patch_size for side in image_size):
+        valid = [max(patch_size, round(side / patch_size) * patch_size) for side in image_size]
+        raise ConfigError(
+            f"data.image_size must be a multiple of the patch size {patch_size} of {name}, "
+            f"got {list(image_size)}. The nearest valid size is {valid}."
+        )
+
+
+def _create(
+    name: str, options: Mapping[str, Any], image_size: tuple[int, int], **arguments: Any
+) -> nn.Module:
+    import timm
+
+    # timm's distilled DeiT refuses any other pooling, though without a head it never pools.
+    global_pool = "token" if "distilled" in name else ""
+    vit: nn.Module = timm.create_model(
+        name, img_size=image_size, num_classes=0, global_pool=global_pool, **options, **arguments
+    )
+    return vit
+
+
+def _share_drop_paths(vit: nn.Module) -> list[SharedDropPath]:
+    from timm.layers.drop import DropPath
+
+    shared = []
+    for parent in list(vit.modules()):
+        for name, child in parent.named_children():
+            if isinstance(child, DropPath):
+                drop_path = SharedDropPath(child.drop_prob)
+                setattr(parent, name, drop_path)
+                shared.append(drop_path)
+    return shared
+
+
+def _load_pretrained(vit: Any, config: ModelConfig, image_size: tuple[int, int]) -> None:
+    import timm
+
+    place = "model.pretrained"
+    options: dict[str, Any] = dict(config.backbone_options)
+    try:
+        # The model as published, head included: only then does timm insist that every weight fits.
+        published = timm.create_model(config.backbone, pretrained=True, img_size=image_size, **options)
+    except (AssertionError, RuntimeError) as error:
+        way_out = "Remove model.backbone_options or set" if options else "Set"
+        raise ConfigError(
+            f"{place}: timm cannot load weights for '{config.backbone}' with options {options}: "
+            f"{_first_line(error)}. {way_out} {place}: false."
+        ) from error
+    except Exception as error:  # network, hub and cache have many ways to fail
+        raise ConfigError(
+            f"{place}: the weights of '{config.backbone}' could not be downloaded and are not in the cache "
+            f"({type(error).__name__}). Go online once, set model.checkpoint: PATH, or set {place}: false."
+        ) from error
+    load_weights(vit, _without_head(published.state_dict(), vit), place)
+
+
+def _load_checkpoint(vit: Any, path: Path) -> None:
+    from timm.models.vision_transformer import checkpoint_filter_fn
+
+    place = f"model.checkpoint ({path})"
+    weights = read_weights(path, "model.checkpoint")
+    grid = vit.patch_embed.grid_size
+    try:
+        # Converts the layouts that timm knows, and resamples patch and position embedding.
+        weights = checkpoint_filter_fn(weights, vit, adapt_layer_scale=True)
+    except (KeyError, RuntimeError, ValueError) as error:
+        raise ConfigError(
+            f"{place}: the position embedding cannot be resampled to {'x'.join(map(str, grid))} patches: "
+            f"{_first_line(error)}. Use weights of a square image size or of this image size."
+        ) from error
+    load_weights(vit, _without_head(weights, vit), place)
+
+
+def _without_head(weights: Mapping[str, Tensor], vit: nn.Module) -> dict[str, Tensor]:
+    body = {name: tensor for name, tensor in weights.items() if not name.startswith(HEAD_PREFIXES)}
+    if "norm.weight" in vit.state_dict() and "norm.weight" not in body:
+        # Models that pool the average keep the same norm behind the pooling.
+        body = {name.replace("fc_norm.", "norm.", 1): tensor for name, tensor in body.items()}
+    return body
+
+
+def _first_line(error: BaseException) -> str:
+    """The first line of a message that says something; of torch's list of misfits the first misfit."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[1] if len(lines) > 1 else lines[0] if lines else type(error).__name__).rstrip(".:")

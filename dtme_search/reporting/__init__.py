@@ -1,0 +1,26 @@
+"""What people look at: tables, pictures, exports, the dashboard."""
+
+from dtme_search.reporting.export import best_trial, export_best, export_front, export_trial
+from dtme_search.reporting.figures import conflict_heat_map, draw_trial, save_png
+from dtme_search.reporting.tables import (
+    LEGEND,
+    baselines_table,
+    failed_table,
+    front_table,
+    trials_table,
+)
+
+__all__ = [
+    "LEGEND",
+    "baselines_table",
+    "best_trial",
+    "conflict_heat_map",
+    "draw_trial",
+    "export_best",
+    "export_front",
+    "export_trial",
+    "failed_table",
+    "front_table",
+    "save_png",
+    "trials_table",
+]

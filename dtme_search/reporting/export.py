@@ -1,0 +1,101 @@
+"""Turn a trial into a file that ``dtme-search train`` runs unchanged."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from optuna.trial import FrozenTrial, TrialState
+
+from dtme_search.config import RunConfig, dump_yaml, validate
+from dtme_search.errors import ExportError
+from dtme_search.reporting.tables import compact_layers, front_numbers
+from dtme_search.search import LoadedStudy, RunRow
+
+
+def best_trial(study: LoadedStudy) -> int:
+    """Number of the feasible trial with the best first objective (delta_m in the shipped studies).
+
+    Raises:
+        ExportError: If no trial is finished and feasible.
+    """
+    front = front_numbers(study)
+    if not front:
+        done = len(study.optuna.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
+        why = "no trial is finished" if done == 0 else f"none of {done} finished trials keeps the limits"
+        raise ExportError(f"study {study.name}: {why}. Run `dtme-search optimize --study {study.name}`.")
+    trials = [trial for trial in study.optuna.get_trials(deepcopy=False) if trial.number in front]
+    sign = 1 if next(iter(study.config.objectives.values())) == "maximize" else -1
+    return max(trials, key=lambda trial: sign * trial.values[0]).number
+
+
+def export_trial(study: LoadedStudy, number: int, path: Path, *, force: bool = False) -> Path:
+    """Write the resolved config of a trial, its results as comments above it.
+
+    The plan that the trial found is written out, so the file trains the same network without measuring.
+
+    Args:
+        study: The study.
+        number: Number of the trial.
+        path: File to write.
+        force: Export a trial whose delta_m is not to be trusted (a task that does not clearly beat its
+            no-image prior) or that exceeds a limit.
+
+    Raises:
+        ExportError: If the trial is not finished; or, without ``force``, not feasible or not to be trusted.
+    """
+    trials = study.optuna.get_trials(deepcopy=False)
+    if not 0 <= number < len(trials):
+        raise ExportError(f"study {study.name}: trial must be one of 0..{len(trials) - 1}, got {number}.")
+    trial = trials[number]
+    run = next((run for run in study.records.runs(study.name) if run.trial == number), None)
+    if trial.state != TrialState.COMPLETE or run is None or run.config is None:
+        raise ExportError(f"study {study.name}: trial {number} is {trial.state.name.lower()}, not complete.")
+    if not force:
+        _refuse_doubtful(study, trial, run)
+    config = validate(RunConfig, json.loads(run.config), f"trial {number}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(dump_yaml(config, header=_header(study, trial, run)), encoding="utf-8")
+    return path
+
+
+def export_best(study: LoadedStudy, path: Path, *, force: bool = False) -> Path:
+    """Write the config of the best feasible trial; see :func:`best_trial` and :func:`export_trial`."""
+    return export_trial(study, best_trial(study), path, force=force)
+
+
+def export_front(study: LoadedStudy, folder: Path, *, force: bool = False) -> list[Path]:
+    """Write one file per trial of the feasible front into a folder."""
+    best_trial(study)  # says what to do when there is no front
+    return [
+        export_trial(study, number, folder / f"{study.name}-trial-{number:04d}.yaml", force=force)
+        for number in sorted(front_numbers(study))
+    ]
+
+
+def _refuse_doubtful(study: LoadedStudy, trial: FrozenTrial, run: RunRow) -> None:
+    if not run.feasible:
+        limits = ", ".join(f"{name} at most {limit:g}" for name, limit in study.config.limits.items())
+        raise ExportError(
+            f"study {study.name}: trial {trial.number} exceeds a limit ({limits}). Export another, or --force."
+        )
+    if run.dead_tasks:
+        raise ExportError(
+            f"study {study.name}: trial {trial.number}: {run.dead_tasks.replace(',', ', ')} does not clearly beat "
+            "the no-image prior, in the baseline or in the trial, so delta_m says nothing. Train longer, or --force."
+        )
+
+
+def _header(study: LoadedStudy, trial: FrozenTrial, run: RunRow) -> str:
+    gains = ", ".join(f"{task} {gain:+.2f} %" for task, gain in trial.user_attrs["gains_percent"].items())
+    steps = f"{run.total_steps} steps, seed {run.seed}, one run"
+    lines = [
+        f"Trial {trial.number} of study {study.name}, exported by dtme-search {run.code_version}.",
+        f"delta_m {run.delta_m_percent:+.2f} % on the {run.split} against single-task baselines of the same recipe",
+        f"({gains}); {steps}.",
+        f"Parameter overhead {run.param_overhead_percent:.4f} %, step cost {run.step_cost_ratio:.2f} unexpanded steps.",
+        f"Layers: {compact_layers(run.operations)} (. none, M token modulation, E token expansion, B both).",
+    ]
+    if run.dead_tasks:
+        lines.append(f"NOT TO BE TRUSTED: {run.dead_tasks} does not clearly beat the no-image prior.")
+    return "\n".join(lines)

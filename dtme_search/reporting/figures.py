@@ -1,0 +1,69 @@
+"""Pictures. Every axis says what it shows and in which unit; colours are safe for colour-blind eyes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from dtme_search.token_space import ConflictReport
+from dtme_search.training import RunResult
+
+_WIDTH_PER_COLUMN = 0.75
+_HEIGHT_PER_LAYER = 0.34
+
+
+def conflict_heat_map(report: ConflictReport) -> Figure:
+    """Conflict rate in percent by layer (rows) and pair of tasks (columns), range space beside null space."""
+    pairs = [f"{a}\n{b}" for a, b in report.pairs]
+    width = max(8.0, 2 * (_WIDTH_PER_COLUMN * len(pairs) + 2.2))
+    figure = Figure(figsize=(width, 1.9 + _HEIGHT_PER_LAYER * report.num_layers), layout="constrained")
+    axes = figure.subplots(1, 2, sharey=True)
+    grids = {space: _grid(report, space) for space in ("range", "null")}
+    everything = [value for grid in grids.values() for row in grid for value in row]
+    limits = (min(everything), max(everything)) if everything else (0.0, 1.0)
+    for axis, (space, operation) in zip(axes, (("range", "modulation"), ("null", "expansion")), strict=True):
+        image = axis.imshow(grids[space], cmap="cividis", vmin=limits[0], vmax=limits[1], aspect="auto")
+        axis.set_title(f"{space} space (token {operation})", fontsize=10)
+        axis.set_xticks(range(len(pairs)), pairs, fontsize=7)
+        axis.set_yticks(range(report.num_layers))
+        _write_values(axis, grids[space], limits)
+    axes[0].set_ylabel("layer (0 = first block)")
+    figure.supxlabel("pair of tasks", fontsize=9)
+    figure.colorbar(image, ax=axes, label="tokens in conflict (%)", shrink=0.9)
+    figure.suptitle(f"Conflicting tokens, {report.num_images} images", fontsize=11)
+    return figure
+
+
+def draw_trial(folder: Path, result: RunResult) -> Sequence[Path]:
+    """Draw the pictures of a finished trial into its folder; gives their paths."""
+    if result.report is None or not result.report.pairs:
+        return []
+    path = folder / "conflicts.png"
+    save_png(conflict_heat_map(result.report), path)
+    return [path]
+
+
+def save_png(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120)
+
+
+def _grid(report: ConflictReport, space: str) -> list[list[float]]:
+    rates = report.range_rates if space == "range" else report.null_rates
+    names = report.tasks
+    return [
+        [100 * float(rates[layer, names.index(a), names.index(b)]) for a, b in report.pairs]
+        for layer in range(report.num_layers)
+    ]
+
+
+def _write_values(axis: Axes, grid: list[list[float]], limits: tuple[float, float]) -> None:
+    middle = sum(limits) / 2
+    for row, values in enumerate(grid):
+        for column, value in enumerate(values):
+            colour = "black" if value > middle else "white"
+            axis.text(column, row, f"{value:.0f}", ha="center", va="center", fontsize=7, color=colour)

@@ -1,0 +1,97 @@
+"""Single-task baselines: trained when missing, kept by fingerprint, shared by all studies of a database.
+
+The baselines of a study are those of its base config, not of each trial's: every trial is compared with
+the same numbers [ours].
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+from filelock import FileLock
+
+import dtme_search
+from dtme_search.config import RunConfig, canonical, run_fingerprint
+from dtme_search.models import build_model
+from dtme_search.search.data_shelf import DataShelf
+from dtme_search.search.listener import Listener
+from dtme_search.search.records import BaselineRow, Records
+from dtme_search.training import Callbacks, Trainer, no_image_priors
+
+
+@dataclass(frozen=True)
+class Baselines:
+    """Finds or trains baselines.
+
+    Attributes:
+        records: Where they are kept.
+        shelf: Data.
+        folder: Fingerprint -> folder of checkpoints.
+        listener: Who hears of it.
+        should_stop: Asked between steps; a stopped baseline resumes later.
+    """
+
+    records: Records
+    shelf: DataShelf
+    folder: Callable[[str], Path]
+    listener: Listener = field(default_factory=Listener)
+    should_stop: Callable[[], bool] = lambda: False
+
+    def get(self, config: RunConfig) -> dict[str, BaselineRow]:
+        """Baseline of every primary task of a config, training those that are missing.
+
+        Raises:
+            TrainingInterrupted: If ``should_stop`` said so.
+        """
+        tasks = config.primary_tasks
+        return {task: self._one(config, task, index, len(tasks)) for index, task in enumerate(tasks, start=1)}
+
+    def _one(self, config: RunConfig, task: str, index: int, count: int) -> BaselineRow:
+        single = config.for_single_task(task)
+        fingerprint = run_fingerprint(single, self.shelf.get(single).fingerprint)
+        folder = self.folder(fingerprint)
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with FileLock(folder / "running.lock"):  # a second worker waits here, then finds the row
+            row = self.records.find_baseline(fingerprint)
+            known = row is not None
+            if row is None:
+                self.listener.baseline_started(task, index, count)
+                row = self.records.save_baseline(self._train(single, task, folder))
+                (folder / "checkpoint.pt").unlink(missing_ok=True)
+        self.listener.baseline_ended(task, row, trained=not known)
+        return row
+
+    def _train(self, config: RunConfig, task: str, folder: Path) -> BaselineRow:
+        data = self.shelf.get(config)
+        spec = data.specs[task]
+        means = data.target_means()
+        model = build_model(config.model, data.specs, data.image_size, seed=config.seed, output_means=means)
+        callbacks = Callbacks(on_progress=self.listener.progress, should_stop=self.should_stop)
+        trainer = Trainer(config, model, data, folder=folder, callbacks=callbacks)
+        result = trainer.run()
+        priors = no_image_priors(data, trainer.split, config.train.eval_batch_size)
+        return BaselineRow(
+            fingerprint=trainer.fingerprint,
+            task=task,
+            metric=spec.metric,
+            unit=spec.unit,
+            value=result.metrics[task],
+            prior_value=priors[task],
+            higher_is_better=spec.higher_is_better,
+            dataset=config.data.name,
+            data_fingerprint=data.fingerprint,
+            backbone=config.model.backbone,
+            split=trainer.split,
+            seed=config.seed,
+            num_steps=result.total_steps,
+            num_images=len(data.splits.train),
+            seconds=sum(result.seconds.values()),
+            seconds_per_step=result.seconds_per_step,
+            config=json.dumps(canonical(config), sort_keys=True),
+            code_version=dtme_search.__version__,
+            created_at=datetime.now(UTC),
+        )

@@ -1,0 +1,42 @@
+"""Data of the study in hand: read once, shared by baselines and trials."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from dtme_search.config import RunConfig
+from dtme_search.data import TaskData, build_data
+
+
+class DataShelf:
+    """Keeps the data of the last data config; trials of a study nearly always share it."""
+
+    def __init__(
+        self,
+        device: torch.device,
+        *,
+        final: bool = False,
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        self.device = device
+        self._final = final
+        self._on_progress = on_progress
+        self._key: tuple[object, tuple[str, ...]] | None = None
+        self._data: TaskData | None = None
+
+    def get(self, config: RunConfig) -> TaskData:
+        """Data of a run, limited to its tasks.
+
+        Raises:
+            DataError: If a file is missing or broken.
+        """
+        tasks = tuple(config.tasks)
+        known = self._key is not None and self._key[0] == config.data and set(tasks) <= set(self._key[1])
+        if self._data is None or not known:
+            self._data = build_data(
+                config.data, tasks, self.device, final=self._final, on_progress=self._on_progress
+            )
+            self._key = (config.data, tasks)
+        return self._data.for_tasks(tasks)

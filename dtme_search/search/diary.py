@@ -1,0 +1,215 @@
+"""What is written down about one trial while it runs: SQL rows, user attributes, files."""
+
+from __future__ import annotations
+
+import csv
+import platform
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from time import monotonic
+from types import TracebackType
+from typing import Self
+
+import optuna
+import torch
+from optuna.artifacts import FileSystemArtifactStore, upload_artifact
+
+import dtme_search
+from dtme_search.config import ExpansionConfig, RunConfig, dump_yaml, run_fingerprint
+from dtme_search.data import TaskData
+from dtme_search.search.outcome import Outcome
+from dtme_search.search.records import ConflictRow, EvaluationRow, PlanRow, Records, RunRow
+from dtme_search.token_space import ConflictReport, ExpansionPlan
+from dtme_search.training import Evaluation, RunResult, TrainingInterrupted
+
+DrawFiles = Callable[[Path, RunResult], Sequence[Path]]
+"""Draws pictures of a finished run into a folder; the reporting layer brings it."""
+
+
+def resolved_config(config: RunConfig, plan: ExpansionPlan) -> RunConfig:
+    """The run with its plan written out: it trains to the same model without measuring anything."""
+    if plan.is_empty:
+        train = config.train.model_copy(update={"num_steps": config.total_steps, "count_from": "start"})
+        return config.model_copy(update={"expansion": ExpansionConfig(policy="none"), "train": train})
+    expansion = config.expansion.model_copy(update={"policy": "fixed", "plan": plan.to_config()})
+    return config.model_copy(update={"expansion": expansion})
+
+
+@dataclass
+class Diary:
+    """Writes one trial down as it happens; a context that also notes how the trial ends.
+
+    Attributes:
+        trial: The running trial.
+        study_name: Its study.
+        config: What the trial runs.
+        data: Its data.
+        records: Own SQL tables.
+        folder: Files of the trial.
+        artifacts: Folder the dashboard serves.
+        draw: Draws the pictures, or ``None``.
+    """
+
+    trial: optuna.Trial
+    study_name: str
+    config: RunConfig
+    data: TaskData
+    records: Records
+    folder: Path
+    artifacts: Path
+    draw: DrawFiles | None = None
+
+    def __enter__(self) -> Self:
+        self.started = monotonic()
+        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        (self.folder / "config.yaml").write_text(dump_yaml(self.config), encoding="utf-8")
+        self.row = RunRow(
+            study=self.study_name,
+            trial=self.trial.number,
+            fingerprint=run_fingerprint(self.config, self.data.fingerprint),
+            state="running",
+            config=self.config.model_dump_json(),
+            expansion_step=self.config.expansion_step,
+            total_steps=self.config.total_steps,
+            device=_device_name(self.data.device),
+            seed=self.config.seed,
+            split="holdout" if self.data.splits.holdout else "test",
+            torch_version=torch.__version__,
+            optuna_version=optuna.__version__,
+            python_version=platform.python_version(),
+            code_version=dtme_search.__version__,
+            started_at=datetime.now(UTC),
+        )
+        self.records.save_run(self.row)
+        self.trial.set_user_attr("fingerprint", self.row.fingerprint)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            return
+        if isinstance(error, optuna.TrialPruned):
+            self._end("pruned", str(error))
+        elif isinstance(error, (TrainingInterrupted, KeyboardInterrupt)):
+            self._end("interrupted", None)
+        else:
+            self._end("failed", "".join(traceback.format_exception(error)))
+
+    def expanded(self, plan: ExpansionPlan, report: ConflictReport | None) -> None:
+        """The network has grown."""
+        number = self.trial.number
+        self.records.save_plan(self.study_name, number, plan_rows(plan))
+        self.trial.set_user_attr("plan", " ".join(plan.operations()))
+        (self.folder / "plan.txt").write_text(plan.table() + "\n", encoding="utf-8")
+        if report is not None:
+            self.records.save_conflicts(self.study_name, number, conflict_rows(report))
+            report.save(self.folder / "conflicts.json")
+            text = f"{report.table()}\n\n{report.summary()}\n"
+            (self.folder / "conflicts.txt").write_text(text, encoding="utf-8")
+
+    def evaluated(self, evaluation: Evaluation, gains: Mapping[str, float], delta_m_percent: float) -> None:
+        """The hold-out was evaluated."""
+        rows = [
+            EvaluationRow(
+                task=name,
+                metric=self.data.specs[name].metric,
+                value=value,
+                gain_percent=gains.get(name),
+                loss=evaluation.losses.get(name),
+            )
+            for name, value in evaluation.metrics.items()
+        ]
+        self.records.save_evaluation(self.study_name, self.trial.number, evaluation.step, rows)
+        self.row = replace(self.row, steps_trained=evaluation.step, delta_m_percent=delta_m_percent)
+
+    def completed(self, result: RunResult, outcome: Outcome) -> None:
+        """The trial has its result; everything is written before Optuna hears of it."""
+        resolved = resolved_config(self.config, result.plan)
+        (self.folder / "resolved.yaml").write_text(dump_yaml(resolved), encoding="utf-8")
+        self._write_curves(result)
+        self.row = replace(
+            self.row,
+            state="complete",
+            resolved_fingerprint=run_fingerprint(resolved, self.data.fingerprint),
+            config=resolved.model_dump_json(),
+            delta_m_percent=outcome.delta_m_percent,
+            param_overhead_percent=outcome.param_overhead_percent,
+            step_cost_ratio=outcome.step_cost_ratio,
+            feasible=outcome.feasible,
+            dead_tasks=",".join(outcome.dead_tasks),
+            operations=" ".join(result.plan.operations()),
+            steps_trained=result.total_steps,
+            seconds_total=monotonic() - self.started,
+            seconds_train=result.seconds.get("train", 0.0),
+            seconds_evaluate=result.seconds.get("evaluate", 0.0),
+            seconds_measure=result.seconds.get("measure", 0.0),
+            seconds_checkpoint=result.seconds.get("checkpoint", 0.0),
+            peak_memory_mb=result.peak_memory_mb,
+            precision=result.precision,
+            finished_at=datetime.now(UTC),
+        )
+        self.records.save_run(self.row)
+        self.trial.set_user_attr("gains_percent", {k: round(v, 4) for k, v in outcome.gains_percent.items()})
+        self.trial.set_user_attr("step_cost_ratio", round(outcome.step_cost_ratio, 4))
+        self.trial.set_user_attr("feasible", outcome.feasible)
+        self.trial.set_user_attr("dead_tasks", list(outcome.dead_tasks))
+        self._upload(result)
+
+    def _end(self, state: str, error: str | None) -> None:
+        self.row = replace(self.row, state=state, error=error, finished_at=datetime.now(UTC))
+        self.records.save_run(self.row)
+
+    def _write_curves(self, result: RunResult) -> None:
+        with (self.folder / "curves.csv").open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(["step", "task", "metric", "value", "train_loss"])
+            for evaluation in result.evaluations:
+                for name, value in evaluation.metrics.items():
+                    loss = evaluation.losses.get(name)
+                    writer.writerow([evaluation.step, name, self.data.specs[name].metric, value, loss])
+
+    def _upload(self, result: RunResult) -> None:
+        names = ("resolved.yaml", "plan.txt", "conflicts.json", "curves.csv")
+        files = [self.folder / name for name in names if (self.folder / name).exists()]
+        if self.draw is not None:
+            files += self.draw(self.folder, result)
+        store = FileSystemArtifactStore(self.artifacts)
+        for file in files:
+            upload_artifact(artifact_store=store, file_path=str(file), study_or_trial=self.trial)
+
+
+def plan_rows(plan: ExpansionPlan) -> list[PlanRow]:
+    """One row per layer, operation and group of tasks."""
+    return [
+        PlanRow(layer=layer, operation=operation, group_index=index, tasks=",".join(group))
+        for operation, by_layer in (("modulate", plan.modulate), ("expand", plan.expand))
+        for layer, groups in by_layer.items()
+        for index, group in enumerate(groups)
+    ]
+
+
+def conflict_rows(report: ConflictReport) -> list[ConflictRow]:
+    """One row per layer and pair of tasks."""
+    range_errors, null_errors = report.pair_errors("range"), report.pair_errors("null")
+    return [
+        ConflictRow(
+            layer=layer,
+            task_a=report.tasks[a],
+            task_b=report.tasks[b],
+            range_rate=float(report.range_rates[layer, a, b]),
+            null_rate=float(report.null_rates[layer, a, b]),
+            range_se=float(range_errors[layer, a, b]),
+            null_se=float(null_errors[layer, a, b]),
+        )
+        for layer in range(report.num_layers)
+        for a in range(len(report.tasks))
+        for b in range(a + 1, len(report.tasks))
+    ]
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "cpu"

@@ -1,0 +1,187 @@
+"""Database URLs and engines: drivers pinned, passwords masked, SQLite tuned, errors in one line."""
+
+from __future__ import annotations
+
+import logging
+import re
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy
+from optuna.exceptions import StorageInternalError
+from sqlalchemy import URL, Engine, event
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
+
+from dtme_search.errors import StorageError
+
+_logger = logging.getLogger(__name__)
+
+_DRIVERS = {
+    # SQLAlchemy 2.0 would take psycopg2 and mysqlclient, which the extras do not install.
+    "postgres": "postgresql+psycopg",
+    "postgresql": "postgresql+psycopg",
+    "mysql": "mysql+pymysql",
+    "mariadb": "mariadb+pymysql",
+}
+_EXTRAS = {"postgresql": "postgres", "mysql": "mysql", "mariadb": "mysql"}
+_EXAMPLE = "A URL reads postgresql://user:password@host/database or sqlite:////folder/study.db."
+_NETWORK_DISKS = {
+    "9p",
+    "afs",
+    "beegfs",
+    "ceph",
+    "cifs",
+    "fuse.sshfs",
+    "glusterfs",
+    "gpfs",
+    "lustre",
+    "nfs",
+} | {
+    "nfs4",
+    "smb3",
+    "smbfs",
+}
+_MOUNTS = Path("/proc/self/mounts")
+
+
+def parse_url(url: str) -> URL:
+    """Read a database URL and pin the driver that our extras install.
+
+    Raises:
+        StorageError: If it is no URL; nothing that may be a password is shown.
+
+    Example:
+        >>> parse_url("postgresql://ann:pw@host/studies").drivername
+        'postgresql+psycopg'
+    """
+    try:
+        parsed = sqlalchemy.make_url(url)
+    except (ArgumentError, ValueError):
+        raise StorageError(f"'{_only_scheme(url)}' must be a database URL. {_EXAMPLE}") from None
+    if "@" in (parsed.host or ""):
+        raise StorageError(
+            f"'{_only_scheme(url)}' must have one @ before the host. Write an @ in a password as %40."
+        )
+    return parsed.set(drivername=_DRIVERS.get(parsed.drivername, parsed.drivername))
+
+
+def mask_url(url: str) -> str:
+    """The URL as it may be shown: every password replaced by ``***``.
+
+    Example:
+        >>> mask_url("postgresql://ann:secret@host/studies")
+        'postgresql+psycopg://ann:***@host/studies'
+    """
+    try:
+        parsed = parse_url(url)
+    except StorageError:
+        return _only_scheme(url)
+    hidden = {name: "***" for name in parsed.query if _is_secret(name)}
+    # Stars are percent-encoded in a query; nobody needs that in a message.
+    return parsed.update_query_dict(hidden).render_as_string(hide_password=True).replace("%2A", "*")
+
+
+def make_engine(url: str) -> Engine:
+    """Engine of a database, not connected yet; SQLite gets a write-ahead log where the disk allows it.
+
+    Raises:
+        StorageError: If the URL is malformed, its kind unknown, or its driver missing.
+    """
+    parsed = parse_url(url)
+    try:
+        engine = sqlalchemy.create_engine(parsed, **engine_options(parsed))
+    except NoSuchModuleError:
+        raise StorageError(
+            f"{mask_url(url)} must begin with a kind of database that SQLAlchemy knows. {_EXAMPLE}"
+        ) from None
+    except ImportError as error:
+        extra = _EXTRAS.get(parsed.get_backend_name())
+        cure = f"pip install 'dtme-search[{extra}]'" if extra else f"Install it: {error}"
+        raise StorageError(f"{mask_url(url)}: the driver of this database is missing. {cure}") from None
+    tune_sqlite(engine)
+    return engine
+
+
+def engine_options(url: URL) -> dict[str, Any]:
+    """Options of ``create_engine``: patience with locks, a limit on connecting, lost connections replaced."""
+    if url.get_backend_name() == "sqlite":
+        return {"connect_args": {"timeout": 60}}
+    options: dict[str, Any] = {"pool_pre_ping": True}
+    if url.get_backend_name() == "postgresql" and "connect_timeout" not in url.query:
+        options["connect_args"] = {"connect_timeout": 10}
+    return options
+
+
+def tune_sqlite(engine: Engine) -> None:
+    """Let every new SQLite connection use a write-ahead log: readers and one writer do not block each other.
+
+    Network disks keep the rollback journal, because the log needs memory shared by all its readers.
+    """
+    if engine.dialect.name != "sqlite" or not engine.url.database:
+        return
+    if _on_network_disk(Path(engine.url.database).absolute().parent):
+        return
+
+    @event.listens_for(engine, "connect")
+    def switch(connection: sqlite3.Connection, _record: object) -> None:
+        try:
+            (mode,) = connection.execute("PRAGMA journal_mode=WAL").fetchone()
+        except sqlite3.OperationalError as error:
+            _logger.debug("no write-ahead log for %s: %s", engine.url.database, error)
+            return
+        if mode == "wal":
+            # Safe in this mode: a power failure may undo the last commits but never breaks the file.
+            connection.execute("PRAGMA synchronous=NORMAL")
+
+
+@contextmanager
+def storage_errors(url: str) -> Iterator[None]:
+    """Turn a database error into one line without passwords.
+
+    Raises:
+        StorageError: For everything that SQLAlchemy or Optuna's storage reports.
+    """
+    try:
+        yield
+    except (SQLAlchemyError, StorageInternalError) as error:
+        # Not chained: a driver may quote the connection string, password included.
+        raise StorageError(f"{mask_url(url)}: {_cause(error, url)}.") from None
+
+
+def _cause(error: BaseException, url: str) -> str:
+    if isinstance(error, StorageInternalError) and error.__cause__ is not None:
+        error = error.__cause__
+    if isinstance(error, DBAPIError) and error.orig is not None:
+        error = error.orig
+    text = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+    parsed = parse_url(url)
+    secrets = [parsed.password or ""] + [
+        str(value) for name, value in parsed.query.items() if _is_secret(name)
+    ]
+    for secret in filter(None, secrets):
+        text = text.replace(secret, "***")
+    return text if len(text) <= 300 else text[:297] + "..."
+
+
+def _only_scheme(url: str) -> str:
+    """A URL that cannot be read, without anything that may be a password."""
+    if not re.search(r"[:@]", url):
+        return url
+    return re.split(r"[:/@]", url, maxsplit=1)[0] + "://***"
+
+
+def _is_secret(name: str) -> bool:
+    return re.search("pass|pwd|secret|token", name, re.IGNORECASE) is not None
+
+
+def _on_network_disk(folder: Path) -> bool:
+    try:
+        mounts = [line.split()[1:3] for line in _MOUNTS.read_text().splitlines()]
+    except OSError:
+        # No such list outside Linux.
+        return False
+    inside = [(len(point), kind) for point, kind in mounts if folder.is_relative_to(point)]
+    return bool(inside) and max(inside)[1] in _NETWORK_DISKS

@@ -1,0 +1,146 @@
+"""Final training: all training ids, then the test split, against baselines trained the same way."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from dtme_search.config import RunConfig, dump_yaml, run_fingerprint
+from dtme_search.data import Split
+from dtme_search.metrics import beats_prior, delta_m, task_gains
+from dtme_search.models import build_model
+from dtme_search.search.baselines import Baselines
+from dtme_search.search.data_shelf import DataShelf
+from dtme_search.search.listener import Listener
+from dtme_search.search.records import BaselineRow, records_for
+from dtme_search.search.stopping import StopSwitch
+from dtme_search.search.storage import default_storage_url, open_storage
+from dtme_search.search.workspace import Workspace
+from dtme_search.tasks import TaskSpec
+from dtme_search.training import Callbacks, Trainer, evaluate, pick_device, restore_model
+
+FINAL = "train"
+"""Folder below the workdir for final training: its checkpoints and the database of its baselines."""
+
+
+@dataclass(frozen=True)
+class FinalResult:
+    """Metrics of a model on a split.
+
+    Attributes:
+        split: The split they were measured on.
+        num_images: Its size.
+        specs: The tasks.
+        metrics: Task -> metric.
+        baselines: Task -> single-task baseline trained on the same ids; empty if none were asked for.
+        folder: Where checkpoint and config are.
+    """
+
+    split: str
+    num_images: int
+    specs: Mapping[str, TaskSpec]
+    metrics: Mapping[str, float]
+    baselines: Mapping[str, BaselineRow]
+    folder: Path
+
+    @property
+    def gains_percent(self) -> dict[str, float]:
+        """Signed gain by primary task; empty without baselines."""
+        return task_gains(self.metrics, self._values, self._primary) if self.baselines else {}
+
+    @property
+    def delta_m_percent(self) -> float | None:
+        """Mean gain over the primary tasks, ``None`` without baselines."""
+        return delta_m(self.metrics, self._values, self._primary) if self.baselines else None
+
+    @property
+    def dead_tasks(self) -> tuple[str, ...]:
+        """Tasks whose baseline or result does not clearly beat the no-image prior."""
+        return tuple(
+            spec.name
+            for spec in self._primary
+            for row in [self.baselines[spec.name]]
+            if not beats_prior(row.value, row.prior_value, spec)
+            or not beats_prior(self.metrics[spec.name], row.prior_value, spec)
+        )
+
+    @property
+    def _primary(self) -> list[TaskSpec]:
+        return [self.specs[name] for name in self.baselines]
+
+    @property
+    def _values(self) -> dict[str, float]:
+        return {name: row.value for name, row in self.baselines.items()}
+
+
+def train_final(
+    config: RunConfig,
+    name: str,
+    *,
+    workdir: Path,
+    device: str | None = None,
+    storage: str | None = None,
+    with_baselines: bool = True,
+    listener: Listener | None = None,
+) -> FinalResult:
+    """Train a config on all training ids and measure it on the test split; resumes where it stopped.
+
+    Args:
+        config: The run, for example an export.
+        name: Names the folder of the run together with its fingerprint.
+        workdir: Where runs lie.
+        device: ``cpu``, ``cuda`` or ``cuda:N``; the best there is by default.
+        storage: Database for the baselines; SQLite below ``workdir`` by default.
+        with_baselines: Train single-task baselines on the same ids, so that delta_m can be told.
+        listener: Hears of progress.
+
+    Raises:
+        DtmeSearchError: If something is wrong that the user can mend.
+        TrainingInterrupted: If a signal stopped it; the same call goes on.
+    """
+    hears = listener or Listener()
+    shelf = DataShelf(pick_device(device), final=True, on_progress=hears.data_reading)
+    data = shelf.get(config)
+    workspace = Workspace.of_study(workdir, FINAL)
+    folder = workspace.root / f"{name}-{run_fingerprint(config, data.fingerprint)[:8]}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    (folder / "config.yaml").write_text(dump_yaml(config), encoding="utf-8")
+    baselines: dict[str, BaselineRow] = {}
+    with StopSwitch() as switch:
+        if with_baselines:
+            records = records_for(open_storage(storage or default_storage_url(FINAL, workdir)))
+            records.create_tables()
+            baselines = Baselines(records, shelf, workspace.baseline, hears, switch).get(config)
+        model = build_model(
+            config.model, data.specs, data.image_size, seed=config.seed, output_means=data.target_means()
+        )
+        callbacks = Callbacks(on_progress=hears.progress, should_stop=switch)
+        trainer = Trainer(config, model, data, folder=folder, callbacks=callbacks)
+        metrics = trainer.run().metrics
+    result = FinalResult("test", len(data.splits.test), data.specs, metrics, baselines, folder)
+    (folder / "metrics.json").write_text(
+        json.dumps(
+            {"split": "test", "metrics": dict(metrics), "delta_m_percent": result.delta_m_percent}, indent=1
+        ),
+        encoding="utf-8",
+    )
+    return result
+
+
+def evaluate_checkpoint(
+    config: RunConfig,
+    checkpoint: Path,
+    split: Split,
+    *,
+    device: str | None = None,
+    listener: Listener | None = None,
+) -> FinalResult:
+    """Metrics of a checkpoint on the hold-out or the test split."""
+    hears = listener or Listener()
+    shelf = DataShelf(pick_device(device), final=split == "test", on_progress=hears.data_reading)
+    data = shelf.get(config)
+    model = restore_model(checkpoint, config, data)
+    metrics = evaluate(model, data, split, config.train)
+    return FinalResult(split, len(data.splits.ids(split)), data.specs, metrics, {}, checkpoint.parent)

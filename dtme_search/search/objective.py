@@ -1,0 +1,150 @@
+"""The story of one trial, from proposal to values."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import optuna
+from filelock import FileLock
+from optuna.exceptions import ExperimentalWarning
+from optuna.storages import RetryHeartbeatStaleTrialCallback
+from optuna.trial import FrozenTrial, TrialState
+
+from dtme_search.config import RunConfig, StudyConfig
+from dtme_search.metrics import delta_m, task_gains
+from dtme_search.models import build_model, describe_backbone
+from dtme_search.search.data_shelf import DataShelf
+from dtme_search.search.diary import Diary, DrawFiles
+from dtme_search.search.listener import Listener
+from dtme_search.search.outcome import judge
+from dtme_search.search.records import BaselineRow, Records
+from dtme_search.search.space import SearchSpace
+from dtme_search.search.workspace import Workspace
+from dtme_search.training import Callbacks, Evaluation, RunResult, Trainer, TrainingInterrupted
+
+FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
+"""States that count towards the study's total."""
+
+
+@dataclass
+class Objective:
+    """Trains what a trial proposes and gives the values of the study's objectives.
+
+    Attributes:
+        study: The study.
+        space: Turns a trial into a config.
+        baselines: Task -> single-task baseline of the study's base config.
+        shelf: Data.
+        records: Own SQL tables.
+        workspace: Folders.
+        listener: Who hears of it.
+        draw: Draws the pictures of a finished trial, or ``None``.
+        should_stop: Asked between steps; a stopped trial goes on later.
+        num_trials: Trials the study should reach, for display.
+        last_number: The trial in hand, or the last one.
+    """
+
+    study: StudyConfig
+    space: SearchSpace
+    baselines: Mapping[str, BaselineRow]
+    shelf: DataShelf
+    records: Records
+    workspace: Workspace
+    num_trials: int
+    listener: Listener = field(default_factory=Listener)
+    draw: DrawFiles | None = None
+    should_stop: Callable[[], bool] = lambda: False
+    last_number: int | None = None
+
+    def __call__(self, trial: optuna.Trial) -> tuple[float, ...]:
+        """Run one trial.
+
+        Raises:
+            optuna.TrialPruned: If the study's pruner stops it (studies with one objective).
+            TrainingInterrupted: If ``should_stop`` said so.
+        """
+        self.last_number = trial.number
+        folder = self.workspace.trial(first_number(trial))
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        # The system frees the lock when this process dies, however it dies.
+        with FileLock(folder / "running.lock"), self._told(trial):
+            config = self.space.suggest(trial)
+            data = self.shelf.get(config)
+            study, artifacts = self.study.name, self.workspace.artifacts
+            with Diary(trial, study, config, data, self.records, folder, artifacts, self.draw) as diary:
+                result = self._train(trial, config, diary)
+                outcome = judge(
+                    result,
+                    self.baselines,
+                    data.specs,
+                    describe_backbone(config.model, data.image_size),
+                    self.study,
+                )
+                diary.completed(result, outcome)
+            for name, violation in outcome.violations.items():
+                trial.set_constraint(name, violation)
+            (folder / "checkpoint.pt").unlink(missing_ok=True)
+        self.listener.trial_completed(trial.number, outcome)
+        return outcome.values(self.study)
+
+    @contextmanager
+    def _told(self, trial: optuna.Trial) -> Iterator[None]:
+        """Tell the listener that a trial begins and how it ends; keep the reason of a failure."""
+        finished = len(trial.study.get_trials(deepcopy=False, states=FINISHED))
+        self.listener.trial_started(trial.number, finished, self.num_trials, trial.params)
+        try:
+            yield
+        except optuna.TrialPruned as pruned:
+            self.listener.trial_stopped(trial.number, "pruned", str(pruned))
+            raise
+        except (TrainingInterrupted, KeyboardInterrupt) as stopped:
+            self.listener.trial_stopped(trial.number, "interrupted", str(stopped))
+            raise
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}"
+            trial.set_user_attr("error", reason[:2000])
+            self.listener.trial_stopped(trial.number, "failed", reason)
+            raise
+
+    def _train(self, trial: optuna.Trial, config: RunConfig, diary: Diary) -> RunResult:
+        data = diary.data
+        means = data.target_means()
+        model = build_model(config.model, data.specs, data.image_size, seed=config.seed, output_means=means)
+
+        def on_evaluate(evaluation: Evaluation) -> None:
+            primary = [data.specs[name] for name in self.baselines]
+            values = {name: row.value for name, row in self.baselines.items()}
+            gain = delta_m(evaluation.metrics, values, primary)
+            diary.evaluated(evaluation, task_gains(evaluation.metrics, values, primary), gain)
+            self.listener.trial_evaluated(trial.number, evaluation.step, gain)
+            self._prune(trial, evaluation.step, gain)
+
+        callbacks = Callbacks(
+            on_progress=self.listener.progress,
+            on_expand=diary.expanded,
+            on_evaluate=on_evaluate,
+            should_stop=self.should_stop,
+        )
+        return Trainer(config, model, data, folder=diary.folder, callbacks=callbacks).run()
+
+    def _prune(self, trial: optuna.Trial, step: int, gain: float) -> None:
+        """Optuna's own pruners see delta_m; they exist for one objective only."""
+        if self.study.pruner.name == "none":
+            return
+        trial.report(gain, step)
+        if trial.should_prune():
+            raise optuna.TrialPruned(f"{self.study.pruner.name}: delta_m {gain:+.2f} % at step {step}")
+
+
+def first_number(trial: optuna.Trial | FrozenTrial) -> int:
+    """Number of the trial that this one continues, or its own: it names the folder."""
+    frozen = trial
+    if isinstance(trial, optuna.Trial):
+        frozen = trial.study.get_trials(deepcopy=False)[trial.number]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        first = RetryHeartbeatStaleTrialCallback.retried_trial_number(frozen)
+    return frozen.number if first is None else first

@@ -1,0 +1,337 @@
+"""Own SQL records beside Optuna's: baselines, every evaluation, conflicts, plans and run facts.
+
+Rows are frozen dataclasses; the tables behind them stand in ``tables``. Every method is one short
+transaction. Rates are fractions, times are aware and in UTC, lists of names are comma separated.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from sqlalchemy import Engine, delete, insert, inspect, select
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+from sqlalchemy.orm import Session
+
+from dtme_search.errors import StorageError
+from dtme_search.search.engine import make_engine, mask_url, storage_errors
+from dtme_search.search.tables import (
+    SCHEMA_VERSION,
+    Base,
+    BaselineTable,
+    ConflictTable,
+    EvaluationTable,
+    PlanTable,
+    RunTable,
+    SchemaTable,
+)
+
+if TYPE_CHECKING:
+    from optuna.storages import RDBStorage
+
+RowT = TypeVar("RowT")
+ResultT = TypeVar("ResultT")
+
+_OF_TRIALS: tuple[type[Base], ...] = (EvaluationTable, ConflictTable, PlanTable, RunTable)
+_CREATION_TRIES = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaselineRow:
+    """A single-task baseline.
+
+    Attributes:
+        fingerprint: Identity of the run: config of the task alone, data, numerics version.
+        value: Metric on ``split``, in ``unit``.
+        prior_value: The same metric of a prediction that ignores the image.
+        num_images: Images trained on.
+        seconds: Whole run; ``seconds_per_step`` a training step.
+        config: Canonical config as JSON.
+    """
+
+    fingerprint: str
+    task: str
+    metric: str
+    unit: str
+    value: float
+    prior_value: float
+    higher_is_better: bool
+    dataset: str
+    data_fingerprint: str
+    backbone: str
+    split: str
+    seed: int
+    num_steps: int
+    num_images: int
+    seconds: float
+    seconds_per_step: float
+    config: str
+    code_version: str
+    created_at: datetime
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationRow:
+    """Metric of one task, its signed gain over the baseline, and its mean training loss."""
+
+    task: str
+    metric: str
+    value: float
+    gain_percent: float | None = None
+    loss: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredEvaluation(EvaluationRow):
+    """An evaluation with its place: optimiser steps done in a trial."""
+
+    trial: int
+    step: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConflictRow:
+    """Conflict rates of two tasks at a 0-based layer, with standard errors by image."""
+
+    layer: int
+    task_a: str
+    task_b: str
+    range_rate: float
+    null_rate: float
+    range_se: float | None = None
+    null_se: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanRow:
+    """A group of tasks that shares an operation (``modulate`` or ``expand``) at a 0-based layer."""
+
+    layer: int
+    operation: str
+    group_index: int
+    tasks: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRow:
+    """Facts about a trial as a training run; what is not known yet is ``None``.
+
+    Attributes:
+        state: ``running``, ``complete``, ``pruned``, ``failed`` or ``interrupted``.
+        fingerprint: Identity of the proposed config; ``resolved_fingerprint`` that of the plan it came to.
+        operations: Operation of every layer, blank separated.
+        step_cost_ratio: Mean cost of a step in units of an unexpanded one.
+        dead_tasks: Tasks that do not clearly beat the no-image prior.
+        seconds_overhead: Time beside training, evaluating, measuring and checkpoints.
+        seconds_per_step_before: A training step before the growth; ``seconds_per_step_after`` after it.
+        split: What the metrics were measured on.
+    """
+
+    study: str
+    trial: int
+    state: str
+    fingerprint: str
+    resolved_fingerprint: str | None = None
+    config: str | None = None
+    operations: str | None = None
+    delta_m_percent: float | None = None
+    param_overhead_percent: float | None = None
+    step_cost_ratio: float | None = None
+    feasible: bool | None = None
+    dead_tasks: str | None = None
+    expansion_step: int | None = None
+    total_steps: int | None = None
+    steps_trained: int | None = None
+    seconds_total: float | None = None
+    seconds_train: float | None = None
+    seconds_evaluate: float | None = None
+    seconds_measure: float | None = None
+    seconds_checkpoint: float | None = None
+    seconds_overhead: float | None = None
+    seconds_per_step_before: float | None = None
+    seconds_per_step_after: float | None = None
+    peak_memory_mb: float | None = None
+    device: str | None = None
+    precision: str | None = None
+    seed: int | None = None
+    split: str | None = None
+    torch_version: str | None = None
+    timm_version: str | None = None
+    optuna_version: str | None = None
+    python_version: str | None = None
+    code_version: str | None = None
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    error: str | None = None
+
+
+class Records:
+    """Reads and writes the own tables of a database. Safe for several processes; not shared across a fork.
+
+    All methods raise ``StorageError``, in one line without passwords, when the database does not answer.
+
+    Args:
+        engine_or_url: SQLAlchemy engine (Optuna's storage has one), or a database URL.
+    """
+
+    def __init__(self, engine_or_url: Engine | str) -> None:
+        self.engine = make_engine(engine_or_url) if isinstance(engine_or_url, str) else engine_or_url
+        self._url = self.engine.url.render_as_string(hide_password=False)
+
+    def create_tables(self) -> None:
+        """Create the tables that are missing; several processes may do so at once.
+
+        Raises:
+            StorageError: If the tables there are of a version that this release does not know.
+        """
+        with storage_errors(self._url):
+            self._check_version()
+            for attempt in range(_CREATION_TRIES):
+                try:
+                    self._create()
+                    break
+                except SQLAlchemyError:
+                    # Another process created the same table in between; the next look finds it.
+                    if attempt == _CREATION_TRIES - 1:
+                        raise
+                    time.sleep(0.1 * (attempt + 1))
+            self._check_version()
+
+    def save_baseline(self, row: BaselineRow) -> BaselineRow:
+        """Keep a baseline unless there is one of this fingerprint; gives the one that stands."""
+        with storage_errors(self._url):
+            try:
+                with Session(self.engine) as session, session.begin():
+                    session.execute(insert(BaselineTable), [_columns(BaselineTable, row)])
+            except IntegrityError:
+                standing = self.find_baseline(row.fingerprint)
+                if standing is None:
+                    raise
+                return standing
+        return row
+
+    def find_baseline(self, fingerprint: str) -> BaselineRow | None:
+        """The baseline of a fingerprint, if there is one."""
+        with self._reading() as session:
+            found = session.get(BaselineTable, fingerprint)
+            return None if found is None else _row(BaselineRow, found)
+
+    def baselines(self) -> list[BaselineRow]:
+        """All baselines of the database, oldest first."""
+        query = select(BaselineTable).order_by(BaselineTable.created_at, BaselineTable.fingerprint)
+        with self._reading() as session:
+            return [_row(BaselineRow, found) for found in session.scalars(query)]
+
+    def save_evaluation(self, study: str, trial: int, step: int, rows: Sequence[EvaluationRow]) -> None:
+        """Write the metrics of all tasks at a step; a resumed trial replaces what it had written there."""
+        self._replace(EvaluationTable, {"study": study, "trial": trial, "step": step}, rows)
+
+    def evaluations(self, study: str, trial: int | None = None) -> list[StoredEvaluation]:
+        """Evaluations of a trial, or of all trials of a study, by trial, step and task."""
+        return self._of_trial(StoredEvaluation, EvaluationTable, study, trial)
+
+    def save_conflicts(self, study: str, trial: int, rows: Sequence[ConflictRow]) -> None:
+        """Write the conflict rates of a trial, replacing those it had."""
+        self._replace(ConflictTable, {"study": study, "trial": trial}, rows)
+
+    def conflicts(self, study: str, trial: int) -> list[ConflictRow]:
+        """Conflict rates of a trial, by layer and pair."""
+        return self._of_trial(ConflictRow, ConflictTable, study, trial)
+
+    def save_plan(self, study: str, trial: int, rows: Sequence[PlanRow]) -> None:
+        """Write the expansion plan of a trial, replacing the one it had; no growth, no rows."""
+        self._replace(PlanTable, {"study": study, "trial": trial}, rows)
+
+    def plan(self, study: str, trial: int) -> list[PlanRow]:
+        """Expansion plan of a trial, by layer, operation and group."""
+        return self._of_trial(PlanRow, PlanTable, study, trial)
+
+    def save_run(self, row: RunRow) -> None:
+        """Write the facts of a run, replacing those of the same study and trial."""
+        self._replace(RunTable, {"study": row.study, "trial": row.trial}, [row])
+
+    def runs(self, study: str) -> list[RunRow]:
+        """Facts of all runs of a study, by trial."""
+        return self._of_trial(RunRow, RunTable, study, None)
+
+    def delete_study(self, study: str) -> None:
+        """Forget all trials of a study; baselines stay. Optuna's tables are not touched."""
+        with storage_errors(self._url), Session(self.engine) as session, session.begin():
+            for table in _OF_TRIALS:
+                session.execute(delete(table).filter_by(study=study))
+
+    @contextmanager
+    def _reading(self) -> Iterator[Session]:
+        with storage_errors(self._url), Session(self.engine) as session:
+            yield session
+
+    def _of_trial(self, row: type[RowT], table: type[Base], study: str, trial: int | None) -> list[RowT]:
+        query = select(table).filter_by(study=study).order_by(*inspect(table).primary_key)
+        if trial is not None:
+            query = query.filter_by(trial=trial)
+        with self._reading() as session:
+            return [_row(row, found) for found in session.scalars(query)]
+
+    def _replace(self, table: type[Base], place: Mapping[str, Any], rows: Sequence[Any]) -> None:
+        values = [{**_columns(table, row), **place} for row in rows]
+
+        def write() -> None:
+            with Session(self.engine) as session, session.begin():
+                session.execute(delete(table).filter_by(**place))
+                if values:
+                    session.execute(insert(table), values)
+
+        with storage_errors(self._url):
+            try:
+                write()
+            except IntegrityError:
+                # Another process wrote the same rows between our delete and insert.
+                write()
+
+    def _create(self) -> None:
+        Base.metadata.create_all(self.engine)
+        with Session(self.engine) as session, session.begin():
+            if session.get(SchemaTable, 1) is None:
+                session.execute(insert(SchemaTable), [{"id": 1, "version": SCHEMA_VERSION}])
+
+    def _check_version(self) -> None:
+        if not inspect(self.engine).has_table(SchemaTable.__tablename__):
+            return
+        with Session(self.engine) as session:
+            found = session.get(SchemaTable, 1)
+            version = SCHEMA_VERSION if found is None else found.version
+        if version != SCHEMA_VERSION:
+            cure = "Update dtme-search" if version > SCHEMA_VERSION else "Use the dtme-search that made them"
+            raise StorageError(
+                f"{mask_url(self._url)}: its dtme tables must be of version {SCHEMA_VERSION}, got {version}. "
+                f"{cure}, or give another database with --storage."
+            )
+
+
+def records_for(storage: RDBStorage) -> Records:
+    """Records in the database of an Optuna storage, over the same connections."""
+    return Records(storage.engine)
+
+
+def _columns(table: type[Base], row: Any) -> dict[str, Any]:
+    """Values by column; a number that is not finite is unknown, which not every column may be."""
+    columns = table.__table__.columns
+    values = {}
+    for field in fields(row):
+        value = getattr(row, field.name)
+        if isinstance(value, float) and not math.isfinite(value):
+            if not columns[field.name].nullable:
+                raise ValueError(f"{table.__tablename__}.{field.name} must be finite, got {value}")
+            value = None
+        values[field.name] = value
+    return values
+
+
+def _row(row: type[RowT], found: Base) -> RowT:
+    make: Callable[..., RowT] = row
+    return make(**{field.name: getattr(found, field.name) for field in fields(row)})  # type: ignore[arg-type]

@@ -1,0 +1,51 @@
+"""Ctrl-C, SIGTERM and time limits: stop at the next step with a checkpoint, or at once when asked twice."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+import time
+from types import FrameType, TracebackType
+from typing import Self
+
+_log = logging.getLogger(__name__)
+
+
+class StopSwitch:
+    """Tells a run to stop: after the first SIGINT or SIGTERM, or when the time is up.
+
+    A second signal raises ``KeyboardInterrupt`` at once. Outside the main thread (a notebook's worker,
+    a test) signals stay as they are and only the time counts.
+
+    Args:
+        timeout: Seconds from now, or ``None`` for no limit.
+    """
+
+    def __init__(self, timeout: float | None = None) -> None:
+        self._deadline = None if timeout is None else time.monotonic() + timeout
+        self._asked = False
+        self._before: dict[signal.Signals, object] = {}
+
+    def __call__(self) -> bool:
+        """Whether to stop."""
+        return self._asked or (self._deadline is not None and time.monotonic() >= self._deadline)
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._on_signal)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+        self._before.clear()
+
+    def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
+        if self._asked:
+            raise KeyboardInterrupt
+        self._asked = True
+        _log.warning("stopping at the next step with a checkpoint; once more stops at once")

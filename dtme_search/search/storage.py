@@ -1,0 +1,297 @@
+"""The database of a study: opened without surprises, continued only when it is still the same search."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import time
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import optuna
+import sqlalchemy
+from optuna.exceptions import ExperimentalWarning, StorageInternalError
+from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
+from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
+from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
+from sqlalchemy.exc import SQLAlchemyError
+
+from dtme_search.config import StudyConfig
+from dtme_search.errors import ConfigError, StorageError, nearest
+from dtme_search.search.engine import (
+    engine_options,
+    make_engine,
+    mask_url,
+    parse_url,
+    storage_errors,
+    tune_sqlite,
+)
+from dtme_search.search.space import SearchSpace
+
+__all__ = [
+    "DEFINITION_ATTR",
+    "FINGERPRINT_ATTR",
+    "build_pruner",
+    "build_sampler",
+    "default_storage_url",
+    "load_existing",
+    "mask_url",
+    "open_storage",
+    "open_study",
+    "sampler_seed",
+]
+
+_logger = logging.getLogger(__name__)
+
+DEFINITION_ATTR = "dtme:definition"
+"""Study attribute: objectives, limits and search space in readable form."""
+FINGERPRINT_ATTR = "dtme:space_fingerprint"
+"""Study attribute: ``SearchSpace.fingerprint``."""
+
+_CREATION_TRIES = 4
+_HEARTBEAT_SECONDS = 60
+_GRACE_SECONDS = 180
+_MAX_RETRIES = 2
+
+
+def default_storage_url(study_name: str, workdir: Path = Path("dtme-runs")) -> str:
+    """URL of the SQLite file of a study, ``<workdir>/<study>/study.db``."""
+    # Absolute, so that workers started elsewhere find the same file.
+    path = Path(os.path.abspath(workdir)) / study_name / "study.db"
+    return sqlalchemy.URL.create("sqlite", database=str(path)).render_as_string()
+
+
+def open_storage(url: str, *, create: bool = True) -> RDBStorage:
+    """Open a database and create Optuna's tables where they are missing; safe for several processes at once.
+
+    A worker that dies without a word is noticed after 180 s without heartbeat, and its trial is tried
+    again at most twice.
+
+    Args:
+        url: Any URL that SQLAlchemy knows; ``postgresql://`` and ``mysql://`` get the driver of our extras.
+        create: Whether a database that is not there yet may be created.
+
+    Raises:
+        StorageError: One line without passwords: malformed, driver missing, unreachable, or not ours.
+    """
+    parsed = parse_url(url)
+    if parsed.get_backend_name() == "sqlite":
+        _prepare_file(parsed, create)
+    engine = make_engine(url)
+    try:
+        with storage_errors(url), engine.connect():
+            has_tables = sqlalchemy.inspect(engine).has_table("studies")
+    finally:
+        engine.dispose()
+    if not create and not has_tables:
+        raise StorageError(f"{mask_url(url)} holds no study yet. `dtme-search optimize` starts one.")
+    storage = _create_tables(url)
+    tune_sqlite(storage.engine)
+    # Connections made so far do not know the tuning.
+    storage.engine.dispose()
+    return storage
+
+
+def open_study(
+    storage: RDBStorage,
+    study: StudyConfig,
+    space: SearchSpace,
+    *,
+    sampler: BaseSampler,
+    pruner: BasePruner,
+) -> optuna.Study:
+    """Create a study, or continue it if objectives, limits and search space are the same as before.
+
+    Raises:
+        StorageError: If a study of this name searches something else; names what differs and the ways out.
+    """
+    definition = {
+        "objectives": [f"{name}: {direction}" for name, direction in study.objectives.items()],
+        "limits": dict(study.limits),
+        **space.definition,
+    }
+    with storage_errors(storage.url):
+        opened = optuna.create_study(
+            study_name=study.name,
+            storage=storage,
+            directions=list(study.objectives.values()),
+            sampler=sampler,
+            pruner=pruner,
+            load_if_exists=True,
+        )
+        stored = opened.user_attrs.get(DEFINITION_ATTR)
+        # Optuna keeps the old directions without a word.
+        directions = [direction.name.lower() for direction in opened.directions]
+        if stored is None and (
+            directions != [*study.objectives.values()] or opened.get_trials(deepcopy=False)
+        ):
+            raise StorageError(
+                f"{mask_url(storage.url)}: study '{study.name}' was not made by dtme-search. "
+                "Give the study another `name:`."
+            )
+        if stored is not None:
+            changes = _differences(stored, json.loads(json.dumps(definition)))
+            if changes:
+                raise StorageError(_refusal(study.name, storage.url, changes))
+            return opened
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            opened.set_metric_names(list(study.objectives))
+        opened.set_user_attr(FINGERPRINT_ATTR, space.fingerprint)
+        opened.set_user_attr(DEFINITION_ATTR, definition)
+    return opened
+
+
+def load_existing(storage: RDBStorage, name: str) -> optuna.Study:
+    """Load a study to look at.
+
+    Raises:
+        StorageError: If there is none of this name; lists those that are there.
+    """
+    with storage_errors(storage.url):
+        try:
+            return optuna.load_study(study_name=name, storage=storage)
+        except KeyError:
+            known = optuna.get_all_study_names(storage)
+    hint = nearest(name, known) if known else " It holds no study yet; `dtme-search optimize` starts one."
+    raise StorageError(f"{mask_url(storage.url)}: no study is named '{name}'.{hint}")
+
+
+def build_sampler(study: StudyConfig, seed: int) -> BaseSampler:
+    """Optuna sampler of a study, every default that changes results pinned.
+
+    Raises:
+        ConfigError: If ``gp`` is asked for with conditional parameters, which it would sample at random.
+    """
+    num_startup = study.sampler.num_startup_trials
+    match study.sampler.name:
+        case "tpe":
+            with warnings.catch_warnings():
+                # group=True is marked experimental; it is what makes `when` and multivariate go together.
+                warnings.simplefilter("ignore", ExperimentalWarning)
+                return TPESampler(
+                    multivariate=True,
+                    group=True,
+                    constant_liar=True,
+                    n_startup_trials=num_startup,
+                    seed=seed,
+                )
+        case "nsga2":
+            return NSGAIISampler(seed=seed)
+        case "random":
+            return RandomSampler(seed=seed)
+        case "gp":
+            for path, searched in study.search.items():
+                if searched.when:
+                    raise ConfigError(
+                        f"study {study.name}: sampler.name must not be gp with conditional parameters, "
+                        f"got search.{path}.when. Use tpe."
+                    )
+            return GPSampler(seed=seed, n_startup_trials=num_startup)
+
+
+def build_pruner(study: StudyConfig, num_evaluations: int) -> BasePruner:
+    """Optuna pruner of a study with one objective; steps are evaluations, counted from 0."""
+    pruner = study.pruner
+    match pruner.name:
+        case "none":
+            return NopPruner()
+        case "median":
+            return MedianPruner(
+                n_startup_trials=pruner.num_startup_trials, n_warmup_steps=pruner.num_warmup_evaluations
+            )
+        case "halving":
+            return SuccessiveHalvingPruner(min_resource=1, reduction_factor=3)
+        case "hyperband":
+            return HyperbandPruner(min_resource=1, max_resource=max(num_evaluations, 1), reduction_factor=3)
+
+
+def sampler_seed(base_seed: int, worker: int, num_existing_trials: int) -> int:
+    """Seed of a worker's sampler, below 2**32.
+
+    Equal seeds would make two workers, or a resumed one, propose the same first points.
+
+    Example:
+        >>> len({sampler_seed(0, worker, trials) for worker in range(3) for trials in range(3)})
+        9
+    """
+    text = f"{base_seed}/{worker}/{num_existing_trials}"
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
+
+
+def _prepare_file(url: sqlalchemy.URL, create: bool) -> None:
+    if url.database in (None, "", ":memory:"):
+        raise StorageError(
+            "sqlite:// must name a file, got a database in memory. Use sqlite:////folder/study.db."
+        )
+    path = Path(url.database)
+    if not create and not path.is_file():
+        raise StorageError(f"{path}: no such database. `dtme-search optimize` starts one.")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise StorageError(
+            f"{path.parent}: the folder of the database cannot be made: {error.strerror}."
+        ) from error
+
+
+def _create_tables(url: str) -> RDBStorage:
+    for attempt in range(_CREATION_TRIES):
+        try:
+            return _rdb_storage(url)
+        except (SQLAlchemyError, StorageInternalError, RuntimeError) as error:
+            # Processes that start on an empty database at once create the same tables; one of them wins.
+            _logger.debug("creating the tables of %s: %s", mask_url(url), type(error).__name__)
+            time.sleep(0.1 * (attempt + 1))
+    with storage_errors(url):
+        try:
+            return _rdb_storage(url)
+        except RuntimeError:
+            raise StorageError(
+                f"{mask_url(url)}: its tables are of another version of Optuna than the one installed, "
+                f"{optuna.__version__}. Install that version, or run `optuna storage upgrade` on a copy."
+            ) from None
+
+
+def _rdb_storage(url: str) -> RDBStorage:
+    parsed = parse_url(url)
+    with warnings.catch_warnings():
+        # Heartbeats are marked experimental; without them a killed worker's trial would run for ever.
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        return RDBStorage(
+            # RDBStorage formats the URL as a template.
+            parsed.render_as_string(hide_password=False).replace("{", "{{").replace("}", "}}"),
+            engine_kwargs=engine_options(parsed),
+            heartbeat_interval=_HEARTBEAT_SECONDS,
+            grace_period=_GRACE_SECONDS,
+            heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(max_retry=_MAX_RETRIES),
+        )
+
+
+def _differences(old: Any, new: Any, path: str = "") -> list[str]:
+    """Dotted paths at which two plain values differ, with both values."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        return [
+            difference
+            for key in [*old, *(key for key in new if key not in old)]
+            for difference in _differences(old.get(key), new.get(key), f"{path}.{key}" if path else key)
+        ]
+    return [] if json.dumps(old) == json.dumps(new) else [f"{path} was {_short(old)}, is {_short(new)}"]
+
+
+def _short(value: Any) -> str:
+    text = "absent" if value is None else json.dumps(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _refusal(name: str, url: str, changes: list[str]) -> str:
+    more = f" (and {len(changes) - 5} more)" if len(changes) > 5 else ""
+    return (
+        f"study '{name}' in {mask_url(url)} searches something else: {'; '.join(changes[:5])}{more}. "
+        "Give the study another `name:`, take the change back, or delete the old one: "
+        f"optuna delete-study --study-name {name} --storage {mask_url(url)}"
+    )

@@ -1,0 +1,204 @@
+"""Open a study, run it to its total, or look at it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import optuna
+
+from dtme_search.config import RunConfig, StudyConfig, base_config, find_file, load_study_config, validate
+from dtme_search.models import describe_backbone
+from dtme_search.search.baselines import Baselines
+from dtme_search.search.data_shelf import DataShelf
+from dtme_search.search.diary import DrawFiles
+from dtme_search.search.lifecycle import check_failures, hand_back, num_left, recover
+from dtme_search.search.listener import Listener
+from dtme_search.search.objective import Objective
+from dtme_search.search.records import BaselineRow, Records, records_for
+from dtme_search.search.space import SearchSpace
+from dtme_search.search.stopping import StopSwitch
+from dtme_search.search.storage import (
+    build_pruner,
+    build_sampler,
+    default_storage_url,
+    load_existing,
+    open_storage,
+    open_study,
+    sampler_seed,
+)
+from dtme_search.search.workspace import Workspace
+from dtme_search.training import TrainingInterrupted, pick_device
+
+DEFAULT_WORKDIR = Path("dtme-runs")
+STUDY_ATTR = "dtme:study"
+"""Study attribute: the ``StudyConfig`` it last ran with, as JSON."""
+
+
+@dataclass(frozen=True)
+class LoadedStudy:
+    """A study with its database.
+
+    Attributes:
+        config: As it was when the study was created.
+        optuna: Trials, parameters, values.
+        records: Baselines, evaluations, conflicts, plans, run facts.
+    """
+
+    config: StudyConfig
+    optuna: optuna.Study
+    records: Records
+
+    @property
+    def name(self) -> str:
+        """Name of the study."""
+        return self.config.name
+
+
+def storage_url(study_name: str, storage: str | None, workdir: Path) -> str:
+    """Database of a study: the one given, else ``DTME_STORAGE``, else SQLite in the study's folder."""
+    return storage or os.environ.get("DTME_STORAGE") or default_storage_url(study_name, workdir)
+
+
+def load_study(study: str, *, storage: str | None = None, workdir: Path = DEFAULT_WORKDIR) -> LoadedStudy:
+    """Open a study that exists.
+
+    Args:
+        study: Name of the study, or the path of its YAML.
+        storage: Database URL; see :func:`storage_url`.
+        workdir: Where studies lie by default.
+
+    Raises:
+        StorageError: If there is no such study or the database cannot be reached.
+    """
+    name = load_study_config(study).name if study.endswith((".yaml", ".yml")) else study
+    opened = open_storage(storage_url(name, storage, workdir), create=False)
+    found = load_existing(opened, name)
+    config = validate(StudyConfig, json.loads(found.user_attrs[STUDY_ATTR]), f"study {name}")
+    return LoadedStudy(config, found, records_for(opened))
+
+
+def read_study(
+    study: str, overrides: Sequence[str] = (), data_root: str | None = None
+) -> tuple[StudyConfig, RunConfig]:
+    """A study's definition and its base config with overrides and the data folder put in.
+
+    Raises:
+        ConfigError: If either is wrong.
+    """
+    path = find_file(study, "studies")
+    config = load_study_config(study)
+    if data_root is not None:
+        overrides = (*overrides, f"data.root={data_root}")
+    return config, base_config(config, path.parent, tuple(overrides))
+
+
+def train_baselines(
+    study: str,
+    *,
+    storage: str | None = None,
+    device: str | None = None,
+    data_root: str | None = None,
+    workdir: Path = DEFAULT_WORKDIR,
+    overrides: Sequence[str] = (),
+    listener: Listener | None = None,
+) -> dict[str, BaselineRow]:
+    """Train the single-task baselines of a study that are missing; gives all of them by task."""
+    config, base = read_study(study, overrides, data_root)
+    hears = listener or Listener()
+    shelf = DataShelf(pick_device(device), on_progress=hears.data_reading)
+    shelf.get(base)
+    records = records_for(open_storage(storage_url(config.name, storage, workdir)))
+    records.create_tables()
+    workspace = Workspace.of_study(workdir, config.name)
+    with StopSwitch() as switch:
+        return Baselines(records, shelf, workspace.baseline, hears, switch).get(base)
+
+
+def optimize(
+    study: str,
+    *,
+    storage: str | None = None,
+    trials: int | None = None,
+    timeout: float | None = None,
+    device: str | None = None,
+    data_root: str | None = None,
+    workdir: Path = DEFAULT_WORKDIR,
+    overrides: Sequence[str] = (),
+    listener: Listener | None = None,
+    draw: DrawFiles | None = None,
+) -> LoadedStudy:
+    """Run a study until it has its total of finished trials; continues where it stopped.
+
+    Args:
+        study: Name of a study, or the path of its YAML.
+        storage: Database URL; see :func:`storage_url`.
+        trials: Finished trials to reach, over all runs; the study's own number by default.
+        timeout: Seconds after which the trial in hand is checkpointed and handed back.
+        device: ``cpu``, ``cuda`` or ``cuda:N``; the best there is by default.
+        data_root: Folder of the data set.
+        workdir: Where checkpoints, pictures and by default the database lie.
+        overrides: ``path=value`` strings for the base config.
+        listener: Hears of progress.
+        draw: Draws pictures of each finished trial.
+
+    Raises:
+        DtmeSearchError: If something is wrong that the user can mend. What can be checked is checked
+            before anything is written or trained.
+    """
+    config, base = read_study(study, overrides, data_root)
+    total = trials or config.trials
+    hears = listener or Listener()
+    backbone = describe_backbone(base.model, base.data.image_size)
+    space = SearchSpace.from_study(config, base, backbone.num_layers)
+    points = [space.point(point) for point in config.enqueue]
+    pruner = build_pruner(config, base.train.num_evaluations)
+    shelf = DataShelf(pick_device(device), on_progress=hears.data_reading)
+    shelf.get(base)  # reads every file of the search, so a broken one is found now
+
+    optuna.logging.set_verbosity(optuna.logging.CRITICAL)  # the listener tells the same in our words
+    opened = open_storage(storage_url(config.name, storage, workdir))
+    workspace = Workspace.of_study(workdir, config.name)
+    found = open_study(opened, config, space, sampler=build_sampler(config, config.seed), pruner=pruner)
+    found.sampler = build_sampler(config, sampler_seed(config.seed, 0, len(found.get_trials(deepcopy=False))))
+    records = records_for(opened)
+    records.create_tables()
+    found.set_user_attr(STUDY_ATTR, config.model_dump_json())
+    recover(found, workspace)
+    for point in points:
+        found.enqueue_trial(point, skip_if_exists=True)
+
+    with StopSwitch(timeout) as switch:
+        try:
+            baselines = Baselines(records, shelf, workspace.baseline, hears, switch).get(base)
+        except TrainingInterrupted:
+            return LoadedStudy(config, found, records)
+        objective = Objective(config, space, baselines, shelf, records, workspace, total, hears, draw, switch)
+        _run_trials(found, objective, total, switch, config.max_failures_in_a_row)
+    return LoadedStudy(config, found, records)
+
+
+def _run_trials(
+    study: optuna.Study, objective: Objective, total: int, switch: StopSwitch, failures_in_a_row: int
+) -> None:
+    try:
+        while not switch() and num_left(study, total) > 0:
+            # One trial a call: Optuna's own n_trials counts per call, not per study.
+            study.optimize(objective, n_trials=1, catch=(Exception,))
+            if switch():
+                _hand_back_unfinished(study, objective)
+            check_failures(study, failures_in_a_row)
+    except KeyboardInterrupt:
+        _hand_back_unfinished(study, objective)
+        raise
+
+
+def _hand_back_unfinished(study: optuna.Study, objective: Objective) -> None:
+    if objective.last_number is None:
+        return
+    trial = study.get_trials(deepcopy=False)[objective.last_number]
+    if trial.state == optuna.trial.TrialState.FAIL and "error" not in trial.user_attrs:
+        hand_back(study, trial.number)

@@ -1,0 +1,184 @@
+"""Conflicts between task gradients in the range and the null space of each layer's tokens.
+
+Source: arXiv 2507.07485v2, Sec. 4.2. Two tasks conflict at a token when the projections of their gradients
+onto a subspace have a non-positive dot product. Only signs count, so losses may be scaled by any
+positive factor. A zero gradient conflicts with every other, to the letter of that rule.
+
+Shapes: B images of a batch, L tokens of an image, P embedding dim, K tasks, D layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from dtme_search.errors import TrainingError
+from dtme_search.token_space.report import ConflictReport, pair_matrices
+from dtme_search.token_space.subspace import CovarianceAccumulator, TokenSpace, split_token_space
+
+BatchT = TypeVar("BatchT")
+Forward = Callable[[BatchT], tuple[Mapping[str, Tensor], Sequence[Tensor]]]
+"""Batch -> scalar loss of each task, and the tokens that enter each layer, (B, L, P)."""
+Progress = Callable[[int, int], None]
+"""Called with the batches done and the number of batches."""
+
+
+def conflict_rates(gradients: Tensor, token_space: TokenSpace) -> tuple[Tensor, Tensor]:
+    """Fraction of tokens at which each pair of tasks conflicts, in the range and in the null space.
+
+    In an empty subspace the rate is 0 (ours; to the letter ``0 <= 0`` would always conflict).
+
+    Args:
+        gradients: Gradient of each task's loss for every token, shape (K, B, L, P).
+        token_space: Subspaces of the layer that the tokens enter.
+
+    Returns:
+        Two symmetric matrices, float64, shape (K, K), zero on the diagonal.
+
+    Raises:
+        ValueError: If the gradients have another shape or another P than the token space.
+
+    Example:
+        >>> space = split_token_space(torch.diag(torch.tensor([9.0, 0.01])), variance_ratio=100.0)
+        >>> gradients = torch.tensor([[1.0, 1.0], [1.0, -1.0]]).reshape(2, 1, 1, 2)
+        >>> range_rates, null_rates = conflict_rates(gradients, space)
+        >>> range_rates.tolist(), null_rates.tolist()
+        ([[0.0, 0.0], [0.0, 0.0]], [[0.0, 1.0], [1.0, 0.0]])
+    """
+    if gradients.ndim != 4 or gradients.shape[3] != token_space.embed_dim:
+        raise ValueError(
+            f"gradients must have shape (tasks, images, tokens, {token_space.embed_dim}), "
+            f"got {tuple(gradients.shape)}."
+        )
+    num_tasks, num_images, num_tokens, _ = gradients.shape
+    counts = _count_conflicts(gradients, token_space).sum(1).to(torch.float64)
+    range_rates, null_rates = pair_matrices(counts / (num_images * num_tokens), num_tasks)
+    return range_rates, null_rates
+
+
+def measure_conflicts(
+    batches: Callable[[], Iterable[BatchT]],
+    forward: Forward[BatchT],
+    *,
+    variance_ratio: float,
+    on_progress: Progress | None = None,
+) -> ConflictReport:
+    """Measure the conflicts of all tasks at every layer on a set of images.
+
+    Two passes over the same batches, so that memory does not grow with the number of images: the first
+    accumulates the covariance of the tokens of each layer, the second takes one backward pass per task for
+    the gradients at all layers and counts. All tasks of a batch see the same forward pass.
+
+    Args:
+        batches: Gives the same batches each time it is called.
+        forward: Runs the model; called outside autocast, which it may use inside. The first pass calls it
+            without gradients. In the second every layer input must be part of the graph of every loss.
+            Images must not influence each other (no batch statistics), else errors by image mislead.
+        variance_ratio: Splits the token space, see :func:`split_token_space`.
+        on_progress: Told after each batch of the second pass, which takes nearly all of the time.
+
+    Returns:
+        The report, on the CPU. Parameters and their ``grad`` are as before.
+
+    Raises:
+        ValueError: If there are no batches, not the same twice, or layer inputs are not (B, L, P).
+        TrainingError: If a loss is not finite.
+    """
+    covariances: list[CovarianceAccumulator] = []
+    num_batches = 0
+    with torch.no_grad():
+        for batch in batches():
+            _, layer_inputs = _run(forward, batch)
+            covariances = covariances or [CovarianceAccumulator() for _ in layer_inputs]
+            for accumulator, tokens in zip(covariances, layer_inputs, strict=True):
+                accumulator.update(tokens)
+            num_batches += 1
+    if not num_batches:
+        raise ValueError("batches must give at least one batch, got none.")
+    spaces = [split_token_space(accumulator.covariance(), variance_ratio) for accumulator in covariances]
+
+    tasks: tuple[str, ...] = ()
+    num_positions: set[int] = set()
+    counts: list[Tensor] = []
+    for batch in batches():
+        with torch.enable_grad():
+            losses, layer_inputs = _run(forward, batch)
+        tasks = tasks or tuple(losses)
+        num_positions.add(layer_inputs[0].shape[1])
+        counts.append(_count_batch([losses[task] for task in tasks], layer_inputs, spaces))
+        if on_progress is not None:
+            on_progress(len(counts), num_batches)
+    if len(counts) != num_batches:
+        raise ValueError(
+            f"batches must give the same batches twice, got {num_batches} and then {len(counts)}. "
+            "Pass a function that makes a new iterator each time."
+        )
+    if len(num_positions) != 1:
+        raise ValueError(f"images must have equally many tokens, got {sorted(num_positions)}.")
+    range_counts, null_counts = torch.cat(counts, dim=1).cpu()
+    return ConflictReport(
+        tasks,
+        float(variance_ratio),
+        embed_dim=spaces[0].embed_dim,
+        num_positions=num_positions.pop(),
+        range_dims=tuple(space.range_dim for space in spaces),
+        range_counts=range_counts,
+        null_counts=null_counts,
+    )
+
+
+def _run(forward: Forward[BatchT], batch: BatchT) -> tuple[Mapping[str, Tensor], Sequence[Tensor]]:
+    losses, layer_inputs = forward(batch)
+    if not losses or not layer_inputs:
+        raise ValueError("forward must give at least one loss and one layer input.")
+    for tokens in layer_inputs:
+        if tokens.ndim != 3:
+            raise ValueError(f"layer inputs must have shape (B, L, P), got {tuple(tokens.shape)}.")
+    for task, loss in losses.items():
+        if not loss.isfinite():
+            raise TrainingError(
+                f"conflict measurement: the loss of task '{task}' must be finite, got {loss.item()}. "
+                "Lower train.lr or set train.grad_clip."
+            )
+    return losses, layer_inputs
+
+
+def _count_batch(
+    losses: Sequence[Tensor], layer_inputs: Sequence[Tensor], spaces: Sequence[TokenSpace]
+) -> Tensor:
+    """Conflict counts of one batch, int64, shape (2, B, D, pairs): range, then null."""
+    gradients = [
+        torch.autograd.grad(loss, layer_inputs, retain_graph=index < len(losses) - 1)
+        for index, loss in enumerate(losses)
+    ]
+    per_layer = [
+        _count_conflicts(torch.stack(of_layer), space)
+        for *of_layer, space in zip(*gradients, spaces, strict=True)
+    ]
+    return torch.stack(per_layer, dim=2)
+
+
+def _count_conflicts(gradients_KBLP: Tensor, space: TokenSpace) -> Tensor:
+    """Tokens of each image at which a pair conflicts, int64, shape (2, B, pairs): range, then null."""
+    # Half precision would round the small null components away.
+    gradients_KBLP = gradients_KBLP.to(torch.promote_types(gradients_KBLP.dtype, torch.float32))
+    return torch.stack(
+        [
+            _count_in(gradients_KBLP, basis.to(gradients_KBLP))
+            for basis in (space.range_basis, space.null_basis)
+        ]
+    )
+
+
+def _count_in(gradients_KBLP: Tensor, basis_PR: Tensor) -> Tensor:
+    num_tasks, num_images = gradients_KBLP.shape[:2]
+    first, second = torch.triu_indices(num_tasks, num_tasks, offset=1, device=gradients_KBLP.device)
+    if not basis_PR.shape[1]:
+        return torch.zeros(num_images, len(first), dtype=torch.int64, device=gradients_KBLP.device)
+    # The basis is orthonormal, so dot products of coordinates are those of the projections.
+    coordinates_KBLR = gradients_KBLP @ basis_PR
+    dots_KKBL = torch.einsum("iblr,jblr->ijbl", coordinates_KBLR, coordinates_KBLR)
+    return (dots_KKBL[first, second] <= 0).sum(2).T

@@ -1,0 +1,201 @@
+"""From conflicts and a config to an ``ExpansionPlan`` (arXiv 2507.07485v2, Sec. 4.3 and App. B.3).
+
+Token modulation goes where range conflicts are worst, token expansion where null conflicts are worst,
+each with a ranking of its own. Thresholds, merging and the treatment of controls are ours.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Sequence
+from itertools import combinations
+
+import torch
+from torch import Tensor
+
+from dtme_search.config import ExpansionConfig, TaskGroups
+from dtme_search.errors import ConfigError
+from dtme_search.token_space.plan import ExpansionPlan
+from dtme_search.token_space.report import ConflictReport, Space
+
+_SPACES: tuple[Space, Space] = ("range", "null")
+"""Subspace that decides about token modulation, and the one that decides about token expansion."""
+
+
+def needs_conflicts(config: ExpansionConfig) -> bool:
+    """Whether :func:`plan_expansion` looks at a report under this config."""
+    if config.policy == "per_layer":
+        return "auto" in config.layers or config.pair_threshold > 0 or config.max_streams is not None
+    return config.policy == "conflict"
+
+
+def plan_expansion(
+    report: ConflictReport | None,
+    config: ExpansionConfig,
+    tasks: Sequence[str],
+    num_layers: int,
+    seed: int,
+) -> ExpansionPlan:
+    """Decide which layers grow, how, and for which groups of tasks.
+
+    - ``policy``: none; conflict; per_layer (explicit choices, ``auto`` ones as conflict would decide over
+      all layers); fixed.
+    - How many layers: the share ``range_layer_ratio`` (``null_layer_ratio``) of all layers, rounded up,
+      less those whose score is below ``range_threshold`` (``null_threshold``).
+    - Which ones, by ``selection``: most conflicts first; or a control of the paper with as many layers:
+      random; reversed (fewest conflicts first); swapped (modulation by null conflicts, expansion by
+      range conflicts).
+    - Which tasks: all whose largest pair rate there reaches ``pair_threshold``, in the range space for
+      modulation, in the null space for expansion. The others keep their stream.
+    - ``max_streams``: see :func:`merge_tasks`. Where ``pair_threshold`` takes a task out of a merged group,
+      that task and the rest of its group part, and there can be more streams than groups.
+
+    Args:
+        report: Measured conflicts; may be ``None`` where :func:`needs_conflicts` is false.
+        config: The ``expansion`` section.
+        tasks: Tasks of the model, in its order.
+        num_layers: Layers of the backbone.
+        seed: Decides selection random, nothing else.
+
+    Raises:
+        ConfigError: If ``expansion.layers`` or ``expansion.plan`` does not fit the model.
+        ValueError: If a report is needed and missing, or is of other tasks or layers.
+    """
+    if config.policy == "none":
+        return ExpansionPlan.empty(tasks, num_layers)
+    if config.policy == "fixed":
+        return ExpansionPlan.from_config(config.plan, tasks, num_layers, config.num_task_tokens)
+    if config.policy == "per_layer" and len(config.layers) != num_layers:
+        raise ConfigError(
+            f"expansion.layers must hold one choice for each of the {num_layers} layers, "
+            f"got {len(config.layers)}. Use auto where conflicts should decide."
+        )
+    if needs_conflicts(config):
+        _check_report(report, tasks, num_layers)
+    layers = _choose_layers(report, config, num_layers, seed)
+    active = [
+        {layer: _active_tasks(report, space, layer, config.pair_threshold, tasks) for layer in chosen}
+        for space, chosen in zip(_SPACES, layers, strict=True)
+    ]
+    groups: TaskGroups = tuple((task,) for task in tasks)
+    if report is not None and config.max_streams is not None:
+        groups = merge_tasks(_mean_conflicts(report, active), tasks, config.max_streams)
+    modulate, expand = (
+        {layer: _restrict(groups, members) for layer, members in per_layer.items()} for per_layer in active
+    )
+    return ExpansionPlan(tuple(tasks), num_layers, config.num_task_tokens, modulate, expand)
+
+
+def merge_tasks(conflicts: Tensor, tasks: Sequence[str], max_groups: int) -> TaskGroups:
+    """Merge tasks until at most ``max_groups`` groups remain, those with fewest conflicts first (ours).
+
+    Agglomerative clustering with average linkage: the conflict of two groups is the mean over all pairs
+    between them. Equal conflicts: the groups that come first in ``tasks``.
+
+    Args:
+        conflicts: Symmetric pair conflicts, shape (K, K).
+        tasks: The K tasks.
+        max_groups: At least 1.
+
+    Returns:
+        A partition of the tasks, in their order.
+
+    Example:
+        >>> conflicts = torch.tensor([[0.0, 0.5, 0.1], [0.5, 0.0, 0.4], [0.1, 0.4, 0.0]])
+        >>> merge_tasks(conflicts, ["semseg", "depth", "edge"], max_groups=2)
+        (('semseg', 'edge'), ('depth',))
+    """
+    groups = [[index] for index in range(len(tasks))]
+
+    def linkage(pair: tuple[int, int]) -> float:
+        first, second = groups[pair[0]], groups[pair[1]]
+        return conflicts[first][:, second].mean().item()
+
+    while len(groups) > max_groups:
+        first, second = min(combinations(range(len(groups)), 2), key=linkage)
+        groups[first] = sorted(groups[first] + groups.pop(second))
+    return tuple(tuple(tasks[index] for index in group) for group in groups)
+
+
+def _check_report(report: ConflictReport | None, tasks: Sequence[str], num_layers: int) -> None:
+    if report is None:
+        raise ValueError("report must be measured for this config, got None. Ask needs_conflicts first.")
+    if report.tasks != tuple(tasks) or report.num_layers != num_layers:
+        raise ValueError(
+            f"report must be of tasks {list(tasks)} and {num_layers} layers, "
+            f"got {list(report.tasks)} and {report.num_layers}."
+        )
+
+
+def _choose_layers(
+    report: ConflictReport | None, config: ExpansionConfig, num_layers: int, seed: int
+) -> tuple[set[int], set[int]]:
+    """Layers with token modulation, layers with token expansion."""
+    choices = config.layers if config.policy == "per_layer" else ("auto",) * num_layers
+    modulate, expand = set[int](), set[int]()
+    if "auto" in choices:
+        assert report is not None
+        modulate, expand = _by_conflicts(report, config, seed)
+    for layer, choice in enumerate(choices):
+        if choice != "auto":
+            modulate -= {layer}
+            expand -= {layer}
+        if choice in ("modulate", "both"):
+            modulate |= {layer}
+        if choice in ("expand", "both"):
+            expand |= {layer}
+    return modulate, expand
+
+
+def _by_conflicts(report: ConflictReport, config: ExpansionConfig, seed: int) -> tuple[set[int], set[int]]:
+    limits = {
+        "range": (config.range_layer_ratio, config.range_threshold),
+        "null": (config.null_layer_ratio, config.null_threshold),
+    }
+    chosen = []
+    for space, other in zip(_SPACES, reversed(_SPACES), strict=True):
+        ratio, threshold = limits[space]
+        scores = report.scores(space).tolist()
+        within = report.ranking(space)[: _num_chosen(ratio, report.num_layers)]
+        num_chosen = sum(scores[layer] >= threshold for layer in within)
+        order = list(report.ranking(other if config.selection == "swapped" else space))
+        if config.selection == "reversed":
+            order.sort(key=lambda layer: (scores[layer], layer))
+        elif config.selection == "random":
+            # From the layer order, so that the draw does not depend on what was measured.
+            order.sort()
+            random.Random(f"expansion {space} {seed}").shuffle(order)
+        chosen.append(set(order[:num_chosen]))
+    return chosen[0], chosen[1]
+
+
+def _num_chosen(ratio: float, num_layers: int) -> int:
+    # Rounded first: 0.1 * 3 * 10 layers are 3, and steps of 0.0833333 or a typed 0.66667 mean twelfths and
+    # two thirds.
+    return math.ceil(round(ratio * num_layers, 4))
+
+
+def _active_tasks(
+    report: ConflictReport | None, space: Space, layer: int, threshold: float, tasks: Sequence[str]
+) -> set[str]:
+    if report is None or threshold <= 0:
+        return set(tasks)
+    largest = report.rates(space)[layer].amax(1).tolist()
+    return {task for task, rate in zip(tasks, largest, strict=True) if rate >= threshold}
+
+
+def _mean_conflicts(report: ConflictReport, active: Sequence[dict[int, set[str]]]) -> Tensor:
+    """Mean pair conflict (K, K) over the operations that take place, each in its own subspace."""
+    rates = [
+        report.rates(space)[layer]
+        for space, per_layer in zip(_SPACES, active, strict=True)
+        for layer, members in sorted(per_layer.items())
+        if members
+    ]
+    return torch.stack(rates).mean(0) if rates else torch.zeros_like(report.range_rates[0])
+
+
+def _restrict(groups: TaskGroups, members: set[str]) -> TaskGroups:
+    kept = (tuple(task for task in group if task in members) for group in groups)
+    return tuple(group for group in kept if group)

@@ -1,0 +1,23 @@
+"""Train, grow, evaluate and resume one model; usable without Optuna."""
+
+from dtme_search.training.checkpoint import load_checkpoint, save_checkpoint
+from dtme_search.training.evaluation import Evaluation, evaluate, no_image_priors
+from dtme_search.training.inspection import conflicts_at_expansion, restore_model
+from dtme_search.training.runtime import pick_device
+from dtme_search.training.trainer import Callbacks, Progress, RunResult, Trainer, TrainingInterrupted
+
+__all__ = [
+    "Callbacks",
+    "Evaluation",
+    "Progress",
+    "RunResult",
+    "Trainer",
+    "TrainingInterrupted",
+    "conflicts_at_expansion",
+    "evaluate",
+    "load_checkpoint",
+    "no_image_priors",
+    "pick_device",
+    "restore_model",
+    "save_checkpoint",
+]

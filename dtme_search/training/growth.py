@@ -1,0 +1,146 @@
+"""What happens at the expansion step: measure conflicts, plan, and time what the growth costs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from statistics import median
+
+import torch
+from torch import Tensor, nn
+
+from dtme_search.config import RunConfig
+from dtme_search.data import Batch, TaskData
+from dtme_search.models import MultiTaskViT
+from dtme_search.token_space import (
+    ConflictReport,
+    ExpansionPlan,
+    measure_conflicts,
+    needs_conflicts,
+    plan_expansion,
+)
+from dtme_search.training.forward import TaskLosses
+from dtme_search.training.runtime import Stopwatch
+
+PROBE_STEPS = 3
+"""Passes timed before and after the growth to measure what a grown step costs."""
+
+_WARMUP_SEED = 7919  # keeps the batches of the decoder warm-up apart from those of the training
+
+
+@dataclass(frozen=True)
+class Growth:
+    """The expansion step of one run. Measuring leaves the model exactly as it was.
+
+    Attributes:
+        config: The run.
+        model: Not grown yet.
+        data: Its data.
+        losses: Task losses of the run.
+        tasks: Tasks that are trained at this step; switched-off auxiliary tasks take no part.
+    """
+
+    config: RunConfig
+    model: MultiTaskViT
+    data: TaskData
+    losses: TaskLosses
+    tasks: tuple[str, ...]
+
+    def measure(self, on_progress: Callable[[str], None] = lambda _: None) -> ConflictReport | None:
+        """Conflict report on training images without augmentation, or ``None`` if the plan needs none.
+
+        The model is in training mode, as the gradients of training are meant [ours].
+        """
+        settings = self.config.expansion
+        if not needs_conflicts(settings):
+            return None
+
+        def forward(batch: Batch) -> tuple[dict[str, Tensor], list[Tensor]]:
+            outputs, layer_inputs = self.model.forward_with_layer_inputs(batch.images)
+            return self.losses.of(outputs, batch, self.tasks), layer_inputs
+
+        with untouched(self.model):
+            self._warm_up_decoders()
+            return measure_conflicts(
+                lambda: self.data.analysis_batches(
+                    settings.num_images, settings.analysis_batch_size, self.config.seed
+                ),
+                forward,
+                variance_ratio=settings.variance_ratio,
+                on_progress=lambda done, total: on_progress(f"measuring conflicts {done}/{total}"),
+            )
+
+    def plan(self, report: ConflictReport | None) -> ExpansionPlan:
+        """Plan over the tasks that are trained; the others keep the shared stream."""
+        num_layers = self.model.info.num_layers
+        plan = plan_expansion(report, self.config.expansion, self.tasks, num_layers, self.config.seed)
+        return replace(plan, tasks=tuple(self.config.tasks))
+
+    def probe_seconds(self, tasks: Sequence[str]) -> float:
+        """Median seconds of a forward and backward pass of ``tasks`` on a training batch; changes nothing."""
+        train = self.config.train
+        batch = next(iter(self.data.train_batches(train.batch_size, self.config.seed + _WARMUP_SEED)))
+        seconds = []
+        watch = Stopwatch(self.data.device)
+        with untouched(self.model):
+            for _ in range(PROBE_STEPS + 1):
+                started = watch.now()
+                torch.stack(list(self.losses(batch, tasks).values())).sum().backward()
+                self.model.zero_grad(set_to_none=True)
+                seconds.append(watch.now() - started)
+        return median(seconds[1:])  # the first pass pays for allocations
+
+    def _warm_up_decoders(self) -> None:
+        """Train the decoders alone, so that conflicts are not those of random decoders [ours]."""
+        settings, train = self.config.expansion, self.config.train
+        if settings.decoder_warmup_steps == 0:
+            return
+        optimizer = torch.optim.Adam(self.model.decoders.parameters(), lr=train.lr)
+        batches = self.data.train_batches(train.batch_size, self.config.seed + _WARMUP_SEED)
+        for _, batch in zip(range(settings.decoder_warmup_steps), batches, strict=False):
+            losses = self.losses(batch, self.tasks)
+            optimizer.zero_grad(set_to_none=True)
+            torch.stack(list(losses.values())).sum().backward()
+            optimizer.step()
+
+
+@dataclass(frozen=True)
+class StepCost:
+    """What a training step costs, in units of one step of the unexpanded model with all its tasks.
+
+    Comparisons at equal steps flatter whatever makes steps dearer, so every run measures this [ours].
+
+    Attributes:
+        phases: ``(first step, ratio)`` of each stretch of steps that cost the same, in order.
+        reference_seconds: Seconds of the unit, measured right before the first change; ``None`` before.
+    """
+
+    phases: tuple[tuple[int, float], ...] = ((0, 1.0),)
+    reference_seconds: float | None = None
+
+    def entering(self, step: int, ratio: float, reference_seconds: float) -> StepCost:
+        """The cost record with a new stretch that begins at ``step``."""
+        return StepCost((*self.phases, (step, ratio)), reference_seconds)
+
+    def mean(self, total_steps: int) -> float:
+        """Mean ratio over a run.
+
+        Example:
+            >>> StepCost(((0, 1.0), (25, 3.0))).mean(100)
+            2.5
+        """
+        ends = [step for step, _ in self.phases[1:]] + [total_steps]
+        spent = sum(ratio * (end - step) for (step, ratio), end in zip(self.phases, ends, strict=True))
+        return spent / total_steps
+
+
+@contextmanager
+def untouched(model: nn.Module) -> Iterator[None]:
+    """Give the model back as it was: weights and running statistics; gradients are dropped."""
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    try:
+        yield
+    finally:
+        model.load_state_dict(before)
+        model.zero_grad(set_to_none=True)

@@ -1,0 +1,65 @@
+"""Look at runs without training them to the end: conflicts at the expansion step, models of checkpoints."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from dtme_search.config import RunConfig
+from dtme_search.data import TaskData
+from dtme_search.errors import TrainingError
+from dtme_search.models import MultiTaskViT, build_model
+from dtme_search.token_space import ConflictReport, ExpansionPlan
+from dtme_search.training.checkpoint import load_checkpoint
+from dtme_search.training.trainer import Callbacks, Trainer, TrainingInterrupted
+
+
+def conflicts_at_expansion(
+    config: RunConfig, data: TaskData, callbacks: Callbacks | None = None
+) -> tuple[ConflictReport, ExpansionPlan]:
+    """Train to the expansion step, measure there, and give the report with the plan that follows from it.
+
+    A policy that needs no measuring is taken as ``conflict``.
+    """
+    if config.expansion.policy != "conflict":
+        expansion = config.expansion.model_copy(update={"policy": "conflict"})
+        config = config.model_copy(update={"expansion": expansion})
+    seen: list[tuple[ExpansionPlan, ConflictReport | None]] = []
+    heard = replace(
+        callbacks or Callbacks(),
+        on_expand=lambda plan, report: seen.append((plan, report)),
+        should_stop=lambda: bool(seen),
+    )
+    model = build_model(
+        config.model, data.specs, data.image_size, seed=config.seed, output_means=data.target_means()
+    )
+    try:
+        Trainer(config, model, data, callbacks=heard).run()
+    except TrainingInterrupted:
+        pass  # the step after the growth is where it stops
+    plan, report = seen[0]
+    assert report is not None
+    return report, plan
+
+
+def restore_model(path: Path, config: RunConfig, data: TaskData) -> MultiTaskViT:
+    """The model of a checkpoint, grown as its plan says.
+
+    Raises:
+        TrainingError: If there is no checkpoint or it does not fit the config.
+    """
+    saved = load_checkpoint(path, None, data.device)
+    if saved is None:
+        raise TrainingError(f"{path}: no such checkpoint. `dtme-search train` writes one.")
+    model_config = config.model.model_copy(update={"pretrained": False, "checkpoint": None})
+    model = build_model(model_config, data.specs, data.image_size, seed=config.seed).to(data.device)
+    if saved["plan"] is not None:
+        model.grow(
+            ExpansionPlan.from_json(saved["plan"]), token_std=config.expansion.token_std, seed=config.seed
+        )
+    try:
+        model.load_state_dict(saved["model"])
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise TrainingError(f"{path}: does not fit the config beside it: {reason}.") from error
+    return model

@@ -1,0 +1,111 @@
+"""The training loss of each kind of task, averaged over valid pixels.
+
+A pixel that is not valid is cut off before any arithmetic: whatever its target holds (NaN, infinity, a
+class that does not exist), neither the loss nor a gradient sees it. A batch without a valid pixel gives a
+loss of 0 that is still connected to the prediction, so that every decoder receives a (zero) gradient.
+
+Shapes: B images, C channels, H height, W width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy, logsigmoid, normalize
+
+from dtme_search.tasks import LossName, TaskSpec
+
+_SHORTEST_NORMAL = 1e-4
+"""Below this length a predicted normal is not stretched further, which bounds the gradient [ours]."""
+
+
+def task_loss(
+    spec: TaskSpec, prediction: Tensor, target: Tensor, valid: Tensor, *, edge_positive_weight: float
+) -> Tensor:
+    """Loss of one task over one batch, always computed in float32.
+
+    The losses are those of InvPT and TaskPrompter, which the DTME paper builds on; all divide by
+    the number n of valid pixels of the batch (1 where there is none):
+
+    - ``cross_entropy``: sum of the cross-entropy / n.
+    - ``l1``: sum of |p - g| / n; several channels are averaged [ours].
+    - ``normals_l1``: the prediction is scaled to unit length, the target is not; |p - g| summed over the
+      three channels and the pixels / n.
+    - ``balanced_bce``: with s = sigmoid(p) and w = ``edge_positive_weight``, the sum of
+      -[w g log s + (1 - w) (1 - g) log(1 - s)] / n.
+
+    Args:
+        spec: Task; names the loss.
+        prediction: Raw output of the decoder, any float type, shape (B, C, H, W).
+        target: Classes int64 (B, H, W); every other kind float32 (B, C, H, W).
+        valid: Where the target counts, bool (B, 1, H, W).
+        edge_positive_weight: Weight of edge pixels, between 0 and 1; read by ``balanced_bce`` only.
+
+    Returns:
+        float32 scalar, differentiable with respect to ``prediction``.
+
+    Raises:
+        ValueError: If the shapes do not belong together.
+
+    Example:
+        >>> from dtme_search.tasks import depth
+        >>> prediction, target = torch.tensor([[[[1.0, 5.0]]]]), torch.tensor([[[[3.0, float("nan")]]]])
+        >>> valid = torch.tensor([[[[True, False]]]])
+        >>> task_loss(depth(), prediction, target, valid, edge_positive_weight=0.95)
+        tensor(2.)
+    """
+    _check_shapes(spec, prediction, target, valid)
+    inside = valid[:, 0] if spec.kind == "classes" else valid
+    kept_prediction = torch.where(valid, prediction, 0.0).float()
+    kept_target = torch.where(inside, target, 0)
+    per_pixel = _LOSSES[spec.loss](kept_prediction, kept_target, edge_positive_weight)
+    total = torch.where(valid[:, 0], per_pixel, 0.0).sum()
+    return total / valid.sum().clamp(min=1)
+
+
+def _cross_entropy(prediction: Tensor, target: Tensor, _: float) -> Tensor:
+    # Without reduction: the reduced form has no deterministic kernel on CUDA.
+    return cross_entropy(prediction, target, reduction="none")
+
+
+def _l1(prediction: Tensor, target: Tensor, _: float) -> Tensor:
+    return (prediction - target).abs().mean(1)
+
+
+def _normals_l1(prediction: Tensor, target: Tensor, _: float) -> Tensor:
+    return (normalize(prediction, dim=1, eps=_SHORTEST_NORMAL) - target).abs().sum(1)
+
+
+def _balanced_bce(prediction: Tensor, target: Tensor, positive_weight: float) -> Tensor:
+    positive = positive_weight * target * logsigmoid(prediction)
+    negative = (1.0 - positive_weight) * (1.0 - target) * logsigmoid(-prediction)
+    return -(positive + negative).mean(1)
+
+
+_LOSSES: dict[LossName, Callable[[Tensor, Tensor, float], Tensor]] = {
+    "cross_entropy": _cross_entropy,
+    "l1": _l1,
+    "normals_l1": _normals_l1,
+    "balanced_bce": _balanced_bce,
+}
+"""Each takes prediction, target and the edge weight, and gives the loss of every pixel, shape (B, H, W)."""
+
+
+def _check_shapes(spec: TaskSpec, prediction: Tensor, target: Tensor, valid: Tensor) -> None:
+    num_images, _, height, width = prediction.shape
+    shapes = {
+        "prediction": (prediction, (num_images, spec.channels, height, width)),
+        "target": (
+            target,
+            (num_images, height, width) if spec.kind == "classes" else tuple(prediction.shape),
+        ),
+        "valid": (valid, (num_images, 1, height, width)),
+    }
+    for name, (tensor, shape) in shapes.items():
+        if tuple(tensor.shape) != shape:
+            raise ValueError(
+                f"loss of task '{spec.name}': {name} must have shape {shape}, got {tuple(tensor.shape)}. "
+                "Pass tensors as data.base.Batch describes them."
+            )

@@ -1,0 +1,116 @@
+"""Where and with which arithmetic a run happens: device, autocast, determinism, timing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from dtme_search.config import TrainConfig
+from dtme_search.errors import ConfigError
+
+
+def pick_device(name: str | None = None) -> torch.device:
+    """Turn ``cpu``, ``cuda``, ``cuda:1`` or nothing (the best there is) into a device.
+
+    Raises:
+        ConfigError: If the name means nothing to torch or the device is not there.
+    """
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"--device must be cpu, cuda or cuda:N, got '{name}'.") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(
+            f"--device must exist, got '{name}' where there are {torch.cuda.device_count()} CUDA devices. "
+            "Use --device cpu."
+        )
+    return device
+
+
+def autocast(train: TrainConfig, device: torch.device) -> torch.autocast:
+    """bfloat16 autocast where ``train.precision`` asks for it; a disabled one elsewhere."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision(train, device) == "bfloat16")
+
+
+def precision(train: TrainConfig, device: torch.device) -> str:
+    """Resolve ``train.precision: auto``."""
+    if train.precision == "auto":
+        return "bfloat16" if device.type == "cuda" else "float32"
+    return train.precision
+
+
+@contextmanager
+def run_numerics(train: TrainConfig, device: torch.device) -> Iterator[None]:
+    """Deterministic algorithms where asked for; the caller's settings and RNG come back at the end.
+
+    On the CPU this is what makes a resumed run equal to an undisturbed one bit for bit: without it,
+    multi-threaded training of a grown model does not even equal itself.
+    """
+    wanted = train.deterministic == "always" or (train.deterministic == "auto" and device.type == "cpu")
+    before = torch.are_deterministic_algorithms_enabled()
+    fill_before = torch.utils.deterministic.fill_uninitialized_memory
+    cuda_devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=cuda_devices):
+        torch.use_deterministic_algorithms(wanted)
+        # Filling fresh tensors with NaN finds bugs in torch, costs time, and changes no result.
+        torch.utils.deterministic.fill_uninitialized_memory = False
+        try:
+            yield
+        finally:
+            torch.use_deterministic_algorithms(before)
+            torch.utils.deterministic.fill_uninitialized_memory = fill_before
+
+
+class Stopwatch:
+    """Seconds per phase of a run. A phase inside another one pauses it, so the phases add up to the total.
+
+    CUDA work is waited for where a phase begins and ends, so the seconds are those of the work, and
+    never inside the training loop.
+    """
+
+    def __init__(self, device: torch.device, seconds: dict[str, float] | None = None) -> None:
+        self.device = device
+        self.seconds = dict(seconds or {})
+        self._phase: str | None = None
+        self._last = 0.0
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Count the time inside as ``name``."""
+        self.lap()
+        outer, self._phase = self._phase, name
+        try:
+            yield
+        finally:
+            self.lap()
+            self._phase = outer
+
+    def lap(self) -> float:
+        """Bring ``seconds`` up to date; returns the clock."""
+        now = self.now()
+        if self._phase is not None:
+            self.seconds[self._phase] = self.seconds.get(self._phase, 0.0) + now - self._last
+        self._last = now
+        return now
+
+    def now(self) -> float:
+        """Clock reading after all queued work is done."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
+
+
+def peak_memory_mb(device: torch.device) -> float:
+    """Largest memory of this process so far: on the GPU as torch counts it, else resident memory."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    import resource
+    import sys
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10

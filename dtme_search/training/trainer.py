@@ -1,0 +1,327 @@
+"""One training run from its first step to its last: train, grow, evaluate, checkpoint, resume.
+
+The trainer knows nothing of Optuna or SQL. Whoever runs it hears of progress through callbacks, and an
+exception raised in ``on_evaluate`` (a pruned trial) ends the run.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from dtme_search.config import RunConfig, run_fingerprint
+from dtme_search.data import Batch, TaskData, make_generator
+from dtme_search.models import MultiTaskViT
+from dtme_search.schedules import build_schedule
+from dtme_search.token_space import ConflictReport, ExpansionPlan
+from dtme_search.training.checkpoint import load_checkpoint, save_checkpoint
+from dtme_search.training.evaluation import Evaluation, evaluate
+from dtme_search.training.forward import TaskLosses
+from dtme_search.training.growth import Growth, StepCost
+from dtme_search.training.loss_log import LossLog
+from dtme_search.training.optimisation import build_optimizer, join_optimizer, learning_rate_factor
+from dtme_search.training.runtime import Stopwatch, peak_memory_mb, precision, run_numerics
+
+_log = logging.getLogger(__name__)
+
+READ_LOSSES_EVERY = 20
+"""Steps between two looks at the losses; each look waits for the device."""
+
+_STEP = 101  # purpose of the random draws of a step, see data.randomness
+
+
+class TrainingInterrupted(Exception):
+    """The run was asked to stop; its checkpoint is on disk and the same call resumes it."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A sign of life: steps done of all steps, and the latest losses by task."""
+
+    step: int
+    total_steps: int
+    losses: Mapping[str, float]
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """Everything a finished run measured.
+
+    Attributes:
+        evaluations: All evaluations; the last one is the result.
+        plan: What was built; an empty plan if nothing was.
+        report: Conflicts as measured, ``None`` when nothing had to be measured.
+        seconds: Seconds per phase (``train``, ``evaluate``, ``measure``, ``checkpoint``), over all restarts.
+        cost: What a step cost, in units of a step of the unexpanded model with all tasks.
+        peak_memory_mb: Largest memory, as :func:`peak_memory_mb` counts it.
+        precision: ``float32`` or ``bfloat16``.
+    """
+
+    evaluations: tuple[Evaluation, ...]
+    plan: ExpansionPlan
+    report: ConflictReport | None
+    total_steps: int
+    seconds: Mapping[str, float]
+    cost: StepCost
+    peak_memory_mb: float
+    precision: str
+
+    @property
+    def metrics(self) -> Mapping[str, float]:
+        """Metrics of the last evaluation."""
+        return self.evaluations[-1].metrics
+
+    @property
+    def step_cost_ratio(self) -> float:
+        """Mean cost of the run's steps in units of an unexpanded step."""
+        return self.cost.mean(self.total_steps)
+
+    @property
+    def seconds_per_step(self) -> float:
+        """Mean training seconds of a step."""
+        return self.seconds.get("train", 0.0) / self.total_steps
+
+
+@dataclass(frozen=True)
+class Callbacks:
+    """What a run tells its owner. ``on_evaluate`` may raise to end the run."""
+
+    on_progress: Callable[[Progress], None] = lambda _: None
+    on_expand: Callable[[ExpansionPlan, ConflictReport | None], None] = lambda _plan, _report: None
+    on_evaluate: Callable[[Evaluation], None] = lambda _: None
+    should_stop: Callable[[], bool] = lambda: False
+
+
+class Trainer:
+    """Trains one model as its config says.
+
+    Every random draw is a function of (seed, purpose, step), so the state of a run is the model, the
+    optimiser, the schedule and the step, nothing else.
+
+    Args:
+        config: The run.
+        model: As built for this config, not grown yet.
+        data: Data of the same tasks on the device of the run.
+        folder: Where the checkpoint lives; ``None`` writes none.
+        callbacks: Who hears of what happens.
+
+    Example:
+        >>> data = build_data(config.data, tuple(config.tasks), device)     # doctest: +SKIP
+        >>> model = build_model(config.model, data.specs, data.image_size, seed=0)     # doctest: +SKIP
+        >>> Trainer(config, model, data).run().metrics     # doctest: +SKIP
+        {'semseg': 0.31, 'depth': 0.92}
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        model: MultiTaskViT,
+        data: TaskData,
+        *,
+        folder: Path | None = None,
+        callbacks: Callbacks | None = None,
+    ) -> None:
+        self.config = config
+        self.data = data
+        self.device = data.device
+        self.model = model.to(self.device)
+        self.callbacks = callbacks or Callbacks()
+        self.fingerprint = run_fingerprint(config, data.fingerprint)
+        self.split = "holdout" if data.splits.holdout else "test"
+        self.checkpoint_path = None if folder is None else folder / "checkpoint.pt"
+        self.schedule = build_schedule(config)
+        self.losses = TaskLosses(config.train, self.model, data)
+        self.optimizer = build_optimizer(config.train, model, self.device)
+        self.watch = Stopwatch(self.device)
+        self.step = 0
+        self.plan: ExpansionPlan | None = None
+        self.report: ConflictReport | None = None
+        self.evaluations: list[Evaluation] = []
+        self.cost = StepCost()
+        self._active = self._active_tasks(0)
+        self.loss_log = LossLog()
+
+    def run(self) -> RunResult:
+        """Train to the end, from the checkpoint if there is one.
+
+        Raises:
+            DivergedError: If a loss is not finite any more.
+            TrainingInterrupted: If ``should_stop`` said so; a checkpoint was written.
+        """
+        with run_numerics(self.config.train, self.device):
+            self._resume()
+            if self.config.train.compile:
+                self.model.compile_blocks()
+            self.model.train()
+            with self.watch.phase("train"):
+                self._train_to_the_end()
+            return self._result()
+
+    def _train_to_the_end(self) -> None:
+        if self.step == self.config.total_steps:
+            return  # the checkpoint is that of a finished run
+        last_saved = time.monotonic()
+        for batch in self.data.train_batches(self.config.train.batch_size, self.config.seed, self.step):
+            self._begin_step()
+            self._train_step(batch)
+            if self.step in self._evaluation_steps:
+                self._evaluate()
+            finished = self.step == self.config.total_steps
+            stop = self.callbacks.should_stop() and not finished
+            if finished or stop or time.monotonic() - last_saved >= self.config.train.checkpoint_seconds:
+                self.save()
+                last_saved = time.monotonic()
+            if finished:
+                return
+            if stop:
+                raise TrainingInterrupted(f"stopped at step {self.step} of {self.config.total_steps}")
+
+    def save(self) -> None:
+        """Write the checkpoint (if the run has a folder)."""
+        if self.checkpoint_path is None:
+            return
+        with self.watch.phase("checkpoint"):
+            self.watch.lap()
+            content = {
+                "step": self.step,
+                "model": self.model.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "schedule": self.schedule.state(),
+                "plan": None if self.plan is None else self.plan.to_json(),
+                "report": None if self.report is None else self.report.to_json(),
+                "evaluations": [asdict(evaluation) for evaluation in self.evaluations],
+                "cost": asdict(self.cost),
+                "losses": self.loss_log.state(),
+                "seconds": self.watch.seconds,
+            }
+            save_checkpoint(self.checkpoint_path, self.fingerprint, content)
+
+    def _resume(self) -> None:
+        if self.checkpoint_path is None:
+            return
+        saved = load_checkpoint(self.checkpoint_path, self.fingerprint, self.device)
+        if saved is None:
+            return
+        if saved["plan"] is not None:
+            self.report = None if saved["report"] is None else ConflictReport.from_json(saved["report"])
+            self._grow(ExpansionPlan.from_json(saved["plan"]))
+        self.model.load_state_dict(saved["model"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self.schedule.restore(saved["schedule"])
+        self.step = saved["step"]
+        self._active = self._active_tasks(max(0, self.step - 1))
+        self.evaluations = [Evaluation(**evaluation) for evaluation in saved["evaluations"]]
+        self.cost = StepCost(**saved["cost"])
+        self.loss_log.restore(saved["losses"])
+        self.watch = Stopwatch(self.device, saved["seconds"])
+        _log.info("resumed at step %d of %d", self.step, self.config.total_steps)
+
+    def _train_step(self, batch: Batch) -> None:
+        train = self.config.train
+        weights = self.schedule.weights(self.step)
+        active = self._active_tasks(self.step)
+        factor = learning_rate_factor(self.step, self.config.total_steps, train)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["base_lr"] * factor
+        self._seed_step()
+        losses = self.losses(batch, active)
+        total = torch.stack([weights[name] * losses[name] for name in active]).sum()
+        self.optimizer.zero_grad(set_to_none=True)
+        total.backward()
+        if train.grad_clip is not None:
+            nn.utils.clip_grad_norm_(self.model.parameters(), train.grad_clip)
+        self.optimizer.step()
+        self.loss_log.record(self.step, losses)
+        self.step += 1
+        if self.step % READ_LOSSES_EVERY == 0:
+            self.loss_log.read()
+            self._tell_progress()
+
+    def _active_tasks(self, step: int) -> tuple[str, ...]:
+        return tuple(name for name, weight in self.schedule.weights(step).items() if weight > 0)
+
+    def _tell_progress(self, note: str = "") -> None:
+        self.callbacks.on_progress(Progress(self.step, self.config.total_steps, self.loss_log.latest, note))
+
+    def _seed_step(self) -> None:
+        """Make stochastic depth a function of the step, not of what was drawn before it."""
+        if self.config.model.drop_path > 0:
+            seed = make_generator(torch.device("cpu"), self.config.seed, _STEP, self.step).initial_seed()
+            torch.manual_seed(seed)
+
+    def _begin_step(self) -> None:
+        """Grow if it is time, and measure what a step costs wherever that changes."""
+        grows = self.step == self.config.expansion_step and self.plan is None
+        active = self._active_tasks(self.step)
+        if not grows and active == self._active:
+            return
+        with self.watch.phase("measure"):
+            growth = Growth(self.config, self.model, self.data, self.losses, active)
+            reference = self.cost.reference_seconds or growth.probe_seconds(self._active)
+            if grows:
+                self._expand(growth)
+            if active != self._active or not (self.plan is None or self.plan.is_empty):
+                ratio = growth.probe_seconds(active) / reference
+                self.cost = self.cost.entering(self.step, ratio, reference)
+        self._active = active
+
+    def _expand(self, growth: Growth) -> None:
+        self._seed_step()
+        self.report = growth.measure(self._tell_progress)
+        plan = growth.plan(self.report)
+        self._grow(plan)
+        self.callbacks.on_expand(plan, self.report)
+
+    def _grow(self, plan: ExpansionPlan) -> None:
+        settings = self.config.expansion
+        added = self.model.grow(plan, token_std=settings.token_std, seed=self.config.seed)
+        if settings.freeze_backbone and added:
+            self.model.backbone.requires_grad_(False)
+        if added:
+            join_optimizer(self.optimizer, self.config.train, added, settings.lr_multiplier)
+        self.plan = plan
+
+    @property
+    def _evaluation_steps(self) -> set[int]:
+        total, count = self.config.total_steps, self.config.train.num_evaluations
+        return {max(1, round(total * (index + 1) / count)) for index in range(count)}
+
+    def _evaluate(self) -> None:
+        losses = self.loss_log.take_means()
+        active = self._active_tasks(self.step - 1)
+        with self.watch.phase("evaluate"):
+            metrics = evaluate(self.model, self.data, self.split, self.config.train, active)
+        evaluation = Evaluation(self.step, metrics, losses)
+        self.schedule.observe(self.step, self._improved(evaluation))
+        self.evaluations.append(evaluation)
+        self.callbacks.on_evaluate(evaluation)
+
+    def _improved(self, new: Evaluation) -> bool:
+        """Whether any primary metric is better than in every evaluation before."""
+        for name in self.config.primary_tasks:
+            sign = 1.0 if self.data.specs[name].higher_is_better else -1.0
+            before = [sign * old.metrics[name] for old in self.evaluations]
+            if not before or sign * new.metrics[name] > max(before):
+                return True
+        return False
+
+    def _result(self) -> RunResult:
+        total = self.config.total_steps
+        plan = self.plan or ExpansionPlan.empty(tuple(self.config.tasks), self.model.info.num_layers)
+        return RunResult(
+            evaluations=tuple(self.evaluations),
+            plan=plan,
+            report=self.report,
+            total_steps=total,
+            seconds=dict(self.watch.seconds),
+            cost=self.cost,
+            peak_memory_mb=peak_memory_mb(self.device),
+            precision=precision(self.config.train, self.device),
+        )

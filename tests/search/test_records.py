@@ -1,0 +1,193 @@
+"""Own SQL tables, the same on SQLite and PostgreSQL."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from datetime import UTC, datetime, timedelta, timezone
+
+import pytest
+from processes import run_together
+from sqlalchemy import inspect, text
+
+from dtme_search.errors import StorageError
+from dtme_search.search import tables
+from dtme_search.search.records import (
+    BaselineRow,
+    ConflictRow,
+    EvaluationRow,
+    PlanRow,
+    Records,
+    RunRow,
+    StoredEvaluation,
+    records_for,
+)
+from dtme_search.search.storage import open_storage
+
+BASELINE = BaselineRow(
+    fingerprint="f1",
+    task="semseg",
+    metric="miou",
+    unit="fraction",
+    value=0.3935,
+    prior_value=0.05,
+    higher_is_better=True,
+    dataset="scenes",
+    data_fingerprint="d1",
+    backbone="vit_tiny_patch16_224",
+    split="holdout",
+    seed=2**40,
+    num_steps=400,
+    num_images=435,
+    seconds=12.5,
+    seconds_per_step=1 / 30,
+    config='{"seed": 0}',
+    code_version="0.1.0",
+    created_at=datetime(2026, 3, 1, 12, 30, tzinfo=timezone(timedelta(hours=2))),
+)
+RUN = RunRow(study="s", trial=0, state="running", fingerprint="r1")
+
+
+@pytest.fixture
+def records(storage_url):
+    opened = records_for(open_storage(storage_url))
+    opened.create_tables()
+    yield opened
+    opened.engine.dispose()
+
+
+class TestRecords:
+    def test_a_baseline_comes_back_as_it_was_saved(self, records):
+        assert records.find_baseline("f1") is None
+        assert records.save_baseline(BASELINE) == BASELINE
+        found = records.find_baseline("f1")
+        assert found == BASELINE
+        assert found.created_at.tzinfo is UTC
+
+    def test_the_first_baseline_of_a_fingerprint_stands(self, records):
+        records.save_baseline(BASELINE)
+        assert records.save_baseline(replace(BASELINE, value=0.9)) == BASELINE
+        other = replace(BASELINE, fingerprint="f2", created_at=BASELINE.created_at - timedelta(days=1))
+        records.save_baseline(other)
+        assert records.baselines() == [other, BASELINE]
+
+    def test_evaluations_are_kept_by_step_and_replaced_after_a_resume(self, records):
+        semseg = EvaluationRow(task="semseg", metric="miou", value=0.25, gain_percent=-3.5, loss=1.5)
+        depth = EvaluationRow(task="depth", metric="rmse", value=0.6)
+        records.save_evaluation("s", 0, 50, [semseg, depth])
+        records.save_evaluation("s", 0, 100, [semseg])
+        records.save_evaluation("s", 1, 50, [semseg])
+        records.save_evaluation("t", 0, 50, [semseg])
+        records.save_evaluation("s", 0, 50, [replace(semseg, value=0.26), depth])
+        found = records.evaluations("s", 0)
+        assert [(row.step, row.task, row.value) for row in found] == [
+            (50, "depth", 0.6),
+            (50, "semseg", 0.26),
+            (100, "semseg", 0.25),
+        ]
+        assert found[0] == StoredEvaluation(trial=0, step=50, task="depth", metric="rmse", value=0.6)
+        assert found[2].gain_percent == -3.5 and found[2].loss == 1.5
+        assert len(records.evaluations("s")) == 4
+
+    def test_conflicts_and_plans_are_those_written_last(self, records):
+        pairs = [
+            ConflictRow(layer=layer, task_a="a", task_b=other, range_rate=0.5, null_rate=1 / 3, range_se=0.01)
+            for layer in range(24)
+            for other in "bcdefghijk"
+        ]
+        records.save_conflicts("s", 0, pairs)
+        records.save_conflicts("s", 0, pairs)
+        assert records.conflicts("s", 0) == pairs
+        plan = [
+            PlanRow(layer=3, operation="expand", group_index=0, tasks="a"),
+            PlanRow(layer=3, operation="expand", group_index=1, tasks="b,c"),
+            PlanRow(layer=3, operation="modulate", group_index=0, tasks="a"),
+        ]
+        records.save_plan("s", 0, plan)
+        assert records.plan("s", 0) == plan
+        records.save_plan("s", 0, [])
+        assert records.plan("s", 0) == []
+
+    def test_a_run_grows_as_more_is_known(self, records):
+        records.save_run(RUN)
+        done = replace(
+            RUN,
+            state="complete",
+            delta_m_percent=-6.0265,
+            feasible=True,
+            steps_trained=400,
+            config="x" * 100_000,
+            finished_at=datetime.now(UTC),
+        )
+        records.save_run(done)
+        records.save_run(replace(RUN, trial=2))
+        records.save_run(replace(RUN, study="t"))
+        assert records.runs("s") == [done, replace(RUN, trial=2)]
+
+    def test_numbers_that_are_not_finite_are_unknown(self, records):
+        records.save_run(replace(RUN, step_cost_ratio=float("nan"), peak_memory_mb=float("inf")))
+        (found,) = records.runs("s")
+        assert found.step_cost_ratio is None and found.peak_memory_mb is None
+        row = EvaluationRow(task="depth", metric="rmse", value=float("nan"))
+        with pytest.raises(ValueError, match=r"dtme_evaluations\.value must be finite, got nan"):
+            records.save_evaluation("s", 0, 50, [row])
+
+    def test_a_deleted_study_leaves_only_baselines(self, records):
+        records.save_baseline(BASELINE)
+        records.save_run(RUN)
+        records.save_run(replace(RUN, study="t"))
+        records.save_evaluation("s", 0, 1, [EvaluationRow(task="depth", metric="rmse", value=1.0)])
+        records.delete_study("s")
+        assert records.runs("s") == [] and records.evaluations("s") == []
+        assert len(records.runs("t")) == len(records.baselines()) == 1
+
+    def test_creating_twice_keeps_what_is_there(self, records):
+        records.save_baseline(BASELINE)
+        records.create_tables()
+        assert records.baselines() == [BASELINE]
+
+    @pytest.mark.parametrize(("version", "cure"), [(99, "Update dtme-search"), (0, "that made them")])
+    def test_an_unknown_version_is_refused(self, records, version, cure):
+        with records.engine.begin() as connection:
+            connection.execute(text(f"UPDATE dtme_schema SET version = {version}"))
+        with pytest.raises(StorageError, match=f"must be of version 1, got {version}.*{cure}"):
+            records.create_tables()
+
+    def test_missing_tables_are_one_line(self, storage_url):
+        storage = open_storage(storage_url)
+        with pytest.raises(StorageError, match="dtme_runs") as caught:
+            records_for(storage).runs("s")
+        assert "\n" not in str(caught.value)
+        storage.engine.dispose()
+
+    def test_processes_that_start_at_once_share_tables_and_baseline(self, storage_url):
+        code = """
+from dataclasses import replace
+from dtme_search.search.records import Records
+sys.path.insert(0, "tests/search")
+from test_records import BASELINE
+records = Records(sys.argv[2])
+# START
+records.create_tables()
+number = float(sys.argv[1])
+print(records.save_baseline(replace(BASELINE, value=number)).value)
+"""
+        open_storage(storage_url).engine.dispose()
+        stands = run_together(code, 3, storage_url)
+        records = Records(storage_url)
+        (row,) = records.baselines()
+        assert stands == [str(row.value)] * 3
+        records.engine.dispose()
+
+
+@pytest.mark.parametrize(
+    ("row", "table", "place"),
+    [
+        (BaselineRow, tables.BaselineTable, set()),
+        (StoredEvaluation, tables.EvaluationTable, {"study"}),
+        (ConflictRow, tables.ConflictTable, {"study", "trial"}),
+        (PlanRow, tables.PlanTable, {"study", "trial"}),
+        (RunRow, tables.RunTable, set()),
+    ],
+)
+def test_rows_and_tables_have_the_same_names(row, table, place):
+    assert {field.name for field in fields(row)} | place == {column.key for column in inspect(table).columns}
