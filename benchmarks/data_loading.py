@@ -7,7 +7,8 @@ loader       two workers read, the whole batch is augmented on the device (data.
 per sample   two workers read and augment one sample at a time, the batch is collated: the usual way
 
 Rounds of all ways alternate in one run; a figure is the median over rounds, a ratio that of the medians.
-Nothing else runs meanwhile: on a CPU the workers of the last two would take time from the model as well.
+Nothing is trained meanwhile. On a CPU the processor time of all processes says more than the waiting time:
+what the workers use there is taken from the model. It includes starting the workers.
 
     python benchmarks/data_loading.py [--height 240 --width 320] [--device cuda]
 """
@@ -16,9 +17,10 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import os
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -87,9 +89,20 @@ def per_sample_batches(
         )
 
 
-def milliseconds_per_batch(batches: Iterator[Batch], count: int, device: torch.device) -> float:
-    """Mean over ``count`` batches, after as many that fill the queues of the workers."""
-    for _ in itertools.islice(batches, 2 * NUM_WORKERS + 2):
+@dataclass(frozen=True)
+class Cost:
+    """What one batch takes, in milliseconds: waiting time, and processor time of all processes together."""
+
+    wall: float
+    cpu: float
+
+
+def measure(open_batches: Callable[[], Iterator[Batch]], count: int, device: torch.device) -> Cost:
+    """Means of one round of ``count`` batches, after as many that fill the queues of the workers."""
+    cpu_start = sum(os.times()[:4])
+    batches = open_batches()
+    warm_up = 2 * NUM_WORKERS + 2
+    for _ in itertools.islice(batches, warm_up):
         pass
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -98,7 +111,11 @@ def milliseconds_per_batch(batches: Iterator[Batch], count: int, device: torch.d
         pass
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    return 1e3 * (time.perf_counter() - start) / count
+    wall = time.perf_counter() - start
+    # Ends the workers: only then does the system add their time to ours.
+    batches.close()
+    cpu = sum(os.times()[:4]) - cpu_start
+    return Cost(1e3 * wall / count, 1e3 * cpu / (warm_up + count))
 
 
 def main() -> None:
@@ -111,7 +128,9 @@ def main() -> None:
     parser.add_argument("--batches", type=int, default=12, help="batches per round")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, default=1, help="threads of this process")
     args = parser.parse_args()
+    torch.set_num_threads(args.threads)
 
     device = torch.device(args.device)
     config = DataConfig(
@@ -130,20 +149,27 @@ def main() -> None:
         "loader": lambda: read.train_batches(args.batch_size, SEED),
         "per sample": lambda: per_sample_batches(dataset, kept.splits.train, config, args.batch_size, device),
     }
-    times: dict[str, list[float]] = {way: [] for way in ways}
+    costs: dict[str, list[Cost]] = {way: [] for way in ways}
     for _ in range(args.rounds):
         for way, open_batches in ways.items():
-            times[way].append(milliseconds_per_batch(open_batches(), args.batches, device))
+            costs[way].append(measure(open_batches, args.batches, device))
 
-    medians = {way: statistics.median(values) for way, values in times.items()}
     print(
         f"{args.batch_size} images of {args.height} x {args.width}, {len(tasks)} tasks, device {device}, "
-        f"{torch.get_num_threads()} threads, {NUM_WORKERS} workers"
+        f"{args.threads} thread, {NUM_WORKERS} workers; milliseconds per batch"
     )
-    print(f"{'way':<12}{'ms per batch':>14}{'range':>18}{'times tensors':>16}")
-    for way, median in medians.items():
-        spread = f"{min(times[way]):.1f} - {max(times[way]):.1f}"
-        print(f"{way:<12}{median:>14.1f}{spread:>18}{median / medians['tensors']:>16.2f}")
+    print(f"{'way':<12}{'wall':>8}{'range':>18}{'ratio':>8}{'cpu':>8}{'ratio':>8}")
+    first = costs["tensors"]
+    for way, rounds in costs.items():
+        wall, cpu = median_costs(rounds)
+        spread = f"{min(cost.wall for cost in rounds):.1f} - {max(cost.wall for cost in rounds):.1f}"
+        wall_ratio, cpu_ratio = wall / median_costs(first)[0], cpu / median_costs(first)[1]
+        print(f"{way:<12}{wall:>8.1f}{spread:>18}{wall_ratio:>8.2f}{cpu:>8.1f}{cpu_ratio:>8.2f}")
+
+
+def median_costs(rounds: Sequence[Cost]) -> tuple[float, float]:
+    """Median wall and processor time."""
+    return statistics.median(cost.wall for cost in rounds), statistics.median(cost.cpu for cost in rounds)
 
 
 if __name__ == "__main__":

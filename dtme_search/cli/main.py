@@ -351,10 +351,9 @@ def check(
     set_: options.Set = None,
 ) -> None:
     """Read every file of a data set once; report counts, sizes, value ranges and what is broken."""
-    from dtme_search.cli.checking import print_check
+    from dtme_search.cli.checking import check_and_print
 
-    problems = print_check(console, name, data_root, tuple(set_ or ()), quiet=_quiet)
-    if problems:
+    if not check_and_print(console, name, data_root, tuple(set_ or ()), quiet=_quiet):
         raise typer.Exit(2)
 
 

@@ -10,15 +10,13 @@ from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
-    import pandas as pd
-
+    from dtme_search.reporting import Frame
     from dtme_search.search import FinalResult, LoadedStudy
 
 _HEADINGS = {
-    "delta_m_percent": "delta_m %",
-    "param_overhead_percent": "overhead %",
+    "delta_m_percent": "delta_m",
+    "param_overhead_percent": "overhead",
     "step_cost_ratio": "step cost",
-    "dead_tasks": "not beating prior",
 }
 _DECIMALS = {
     "delta_m_percent": 2,
@@ -39,7 +37,7 @@ def print_rows(console: Console, title: str, columns: Sequence[str], rows: Itera
     console.print(table)
 
 
-def print_frame(console: Console, title: str, frame: pd.DataFrame) -> None:
+def print_frame(console: Console, title: str, frame: Frame) -> None:
     """A DataFrame, numbers right-aligned and rounded for reading."""
     table = Table(
         title=title, title_justify="left", header_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0)
@@ -63,14 +61,22 @@ def print_study(console: Console, study: LoadedStudy) -> None:
         return
     counts = ", ".join(f"{count} {state}" for state, count in trials["state"].value_counts().items())
     console.print(f"Study {study.name}: {counts}; {study.config.trials} wanted.")
-    front = front_table(study).drop(columns=["state", "feasible", "seconds"])
-    if not (front["dead_tasks"] != "").any():
-        front = front.drop(columns=["dead_tasks"])
+    front = front_table(study)
     if not front.empty:
         goal = " and ".join(f"{name} ({direction})" for name, direction in study.config.objectives.items())
-        print_frame(console, f"Front: {goal}", front)
+        shown = front.drop(columns=["state", "feasible", "seconds", "dead_tasks"])
+        print_frame(console, f"Front: {goal}", shown)
+        for row in front[front["dead_tasks"] != ""].to_dict("records"):
+            tasks = str(row["dead_tasks"]).replace(",", ", ")
+            console.print(
+                f"Trial {row['trial']} is not to be trusted, no better than without the image: {tasks}.",
+                style="red",
+                highlight=False,
+            )
         console.print(
-            f"Task columns: gain over the single-task baseline in %. {LEGEND}", style="dim", highlight=False
+            f"Gains and overhead in percent, step cost in unexpanded steps. {LEGEND}",
+            style="dim",
+            highlight=False,
         )
     failed = failed_table(study)
     if not failed.empty:

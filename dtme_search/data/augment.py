@@ -204,9 +204,9 @@ def _look_up(source: Tensor, pixels: Tensor) -> Tensor:
 def _bilinear(images: Tensor, rows: _AxisSamples, columns: _AxisSamples) -> Tensor:
     """Interpolated float values of ``images`` at every (row, column), shape (B, C, Y, X)."""
     height, width = images.shape[-2:]
-    down = (2 * rows.exact + 1) / height - 1
-    across = (2 * columns.exact + 1) / width - 1
-    grid = torch.stack(torch.broadcast_tensors(across[:, None, :], down[:, :, None]), dim=-1)
+    grid = torch.empty(*rows.exact.shape, columns.exact.shape[1], 2, device=images.device)
+    grid[..., 0] = ((2 * columns.exact + 1) / width - 1)[:, None, :]
+    grid[..., 1] = ((2 * rows.exact + 1) / height - 1)[:, :, None]
     return F.grid_sample(images.float(), grid, padding_mode="border", align_corners=False)
 
 

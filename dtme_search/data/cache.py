@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -19,13 +20,16 @@ def open_cache(cache_dir: Path | None = None) -> joblib.Memory:
     """Open the cache in ``cache_folder(cache_dir)``.
 
     Raises:
-        DataError: If the folder cannot be created.
+        DataError: If the folder cannot be created or written to.
     """
     folder = cache_folder(cache_dir)
     try:
-        return joblib.Memory(folder, verbose=0)
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except OSError as error:
         raise DataError(
             f"{folder}: the cache folder must be writable, got '{error.strerror}'. "
             "Set DTME_CACHE to another folder."
         ) from error
+    return joblib.Memory(folder, verbose=0)

@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-import joblib
 import numpy as np
 import numpy.typing as npt
 
 from dtme_search.data.base import Dataset, Sample, SourceSplit
+from dtme_search.data.threads import map_in_threads
 from dtme_search.errors import DataError
 from dtme_search.tasks import TaskSpec
 
@@ -23,7 +23,6 @@ Progress = Callable[[int, int], None]
 
 MeasuredT = TypeVar("MeasuredT")
 
-_MAX_READERS = 8
 _CHANNELS = {"normals": ("x", "y", "z")}
 
 
@@ -199,10 +198,7 @@ def _read_all(
         except DataError as error:
             return None, _messages(dataset, sample_id, tasks) or [str(error)]
 
-    readers = joblib.Parallel(
-        n_jobs=min(_MAX_READERS, joblib.cpu_count()), prefer="threads", return_as="generator"
-    )
-    for done, reading in enumerate(readers(joblib.delayed(read)(sample_id) for sample_id in ids), start=1):
+    for done, reading in enumerate(map_in_threads(read, ids), start=1):
         yield reading
         if on_progress is not None:
             on_progress(done, len(ids))
@@ -232,7 +228,7 @@ class _Tally:
 
 
 def _tally(label: npt.NDArray[Any], valid: npt.NDArray[np.bool_], spec: TaskSpec) -> _Tally:
-    values = label[valid].reshape(int(valid.sum()), -1)
+    values = label.reshape(*valid.shape, -1)[valid]
     num_classes = spec.channels if spec.kind == "classes" else 0
     return _Tally(
         valid.size,

@@ -11,8 +11,12 @@ from dtme_search.data.base import Dataset
 from dtme_search.errors import ConfigError, nearest
 
 
-def build_dataset(config: DataConfig) -> Dataset:
+def build_dataset(config: DataConfig, *, require_complete: bool = True) -> Dataset:
     """Open the data set that ``data.name`` names.
+
+    Args:
+        config: The data section of a run.
+        require_complete: Refuse a folder in which files are missing; ``check_dataset`` names them all.
 
     Raises:
         ConfigError: If the name is unknown, or the data set needs a folder and none is given.
@@ -21,7 +25,7 @@ def build_dataset(config: DataConfig) -> Dataset:
     builder = BUILDERS.get(config.name)
     if builder is None:
         raise ConfigError(f"data.name: no data set is named '{config.name}'.{nearest(config.name, BUILDERS)}")
-    return builder(config)
+    return builder(config, require_complete)
 
 
 def resolve_root(config: DataConfig) -> Path:
@@ -40,17 +44,17 @@ def resolve_root(config: DataConfig) -> Path:
 
 
 # Each builder imports its module itself, so that a data set costs nothing until it is used.
-def _scenes(config: DataConfig) -> Dataset:
+def _scenes(config: DataConfig, require_complete: bool) -> Dataset:  # noqa: ARG001
     from dtme_search.data.scenes import ScenesDataset
 
     return ScenesDataset(config.scenes, config.image_size)
 
 
-def _nyud(config: DataConfig) -> Dataset:
+def _nyud(config: DataConfig, require_complete: bool) -> Dataset:
     from dtme_search.data.nyud import NyudDataset
 
-    return NyudDataset(resolve_root(config), config.nyud)
+    return NyudDataset(resolve_root(config), config.nyud, require_complete=require_complete)
 
 
-BUILDERS: dict[str, Callable[[DataConfig], Dataset]] = {"scenes": _scenes, "nyud": _nyud}
+BUILDERS: dict[str, Callable[[DataConfig, bool], Dataset]] = {"scenes": _scenes, "nyud": _nyud}
 """Name in ``data.name`` -> function that opens the data set."""

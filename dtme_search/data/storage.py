@@ -55,7 +55,7 @@ class TensorStorage:
         """Read ``ids`` with several threads; ``on_sample`` is called after each, in the calling thread.
 
         Raises:
-            DataError: From the data set, for the first broken sample.
+            DataError: From the data set, for a broken sample.
         """
 
         def read_all() -> Iterator[RawSamples]:

@@ -35,8 +35,8 @@ class EdgeFMeter:
     - Matching is not an assignment. Per image and threshold the number of matches is the smaller of
       "predicted pixels with a true one within the tolerance" and "true pixels with a predicted one";
       both, and so the value, are never below those of the one-to-one matching of the same pixels.
-    - Thinning keeps the crests of the smoothed map along one of four directions (see ``find_crests``),
-      once for all thresholds, and in the same way for the true edges. odsF suppresses along a continuous
+    - Thinning keeps the crests of the smoothed map across one of four directions (see ``find_crests``),
+      once for all thresholds, and in the same way for the true edges. odsF suppresses across a continuous
       orientation, fades the border, and then thins every binary map until nothing changes. Here flat
       areas have no crest: a constant map predicts nothing and gets 0.
     - The smoothing scales with the tolerance (variance 4 at 7.73 pixels as published); the tolerance is at
@@ -121,8 +121,9 @@ def count_matches(probability_HW: Tensor, truth_HW: Tensor, valid_HW: Tensor) ->
 def find_crests(maps_NHW: Tensor, valid_HW: Tensor, passes: int) -> Tensor:
     """Thin maps to their crests: maxima along the direction in which the smoothed map bends down most.
 
-    The four directions are those to the eight neighbours; a crest is not below either neighbour and
-    clearly above their mean. Crests two pixels wide (equal neighbours) stay two pixels wide.
+    The directions are the two axes and the two diagonals, sampled one pixel ahead and one behind
+    (diagonals are interpolated). A crest is not below what lies ahead, above what lies behind, and clearly
+    above their mean; so of two equal rows one stays, and flat areas have no crest.
 
     Args:
         maps_NHW: N maps of values around 0 to 1, float32, finite.
@@ -139,18 +140,27 @@ def find_crests(maps_NHW: Tensor, valid_HW: Tensor, passes: int) -> Tensor:
 
     def neighbour(dy: int, dx: int) -> Tensor:
         window = (slice(1 + dy, 1 + dy + height), slice(1 + dx, 1 + dx + width))
-        # An unknown neighbour counts as level, so that borders and holes make no crests of their own.
-        return torch.where(known[window], values[:, *window], smooth)
+        # Beyond the border and in holes the map goes on almost level, so that they make no crests.
+        return torch.where(known[window], values[:, *window], smooth - 2 * _TIE)
+
+    beside = {step: neighbour(*step) for step in ((0, 1), (0, -1), (1, 0), (-1, 0))}
+
+    def sample(dy: int, dx: int) -> Tensor:
+        """The map one pixel away along an axis or a diagonal."""
+        if (dy, dx) in beside:
+            return beside[dy, dx]
+        along = math.sqrt(0.5)
+        sides = along * (1 - along) * (beside[dy, 0] + beside[0, dx])
+        return (1 - along) ** 2 * smooth + sides + along**2 * neighbour(dy, dx)
 
     crest = torch.zeros_like(smooth, dtype=torch.bool)
     steepest = torch.full_like(smooth, -math.inf)
     for dy, dx in _DIRECTIONS:
-        ahead, behind = neighbour(dy, dx), neighbour(-dy, -dx)
+        ahead, behind = sample(dy, dx), sample(-dy, -dx)
         relief = 2 * smooth - ahead - behind
-        bend = relief / (dy * dy + dx * dx)
-        is_maximum = (smooth + _TIE >= torch.maximum(ahead, behind)) & (relief > _MIN_RELIEF)
-        crest = torch.where(bend > steepest + _TIE, is_maximum, crest)
-        steepest = torch.maximum(steepest, bend)
+        is_maximum = (smooth >= ahead - _TIE) & (smooth > behind + _TIE) & (relief > _MIN_RELIEF)
+        crest = torch.where(relief > steepest + _TIE, is_maximum, crest)
+        steepest = torch.maximum(steepest, relief)
     return crest & valid_HW
 
 

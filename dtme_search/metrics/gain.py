@@ -52,9 +52,9 @@ def delta_m(metrics: Mapping[str, float], baselines: Mapping[str, float], tasks:
 
     Example:
         >>> from dtme_search.tasks import depth, normals
-        >>> tasks = [depth(), normals()]
-        >>> round(delta_m({"depth": 0.9, "normals": 22.0}, {"depth": 1.0, "normals": 20.0}, tasks), 9)
-        0.0
+        >>> baselines = {"depth": 1.0, "normals": 20.0}
+        >>> round(delta_m({"depth": 0.9, "normals": 21.0}, baselines, [depth(), normals()]), 9)
+        2.5
     """
     if not tasks:
         raise ValueError("delta_m: tasks must name at least one task, got none. Pass the primary tasks.")

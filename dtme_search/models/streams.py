@@ -239,22 +239,24 @@ def run_layer(
     num_tokens = tokens_NLP.shape[1]
     tokens_SBLP = by_stream(tokens_NLP, num_images)
     if route.parents is not None:
-        one_parent = tokens_SBLP.shape[0] == 1
-        tokens_SBLP = (
-            tokens_SBLP.expand(len(route.streams), -1, -1, -1) if one_parent else tokens_SBLP[route.parents]
-        )
+        if len(tokens_SBLP) == 1:
+            tokens_SBLP = tokens_SBLP.expand(len(route.streams), -1, -1, -1)
+        else:
+            tokens_SBLP = tokens_SBLP.index_select(0, route.parents)
     if modulation is not None and route.modulation_groups is not None:
         tokens_SBLP = modulation(tokens_SBLP, route.modulation_groups)
 
     outputs = []
     for one in route.passes:
-        chosen_SBLP = tokens_SBLP if one.positions is None else tokens_SBLP[one.positions]
-        if expansion is not None and one.token_groups is not None:
-            chosen_SBLP = expansion(chosen_SBLP, one.token_groups)
-        outputs.append(block(chosen_SBLP.flatten(0, 1))[:, :num_tokens])
+        chosen_SBLP = tokens_SBLP if one.positions is None else tokens_SBLP.index_select(0, one.positions)
+        if expansion is None or one.token_groups is None:
+            outputs.append(block(chosen_SBLP.flatten(0, 1)))
+        else:
+            expanded_SBLP = expansion(chosen_SBLP, one.token_groups)
+            outputs.append(block(expanded_SBLP.flatten(0, 1))[:, :num_tokens])
     if route.order is None:
         return outputs[0]
-    return by_stream(torch.cat(outputs), num_images)[route.order].flatten(0, 1)
+    return by_stream(torch.cat(outputs), num_images).index_select(0, route.order).flatten(0, 1)
 
 
 def by_stream(tokens_NLP: Tensor, num_images: int) -> Tensor:

@@ -4,6 +4,7 @@ from dtme_search.reporting.export import best_trial, export_best, export_front, 
 from dtme_search.reporting.figures import conflict_heat_map, draw_trial, save_png
 from dtme_search.reporting.tables import (
     LEGEND,
+    Frame,
     baselines_table,
     failed_table,
     front_table,
@@ -12,6 +13,7 @@ from dtme_search.reporting.tables import (
 
 __all__ = [
     "LEGEND",
+    "Frame",
     "baselines_table",
     "best_trial",
     "conflict_heat_map",

@@ -77,12 +77,13 @@ def _refuse_doubtful(study: LoadedStudy, trial: FrozenTrial, run: RunRow) -> Non
     if not run.feasible:
         limits = ", ".join(f"{name} at most {limit:g}" for name, limit in study.config.limits.items())
         raise ExportError(
-            f"study {study.name}: trial {trial.number} exceeds a limit ({limits}). Export another, or --force."
+            f"study {study.name}: trial {trial.number} exceeds a limit ({limits}). "
+            "Export another, or --force."
         )
     if run.dead_tasks:
         raise ExportError(
-            f"study {study.name}: trial {trial.number}: {run.dead_tasks.replace(',', ', ')} does not clearly beat "
-            "the no-image prior, in the baseline or in the trial, so delta_m says nothing. Train longer, or --force."
+            f"study {study.name}: trial {trial.number} is not to be trusted: {run.dead_tasks.replace(',', ', ')} "
+            "does not clearly beat the no-image prior, in the baseline or in the trial. Train longer, or --force."
         )
 
 
@@ -91,9 +92,9 @@ def _header(study: LoadedStudy, trial: FrozenTrial, run: RunRow) -> str:
     steps = f"{run.total_steps} steps, seed {run.seed}, one run"
     lines = [
         f"Trial {trial.number} of study {study.name}, exported by dtme-search {run.code_version}.",
-        f"delta_m {run.delta_m_percent:+.2f} % on the {run.split} against single-task baselines of the same recipe",
-        f"({gains}); {steps}.",
-        f"Parameter overhead {run.param_overhead_percent:.4f} %, step cost {run.step_cost_ratio:.2f} unexpanded steps.",
+        f"delta_m {run.delta_m_percent:+.2f} % on the {run.split}, against single-task baselines of the same",
+        f"recipe ({gains}); {steps}.",
+        f"Parameter overhead {run.param_overhead_percent:.4f} %, a step costs {run.step_cost_ratio:.2f} unexpanded ones.",
         f"Layers: {compact_layers(run.operations)} (. none, M token modulation, E token expansion, B both).",
     ]
     if run.dead_tasks:

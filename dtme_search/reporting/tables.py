@@ -9,6 +9,8 @@ from optuna.trial import TrialState
 
 from dtme_search.search import LoadedStudy
 
+Frame = pd.DataFrame
+
 _COMPACT = {"none": ".", "modulate": "M", "expand": "E", "both": "B"}
 
 LEGEND = (

@@ -33,7 +33,7 @@ def hand_back(study: optuna.Study, number: int) -> None:
     """Queue a trial that did not end again: same parameters and folder, so it goes on from its checkpoint."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
-        requeue = RetryHeartbeatStaleTrialCallback(max_retry=None)
+        requeue = RetryHeartbeatStaleTrialCallback(max_retry=None, inherit_intermediate_values=True)
     requeue(study, study.get_trials(deepcopy=True)[number])
 
 

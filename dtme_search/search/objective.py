@@ -120,7 +120,7 @@ class Objective:
             gain = delta_m(evaluation.metrics, values, primary)
             diary.evaluated(evaluation, task_gains(evaluation.metrics, values, primary), gain)
             self.listener.trial_evaluated(trial.number, evaluation.step, gain)
-            self._prune(trial, evaluation.step, gain)
+            self._prune(trial, config, evaluation.step, gain)
 
         callbacks = Callbacks(
             on_progress=self.listener.progress,
@@ -130,11 +130,14 @@ class Objective:
         )
         return Trainer(config, model, data, folder=diary.folder, callbacks=callbacks).run()
 
-    def _prune(self, trial: optuna.Trial, step: int, gain: float) -> None:
+    def _prune(self, trial: optuna.Trial, config: RunConfig, step: int, gain: float) -> None:
         """Optuna's own pruners see delta_m; they exist for one objective only."""
         if self.study.pruner.name == "none":
             return
-        trial.report(gain, step)
+        rung = round(step * config.train.num_evaluations / config.total_steps) - 1
+        known = trial.study.get_trials(deepcopy=False)[trial.number].intermediate_values
+        if rung not in known:  # a continued trial may evaluate a rung again
+            trial.report(gain, rung)
         if trial.should_prune():
             raise optuna.TrialPruned(f"{self.study.pruner.name}: delta_m {gain:+.2f} % at step {step}")
 

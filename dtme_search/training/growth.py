@@ -73,9 +73,11 @@ class Growth:
 
     def plan(self, report: ConflictReport | None) -> ExpansionPlan:
         """Plan over the tasks that are trained; the others keep the shared stream."""
+        everything = tuple(self.config.tasks)
+        tasks = everything if self.config.expansion.policy == "fixed" else self.tasks
         num_layers = self.model.info.num_layers
-        plan = plan_expansion(report, self.config.expansion, self.tasks, num_layers, self.config.seed)
-        return replace(plan, tasks=tuple(self.config.tasks))
+        plan = plan_expansion(report, self.config.expansion, tasks, num_layers, self.config.seed)
+        return replace(plan, tasks=everything)
 
     def probe_seconds(self, tasks: Sequence[str]) -> float:
         """Median seconds of a forward and backward pass of ``tasks`` on a training batch; changes nothing."""

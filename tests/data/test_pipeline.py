@@ -138,7 +138,7 @@ def test_test_images_are_read_only_when_they_are_evaluated():
         list(data.analysis_batches(4, 2, 0))
         data.target_means()
         assert not set(dataset.reads) & set(dataset.ids("test"))
-        with pytest.raises(DataError, match=r"images/t000\.png"):
+        with pytest.raises(DataError, match=r"images/t00\d\.png"):
             next(data.eval_batches("test", 4))
 
 
@@ -335,3 +335,22 @@ def test_the_data_set_is_found_by_name(monkeypatch):
     assert data.image_size == SIZE
     assert data.device == CPU
     assert data.specs == {"edge": TASKS["edge"]}
+
+
+@pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_gpu_gets_the_crops_and_targets_of_the_cpu():
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    config = DataConfig(image_size=SIZE, storage="device")
+    dataset = FakeDataset(size=mixed_sizes)
+    plain = take(build_data(config, ALL, CPU, dataset=dataset).train_batches(4, 0), 4)
+    for storage in ("device", "loader"):
+        stored = config.model_copy(update={"storage": storage, "loader_workers": 1})
+        data = build_data(stored, ALL, torch.device("cuda"), dataset=dataset)
+        for batch, expected in zip(data.train_batches(4, 0), plain, strict=False):
+            assert batch.images.is_cuda
+            torch.testing.assert_close(batch.images.cpu(), expected.images, atol=1e-4, rtol=0)
+            for task in ALL:
+                assert torch.equal(batch.valid[task].cpu(), expected.valid[task])
+                torch.testing.assert_close(batch.targets[task].cpu(), expected.targets[task])

@@ -107,14 +107,26 @@ def test_a_blurred_line_is_thinned_to_the_line():
     assert measure(blurred, columns(SMALL, x20=1.0)) == 1.0
 
 
-def test_slanted_lines_stay_connected_when_thinned():
-    steps = torch.arange(30)
-    for image in (
-        torch.eye(30),
-        torch.eye(30).flip(0),
-        torch.zeros(30, 30).index_put_((steps // 2, steps), torch.ones(())),
-    ):
-        assert torch.equal(find_crests(image[None], torch.ones(30, 30).bool(), passes=1)[0], image.bool())
+@pytest.mark.parametrize("rise", [0.0, 0.34, 0.5, 1.0, 3.0])
+def test_soft_ridges_of_any_slant_become_thin_lines(rise):
+    y, x = torch.meshgrid(torch.arange(60.0), torch.arange(60.0), indexing="ij")
+    distance = (y - 30 - rise * (x - 30)) / math.hypot(1, rise)
+    crests = find_crests(torch.exp(-(distance**2) / 8)[None], torch.ones(60, 60).bool(), passes=2)[0]
+    inner = crests[10:50, 10:50]
+    assert distance[10:50, 10:50][inner].abs().max() < 1.0
+    # One pixel per step along the longer axis, at most every second one doubled.
+    assert 40 <= int(inner.sum()) <= 60
+
+
+def test_edges_two_pixels_wide_count_like_thin_ones():
+    wide = columns(SMALL, x20=1.0, x21=1.0)
+    assert measure(wide, wide) == 1.0
+    assert measure(columns(SMALL, x20=0.9), wide) == 1.0
+
+
+def test_lines_along_the_border_are_seen():
+    truth = columns(SMALL, x0=1.0, x59=1.0)
+    assert measure(0.9 * truth, truth) == 1.0
 
 
 def test_no_true_edge_in_the_set_gives_zero():

@@ -1,35 +1,36 @@
-"""Runs one piece of code in several processes that begin it at the same moment."""
+"""Runs one function in several processes that begin at the same moment."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from pathlib import Path
+import multiprocessing
+import traceback
+from collections.abc import Callable
+from typing import Any
 
-ROOT = Path(__file__).parents[2]
 
+def run_together(work: Callable[..., Any], count: int, *arguments: Any) -> list[Any]:
+    """Results of ``work(number, *arguments)`` of each process; the traceback where one failed.
 
-def run_together(code: str, count: int, *arguments: str) -> list[str]:
-    """Standard output of each; lines up to ``# START`` run first, ``sys.argv[1]`` is the process number."""
-    before, _, after = code.partition("# START")
-    script = f"import sys\n{before}\nprint('ready', flush=True)\nsys.stdin.readline()\n{after}"
+    Forked, because importing everything anew in each process takes longer than the tests. The parent must
+    not hold database connections meanwhile.
+    """
+    context = multiprocessing.get_context("fork")
+    barrier, results = context.Barrier(count), context.SimpleQueue()
     processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", script, str(number), *arguments],
-            cwd=ROOT,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        context.Process(target=_begin, args=(work, number, arguments, barrier, results))
         for number in range(count)
     ]
     for process in processes:
-        assert process.stdout.readline() == "ready\n", process.communicate()[1]
+        process.start()
+    found = [results.get() for _ in processes]
     for process in processes:
-        process.stdin.write("\n")
-        process.stdin.flush()
-    outputs = [process.communicate(timeout=120) for process in processes]
-    for process, (_, errors) in zip(processes, outputs, strict=True):
-        assert process.returncode == 0, errors
-    return [output.strip() for output, _ in outputs]
+        process.join(timeout=60)
+    return found
+
+
+def _begin(work, number, arguments, barrier, results) -> None:
+    barrier.wait(timeout=60)
+    try:
+        results.put(work(number, *arguments))
+    except BaseException:
+        results.put(traceback.format_exc())

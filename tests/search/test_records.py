@@ -159,24 +159,20 @@ class TestRecords:
         assert "\n" not in str(caught.value)
         storage.engine.dispose()
 
+    @pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
     def test_processes_that_start_at_once_share_tables_and_baseline(self, storage_url):
-        code = """
-from dataclasses import replace
-from dtme_search.search.records import Records
-sys.path.insert(0, "tests/search")
-from test_records import BASELINE
-records = Records(sys.argv[2])
-# START
-records.create_tables()
-number = float(sys.argv[1])
-print(records.save_baseline(replace(BASELINE, value=number)).value)
-"""
         open_storage(storage_url).engine.dispose()
-        stands = run_together(code, 3, storage_url)
+        stands = run_together(save_at_once, 4, storage_url)
         records = Records(storage_url)
         (row,) = records.baselines()
-        assert stands == [str(row.value)] * 3
         records.engine.dispose()
+        assert stands == [row.value] * 4
+
+
+def save_at_once(number: int, url: str) -> float:
+    records = Records(url)
+    records.create_tables()
+    return records.save_baseline(replace(BASELINE, value=float(number))).value
 
 
 @pytest.mark.parametrize(

@@ -148,16 +148,16 @@ def _arrays(scene: Scene, image_size: tuple[int, int], noise: np.random.Generato
 def _load(path: Path, names: Sequence[str]) -> Arrays | None:
     """Arrays of a file, or nothing if it is missing or broken; zip files notice a single wrong bit."""
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as stored:
             return {name: stored[name] for name in names}
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except _UNREADABLE as error:
         _log.warning("%s: rendered again, the file cannot be read: %s", path, error)
         return None
 
 
-def _write_whole(path: Path, arrays: Arrays) -> None:
+def _write_whole(path: Path, arrays: dict[str, Any]) -> None:
     """Write beside the file and move into place, so that no reader ever meets half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=".partial")

@@ -20,11 +20,11 @@ _SIDES = (-1, 1)
 _COLOURS = 6
 _MATERIALS = 10
 _PATTERNS: tuple[tuple[float, dict[str, float]], ...] = (
-    (0.44, {"blotches": 0.1}),  # nearly plain
-    (0.14, {"blotches": 0.8}),
-    (0.14, {"stripes": 1.0, "blotches": 0.1}),
-    (0.14, {"stripes": 1.0, "warp": 1.6}),  # wood
-    (0.14, {"checks": 1.5}),
+    (0.60, {"blotches": 0.1}),  # nearly plain
+    (0.10, {"blotches": 0.7}),
+    (0.10, {"stripes": 1.0, "blotches": 0.1}),
+    (0.10, {"stripes": 1.0, "warp": 1.6}),  # wood
+    (0.10, {"checks": 1.5}),
 )
 """How often a material has a pattern, and its weights."""
 
@@ -196,7 +196,7 @@ def picture(draw: Draw, x: float, z: float) -> Parts:
 
 
 def footprint(parts: Parts, yaw: float) -> tuple[float, float]:
-    """Half sizes along the walls of the floor that a piece turned by ``yaw`` covers."""
+    """Half sizes along the walls of the floor under a piece turned by ``yaw``."""
     x = max(abs(part.centre[0]) + part.half[0] for part in parts)
     y = max(abs(part.centre[1]) + part.half[1] for part in parts)
     cos, sin = abs(float(np.cos(yaw))), abs(float(np.sin(yaw)))
@@ -236,7 +236,7 @@ def _materials(rng: np.random.Generator) -> tuple[Material, ...]:
     # Any hue, mostly of low saturation, from dark to light.
     hues = np.cos(2 * np.pi * (rng.random((_COLOURS, 1)) + np.arange(3) / 3))
     chroma = 0.85 * rng.beta(1.2, 2.2, (_COLOURS, 1))
-    colours = np.clip(rng.uniform(0.08, 0.85, (_COLOURS, 1)) * (1 + chroma * hues), 0.03, 0.95).tolist()
+    colours = np.clip(rng.uniform(0.2, 0.8, (_COLOURS, 1)) * (1 + chroma * hues), 0.03, 0.95).tolist()
     pairs = rng.integers(_COLOURS, size=(_MATERIALS, 2))
     # Stripes run along an axis of the thing, blotches anywhere.
     directions = rng.standard_normal((_MATERIALS, NUM_WAVES, 3))
@@ -246,7 +246,7 @@ def _materials(rng: np.random.Generator) -> tuple[Material, ...]:
     waves = (2 * np.pi * cycles_per_metre[:, :, None] * directions).astype(np.float32)
     phases = rng.uniform(0, 2 * np.pi, (_MATERIALS, NUM_WAVES)).astype(np.float32)
     patterns = rng.choice(len(_PATTERNS), _MATERIALS, p=[share for share, _ in _PATTERNS])
-    sharpness = rng.uniform(0.5, 5.0, _MATERIALS)
+    sharpness = rng.uniform(0.4, 2.5, _MATERIALS)
     return tuple(
         Material(
             base=tuple(colours[first]),

@@ -208,12 +208,15 @@ def _span(shape: Shape, centre: Floats, half: Floats, direction: Floats) -> tupl
     """Enter and leave K shapes, rays (3, n) from 0: (K, n) each, entry not below exit where they miss."""
     if shape is Shape.BOX:
         return _slabs(centre - half, centre + half, direction)
-    # Scaled to radius 1, a point t * d of the ray is on the surface when |t * d - c| = 1.
+    # Scaled to radius 1: how near the ray passes the middle, then half the chord. Unlike the roots of the
+    # quadratic equation this keeps its digits for thin poles far away.
     c, d = centre[:, :shape] / half[:, :shape], direction[:shape] / half[:, :shape]
-    dd, cd, cc = _reduce(np.add, d * d) + _TINY, _reduce(np.add, c * d), _reduce(np.add, c * c)
-    discriminant = cd * cd - dd * (cc - 1)
-    root = np.sqrt(np.maximum(discriminant, 0))
-    enter, leave = (cd - root) / dd + (discriminant < 0) * _FAR, (cd + root) / dd
+    squared = _reduce(np.add, d * d) + _TINY
+    nearest = _reduce(np.add, c * d) / squared
+    offset = c - d * nearest[:, None]
+    height = 1 - _reduce(np.add, offset * offset)
+    chord = np.sqrt(np.maximum(height, 0) / squared)
+    enter, leave = nearest - chord + (height < 0) * _FAR, nearest + chord
     if shape is Shape.CYLINDER:
         bottom, top = (centre - half)[:, shape:], (centre + half)[:, shape:]
         above, below = _slabs(bottom, top, direction[shape:])
@@ -227,4 +230,5 @@ def _curved_normal(shape: Shape, unit: Floats, half: Floats) -> Floats:
     if shape is Shape.CYLINDER:
         is_cap = unit[2] ** 2 > unit[0] ** 2 + unit[1] ** 2
         normal *= is_cap == (_AXES == 2)
-    return normal / np.sqrt(_reduce(np.add, normal * normal))
+    unit_normal: Floats = normal / np.sqrt(_reduce(np.add, normal * normal))
+    return unit_normal

@@ -56,7 +56,7 @@ def render(scene: Scene, image_size: tuple[int, int], noise: np.random.Generator
     centres = slice(0, height * width)
     corners = light[:, height * width :].reshape(3, height + 1, width + 1)
     around = corners[:, 1:, 1:] + corners[:, 1:, :-1] + corners[:, :-1, 1:] + corners[:, :-1, :-1]
-    smooth = light[:, centres].reshape(3, height, width) / 2 + around / 8
+    smooth = np.float32(0.5) * light[:, centres].reshape(3, height, width) + np.float32(0.125) * around
     normals = scene.camera.rotation.astype(np.float32) @ surface.normal[:, centres]
     instances = solids.instances[part[centres]].reshape(image_size)
     return Rendering(
@@ -123,7 +123,7 @@ def _pattern(material: Material, point: Floats, footprint: Floats) -> Floats:
 def _shade(scene: Scene, solids: Solids, surface: Surface, reflectance: Floats) -> Floats:
     """Light (3, N) that leaves the surfaces: diffuse, from ambience and lights, plus emission."""
     # More ambient light from above than from below: faces differ also where no light reaches.
-    openness = 0.8 + 0.2 * surface.normal[2] + 0.05 * surface.normal[0]
+    openness = 0.75 + 0.25 * surface.normal[2] + 0.05 * surface.normal[0]
     received = np.array(scene.ambient, np.float32)[:, None] * openness
     start = surface.point + surface.normal * _SHADOW_BIAS
     for light in scene.lights:
@@ -138,7 +138,8 @@ def _shade(scene: Scene, solids: Solids, surface: Surface, reflectance: Floats) 
         strength = facing[lit] / (0.5 + squared[lit])
         received[:, lit] += np.array(light.colour, np.float32)[:, None] * strength
     emission = np.array([material.emission for material in solids.materials], np.float32)
-    return reflectance * (received + emission.take(surface.part))
+    leaving: Floats = reflectance * (received + emission.take(surface.part))
+    return leaving
 
 
 def _expose(photo: Photo, light: Floats, noise: np.random.Generator) -> npt.NDArray[np.uint8]:

@@ -48,12 +48,13 @@ def random_scene(rng: np.random.Generator) -> Scene:
     floor = _Floor(draw, extent)
     floor.furnish()
     things = (*floor.things, *_pictures(draw, extent))
+    camera = _camera(draw, floor, things)
     return Scene(
         room=_room(draw, extent),
         things=things,
-        lights=_lights(draw, extent),
-        ambient=draw.tint(draw.uniform(0.25, 0.8), 0.15),
-        camera=_camera(draw, floor, things),
+        lights=_lights(draw, extent, camera),
+        ambient=draw.tint(draw.uniform(0.2, 0.6), 0.15),
+        camera=camera,
         photo=Photo(
             brightness=draw.uniform(0.15, 0.45),
             gains=draw.tint(1.0, 0.12),
@@ -192,22 +193,26 @@ def _room(draw: Draw, extent: Vector) -> Room:
     )
 
 
-def _lights(draw: Draw, extent: Vector) -> tuple[Light, ...]:
-    """One light with shadows and up to two weaker ones without."""
+def _lights(draw: Draw, extent: Vector, camera: Camera) -> tuple[Light, ...]:
+    """A lamp that casts shadows, one or none that does not, and the flash of the camera.
+
+    The flash makes near surfaces bright and slanted ones dark: a cue for depth and normals as in photographs,
+    blurred by all else that decides the brightness of a pixel. The camera never sees its shadows.
+    """
     width, length, height = extent
-    levels = [draw.uniform(4.0, 12.0)] + [draw.uniform(1.0, 4.0) for _ in range(draw.below(3))]
-    return tuple(
+    lamps = [
         Light(
             position=(
                 draw.uniform(0.4, width - 0.4),
                 draw.uniform(0.4, length - 0.4),
                 height * draw.uniform(0.6, 0.97),
             ),
-            colour=draw.tint(level, 0.25),
+            colour=draw.tint(draw.uniform(2.0, 10.0), 0.2),
             casts_shadows=number == 0,
         )
-        for number, level in enumerate(levels)
-    )
+        for number in range(1 + draw.below(2))
+    ]
+    return *lamps, Light(camera.position, draw.tint(draw.uniform(2.0, 8.0), 0.1), casts_shadows=False)
 
 
 def _camera(draw: Draw, floor: _Floor, things: tuple[Thing, ...]) -> Camera:
@@ -218,11 +223,11 @@ def _camera(draw: Draw, floor: _Floor, things: tuple[Thing, ...]) -> Camera:
     aims = [things[draw.below(len(things))].position for _ in range(2)]
     aim = max(aims, key=lambda aim: math.hypot(aim[0] - x, aim[1] - y))
     heading = math.atan2(aim[1] - y, aim[0] - x) + draw.uniform(-0.4, 0.4)
-    pitch, roll = np.radians(draw.rng.normal((-11.0, 0.0), (7.0, 2.0))).tolist()
+    pitch, roll = np.radians(draw.rng.normal((-10.0, 0.0), (4.0, 1.5))).tolist()
     return Camera(
-        position=(x, y, draw.uniform(1.0, 1.9)),
+        position=(x, y, draw.uniform(1.2, 1.8)),
         rotation=_rotation(heading, pitch, roll),
-        half_width=math.tan(math.radians(draw.uniform(50.0, 85.0)) / 2),
+        half_width=math.tan(math.radians(draw.uniform(58.0, 80.0)) / 2),
     )
 
 
