@@ -113,7 +113,7 @@ def measure(open_batches: Callable[[], Iterator[Batch]], count: int, device: tor
         torch.cuda.synchronize(device)
     wall = time.perf_counter() - start
     # Ends the workers: only then does the system add their time to ours.
-    batches.close()
+    del batches
     cpu = sum(os.times()[:4]) - cpu_start
     return Cost(1e3 * wall / count, 1e3 * cpu / (warm_up + count))
 
@@ -125,7 +125,7 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=320)
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--images", type=int, default=48)
-    parser.add_argument("--batches", type=int, default=12, help="batches per round")
+    parser.add_argument("--batches", type=int, default=10, help="batches per round")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1, help="threads of this process")

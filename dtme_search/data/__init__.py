@@ -1,7 +1,6 @@
 """Data sets, their splits, and batches on the device."""
 
 from dtme_search.data.base import Batch, Dataset, Sample, SourceSplit, Split
-from dtme_search.data.check import check_dataset, verify_readable
 from dtme_search.data.check import CheckReport, check_dataset, verify_readable
 from dtme_search.data.pipeline import TaskData, build_data
 from dtme_search.data.randomness import Purpose, make_generator
@@ -21,10 +20,8 @@ __all__ = [
     "build_data",
     "build_dataset",
     "check_dataset",
-    "check_dataset",
     "make_generator",
     "resolve_root",
     "split_ids",
-    "verify_readable",
     "verify_readable",
 ]

@@ -81,9 +81,10 @@ def _refuse_doubtful(study: LoadedStudy, trial: FrozenTrial, run: RunRow) -> Non
             "Export another, or --force."
         )
     if run.dead_tasks:
+        weak = run.dead_tasks.replace(",", ", ")
         raise ExportError(
-            f"study {study.name}: trial {trial.number} is not to be trusted: {run.dead_tasks.replace(',', ', ')} "
-            "does not clearly beat the no-image prior, in the baseline or in the trial. Train longer, or --force."
+            f"study {study.name}: trial {trial.number} is not to be trusted: {weak} does not clearly beat the"
+            " no-image prior, in the baseline or in the trial. Train longer, or --force."
         )
 
 
@@ -94,7 +95,7 @@ def _header(study: LoadedStudy, trial: FrozenTrial, run: RunRow) -> str:
         f"Trial {trial.number} of study {study.name}, exported by dtme-search {run.code_version}.",
         f"delta_m {run.delta_m_percent:+.2f} % on the {run.split}, against single-task baselines of the same",
         f"recipe ({gains}); {steps}.",
-        f"Parameter overhead {run.param_overhead_percent:.4f} %, a step costs {run.step_cost_ratio:.2f} unexpanded ones.",
+        f"Parameter overhead {run.param_overhead_percent:.4f} %, step cost {run.step_cost_ratio:.2f}.",
         f"Layers: {compact_layers(run.operations)} (. none, M token modulation, E token expansion, B both).",
     ]
     if run.dead_tasks:

@@ -38,7 +38,7 @@ RowT = TypeVar("RowT")
 ResultT = TypeVar("ResultT")
 
 _OF_TRIALS: tuple[type[Base], ...] = (EvaluationTable, ConflictTable, PlanTable, RunTable)
-_CREATION_TRIES = 5
+_CREATION_TRIES = 6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,15 +191,15 @@ class Records:
         """
         with storage_errors(self._url):
             self._check_version()
-            for attempt in range(_CREATION_TRIES):
+            for attempt in range(1, _CREATION_TRIES + 1):
                 try:
                     self._create()
                     break
                 except SQLAlchemyError:
                     # Another process created the same table in between; the next look finds it.
-                    if attempt == _CREATION_TRIES - 1:
+                    if attempt == _CREATION_TRIES:
                         raise
-                    time.sleep(0.1 * (attempt + 1))
+                    time.sleep(0.1 * attempt)
             self._check_version()
 
     def save_baseline(self, row: BaselineRow) -> BaselineRow:

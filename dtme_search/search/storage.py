@@ -52,7 +52,7 @@ DEFINITION_ATTR = "dtme:definition"
 FINGERPRINT_ATTR = "dtme:space_fingerprint"
 """Study attribute: ``SearchSpace.fingerprint``."""
 
-_CREATION_TRIES = 4
+_CREATION_TRIES = 6
 _HEARTBEAT_SECONDS = 60
 _GRACE_SECONDS = 180
 _MAX_RETRIES = 2
@@ -240,21 +240,15 @@ def _prepare_file(url: sqlalchemy.URL, create: bool) -> None:
 
 
 def _create_tables(url: str) -> RDBStorage:
-    for attempt in range(_CREATION_TRIES):
+    for attempt in range(1, _CREATION_TRIES):
         try:
             return _rdb_storage(url)
-        except (SQLAlchemyError, StorageInternalError, RuntimeError) as error:
+        except (SQLAlchemyError, StorageInternalError) as error:
             # Processes that start on an empty database at once create the same tables; one of them wins.
             _logger.debug("creating the tables of %s: %s", mask_url(url), type(error).__name__)
-            time.sleep(0.1 * (attempt + 1))
+            time.sleep(0.1 * attempt)
     with storage_errors(url):
-        try:
-            return _rdb_storage(url)
-        except RuntimeError:
-            raise StorageError(
-                f"{mask_url(url)}: its tables are of another version of Optuna than the one installed, "
-                f"{optuna.__version__}. Install that version, or run `optuna storage upgrade` on a copy."
-            ) from None
+        return _rdb_storage(url)
 
 
 def _rdb_storage(url: str) -> RDBStorage:
@@ -262,14 +256,20 @@ def _rdb_storage(url: str) -> RDBStorage:
     with warnings.catch_warnings():
         # Heartbeats are marked experimental; without them a killed worker's trial would run for ever.
         warnings.simplefilter("ignore", ExperimentalWarning)
-        return RDBStorage(
-            # RDBStorage formats the URL as a template.
-            parsed.render_as_string(hide_password=False).replace("{", "{{").replace("}", "}}"),
-            engine_kwargs=engine_options(parsed),
-            heartbeat_interval=_HEARTBEAT_SECONDS,
-            grace_period=_GRACE_SECONDS,
-            heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(max_retry=_MAX_RETRIES),
-        )
+        try:
+            return RDBStorage(
+                # RDBStorage formats the URL as a template.
+                parsed.render_as_string(hide_password=False).replace("{", "{{").replace("}", "}}"),
+                engine_kwargs=engine_options(parsed),
+                heartbeat_interval=_HEARTBEAT_SECONDS,
+                grace_period=_GRACE_SECONDS,
+                heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(max_retry=_MAX_RETRIES),
+            )
+        except RuntimeError:
+            raise StorageError(
+                f"{mask_url(url)}: its tables are of another version of Optuna than the one installed, "
+                f"{optuna.__version__}. Install that version, or run `optuna storage upgrade` on a copy."
+            ) from None
 
 
 def _differences(old: Any, new: Any, path: str = "") -> list[str]:

@@ -330,7 +330,7 @@ def test_the_estimate_is_what_the_tensors_take():
 
 
 def test_the_data_set_is_found_by_name(monkeypatch):
-    monkeypatch.setitem(registry.BUILDERS, "fake", lambda config: FakeDataset())
+    monkeypatch.setitem(registry.BUILDERS, "fake", lambda config, require_complete: FakeDataset())
     data = build_data(DataConfig(name="fake", image_size=SIZE, storage="device"), ["edge"], CPU)
     assert data.image_size == SIZE
     assert data.device == CPU

@@ -14,7 +14,7 @@ from dtme_search.errors import ConfigError
 
 def test_a_name_finds_its_builder(monkeypatch):
     dataset = FakeDataset()
-    monkeypatch.setitem(registry.BUILDERS, "fake", lambda config: dataset)
+    monkeypatch.setitem(registry.BUILDERS, "fake", lambda config, require_complete: dataset)
     assert build_dataset(DataConfig(name="fake")) is dataset
 
 

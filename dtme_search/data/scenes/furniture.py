@@ -7,7 +7,8 @@ z = 0 around x = y = 0 with its back towards +y; metres.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 
@@ -29,38 +30,34 @@ _PATTERNS: tuple[tuple[float, dict[str, float]], ...] = (
 """How often a material has a pattern, and its weights."""
 
 
-@dataclass(frozen=True)
 class Draw:
     """The random numbers of one scene and the materials that its surfaces share."""
 
-    rng: np.random.Generator
-    materials: tuple[Material, ...]
-
-    @classmethod
-    def from_generator(cls, rng: np.random.Generator) -> Draw:
-        """Draw the materials first, then hand out the generator."""
-        return cls(rng, _materials(rng))
+    def __init__(self, rng: np.random.Generator) -> None:
+        self.rng = rng
+        self.materials = _materials(rng)
+        self._numbers = _uniform_numbers(rng)
 
     def uniform(self, low: float, high: float) -> float:
         """A number between two."""
-        return float(self.rng.uniform(low, high))
+        return low + (high - low) * next(self._numbers)
 
     def chance(self, probability: float) -> bool:
         """True with this probability."""
-        return bool(self.rng.random() < probability)
+        return next(self._numbers) < probability
+
+    def below(self, number: int) -> int:
+        """One of 0 .. number - 1."""
+        return int(number * next(self._numbers))
 
     def count(self, mean: float) -> int:
         """A Poisson number."""
         return int(self.rng.poisson(mean))
 
-    def below(self, number: int) -> int:
-        """One of 0 .. number - 1."""
-        return int(self.rng.integers(number))
-
     def tint(self, level: float, spread: float) -> Vector:
         """A colour of about this level in each channel."""
-        red, green, blue = level * self.rng.uniform(1 - spread, 1 + spread, 3)
-        return float(red), float(green), float(blue)
+        low, high = level * (1 - spread), level * (1 + spread)
+        return self.uniform(low, high), self.uniform(low, high), self.uniform(low, high)
 
     def material(self) -> Material:
         """One of the scene's materials, the same object each time."""
@@ -229,6 +226,12 @@ def _legs(x: float, y: float, height: float, half: float, material: Material) ->
         for i in _SIDES
         for j in _SIDES
     )
+
+
+def _uniform_numbers(rng: np.random.Generator) -> Iterator[float]:
+    """Endless numbers in [0, 1), drawn in blocks: a scene needs hundreds, and single calls are slow."""
+    while True:
+        yield from rng.random(256).tolist()
 
 
 def _materials(rng: np.random.Generator) -> tuple[Material, ...]:

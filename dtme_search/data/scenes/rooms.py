@@ -43,7 +43,7 @@ def random_scene(rng: np.random.Generator) -> Scene:
         >>> random_scene(np.random.default_rng(3)).room.labels == (0, 0, 0, 0, 1, 2)
         True
     """
-    draw = Draw.from_generator(rng)
+    draw = Draw(rng)
     extent = (draw.uniform(3.0, 9.0), draw.uniform(3.0, 9.0), draw.uniform(2.3, 3.4))
     floor = _Floor(draw, extent)
     floor.furnish()
