@@ -288,6 +288,7 @@ def conflicts(
         shelf = DataShelf(pick_device(device), on_progress=listener.data_reading)
         data = shelf.get(run_config)
         report, plan = conflicts_at_expansion(run_config, data, Callbacks(on_progress=listener.progress))
+    out.mkdir(parents=True, exist_ok=True)
     report.save(out / "conflicts.json")
     save_png(conflict_heat_map(report), out / "conflicts.png")
     console.print(report.table(), markup=False, highlight=False)

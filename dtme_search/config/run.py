@@ -339,6 +339,12 @@ class RunConfig(Section):
         extra = self.expansion_step or 0
         return self.train.num_steps + (extra if self.train.count_from == "expansion" else 0)
 
+    def with_data_root(self, root: str | None) -> RunConfig:
+        """The same run on data in the folder ``root``; ``None`` leaves ``data.root`` as it is."""
+        if root is None:
+            return self
+        return self.model_copy(update={"data": self.data.model_copy(update={"root": root})})
+
     def for_single_task(self, task: str) -> RunConfig:
         """Config of the single-task baseline of ``task``: same recipe, no growth, no schedule."""
         return self.model_copy(

@@ -44,6 +44,22 @@ def export_trial(study: LoadedStudy, number: int, path: Path, *, force: bool = F
     Raises:
         ExportError: If the trial is not finished; or, without ``force``, not feasible or not to be trusted.
     """
+    return _write(path, _text(study, number, force))
+
+
+def export_best(study: LoadedStudy, path: Path, *, force: bool = False) -> Path:
+    """Write the config of the best feasible trial; see :func:`best_trial` and :func:`export_trial`."""
+    return export_trial(study, best_trial(study), path, force=force)
+
+
+def export_front(study: LoadedStudy, folder: Path, *, force: bool = False) -> list[Path]:
+    """Write one file per trial of the feasible front into a folder, or none if one of them is refused."""
+    best_trial(study)  # says what to do when there is no front
+    texts = {number: _text(study, number, force) for number in sorted(front_numbers(study))}
+    return [_write(folder / f"{study.name}-trial-{number:04d}.yaml", text) for number, text in texts.items()]
+
+
+def _text(study: LoadedStudy, number: int, force: bool) -> str:
     trials = study.optuna.get_trials(deepcopy=False)
     if not 0 <= number < len(trials):
         raise ExportError(f"study {study.name}: trial must be one of 0..{len(trials) - 1}, got {number}.")
@@ -54,23 +70,16 @@ def export_trial(study: LoadedStudy, number: int, path: Path, *, force: bool = F
     if not force:
         _refuse_doubtful(study, trial, run)
     config = validate(RunConfig, json.loads(run.config), f"trial {number}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(dump_yaml(config, header=_header(study, trial, run)), encoding="utf-8")
+    return dump_yaml(config, header=_header(study, trial, run))
+
+
+def _write(path: Path, text: str) -> Path:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ExportError(f"{path}: cannot be written: {error.strerror}. Give another --out.") from error
     return path
-
-
-def export_best(study: LoadedStudy, path: Path, *, force: bool = False) -> Path:
-    """Write the config of the best feasible trial; see :func:`best_trial` and :func:`export_trial`."""
-    return export_trial(study, best_trial(study), path, force=force)
-
-
-def export_front(study: LoadedStudy, folder: Path, *, force: bool = False) -> list[Path]:
-    """Write one file per trial of the feasible front into a folder."""
-    best_trial(study)  # says what to do when there is no front
-    return [
-        export_trial(study, number, folder / f"{study.name}-trial-{number:04d}.yaml", force=force)
-        for number in sorted(front_numbers(study))
-    ]
 
 
 def _refuse_doubtful(study: LoadedStudy, trial: FrozenTrial, run: RunRow) -> None:

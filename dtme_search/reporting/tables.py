@@ -34,9 +34,11 @@ def trials_table(study: LoadedStudy) -> pd.DataFrame:
             "trial": trial.number,
             "state": trial.state.name.lower(),
             "on_front": trial.number in front,
+            "error": next(iter(trial.user_attrs.get("error", "").splitlines()), ""),
         }
+        if trial.state == TrialState.FAIL and "error" not in trial.user_attrs:
+            row["state"] = "interrupted"  # stopped or killed; a later trial continues it
         if run is not None:
-            row["state"] = "interrupted" if run.state == "interrupted" else row["state"]
             row |= {
                 "delta_m_percent": run.delta_m_percent,
                 "param_overhead_percent": run.param_overhead_percent,
@@ -46,9 +48,7 @@ def trials_table(study: LoadedStudy) -> pd.DataFrame:
                 "feasible": run.feasible,
                 "dead_tasks": run.dead_tasks or "",
                 "seconds": run.seconds_total,
-                "error": (trial.user_attrs.get("error") or "").splitlines()[:1],
             }
-            row["error"] = row["error"][0] if row["error"] else ""
             for task, gain in trial.user_attrs.get("gains_percent", {}).items():
                 row[f"gain_{task}_percent"] = gain
         rows.append(row)

@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from time import monotonic
 from types import TracebackType
@@ -22,6 +23,7 @@ from dtme_search.config import ExpansionConfig, RunConfig, dump_yaml, run_finger
 from dtme_search.data import TaskData
 from dtme_search.search.outcome import Outcome
 from dtme_search.search.records import ConflictRow, EvaluationRow, PlanRow, Records, RunRow
+from dtme_search.search.retries import retry_history
 from dtme_search.token_space import ConflictReport, ExpansionPlan
 from dtme_search.training import Evaluation, RunResult, TrainingInterrupted
 
@@ -64,6 +66,7 @@ class Diary:
 
     def __enter__(self) -> Self:
         self.started = monotonic()
+        self.seconds_before = self._continue()
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         (self.folder / "config.yaml").write_text(dump_yaml(self.config), encoding="utf-8")
         self.row = RunRow(
@@ -78,6 +81,7 @@ class Diary:
             seed=self.config.seed,
             split="holdout" if self.data.splits.holdout else "test",
             torch_version=torch.__version__,
+            timm_version=version("timm"),
             optuna_version=optuna.__version__,
             python_version=platform.python_version(),
             code_version=dtme_search.__version__,
@@ -129,6 +133,9 @@ class Diary:
     def completed(self, result: RunResult, outcome: Outcome) -> None:
         """The trial has its result; everything is written before Optuna hears of it."""
         resolved = resolved_config(self.config, result.plan)
+        seconds_inside = sum(result.seconds.values())
+        # A session that was killed left no total, but the seconds up to its checkpoint.
+        seconds_total = max(self._seconds(), seconds_inside)
         (self.folder / "resolved.yaml").write_text(dump_yaml(resolved), encoding="utf-8")
         self._write_curves(result)
         self.row = replace(
@@ -143,11 +150,12 @@ class Diary:
             dead_tasks=",".join(outcome.dead_tasks),
             operations=" ".join(result.plan.operations()),
             steps_trained=result.total_steps,
-            seconds_total=monotonic() - self.started,
+            seconds_total=seconds_total,
             seconds_train=result.seconds.get("train", 0.0),
             seconds_evaluate=result.seconds.get("evaluate", 0.0),
             seconds_measure=result.seconds.get("measure", 0.0),
             seconds_checkpoint=result.seconds.get("checkpoint", 0.0),
+            seconds_overhead=seconds_total - seconds_inside,
             peak_memory_mb=result.peak_memory_mb,
             precision=result.precision,
             finished_at=datetime.now(UTC),
@@ -159,8 +167,18 @@ class Diary:
         self.trial.set_user_attr("dead_tasks", list(outcome.dead_tasks))
         self._upload(result)
 
+    def _continue(self) -> float:
+        """Take over what the trial that this one continues had measured; gives the seconds it spent."""
+        history = retry_history(self.trial)
+        before = self.records.continue_run(self.study_name, history[-1], self.trial.number) if history else None
+        return 0.0 if before is None else before.seconds_total or 0.0
+
+    def _seconds(self) -> float:
+        return self.seconds_before + monotonic() - self.started
+
     def _end(self, state: str, error: str | None) -> None:
-        self.row = replace(self.row, state=state, error=error, finished_at=datetime.now(UTC))
+        ended = {"seconds_total": self._seconds(), "finished_at": datetime.now(UTC)}
+        self.row = replace(self.row, state=state, error=error, **ended)
         self.records.save_run(self.row)
 
     def _write_curves(self, result: RunResult) -> None:

@@ -10,16 +10,16 @@ from pathlib import Path
 from dtme_search.config import RunConfig, dump_yaml, run_fingerprint
 from dtme_search.data import Split
 from dtme_search.metrics import beats_prior, delta_m, task_gains
-from dtme_search.models import build_model
+from dtme_search.models import build_model, describe_backbone
 from dtme_search.search.baselines import Baselines
 from dtme_search.search.data_shelf import DataShelf
 from dtme_search.search.listener import Listener
 from dtme_search.search.records import BaselineRow, records_for
 from dtme_search.search.stopping import StopSwitch
-from dtme_search.search.storage import default_storage_url, open_storage
+from dtme_search.search.storage import check_storage, default_storage_url, open_storage
 from dtme_search.search.workspace import Workspace
 from dtme_search.tasks import TaskSpec
-from dtme_search.training import Callbacks, Trainer, evaluate, pick_device, restore_model
+from dtme_search.training import Callbacks, Trainer, check_run, evaluate, pick_device, restore_model
 
 FINAL = "train"
 """Folder below the workdir for final training: its checkpoints and the database of its baselines."""
@@ -102,7 +102,15 @@ def train_final(
     """
     hears = listener or Listener()
     shelf = DataShelf(pick_device(device), final=True, on_progress=hears.data_reading)
+    url = storage or default_storage_url(FINAL, workdir)
+    if with_baselines:
+        check_storage(url)
+    describe_backbone(config.model, config.data.image_size)
     data = shelf.get(config)
+    # A broken test image is found now, not after the training.
+    next(data.eval_batches("test", 1))
+    check_run(config, data)
+
     workspace = Workspace.of_study(workdir, FINAL)
     folder = workspace.root / f"{name}-{run_fingerprint(config, data.fingerprint)[:8]}"
     folder.mkdir(mode=0o700, exist_ok=True)
@@ -110,7 +118,7 @@ def train_final(
     baselines: dict[str, BaselineRow] = {}
     with StopSwitch() as switch:
         if with_baselines:
-            records = records_for(open_storage(storage or default_storage_url(FINAL, workdir)))
+            records = records_for(open_storage(url))
             records.create_tables()
             baselines = Baselines(records, shelf, workspace.baseline, hears, switch).get(config)
         model = build_model(

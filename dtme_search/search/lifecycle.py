@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import re
 import warnings
+from datetime import datetime, timedelta
 
 import optuna
 from filelock import FileLock, Timeout
@@ -12,8 +14,15 @@ from optuna.storages import RetryHeartbeatStaleTrialCallback
 from optuna.trial import FrozenTrial, TrialState
 
 from dtme_search.errors import TrainingError
-from dtme_search.search.objective import FINISHED, first_number
+from dtme_search.search.objective import FINISHED
+from dtme_search.search.retries import first_number
 from dtme_search.search.workspace import Workspace
+
+BEGIN_WITHIN = timedelta(minutes=3)
+"""A trial that has no parameters after this time lost its process while it was proposed."""
+
+_OF_RESULT = ("constraints", "artifacts:")
+"""Beginnings of Optuna's attributes that a trial writes with its result; the continuation writes its own."""
 
 _log = logging.getLogger(__name__)
 
@@ -34,19 +43,31 @@ def hand_back(study: optuna.Study, number: int) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
         requeue = RetryHeartbeatStaleTrialCallback(max_retry=None, inherit_intermediate_values=True)
-    requeue(study, study.get_trials(deepcopy=True)[number])
+    trial = study.get_trials(deepcopy=True)[number]
+    for name in [name for name in trial.system_attrs if name.startswith(_OF_RESULT)]:
+        del trial.system_attrs[name]
+    requeue(study, trial)
 
 
 def recover(study: optuna.Study, workspace: Workspace) -> list[int]:
     """Hand back trials whose process died on this machine; gives their numbers.
 
     A living process holds the lock of its trial's folder. Trials without a folder here run on another
-    machine; Optuna's heartbeat takes care of those.
+    machine; Optuna hands those back whose heartbeat stopped, and so does this function with those that
+    died before their first heartbeat.
     """
     numbers = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        # Optuna looks for them when a trial begins, which a study that only waits for them never does.
+        optuna.storages.fail_stale_trials(study)
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         path = workspace.trial(first_number(trial)) / "running.lock"
         if not path.exists():
+            if _never_began(trial):
+                study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
+                hand_back(study, trial.number)
+                numbers.append(trial.number)
             continue
         try:
             with FileLock(path, timeout=0):
@@ -70,10 +91,11 @@ def check_failures(study: optuna.Study, in_a_row: int) -> None:
     # A failed trial without an error was interrupted; its continuation stands for it.
     reasons = [_reason(trial) for trial in trials if trial.state in FINISHED or "error" in trial.user_attrs]
     reasons = reasons[-in_a_row:]
-    if len(reasons) == in_a_row and None not in reasons and len(set(reasons)) == 1:
+    if len(reasons) == in_a_row and None not in reasons and len({_cause(str(r)) for r in reasons}) == 1:
+        last = str(reasons[-1]).rstrip(".")
         raise TrainingError(
-            f"study {study.study_name}: {in_a_row} trials in a row failed with the same cause: {reasons[0]}. "
-            "Mend it, then run optimize again."
+            f"study {study.study_name}: {in_a_row} trials in a row failed with the same cause, the last with "
+            f"{last}. Mend it, then run optimize again."
         )
 
 
@@ -81,3 +103,13 @@ def _reason(trial: FrozenTrial) -> str | None:
     if trial.state != TrialState.FAIL:
         return None
     return str(trial.user_attrs["error"]).splitlines()[0]
+
+
+def _cause(reason: str) -> str:
+    """What two trials that fail alike have in common: numbers and what follows them differ."""
+    return re.split(r"\d", reason, maxsplit=1)[0]
+
+
+def _never_began(trial: FrozenTrial) -> bool:
+    started = trial.datetime_start
+    return not trial.params and started is not None and datetime.now() - started > BEGIN_WITHIN

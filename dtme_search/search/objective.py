@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import optuna
 from filelock import FileLock
-from optuna.exceptions import ExperimentalWarning
-from optuna.storages import RetryHeartbeatStaleTrialCallback
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 
 from dtme_search.config import RunConfig, StudyConfig
 from dtme_search.metrics import delta_m, task_gains
@@ -21,6 +18,7 @@ from dtme_search.search.diary import Diary, DrawFiles
 from dtme_search.search.listener import Listener
 from dtme_search.search.outcome import judge
 from dtme_search.search.records import BaselineRow, Records
+from dtme_search.search.retries import first_number
 from dtme_search.search.space import SearchSpace
 from dtme_search.search.workspace import Workspace
 from dtme_search.training import Callbacks, Evaluation, RunResult, Trainer, TrainingInterrupted
@@ -72,6 +70,7 @@ class Objective:
         # The system frees the lock when this process dies, however it dies.
         with FileLock(folder / "running.lock"), self._told(trial):
             config = self.space.suggest(trial)
+            self._tell_start(trial)
             data = self.shelf.get(config)
             study, artifacts = self.study.name, self.workspace.artifacts
             with Diary(trial, study, config, data, self.records, folder, artifacts, self.draw) as diary:
@@ -86,15 +85,16 @@ class Objective:
                 diary.completed(result, outcome)
             for name, violation in outcome.violations.items():
                 trial.set_constraint(name, violation)
-            (folder / "checkpoint.pt").unlink(missing_ok=True)
         self.listener.trial_completed(trial.number, outcome)
         return outcome.values(self.study)
 
-    @contextmanager
-    def _told(self, trial: optuna.Trial) -> Iterator[None]:
-        """Tell the listener that a trial begins and how it ends; keep the reason of a failure."""
+    def _tell_start(self, trial: optuna.Trial) -> None:
         finished = len(trial.study.get_trials(deepcopy=False, states=FINISHED))
         self.listener.trial_started(trial.number, finished, self.num_trials, trial.params)
+
+    @contextmanager
+    def _told(self, trial: optuna.Trial) -> Iterator[None]:
+        """Tell the listener how a trial ends without a result; keep the reason of a failure."""
         try:
             yield
         except optuna.TrialPruned as pruned:
@@ -140,14 +140,3 @@ class Objective:
             trial.report(gain, rung)
         if trial.should_prune():
             raise optuna.TrialPruned(f"{self.study.pruner.name}: delta_m {gain:+.2f} % at step {step}")
-
-
-def first_number(trial: optuna.Trial | FrozenTrial) -> int:
-    """Number of the trial that this one continues, or its own: it names the folder."""
-    frozen = trial
-    if isinstance(trial, optuna.Trial):
-        frozen = trial.study.get_trials(deepcopy=False)[trial.number]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ExperimentalWarning)
-        first = RetryHeartbeatStaleTrialCallback.retried_trial_number(frozen)
-    return frozen.number if first is None else first

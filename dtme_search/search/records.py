@@ -14,7 +14,7 @@ from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from sqlalchemy import Engine, delete, insert, inspect, select
+from sqlalchemy import Engine, delete, insert, inspect, select, update
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
@@ -37,7 +37,8 @@ if TYPE_CHECKING:
 RowT = TypeVar("RowT")
 ResultT = TypeVar("ResultT")
 
-_OF_TRIALS: tuple[type[Base], ...] = (EvaluationTable, ConflictTable, PlanTable, RunTable)
+_MEASURED: tuple[type[Base], ...] = (EvaluationTable, ConflictTable, PlanTable)
+_OF_TRIALS = (*_MEASURED, RunTable)
 _CREATION_TRIES = 6
 
 
@@ -258,6 +259,21 @@ class Records:
     def runs(self, study: str) -> list[RunRow]:
         """Facts of all runs of a study, by trial."""
         return self._of_trial(RunRow, RunTable, study, None)
+
+    def continue_run(self, study: str, old: int, new: int) -> RunRow | None:
+        """Give what an interrupted trial has measured to the one that continues it.
+
+        The facts of its run stay, as ``interrupted`` even where its process died without a word; they are
+        returned.
+        """
+        with storage_errors(self._url), Session(self.engine) as session, session.begin():
+            for table in _MEASURED:
+                session.execute(update(table).filter_by(study=study, trial=old).values(trial=new))
+            found = session.get(RunTable, (study, old))
+            if found is None:
+                return None
+            found.state = "interrupted"
+            return _row(RunRow, found)
 
     def delete_study(self, study: str) -> None:
         """Forget all trials of a study; baselines stay. Optuna's tables are not touched."""

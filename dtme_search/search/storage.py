@@ -37,6 +37,8 @@ __all__ = [
     "FINGERPRINT_ATTR",
     "build_pruner",
     "build_sampler",
+    "check_continues",
+    "check_storage",
     "default_storage_url",
     "load_existing",
     "mask_url",
@@ -81,19 +83,43 @@ def open_storage(url: str, *, create: bool = True) -> RDBStorage:
     parsed = parse_url(url)
     if parsed.get_backend_name() == "sqlite":
         _prepare_file(parsed, create)
-    engine = make_engine(url)
-    try:
-        with storage_errors(url), engine.connect():
-            has_tables = sqlalchemy.inspect(engine).has_table("studies")
-    finally:
-        engine.dispose()
-    if not create and not has_tables:
+    if not _has_studies(url) and not create:
         raise StorageError(f"{mask_url(url)} holds no study yet. `dtme-search optimize` starts one.")
     storage = _create_tables(url)
     tune_sqlite(storage.engine)
     # Connections made so far do not know the tuning.
     storage.engine.dispose()
     return storage
+
+
+def check_storage(url: str) -> bool:
+    """Find out whether :func:`open_storage` will work, without creating anything.
+
+    Returns:
+        Whether there is a database that holds studies.
+
+    Raises:
+        StorageError: As :func:`open_storage`.
+    """
+    parsed = parse_url(url)
+    if parsed.get_backend_name() == "sqlite" and not _sqlite_file(parsed).exists():
+        folder = next(parent for parent in _sqlite_file(parsed).absolute().parents if parent.exists())
+        if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+            raise StorageError(f"{folder}: must be a folder that can be written, for {mask_url(url)}.")
+        return False
+    return _has_studies(url)
+
+
+def check_continues(storage: RDBStorage, study: StudyConfig, space: SearchSpace) -> None:
+    """Find out whether :func:`open_study` will continue what is there, without changing anything.
+
+    Raises:
+        StorageError: As :func:`open_study`.
+    """
+    with storage_errors(storage.url):
+        if study.name in optuna.get_all_study_names(storage):
+            opened = optuna.load_study(study_name=study.name, storage=storage)
+            _check_same_search(opened, study, space, storage.url)
 
 
 def open_study(
@@ -109,11 +135,6 @@ def open_study(
     Raises:
         StorageError: If a study of this name searches something else; names what differs and the ways out.
     """
-    definition = {
-        "objectives": [f"{name}: {direction}" for name, direction in study.objectives.items()],
-        "limits": dict(study.limits),
-        **space.definition,
-    }
     with storage_errors(storage.url):
         opened = optuna.create_study(
             study_name=study.name,
@@ -123,26 +144,14 @@ def open_study(
             pruner=pruner,
             load_if_exists=True,
         )
-        stored = opened.user_attrs.get(DEFINITION_ATTR)
-        # Optuna keeps the old directions without a word.
-        directions = [direction.name.lower() for direction in opened.directions]
-        if stored is None and (
-            directions != [*study.objectives.values()] or opened.get_trials(deepcopy=False)
-        ):
-            raise StorageError(
-                f"{mask_url(storage.url)}: study '{study.name}' was not made by dtme-search. "
-                "Give the study another `name:`."
-            )
-        if stored is not None:
-            changes = _differences(stored, json.loads(json.dumps(definition)))
-            if changes:
-                raise StorageError(_refusal(study.name, storage.url, changes))
+        _check_same_search(opened, study, space, storage.url)
+        if DEFINITION_ATTR in opened.user_attrs:
             return opened
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)
             opened.set_metric_names(list(study.objectives))
         opened.set_user_attr(FINGERPRINT_ATTR, space.fingerprint)
-        opened.set_user_attr(DEFINITION_ATTR, definition)
+        opened.set_user_attr(DEFINITION_ATTR, _definition(study, space))
     return opened
 
 
@@ -223,12 +232,25 @@ def sampler_seed(base_seed: int, worker: int, num_existing_trials: int) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
 
 
-def _prepare_file(url: sqlalchemy.URL, create: bool) -> None:
+def _has_studies(url: str) -> bool:
+    engine = make_engine(url)
+    try:
+        with storage_errors(url), engine.connect():
+            return sqlalchemy.inspect(engine).has_table("studies")
+    finally:
+        engine.dispose()
+
+
+def _sqlite_file(url: sqlalchemy.URL) -> Path:
     if url.database in (None, "", ":memory:"):
         raise StorageError(
             "sqlite:// must name a file, got a database in memory. Use sqlite:////folder/study.db."
         )
-    path = Path(url.database)
+    return Path(url.database)
+
+
+def _prepare_file(url: sqlalchemy.URL, create: bool) -> None:
+    path = _sqlite_file(url)
     if not create and not path.is_file():
         raise StorageError(f"{path}: no such database. `dtme-search optimize` starts one.")
     try:
@@ -270,6 +292,32 @@ def _rdb_storage(url: str) -> RDBStorage:
                 f"{mask_url(url)}: its tables are of another version of Optuna than the one installed, "
                 f"{optuna.__version__}. Install that version, or run `optuna storage upgrade` on a copy."
             ) from None
+
+
+def _definition(study: StudyConfig, space: SearchSpace) -> dict[str, Any]:
+    return {
+        "objectives": [f"{name}: {direction}" for name, direction in study.objectives.items()],
+        "limits": dict(study.limits),
+        **space.definition,
+    }
+
+
+def _check_same_search(
+    opened: optuna.Study, study: StudyConfig, space: SearchSpace, url: str
+) -> None:
+    stored = opened.user_attrs.get(DEFINITION_ATTR)
+    if stored is not None:
+        changes = _differences(stored, json.loads(json.dumps(_definition(study, space))))
+        if changes:
+            raise StorageError(_refusal(study.name, url, changes))
+        return
+    # Optuna keeps the old directions without a word.
+    directions = [direction.name.lower() for direction in opened.directions]
+    if directions != [*study.objectives.values()] or opened.get_trials(deepcopy=False):
+        raise StorageError(
+            f"{mask_url(url)}: study '{study.name}' was not made by dtme-search. "
+            "Give the study another `name:`."
+        )
 
 
 def _differences(old: Any, new: Any, path: str = "") -> list[str]:

@@ -19,11 +19,14 @@ from dtme_search.search.lifecycle import check_failures, hand_back, num_left, re
 from dtme_search.search.listener import Listener
 from dtme_search.search.objective import Objective
 from dtme_search.search.records import BaselineRow, Records, records_for
+from dtme_search.search.retries import first_number
 from dtme_search.search.space import SearchSpace
 from dtme_search.search.stopping import StopSwitch
 from dtme_search.search.storage import (
     build_pruner,
     build_sampler,
+    check_continues,
+    check_storage,
     default_storage_url,
     load_existing,
     open_storage,
@@ -31,7 +34,7 @@ from dtme_search.search.storage import (
     sampler_seed,
 )
 from dtme_search.search.workspace import Workspace
-from dtme_search.training import TrainingInterrupted, pick_device
+from dtme_search.training import TrainingInterrupted, check_run, pick_device
 
 DEFAULT_WORKDIR = Path("dtme-runs")
 STUDY_ATTR = "dtme:study"
@@ -91,9 +94,8 @@ def read_study(
     """
     path = find_file(study, "studies")
     config = load_study_config(study)
-    if data_root is not None:
-        overrides = (*overrides, f"data.root={data_root}")
-    return config, base_config(config, path.parent, tuple(overrides))
+    base = base_config(config, path.parent, tuple(overrides))
+    return config, base.with_data_root(data_root)
 
 
 def train_baselines(
@@ -110,8 +112,11 @@ def train_baselines(
     config, base = read_study(study, overrides, data_root)
     hears = listener or Listener()
     shelf = DataShelf(pick_device(device), on_progress=hears.data_reading)
-    shelf.get(base)
-    records = records_for(open_storage(storage_url(config.name, storage, workdir)))
+    url = storage_url(config.name, storage, workdir)
+    check_storage(url)
+    describe_backbone(base.model, base.data.image_size)
+    check_run(base, shelf.get(base))
+    records = records_for(open_storage(url))
     records.create_tables()
     workspace = Workspace.of_study(workdir, config.name)
     with StopSwitch() as switch:
@@ -152,20 +157,27 @@ def optimize(
     config, base = read_study(study, overrides, data_root)
     total = trials or config.trials
     hears = listener or Listener()
+    optuna.logging.set_verbosity(optuna.logging.CRITICAL)  # the listener tells the same in our words
+
+    # Whatever can be wrong is found here, the quickest first, before anything is written.
+    shelf = DataShelf(pick_device(device), on_progress=hears.data_reading)
+    url = storage_url(config.name, storage, workdir)
+    known = open_storage(url) if check_storage(url) else None
     backbone = describe_backbone(base.model, base.data.image_size)
     space = SearchSpace.from_study(config, base, backbone.num_layers)
     points = [space.point(point) for point in config.enqueue]
+    sampler = build_sampler(config, config.seed)
     pruner = build_pruner(config, base.train.num_evaluations)
-    shelf = DataShelf(pick_device(device), on_progress=hears.data_reading)
-    shelf.get(base)  # reads every file of the search, so a broken one is found now
+    if known is not None:
+        check_continues(known, config, space)
+    check_run(base, shelf.get(base))  # reads every file of the search
 
-    optuna.logging.set_verbosity(optuna.logging.CRITICAL)  # the listener tells the same in our words
-    opened = open_storage(storage_url(config.name, storage, workdir))
-    workspace = Workspace.of_study(workdir, config.name)
-    found = open_study(opened, config, space, sampler=build_sampler(config, config.seed), pruner=pruner)
-    found.sampler = build_sampler(config, sampler_seed(config.seed, 0, len(found.get_trials(deepcopy=False))))
+    opened = known or open_storage(url)
     records = records_for(opened)
     records.create_tables()
+    found = open_study(opened, config, space, sampler=sampler, pruner=pruner)
+    found.sampler = build_sampler(config, sampler_seed(config.seed, 0, len(found.get_trials(deepcopy=False))))
+    workspace = Workspace.of_study(workdir, config.name)
     found.set_user_attr(STUDY_ATTR, config.model_dump_json())
     recover(found, workspace)
     for point in points:
@@ -188,17 +200,19 @@ def _run_trials(
         while not switch() and num_left(study, total) > 0:
             # One trial a call: Optuna's own n_trials counts per call, not per study.
             study.optimize(objective, n_trials=1, catch=(Exception,))
-            if switch():
-                _hand_back_unfinished(study, objective)
+            _close(study, objective, stopped=switch())
             check_failures(study, failures_in_a_row)
     except KeyboardInterrupt:
-        _hand_back_unfinished(study, objective)
+        _close(study, objective, stopped=True)
         raise
 
 
-def _hand_back_unfinished(study: optuna.Study, objective: Objective) -> None:
+def _close(study: optuna.Study, objective: Objective, *, stopped: bool) -> None:
+    """Queue the trial in hand again if it was stopped; else its checkpoint has served."""
     if objective.last_number is None:
         return
     trial = study.get_trials(deepcopy=False)[objective.last_number]
-    if trial.state == optuna.trial.TrialState.FAIL and "error" not in trial.user_attrs:
+    if stopped and trial.state == optuna.trial.TrialState.FAIL and "error" not in trial.user_attrs:
         hand_back(study, trial.number)
+    elif trial.state.is_finished():
+        (objective.workspace.trial(first_number(trial)) / "checkpoint.pt").unlink(missing_ok=True)

@@ -2,7 +2,7 @@
 
 from dtme_search.training.checkpoint import load_checkpoint, save_checkpoint
 from dtme_search.training.evaluation import Evaluation, evaluate, no_image_priors
-from dtme_search.training.inspection import conflicts_at_expansion, restore_model
+from dtme_search.training.inspection import check_run, conflicts_at_expansion, restore_model
 from dtme_search.training.runtime import pick_device
 from dtme_search.training.trainer import Callbacks, Progress, RunResult, Trainer, TrainingInterrupted
 
@@ -13,6 +13,7 @@ __all__ = [
     "RunResult",
     "Trainer",
     "TrainingInterrupted",
+    "check_run",
     "conflicts_at_expansion",
     "evaluate",
     "load_checkpoint",

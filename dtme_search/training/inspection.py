@@ -9,9 +9,22 @@ from dtme_search.config import RunConfig
 from dtme_search.data import TaskData
 from dtme_search.errors import TrainingError
 from dtme_search.models import MultiTaskViT, build_model
-from dtme_search.token_space import ConflictReport, ExpansionPlan
+from dtme_search.token_space import ConflictReport, ExpansionPlan, needs_conflicts, plan_expansion
 from dtme_search.training.checkpoint import load_checkpoint
 from dtme_search.training.trainer import Callbacks, Trainer, TrainingInterrupted
+
+
+def check_run(config: RunConfig, data: TaskData) -> None:
+    """Build the model of a run and the part of its plan that needs no measuring, and forget both.
+
+    What a config or a file of weights gets wrong shows here instead of in mid-training.
+
+    Raises:
+        ConfigError: From the model or the plan.
+    """
+    model = build_model(config.model, data.specs, data.image_size, seed=config.seed)
+    if not needs_conflicts(config.expansion):
+        plan_expansion(None, config.expansion, tuple(config.tasks), model.info.num_layers, config.seed)
 
 
 def conflicts_at_expansion(

@@ -47,10 +47,10 @@ def plain(colour=WHITE) -> Material:
 
 
 def hand_made(*things: Thing, lights: tuple[Light, ...] = ()) -> Scene:
-    """A room of 6 x 6 x 3 m seen from the middle, 1.5 m up, towards high y; half a field of view is 45°."""
+    """A room of 6 x 8 x 3 m seen from (3, 3, 1.5) towards high y; half the field of view is 45°."""
     wall = plain()
     return Scene(
-        room=Room((6.0, 6.0, 3.0), (0, 0, 0, 0, 1, 2), (wall,) * 6),
+        room=Room((6.0, 8.0, 3.0), (0, 0, 0, 0, 1, 2), (wall,) * 6),
         things=things,
         lights=lights,
         ambient=(0.2, 0.2, 0.2),
@@ -70,22 +70,22 @@ def one(shape: Shape, position, half, yaw=0.0) -> Thing:
 def test_empty_room_has_the_depth_and_normals_of_its_planes():
     seen = look()
     middle = 20
-    # Straight ahead the far wall is 3 m away; a wall across the axis has the same depth everywhere.
+    # The far wall is 5 m away and across the axis: its depth is the same everywhere.
     wall = seen.instances == 3
-    np.testing.assert_allclose(seen.depth[wall], 3.0, rtol=1e-6)
+    np.testing.assert_allclose(seen.depth[wall], 5.0, rtol=1e-6)
     np.testing.assert_allclose(seen.normals[wall], np.broadcast_to([0, 0, -1], (wall.sum(), 3)), atol=1e-6)
-    # The lowest row looks down at tan = 40/41: the floor, 1.5 m below, is at 1.5 * 41/40 m.
-    assert seen.classes[40, middle] == 1
-    assert seen.depth[40, middle] == pytest.approx(1.5 * 41 / 40, rel=1e-6)
-    np.testing.assert_allclose(seen.normals[40, middle], [0, -1, 0], atol=1e-6)
-    assert seen.classes[0, middle] == 2
-    np.testing.assert_allclose(seen.normals[0, middle], [0, 1, 0], atol=1e-6)
-    # Left and right walls are other instances of the same class than the wall ahead.
-    assert {seen.instances[middle, 0], seen.instances[middle, middle], seen.instances[middle, 40]} <= {
-        0,
-        1,
-        3,
-    }
+    # The outermost pixels look aside by tan = 40/41, at planes 3 m to the sides and 1.5 m below and above.
+    for pixel, instance, label, normal, aside in [
+        ((middle, 0), 0, 0, [1, 0, 0], 3.0),
+        ((middle, 40), 1, 0, [-1, 0, 0], 3.0),
+        ((40, middle), 4, 1, [0, -1, 0], 1.5),
+        ((0, middle), 5, 2, [0, 1, 0], 1.5),
+    ]:
+        assert (seen.instances[pixel], seen.classes[pixel]) == (instance, label)
+        assert seen.depth[pixel] == pytest.approx(aside * 41 / 40, rel=1e-6)
+        np.testing.assert_allclose(seen.normals[pixel], normal, atol=1e-6)
+    # Corners between walls are edges, although the class is the same.
+    assert boundaries(seen.instances)[middle].sum() == 2
 
 
 @pytest.mark.parametrize(
@@ -176,7 +176,7 @@ def back_project(seen: Rendering, camera: Camera) -> np.ndarray:
 
 
 def test_normals_fit_the_back_projected_depth(many):
-    """Neighbours on one flat face differ by a vector across its normal; on furniture faces may be stepped."""
+    """Neighbours on one flat face differ by a vector across its normal; furniture has parallel faces too."""
     fitting = []
     for scene, seen in many[:40]:
         points = back_project(seen, scene.camera)
@@ -189,9 +189,10 @@ def test_normals_fit_the_back_projected_depth(many):
             )
             off = np.abs(((points[a] - points[b]) * seen.normals[a]).sum(-1))
             fits = off < 1e-5 * seen.depth[a] ** 2 + 2e-5
-            assert fits[same & (seen.instances[a] < 6)].all()
-            fitting.append(fits[same & (seen.instances[a] >= 6)])
-    assert np.concatenate(fitting).mean() > 0.95
+            on_room = seen.instances[a] < 6
+            assert fits[same & on_room].all()
+            fitting.append(fits[same & ~on_room])
+    assert np.concatenate(fitting).mean() > 0.9
 
 
 def test_labels_are_in_range_and_face_the_camera(many):

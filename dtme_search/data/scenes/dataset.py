@@ -25,7 +25,7 @@ from dtme_search.data.scenes.scene import Scene
 from dtme_search.errors import nearest
 from dtme_search.tasks import TaskSpec
 
-RENDERER_VERSION = 1
+RENDERER_VERSION = 2
 """Raised whenever the same scene would look or be labelled differently."""
 
 Arrays = dict[str, npt.NDArray[Any]]

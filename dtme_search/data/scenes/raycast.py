@@ -130,20 +130,25 @@ class Solids:
             shadow[rays] |= (entries < 1).any(axis=0)
         return shadow
 
-    def surface(self, point: Floats, part: Integers) -> Surface:
-        """Describe the surfaces at points (3, N) that lie on the parts (N,)."""
+    def surface(self, origin: Floats, direction: Floats, distance: Floats, part: Integers) -> Surface:
+        """Describe what ``cast`` has found."""
+        point = origin + direction * distance
         indoors = part < NUM_FACES
         frame = np.maximum(self.instances.take(part) - (NUM_FACES - 1), 0)
         cos, sin = self._turn.take(frame, axis=1)
         local = _turned(point - self._position.take(frame, axis=1), cos, sin)
         half = self._half.take(part, axis=1)
         unit = (local - self._centre.take(part, axis=1)) / half
-        axis = np.where(indoors, part // 2, np.abs(unit).argmax(axis=0))
+        # Along the edges of a part rounding may favour a face that looks away; only faces in view count.
+        backward = -_turned(direction, cos, sin)
+        axis = np.where(indoors, part // 2, (unit * np.sign(backward)).argmax(axis=0))
         normal = (axis == _AXES) * np.sign(unit) * np.where(indoors, np.float32(-1), np.float32(1))
         shape = self._shape.take(part)
         for curved in (Shape.CYLINDER, Shape.ELLIPSOID):
             rays = np.flatnonzero(shape == curved)
-            normal[:, rays] = _curved_normal(curved, unit.take(rays, axis=1), half.take(rays, axis=1))
+            normal[:, rays] = _curved_normal(
+                curved, unit.take(rays, axis=1), half.take(rays, axis=1), backward.take(rays, axis=1)
+            )
         return Surface(point, _turned(normal, cos, -sin), local, part)
 
     def _body(self, frame: int, thing: Thing, first: int) -> _Body:
@@ -224,11 +229,13 @@ def _span(shape: Shape, centre: Floats, half: Floats, direction: Floats) -> tupl
     return enter, leave
 
 
-def _curved_normal(shape: Shape, unit: Floats, half: Floats) -> Floats:
+def _curved_normal(shape: Shape, unit: Floats, half: Floats, backward: Floats) -> Floats:
     """Outward normals (3, N) of cylinders or ellipsoids at points in units of their half sizes."""
     normal = unit / half
     if shape is Shape.CYLINDER:
-        is_cap = unit[2] ** 2 > unit[0] ** 2 + unit[1] ** 2
+        x, y, z = normal * backward
+        radial = unit[0] ** 2 + unit[1] ** 2
+        is_cap = (z > 0) & ((unit[2] ** 2 > radial) | (x + y <= 0))
         normal *= is_cap == (_AXES == 2)
     unit_normal: Floats = normal / np.sqrt(_reduce(np.add, normal * normal))
     return unit_normal

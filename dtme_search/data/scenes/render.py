@@ -49,7 +49,7 @@ def render(scene: Scene, image_size: tuple[int, int], noise: np.random.Generator
     solids = Solids(scene)
     origin, direction = _rays(scene.camera, image_size)
     depth, part = solids.cast(origin, direction)
-    surface = solids.surface(origin + direction * depth, part)
+    surface = solids.surface(origin, direction, depth, part)
     footprint = depth * np.float32(2 * scene.camera.half_width / width)
     light = _shade(scene, solids, surface, _reflectance(solids.materials, surface, footprint))
 
