@@ -48,9 +48,19 @@ class TaskSpec:
             >>> semseg(("wall", "floor")).display(0.38271)
             '38.27 %'
         """
-        if self.unit == "fraction":
-            return f"{100 * value:.2f} %"
-        return f"{value:.4f} m" if self.unit == "m" else f"{value:.2f} deg"
+        return display_metric(value, self.unit)
+
+
+def display_metric(value: float, unit: str) -> str:
+    """Write a metric value with its unit; fractions as percent.
+
+    Example:
+        >>> display_metric(12.3456, "deg")
+        '12.35 deg'
+    """
+    if unit == "fraction":
+        return f"{100 * value:.2f} %"
+    return f"{value:.4f} m" if unit == "m" else f"{value:.2f} {unit}"
 
 
 def semseg(class_names: tuple[str, ...]) -> TaskSpec:

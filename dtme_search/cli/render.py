@@ -1,17 +1,21 @@
-"""Tables in the terminal."""
+"""Tables and sentences in the terminal, readable at 80 columns."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from dtme_search.cli.screen import Screen
+from dtme_search.tasks import display_metric
+
 if TYPE_CHECKING:
     from dtme_search.reporting import Frame
-    from dtme_search.search import FinalResult, LoadedStudy
+    from dtme_search.search import BaselineRow, FinalResult, LoadedStudy
 
 _HEADINGS = {
     "delta_m_percent": "delta_m",
@@ -22,86 +26,123 @@ _DECIMALS = {
     "delta_m_percent": 2,
     "param_overhead_percent": 3,
     "step_cost_ratio": 2,
-    "seconds": 0,
     "start": 2,
 }
+_NARROWEST_WORDS = 16
+"""Columns of words are wrapped down to this width before the gaps between all columns shrink."""
+_NUMBER = re.compile(r"[-+]?\d[\d.]*(e[-+]?\d+)?( (%|m|deg))?")
 
 
-def print_rows(console: Console, title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """A table of texts."""
-    table = Table(title=title, title_justify="left", header_style="bold")
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    for row in rows:
+def print_table(console: Console, title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """A table of texts: numbers to the right and never cut, words to the left and wrapped."""
+    cells = [[str(cell) for cell in row] for row in rows]
+    by_column = [list(column) for column in zip(columns, *cells, strict=True)]
+    numeric = [_is_numeric(texts) for _, *texts in by_column]
+    needed = sum(
+        max(map(len, column)) if is_number else min(max(map(len, column)), _NARROWEST_WORDS)
+        for column, is_number in zip(by_column, numeric, strict=True)
+    )
+    fits = needed + 2 * (len(columns) - 1) <= console.width
+    table = Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        box=SIMPLE_HEAD,
+        show_edge=False,
+        padding=(0, 1 if fits else 0, 0, 0),
+        pad_edge=False,
+    )
+    for name, is_number in zip(columns, numeric, strict=True):
+        table.add_column(name, justify="right" if is_number else "left", no_wrap=is_number, overflow="fold")
+    for row in cells:
         table.add_row(*row)
     console.print(table)
 
 
 def print_frame(console: Console, title: str, frame: Frame) -> None:
-    """A DataFrame, numbers right-aligned and rounded for reading."""
-    table = Table(
-        title=title, title_justify="left", header_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0)
-    )
-    for column in frame.columns:
-        numeric = frame[column].dtype.kind in "fiu"
-        table.add_column(_heading(column), justify="right" if numeric else "left")
-    for row in frame.to_dict("records"):
-        table.add_row(*(_cell(str(column), value) for column, value in row.items()))
-    console.print(table)
+    """A DataFrame, its numbers rounded for reading."""
+    rows = [[_cell(str(column), value) for column, value in row.items()] for row in frame.to_dict("records")]
+    print_table(console, title, [heading(column) for column in frame.columns], rows)
 
 
-def print_study(console: Console, study: LoadedStudy) -> None:
-    """Front, best, counts by state, failures, and the next commands to type."""
+def print_study(screen: Screen, study: LoadedStudy, where: str = "", data: str = "") -> None:
+    """Counts by state, front, failures, best, and the next commands to type.
+
+    Args:
+        screen: Where to print.
+        study: The study.
+        where: Options that the next commands need to find it.
+        data: Options that they need to find its data.
+    """
     from dtme_search.errors import ExportError
     from dtme_search.reporting import LEGEND, best_trial, failed_table, front_table, trials_table
 
     trials = trials_table(study)
     if trials.empty:
-        console.print(f"Study {study.name} has no trials yet.")
+        screen.say(f"Study {study.name} has no trials yet.")
         return
     counts = ", ".join(f"{count} {state}" for state, count in trials["state"].value_counts().items())
-    console.print(f"Study {study.name}: {counts}; {study.config.trials} wanted.")
+    screen.say(f"Study {study.name}: {counts}; {study.config.trials} planned.")
     front = front_table(study)
     if not front.empty:
-        goal = " and ".join(f"{name} ({direction})" for name, direction in study.config.objectives.items())
-        shown = front.drop(columns=["state", "feasible", "seconds", "dead_tasks"])
-        print_frame(console, f"Front: {goal}", shown)
-        for row in front[front["dead_tasks"] != ""].to_dict("records"):
-            tasks = str(row["dead_tasks"]).replace(",", ", ")
-            console.print(
-                f"Trial {row['trial']} is not to be trusted, no better than without the image: {tasks}.",
-                style="red",
-                highlight=False,
-            )
-        console.print(
-            f"Gains and overhead in percent, step cost in unexpanded steps. {LEGEND}",
-            style="dim",
-            highlight=False,
+        goal = " and ".join(
+            f"{heading(name)} ({direction})" for name, direction in study.config.objectives.items()
         )
+        shown = front.drop(columns=["state", "feasible", "seconds", "dead_tasks"])
+        screen.line("")
+        print_frame(screen.console, f"Front: {goal}", shown)
+        screen.line("")
+        screen.say(
+            "delta_m, gain by task and overhead in percent; step cost in unexpanded steps;", style="dim"
+        )
+        screen.say(f"{LEGEND}.", style="dim")
+        _print_doubts(screen, front)
     failed = failed_table(study)
     if not failed.empty:
-        print_frame(console, "Failed", failed.drop(columns=["state"]))
+        screen.line("")
+        print_frame(screen.console, "Failed", failed.drop(columns=["state"]))
+    screen.line("")
     try:
         best = best_trial(study)
     except ExportError as error:
-        console.print(str(error))
+        screen.say(str(error))
         return
     row = trials[trials["trial"] == best].iloc[0]
-    console.print(
+    screen.say(
         f"Best: trial {best}, delta_m {row['delta_m_percent']:+.2f} % on the hold-out, one seed: "
-        "differences of about a point may be noise.",
-        highlight=False,
+        "differences of about a point may be noise."
     )
-    console.print(
-        "Next:\n"
-        f"  dtme-search export --study {study.name} --best --out best.yaml\n"
-        "  dtme-search train best.yaml\n"
-        f"  dtme-search dashboard --study {study.name}",
-        highlight=False,
+    screen.line("Next:")
+    force = " --force" if row["dead_tasks"] else ""
+    for command in (
+        f"export --study {study.name}{where} --best{force} --out best.yaml",
+        f"train best.yaml{data}",
+        f"dashboard --study {study.name}{where}",
+    ):
+        screen.line(f"  dtme-search {command}")
+
+
+def print_baselines(screen: Screen, rows: Iterable[BaselineRow]) -> None:
+    """Single-task baselines with the no-image prior beside each."""
+    print_table(
+        screen.console,
+        "Single-task baselines",
+        ("task", "metric", "value", "no-image prior", "split", "steps"),
+        [
+            (
+                row.task,
+                row.metric,
+                display_metric(row.value, row.unit),
+                display_metric(row.prior_value, row.unit),
+                row.split,
+                str(row.num_steps),
+            )
+            for row in rows
+        ],
     )
 
 
-def print_final(console: Console, result: FinalResult) -> None:
+def print_final(screen: Screen, result: FinalResult) -> None:
     """Metrics of a final training or an evaluation, with delta_m where baselines are known."""
     columns = ["task", "metric", "value"] + (
         ["baseline", "gain %", "no-image prior"] if result.baselines else []
@@ -109,41 +150,54 @@ def print_final(console: Console, result: FinalResult) -> None:
     rows = []
     for name, value in result.metrics.items():
         spec = result.specs[name]
-        derived = f" (labels derived from {spec.derived_from})" if spec.derived_from else ""
-        row = [name + derived, spec.metric, spec.display(value)]
+        row = [name, spec.metric, spec.display(value)]
         if result.baselines:
             base = result.baselines.get(name)
-            known = base is not None
-            row += [
-                spec.display(base.value) if base else "auxiliary",
-                f"{result.gains_percent[name]:+.2f}" if known else "",
-                spec.display(base.prior_value) if base else "",
-            ]
+            row += ["auxiliary", "", ""]
+            if base is not None:
+                gain = f"{result.gains_percent[name]:+.2f}"
+                row[3:] = [spec.display(base.value), gain, spec.display(base.prior_value)]
         rows.append(row)
-    print_rows(console, f"{result.split} split, {result.num_images} images", columns, rows)
+    print_table(screen.console, f"{result.split} split, {result.num_images} images", columns, rows)
+    screen.line("")
+    for name in result.metrics:
+        if result.specs[name].derived_from:
+            screen.say(
+                f"The labels of {name} are derived from {result.specs[name].derived_from}.", style="dim"
+            )
     if result.delta_m_percent is not None:
-        console.print(
+        screen.say(
             f"delta_m {result.delta_m_percent:+.2f} % on the {result.split} split, against single-task "
-            "baselines trained on the same ids with the same recipe; one seed.",
-            highlight=False,
+            "baselines trained on the same ids with the same recipe; one seed."
         )
     if result.dead_tasks:
-        console.print(
-            f"Not to be trusted: {', '.join(result.dead_tasks)} does not clearly beat the no-image prior.",
-            style="bold red",
+        screen.say(
+            f"Not to be trusted, not clearly better than without the image: {', '.join(result.dead_tasks)}.",
+            style="red",
         )
 
 
-def print_mapping(console: Console, title: str, values: Mapping[str, Any]) -> None:
-    """Key and value, a line each."""
-    print_rows(console, title, ["what", "value"], [(key, str(value)) for key, value in values.items()])
-
-
-def _heading(column: object) -> str:
+def heading(column: object) -> str:
+    """Column title of a measure."""
     name = str(column)
     if name.startswith("gain_"):
         return name.removeprefix("gain_").removesuffix("_percent")
     return _HEADINGS.get(name, name.replace("_", " "))
+
+
+def _print_doubts(screen: Screen, front: Frame) -> None:
+    doubtful = front[front["dead_tasks"] != ""]
+    for dead, group in doubtful.groupby("dead_tasks", sort=False):
+        trials = ", ".join(str(number) for number in group["trial"])
+        tasks = str(dead).replace(",", ", ")
+        screen.say(
+            f"Not to be trusted, not clearly better than without the image in {tasks}: trial {trials}.",
+            style="red",
+        )
+
+
+def _is_numeric(texts: Sequence[str]) -> bool:
+    return any(texts) and all(_NUMBER.fullmatch(text) for text in texts if text)
 
 
 def _cell(column: str, value: Any) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from difflib import SequenceMatcher
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +15,7 @@ from dtme_search.config.paths import check_path, check_value, is_whole_number, s
 from dtme_search.config.run import RunConfig
 from dtme_search.config.study import StudyConfig
 from dtme_search.config.yaml_text import parse_yaml, read_yaml
-from dtme_search.errors import ConfigError, nearest
+from dtme_search.errors import ConfigError
 
 Kind = Literal["studies", "configs"]
 _SINGULAR = {"studies": "study", "configs": "config"}
@@ -24,7 +25,7 @@ def find_file(name_or_path: str, kind: Kind) -> Path:
     """Find a YAML by path, or by name in ``./studies`` (``./configs``) and then among the shipped ones.
 
     Raises:
-        ConfigError: If there is none; names the nearest known one.
+        ConfigError: If there is none; lists those that are known, the nearest first.
     """
     path = Path(name_or_path)
     known = shipped(kind)
@@ -35,9 +36,10 @@ def find_file(name_or_path: str, kind: Kind) -> Path:
         raise ConfigError(f"{path}: no such file.{hint}")
     if name_or_path in known:
         return known[name_or_path]
+    by_likeness = sorted(known, key=lambda name: -SequenceMatcher(None, name, name_or_path).ratio())
     raise ConfigError(
-        f"No {_SINGULAR[kind]} is named '{name_or_path}'.{nearest(name_or_path, known)} "
-        "A path ending in .yaml works too."
+        f"No {_SINGULAR[kind]} is named '{name_or_path}'. "
+        f"Known, nearest first: {', '.join(by_likeness) or 'none'}. A path ending in .yaml works too."
     )
 
 
@@ -61,7 +63,10 @@ def load_run_config(name_or_path: str, overrides: tuple[str, ...] = ()) -> RunCo
         ConfigError: With file, dotted path, rule, value and the nearest known name.
     """
     path = find_file(name_or_path, "configs")
-    return _overridden(validate(RunConfig, read_yaml(path), str(path)), overrides)
+    values = read_yaml(path)
+    if "search" in values:
+        raise ConfigError(f"{path}: is a study, not a config. Use it with `optimize --study`.")
+    return _overridden(validate(RunConfig, values, str(path)), overrides)
 
 
 def load_study_config(name_or_path: str) -> StudyConfig:

@@ -12,6 +12,8 @@ from torch import Tensor
 from dtme_search.config import DataConfig, fingerprint
 from dtme_search.data.augment import Draws, prepare_batch
 from dtme_search.data.base import Batch, Dataset, Split
+from dtme_search.data.cache import cache_folder
+from dtme_search.data.check import verify_readable
 from dtme_search.data.randomness import Purpose, make_generator
 from dtme_search.data.registry import build_dataset
 from dtme_search.data.splits import Splits, split_ids
@@ -196,6 +198,8 @@ def build_data(
         open_split("train")
         open_split("holdout")
     identity = fingerprint(source.fingerprint, splits.train, splits.holdout, splits.test)
+    if not on_device:
+        _verify_once(source, (*splits.train, *splits.holdout), tuple(stored), identity, on_progress)
     return TaskData(specs, splits, identity, config, device, open_split, crop_task)
 
 
@@ -216,6 +220,22 @@ def training_order(num_images: int, batch_size: int, seed: int, start_step: int 
         for step in range(first, steps_per_epoch):
             start = step * batch_size
             yield [order[position % num_images] for position in range(start, start + batch_size)]
+
+
+def _verify_once(
+    source: Dataset,
+    ids: Sequence[str],
+    tasks: Sequence[str],
+    identity: str,
+    on_progress: Callable[[int, int], None] | None,
+) -> None:
+    """Decode every file before the first training on this data, so that a broken one is named now."""
+    stamp = cache_folder() / "verified" / fingerprint(identity, sorted(tasks))
+    if stamp.exists():
+        return
+    verify_readable(source, ids, tasks, on_progress)
+    stamp.parent.mkdir(parents=True, exist_ok=True)
+    stamp.touch()
 
 
 def _choose_specs(offered: Mapping[str, TaskSpec], tasks: Sequence[str], name: str) -> dict[str, TaskSpec]:

@@ -12,7 +12,7 @@ import torch
 
 
 class Purpose(IntEnum):
-    """What a generator of the data pipeline is for; keeps equal steps of different purposes apart.
+    """What a generator is for; keeps equal steps of different purposes apart.
 
     The numbers decide results: add members, never renumber them.
     """
@@ -21,6 +21,7 @@ class Purpose(IntEnum):
     AUGMENT = 2
     ANALYSIS = 3
     LOADER = 4
+    STEP = 5
 
 
 def make_generator(device: torch.device | str, *numbers: int) -> torch.Generator:

@@ -5,12 +5,12 @@ Both give the same ``RawSamples`` for the same indices, so nothing after them ca
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import joblib
 import torch
 import torch.utils.data
 
@@ -18,10 +18,9 @@ from dtme_search.config import DataConfig
 from dtme_search.data.base import Dataset
 from dtme_search.data.randomness import Purpose, make_generator
 from dtme_search.data.tensors import RawSamples, read_sample, stack_samples
+from dtme_search.data.threads import map_in_threads
 from dtme_search.errors import DataError
 from dtme_search.tasks import TaskSpec
-
-_MAX_READERS = 8
 
 
 class Storage(Protocol):
@@ -59,12 +58,8 @@ class TensorStorage:
         """
 
         def read_all() -> Iterator[RawSamples]:
-            readers = joblib.Parallel(
-                n_jobs=min(_MAX_READERS, joblib.cpu_count()), prefer="threads", return_as="generator"
-            )
-            for sample in readers(
-                joblib.delayed(read_sample)(dataset, sample_id, specs, image_size) for sample_id in ids
-            ):
+            read = functools.partial(read_sample, dataset, specs=specs, image_size=image_size)
+            for sample in map_in_threads(read, ids):
                 yield sample
                 if on_sample is not None:
                     on_sample()

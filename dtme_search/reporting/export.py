@@ -62,11 +62,15 @@ def export_front(study: LoadedStudy, folder: Path, *, force: bool = False) -> li
 def _text(study: LoadedStudy, number: int, force: bool) -> str:
     trials = study.optuna.get_trials(deepcopy=False)
     if not 0 <= number < len(trials):
-        raise ExportError(f"study {study.name}: trial must be one of 0..{len(trials) - 1}, got {number}.")
+        known = f"one of 0..{len(trials) - 1}" if trials else "one of its trials, and it has none yet"
+        raise ExportError(f"study {study.name}: trial must be {known}, got {number}.")
     trial = trials[number]
     run = next((run for run in study.records.runs(study.name) if run.trial == number), None)
     if trial.state != TrialState.COMPLETE or run is None or run.config is None:
-        raise ExportError(f"study {study.name}: trial {number} is {trial.state.name.lower()}, not complete.")
+        raise ExportError(
+            f"study {study.name}: trial {number} must be complete, got {trial.state.name.lower()}. "
+            f"`dtme-search show --study {study.name}` lists the trials."
+        )
     if not force:
         _refuse_doubtful(study, trial, run)
     config = validate(RunConfig, json.loads(run.config), f"trial {number}")

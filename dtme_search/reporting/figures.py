@@ -17,13 +17,17 @@ _HEIGHT_PER_LAYER = 0.34
 
 def conflict_heat_map(report: ConflictReport) -> Figure:
     """Conflict rate in percent by layer (rows) and pair of tasks (columns), range space beside null space."""
+    if not report.pairs:
+        figure = Figure(figsize=(8.0, 1.0))
+        figure.text(0.5, 0.5, report.summary(), ha="center", va="center")
+        return figure
     pairs = [f"{a}\n{b}" for a, b in report.pairs]
     width = max(8.0, 2 * (_WIDTH_PER_COLUMN * len(pairs) + 2.2))
     figure = Figure(figsize=(width, 1.9 + _HEIGHT_PER_LAYER * report.num_layers), layout="constrained")
     axes = figure.subplots(1, 2, sharey=True)
     grids = {space: _grid(report, space) for space in ("range", "null")}
     everything = [value for grid in grids.values() for row in grid for value in row]
-    limits = (min(everything), max(everything)) if everything else (0.0, 1.0)
+    limits = (min(everything), max(everything))
     for axis, (space, operation) in zip(axes, (("range", "modulation"), ("null", "expansion")), strict=True):
         image = axis.imshow(grids[space], cmap="cividis", vmin=limits[0], vmax=limits[1], aspect="auto")
         axis.set_title(f"{space} space (token {operation})", fontsize=10)
@@ -66,4 +70,4 @@ def _write_values(axis: Axes, grid: list[list[float]], limits: tuple[float, floa
     for row, values in enumerate(grid):
         for column, value in enumerate(values):
             colour = "black" if value > middle else "white"
-            axis.text(column, row, f"{value:.0f}", ha="center", va="center", fontsize=7, color=colour)
+            axis.text(column, row, f"{value:.1f}", ha="center", va="center", fontsize=7, color=colour)

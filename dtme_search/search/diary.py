@@ -170,15 +170,22 @@ class Diary:
     def _continue(self) -> float:
         """Take over what the trial that this one continues had measured; gives the seconds it spent."""
         history = retry_history(self.trial)
-        before = self.records.continue_run(self.study_name, history[-1], self.trial.number) if history else None
+        if not history:
+            return 0.0
+        before = self.records.continue_run(self.study_name, history[-1], self.trial.number)
         return 0.0 if before is None else before.seconds_total or 0.0
 
     def _seconds(self) -> float:
         return self.seconds_before + monotonic() - self.started
 
     def _end(self, state: str, error: str | None) -> None:
-        ended = {"seconds_total": self._seconds(), "finished_at": datetime.now(UTC)}
-        self.row = replace(self.row, state=state, error=error, **ended)
+        self.row = replace(
+            self.row,
+            state=state,
+            error=error,
+            seconds_total=self._seconds(),
+            finished_at=datetime.now(UTC),
+        )
         self.records.save_run(self.row)
 
     def _write_curves(self, result: RunResult) -> None:

@@ -156,7 +156,7 @@ def _cause(error: BaseException, url: str) -> str:
         error = error.__cause__
     if isinstance(error, DBAPIError) and error.orig is not None:
         error = error.orig
-    text = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+    text = " ".join(str(error).split()).rstrip(".?") or type(error).__name__
     parsed = parse_url(url)
     secrets = [parsed.password or ""] + [
         str(value) for name, value in parsed.query.items() if _is_secret(name)

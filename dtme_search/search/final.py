@@ -108,7 +108,7 @@ def train_final(
     describe_backbone(config.model, config.data.image_size)
     data = shelf.get(config)
     # A broken test image is found now, not after the training.
-    next(data.eval_batches("test", 1))
+    next(data.eval_batches("test", 1), None)
     check_run(config, data)
 
     workspace = Workspace.of_study(workdir, FINAL)

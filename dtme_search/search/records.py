@@ -38,7 +38,7 @@ RowT = TypeVar("RowT")
 ResultT = TypeVar("ResultT")
 
 _MEASURED: tuple[type[Base], ...] = (EvaluationTable, ConflictTable, PlanTable)
-_OF_TRIALS = (*_MEASURED, RunTable)
+_OF_TRIALS: tuple[type[Base], ...] = (*_MEASURED, RunTable)
 _CREATION_TRIES = 6
 
 

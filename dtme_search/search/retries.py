@@ -12,12 +12,11 @@ from optuna.trial import FrozenTrial
 
 def retry_history(trial: optuna.Trial | FrozenTrial) -> list[int]:
     """Numbers of the interrupted trials that this one continues, oldest first; empty for a new trial."""
-    frozen = trial
     if isinstance(trial, optuna.Trial):
-        frozen = trial.study.get_trials(deepcopy=False)[trial.number]
+        trial = trial.study.get_trials(deepcopy=False)[trial.number]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
-        return list(RetryHeartbeatStaleTrialCallback.retry_history(frozen))
+        return list(RetryHeartbeatStaleTrialCallback.retry_history(trial))
 
 
 def first_number(trial: optuna.Trial | FrozenTrial) -> int:

@@ -24,12 +24,13 @@ class StopSwitch:
 
     def __init__(self, timeout: float | None = None) -> None:
         self._deadline = None if timeout is None else time.monotonic() + timeout
-        self._asked = False
+        self.asked = False
+        """Whether a signal came."""
         self._before: dict[signal.Signals, object] = {}
 
     def __call__(self) -> bool:
         """Whether to stop."""
-        return self._asked or (self._deadline is not None and time.monotonic() >= self._deadline)
+        return self.asked or (self._deadline is not None and time.monotonic() >= self._deadline)
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
@@ -45,7 +46,7 @@ class StopSwitch:
         self._before.clear()
 
     def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
-        if self._asked:
+        if self.asked:
             raise KeyboardInterrupt
-        self._asked = True
+        self.asked = True
         _log.warning("stopping at the next step with a checkpoint; once more stops at once")

@@ -302,9 +302,7 @@ def _definition(study: StudyConfig, space: SearchSpace) -> dict[str, Any]:
     }
 
 
-def _check_same_search(
-    opened: optuna.Study, study: StudyConfig, space: SearchSpace, url: str
-) -> None:
+def _check_same_search(opened: optuna.Study, study: StudyConfig, space: SearchSpace, url: str) -> None:
     stored = opened.user_attrs.get(DEFINITION_ATTR)
     if stored is not None:
         changes = _differences(stored, json.loads(json.dumps(_definition(study, space))))

@@ -11,6 +11,7 @@ from pathlib import Path
 import optuna
 
 from dtme_search.config import RunConfig, StudyConfig, base_config, find_file, load_study_config, validate
+from dtme_search.errors import StorageError
 from dtme_search.models import describe_backbone
 from dtme_search.search.baselines import Baselines
 from dtme_search.search.data_shelf import DataShelf
@@ -29,6 +30,7 @@ from dtme_search.search.storage import (
     check_storage,
     default_storage_url,
     load_existing,
+    mask_url,
     open_storage,
     open_study,
     sampler_seed,
@@ -49,11 +51,13 @@ class LoadedStudy:
         config: As it was when the study was created.
         optuna: Trials, parameters, values.
         records: Baselines, evaluations, conflicts, plans, run facts.
+        stopped: Whether a signal ended the ``optimize`` that gave this; the same call goes on.
     """
 
     config: StudyConfig
     optuna: optuna.Study
     records: Records
+    stopped: bool = False
 
     @property
     def name(self) -> str:
@@ -80,6 +84,8 @@ def load_study(study: str, *, storage: str | None = None, workdir: Path = DEFAUL
     name = load_study_config(study).name if study.endswith((".yaml", ".yml")) else study
     opened = open_storage(storage_url(name, storage, workdir), create=False)
     found = load_existing(opened, name)
+    if STUDY_ATTR not in found.user_attrs:
+        raise StorageError(f"{mask_url(opened.url)}: study '{name}' was not made by dtme-search.")
     config = validate(StudyConfig, json.loads(found.user_attrs[STUDY_ATTR]), f"study {name}")
     return LoadedStudy(config, found, records_for(opened))
 
@@ -187,10 +193,10 @@ def optimize(
         try:
             baselines = Baselines(records, shelf, workspace.baseline, hears, switch).get(base)
         except TrainingInterrupted:
-            return LoadedStudy(config, found, records)
+            return LoadedStudy(config, found, records, switch.asked)
         objective = Objective(config, space, baselines, shelf, records, workspace, total, hears, draw, switch)
         _run_trials(found, objective, total, switch, config.max_failures_in_a_row)
-    return LoadedStudy(config, found, records)
+    return LoadedStudy(config, found, records, switch.asked)
 
 
 def _run_trials(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -46,10 +47,8 @@ def conflicts_at_expansion(
     model = build_model(
         config.model, data.specs, data.image_size, seed=config.seed, output_means=data.target_means()
     )
-    try:
+    with suppress(TrainingInterrupted):  # the step after the growth is where it stops
         Trainer(config, model, data, callbacks=heard).run()
-    except TrainingInterrupted:
-        pass  # the step after the growth is where it stops
     plan, report = seen[0]
     assert report is not None
     return report, plan
@@ -66,13 +65,13 @@ def restore_model(path: Path, config: RunConfig, data: TaskData) -> MultiTaskViT
         raise TrainingError(f"{path}: no such checkpoint. `dtme-search train` writes one.")
     model_config = config.model.model_copy(update={"pretrained": False, "checkpoint": None})
     model = build_model(model_config, data.specs, data.image_size, seed=config.seed).to(data.device)
-    if saved["plan"] is not None:
-        model.grow(
-            ExpansionPlan.from_json(saved["plan"]), token_std=config.expansion.token_std, seed=config.seed
-        )
     try:
+        if saved["plan"] is not None:
+            plan = ExpansionPlan.from_json(saved["plan"])
+            model.grow(plan, token_std=config.expansion.token_std, seed=config.seed)
         model.load_state_dict(saved["model"])
-    except RuntimeError as error:
-        reason = str(error).splitlines()[0]
+    except (RuntimeError, ValueError) as error:
+        # Of torch's list the first misfit.
+        reason = [line.strip() for line in str(error).splitlines()][:2][-1].rstrip(".")
         raise TrainingError(f"{path}: does not fit the config beside it: {reason}.") from error
     return model

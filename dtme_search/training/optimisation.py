@@ -12,7 +12,7 @@ from dtme_search.config import TrainConfig
 
 def build_optimizer(train: TrainConfig, model: nn.Module, device: torch.device) -> torch.optim.Optimizer:
     """Adam couples weight decay with the gradient as the papers do; AdamW does not. Fused on CUDA."""
-    factory = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[train.optimizer]
+    factory = torch.optim.AdamW if train.optimizer == "adamw" else torch.optim.Adam
     group = {"params": list(model.parameters()), "base_lr": train.lr}
     return factory([group], lr=train.lr, weight_decay=train.weight_decay, fused=device.type == "cuda")
 

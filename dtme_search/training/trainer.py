@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from dtme_search.config import RunConfig, run_fingerprint
-from dtme_search.data import Batch, TaskData, make_generator
+from dtme_search.data import Batch, Purpose, Split, TaskData, make_generator
 from dtme_search.models import MultiTaskViT
 from dtme_search.schedules import build_schedule
 from dtme_search.token_space import ConflictReport, ExpansionPlan
@@ -32,8 +32,6 @@ _log = logging.getLogger(__name__)
 
 READ_LOSSES_EVERY = 20
 """Steps between two looks at the losses; each look waits for the device."""
-
-_STEP = 101  # purpose of the random draws of a step, see data.randomness
 
 
 class TrainingInterrupted(Exception):
@@ -134,7 +132,7 @@ class Trainer:
         self.model = model.to(self.device)
         self.callbacks = callbacks or Callbacks()
         self.fingerprint = run_fingerprint(config, data.fingerprint)
-        self.split = "holdout" if data.splits.holdout else "test"
+        self.split: Split = "holdout" if data.splits.holdout else "test"
         self.checkpoint_path = None if folder is None else folder / "checkpoint.pt"
         self.schedule = build_schedule(config)
         self.losses = TaskLosses(config.train, self.model, data)
@@ -253,7 +251,9 @@ class Trainer:
     def _seed_step(self) -> None:
         """Make stochastic depth a function of the step, not of what was drawn before it."""
         if self.config.model.drop_path > 0:
-            seed = make_generator(torch.device("cpu"), self.config.seed, _STEP, self.step).initial_seed()
+            seed = make_generator(
+                torch.device("cpu"), self.config.seed, Purpose.STEP, self.step
+            ).initial_seed()
             torch.manual_seed(seed)
 
     def _begin_step(self) -> None:

@@ -53,12 +53,20 @@ class TestFind:
     @pytest.mark.parametrize(
         ("name", "kind", "message"),
         [
-            ("nyd", "studies", r"^No study is named 'nyd'\. Did you mean 'nyud'\? A path ending in \.yaml"),
-            ("qqq", "studies", r"^No study is named 'qqq'\. Known: demo, nyud.* A path ending in \.yaml"),
+            (
+                "nyd",
+                "studies",
+                r"^No study is named 'nyd'\. Known, nearest first: nyud, .*demo.*\. A path ending in \.yaml",
+            ),
+            (
+                "qqq",
+                "studies",
+                r"^No study is named 'qqq'\. Known, nearest first: .*demo.* A path ending in \.yaml",
+            ),
             (
                 "nyud_vit_tny",
                 "configs",
-                r"^No config is named 'nyud_vit_tny'\. Did you mean 'nyud_vit_tiny'\?",
+                r"^No config is named 'nyud_vit_tny'\. Known, nearest first: nyud_vit_tiny, ",
             ),
             (
                 "nyud.yaml",

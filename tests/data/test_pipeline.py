@@ -242,11 +242,29 @@ def test_reading_batches_leaves_the_random_numbers_of_the_run_alone():
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_broken_sample_is_named_in_one_line(workers):
     broken = FakeDataset(num_train=12, broken=["a009"])
-    with pytest.raises(DataError, match=r"^images/a009\.png: cannot be read\. Download it again\.$"):
-        make_data(broken, final=True)
-    data = make_data(broken, final=True, storage="loader", loader_workers=workers)
-    with pytest.raises(DataError, match=r"^images/a009\.png: cannot be read\. Download it again\.$"):
-        list(data.eval_batches("train", 4))
+    for storage in ("device", "loader"):
+        with pytest.raises(DataError, match=r"^images/a009\.png: cannot be read\. Download it again\."):
+            make_data(broken, final=True, storage=storage)
+    broken = FakeDataset(broken=[FakeDataset().ids("test")[1]])
+    data = make_data(broken, storage="loader", loader_workers=workers)
+    with pytest.raises(DataError, match=r"^images/\w+\.png: cannot be read\. Download it again\.$"):
+        list(data.eval_batches("test", 4))
+
+
+def test_a_loader_decodes_every_file_before_the_first_training_on_it_only():
+    reads = []
+
+    class Counting(FakeDataset):
+        def read(self, sample_id, tasks):
+            reads.append(sample_id)
+            return super().read(sample_id, tasks)
+
+    dataset = Counting(num_train=14)
+    make_data(dataset, storage="loader")
+    assert set(dataset.ids("train")) <= set(reads)
+    first = len(reads)
+    make_data(dataset, storage="loader")
+    assert len(reads) - first < len(dataset.ids("train"))
 
 
 def spoiled(task, change):

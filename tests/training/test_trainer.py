@@ -152,7 +152,9 @@ class TestGrowth:
 
         def on_expand(plan, report):
             before["moments"] = {
-                key: entry["exp_avg"].clone() for key, entry in run.optimizer.state.items() if "exp_avg" in entry
+                key: entry["exp_avg"].clone()
+                for key, entry in run.optimizer.state.items()
+                if "exp_avg" in entry
             }
             before["groups"] = len(run.optimizer.param_groups)
 
@@ -191,9 +193,8 @@ class TestGrowth:
         config = with_(tiny_config, **GROWING)
         searched = trainer(config, data_of(config))
         expected = searched.run()
-        fixed = with_(
-            config, expansion__policy="fixed", expansion__plan=expected.plan.to_config().model_dump(mode="json")
-        )
+        plan = expected.plan.to_config().model_dump(mode="json")
+        fixed = with_(config, expansion__policy="fixed", expansion__plan=plan)
         run = trainer(fixed, data_of(fixed))
         result = run.run()
         assert result.report is None
@@ -256,14 +257,15 @@ class TestSchedule:
 
 def test_divergence_names_step_task_and_last_good_value(tiny_config, data_of):
     config = with_(tiny_config, train__lr=1e20)
-    with pytest.raises(DivergedError, match=r"step \d+: the loss of task '\w+' is not finite; the last") as caught:
+    message = r"step \d+: the loss of task '\w+' is not finite; the last"
+    with pytest.raises(DivergedError, match=message) as caught:
         trainer(config, data_of(config)).run()
     assert caught.value.task in config.tasks
     assert math.isfinite(caught.value.last_good)
 
 
 class TestCheckpoints:
-    def test_a_broken_checkpoint_is_dropped_and_the_run_starts_again(self, tiny_config, data_of, tmp_path, caplog):
+    def test_a_broken_checkpoint_is_dropped(self, tiny_config, data_of, tmp_path, caplog):
         expected = trainer(tiny_config, data_of(tiny_config)).run()
         stop = stop_at(4)
         run = trainer(tiny_config, data_of(tiny_config), tmp_path, should_stop=stop)

@@ -1,0 +1,75 @@
+"""The program and what all its commands share: flags, logging, where they print."""
+
+from __future__ import annotations
+
+import logging
+import shlex
+import sys
+from typing import Annotated, cast
+
+import typer
+
+from dtme_search import __version__
+from dtme_search.cli.screen import Screen
+
+app = typer.Typer(
+    name="dtme-search",
+    help="Find when and where a multi-task vision transformer should grow in token space.",
+    epilog="A first search, nothing to download:  dtme-search optimize --study demo",
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    # Help in rich's colours takes twice as long.
+    rich_markup_mode=None,
+)
+data_app = typer.Typer(help="Look at data sets.", no_args_is_help=True, rich_markup_mode=None)
+
+
+def screen_of(context: typer.Context) -> Screen:
+    """Where the command in hand prints."""
+    return cast("Screen", context.obj)
+
+
+def repeated(context: typer.Context, *names: str) -> str:
+    """Options that were given on the command line, as the next command needs them again."""
+    from dtme_search.search import mask_url
+
+    given = []
+    for name in names:
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            value = str(context.params[name])
+            given += [f"--{name.replace('_', '-')}", mask_url(value) if name == "storage" else value]
+    return "".join(f" {shlex.quote(word)}" for word in given)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"dtme-search {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    context: typer.Context,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say more.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only errors and results.")] = False,
+    version: Annotated[  # noqa: ARG001
+        bool,
+        typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_print_version),
+    ] = False,
+) -> None:
+    """Set up what the commands share."""
+    context.obj = Screen(quiet=quiet)
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", handlers=[_LogLines()])
+    level = logging.DEBUG if verbose else logging.ERROR if quiet else logging.WARNING
+    logging.getLogger("dtme_search").setLevel(level)
+
+
+class _LogLines(logging.StreamHandler):  # type: ignore[type-arg]
+    """Writes to what ``sys.stderr`` is at that moment: above progress bars while there are any."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.setStream(sys.stderr)
+        super().emit(record)

@@ -1,0 +1,67 @@
+"""Where a command prints, and how it ends when it is stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+@dataclass(frozen=True)
+class Screen:
+    """Prints results; news on the way only when not asked to be quiet.
+
+    Attributes:
+        quiet: Results and errors only.
+    """
+
+    quiet: bool = False
+
+    @cached_property
+    def console(self) -> Console:
+        """Terminal or file behind stdout. Texts are printed as they are: a ``[`` in a path is no markup."""
+        from rich.console import Console
+
+        return Console(markup=False, highlight=False, emoji=False)
+
+    @property
+    def is_live(self) -> bool:
+        """Whether something that moves may be drawn."""
+        return self.console.is_terminal and not self.quiet
+
+    def say(self, text: str = "", *, style: str | None = None) -> None:
+        """Print a sentence; a terminal wraps it between words, a file gets it in one line."""
+        self.console.print(text, style=style, soft_wrap=not self.console.is_terminal)
+
+    def line(self, text: str, *, style: str | None = None) -> None:
+        """Print a line that must stay one, such as a path or a command."""
+        self.console.print(text, style=style, soft_wrap=True)
+
+    def news(self, text: str) -> None:
+        """Print what happened on the way."""
+        if not self.quiet:
+            self.line(text)
+
+
+@contextmanager
+def stoppable(again: str = "The same command goes on from the last checkpoint.") -> Iterator[None]:
+    """End with exit code 130 when the work inside is stopped by a signal.
+
+    Args:
+        again: What the same command does when it is given again.
+    """
+    from dtme_search.training import TrainingInterrupted
+
+    try:
+        yield
+    except (TrainingInterrupted, KeyboardInterrupt) as stopped:
+        how = str(stopped) or "stopped"
+        typer.echo(f"dtme-search: {how}. {again}", err=True)
+        raise typer.Exit(130) from None

@@ -1,0 +1,226 @@
+"""Commands around a study: run it, look at it, take the best out."""
+
+from __future__ import annotations
+
+import errno
+import json
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dtme_search.cli import options
+from dtme_search.cli.app import app, repeated, screen_of
+from dtme_search.cli.screen import stoppable
+from dtme_search.errors import ConfigError
+
+
+class TableFormat(StrEnum):
+    """Forms of a table."""
+
+    table = "table"
+    csv = "csv"
+    json = "json"
+
+
+class SchemaOf(StrEnum):
+    """What a schema describes."""
+
+    study = "study"
+    config = "config"
+
+
+@app.command(epilog="Example:  dtme-search optimize --study nyud --data-root /data/NYUDv2 --trials 64")
+def optimize(
+    context: typer.Context,
+    study: options.Study,
+    storage: options.Storage = None,
+    trials: Annotated[
+        int | None, typer.Option("--trials", min=1, help="Finished trials to reach, over all runs.")
+    ] = None,
+    timeout: Annotated[
+        float | None,
+        typer.Option("--timeout", min=0, help="Stop after this many seconds, with a checkpoint."),
+    ] = None,
+    device: options.Device = None,
+    data_root: options.DataRoot = None,
+    workdir: options.Workdir = options.DEFAULT_WORKDIR,
+    set_: options.Set = None,
+) -> None:
+    """Run a study, or go on with it where it stopped.
+
+    Trains the single-task baselines that are missing, then trials until the study has its total. Ctrl-C
+    stops at the next step with a checkpoint, twice stops at once; the same command goes on.
+    """
+    from dtme_search.cli.progress import TerminalListener
+    from dtme_search.cli.render import print_study
+    from dtme_search.reporting import draw_trial
+    from dtme_search.search import optimize as run
+
+    screen = screen_of(context)
+    with stoppable(), TerminalListener(screen) as listener:
+        loaded = run(
+            study,
+            storage=storage,
+            trials=trials,
+            timeout=timeout,
+            device=device,
+            data_root=data_root,
+            workdir=workdir,
+            overrides=tuple(set_ or ()),
+            listener=listener,
+            draw=draw_trial,
+        )
+    where, data = repeated(context, "storage", "workdir"), repeated(context, "data_root")
+    print_study(screen, loaded, where, data)
+    if loaded.stopped:
+        screen.say("Stopped. The same command goes on from the last checkpoint.")
+        raise typer.Exit(130)
+
+
+@app.command(epilog="Example:  dtme-search baseline --study demo")
+def baseline(
+    context: typer.Context,
+    study: options.Study,
+    storage: options.Storage = None,
+    device: options.Device = None,
+    data_root: options.DataRoot = None,
+    workdir: options.Workdir = options.DEFAULT_WORKDIR,
+    set_: options.Set = None,
+) -> None:
+    """Train the single-task baselines of a study.
+
+    Only those that are missing in the database are trained; all of them are printed.
+    """
+    from dtme_search.cli.progress import TerminalListener
+    from dtme_search.cli.render import print_baselines
+    from dtme_search.search import train_baselines
+
+    screen = screen_of(context)
+    with stoppable(), TerminalListener(screen) as listener:
+        rows = train_baselines(
+            study,
+            storage=storage,
+            device=device,
+            data_root=data_root,
+            workdir=workdir,
+            overrides=tuple(set_ or ()),
+            listener=listener,
+        )
+    print_baselines(screen, rows.values())
+
+
+@app.command(epilog="Example:  dtme-search show --study demo --format csv > trials.csv")
+def show(
+    context: typer.Context,
+    study: options.Study,
+    format_: Annotated[
+        TableFormat, typer.Option("--format", help="As csv or json: every trial.")
+    ] = TableFormat.table,
+    storage: options.Storage = None,
+    workdir: options.Workdir = options.DEFAULT_WORKDIR,
+) -> None:
+    """Show the front, the best trial and the failures."""
+    from dtme_search.cli.render import print_study
+    from dtme_search.reporting import trials_table
+    from dtme_search.search import load_study
+
+    loaded = load_study(study, storage=storage, workdir=workdir)
+    if format_ is TableFormat.table:
+        print_study(screen_of(context), loaded, repeated(context, "storage", "workdir"))
+    elif format_ is TableFormat.csv:
+        typer.echo(trials_table(loaded).to_csv(index=False), nl=False)
+    else:
+        typer.echo(trials_table(loaded).to_json(orient="records", indent=1))
+
+
+@app.command(epilog="Example:  dtme-search export --study demo --best --out best.yaml")
+def export(
+    context: typer.Context,
+    study: options.Study,
+    out: Annotated[Path, typer.Option("--out", "-o", help="File to write; a folder with --pareto.")],
+    best: Annotated[bool, typer.Option("--best", help="The best feasible trial (the default).")] = False,
+    trial: Annotated[int | None, typer.Option("--trial", min=0, help="This trial.")] = None,
+    pareto: Annotated[bool, typer.Option("--pareto", help="Every trial of the front.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Also what should not be trusted.")] = False,
+    storage: options.Storage = None,
+    workdir: options.Workdir = options.DEFAULT_WORKDIR,
+) -> None:
+    """Write the config of a trial for `dtme-search train`.
+
+    The plan that the trial found is written out, so the file trains the same network anywhere.
+    """
+    from dtme_search.reporting import export_best, export_front, export_trial
+    from dtme_search.search import load_study
+
+    if best + (trial is not None) + pareto > 1:
+        raise ConfigError("export: --best, --trial and --pareto exclude each other; give one.")
+    loaded = load_study(study, storage=storage, workdir=workdir)
+    if pareto:
+        paths = export_front(loaded, out, force=force)
+    elif trial is not None:
+        paths = [export_trial(loaded, trial, out, force=force)]
+    else:
+        paths = [export_best(loaded, out, force=force)]
+    for path in paths:
+        screen_of(context).line(str(path))
+
+
+@app.command(epilog="Example:  dtme-search dashboard --study demo --port 8080")
+def dashboard(
+    context: typer.Context,
+    study: options.Study,
+    port: Annotated[int, typer.Option("--port", min=1, max=65535, help="On 127.0.0.1.")] = 8080,
+    storage: options.Storage = None,
+    workdir: options.Workdir = options.DEFAULT_WORKDIR,
+) -> None:
+    """Serve the optuna-dashboard of a study on 127.0.0.1."""
+    from dtme_search.reporting.dashboard import HOST, serve_dashboard
+    from dtme_search.search import load_study
+
+    loaded = load_study(study, storage=storage, workdir=workdir)
+    screen_of(context).line(f"http://{HOST}:{port}/  (Ctrl-C ends it)")
+    try:
+        serve_dashboard(loaded, workdir, port)
+    except OSError as error:
+        if error.errno not in (errno.EADDRINUSE, errno.EACCES):
+            raise
+        raise ConfigError(f"--port {port}: {error.strerror}. Give another port.") from error
+
+
+@app.command(epilog="Example:  dtme-search studies")
+def studies(context: typer.Context) -> None:
+    """List the studies and configs that are there."""
+    from dtme_search.cli.render import heading, print_table
+    from dtme_search.config import load_study_config, shipped
+
+    rows = []
+    for name, path in sorted(shipped("studies").items()):
+        try:
+            found = load_study_config(str(path))
+            rows.append(
+                (name, str(found.trials), ", ".join(map(heading, found.objectives)), found.description)
+            )
+        except ConfigError as error:
+            rows.append((name, "", "", f"broken: {error}"))
+    screen = screen_of(context)
+    columns = ("study", "trials", "objectives", "what")
+    print_table(screen.console, "Studies, for optimize --study NAME", columns, rows)
+    screen.line("")
+    configs = [(name, str(path)) for name, path in sorted(shipped("configs").items())]
+    print_table(screen.console, "Configs, for train NAME and conflicts NAME", ("config", "file"), configs)
+
+
+@app.command(epilog="Example:  dtme-search schema study > study.schema.json")
+def schema(
+    of: Annotated[SchemaOf, typer.Argument(help="What the YAML is.")] = SchemaOf.study,
+) -> None:
+    """Print the JSON schema of a study or a config.
+
+    With it an editor completes and checks the YAML.
+    """
+    from dtme_search.config import RunConfig, StudyConfig
+
+    described = StudyConfig if of is SchemaOf.study else RunConfig
+    typer.echo(json.dumps(described.model_json_schema(), indent=1))

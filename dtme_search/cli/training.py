@@ -1,0 +1,168 @@
+"""Commands around one config: train it, measure it, look at its conflicts and its data."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from dtme_search.cli import options
+from dtme_search.cli.app import app, data_app, screen_of
+from dtme_search.cli.screen import stoppable
+from dtme_search.errors import ConfigError, DataError, TrainingError
+
+if TYPE_CHECKING:
+    from dtme_search.config import RunConfig
+
+Config = Annotated[
+    str, typer.Argument(help="A name from configs/, or a YAML file, for example an exported one.")
+]
+
+
+class MeasuredOn(StrEnum):
+    """Splits that a checkpoint can be measured on."""
+
+    test = "test"
+    holdout = "holdout"
+
+
+@app.command(epilog="Example:  dtme-search train best.yaml --data-root /data/NYUDv2")
+def train(
+    context: typer.Context,
+    config: Config,
+    baselines: Annotated[
+        bool, typer.Option(help="Train single-task baselines on the same ids, so that delta_m can be told.")
+    ] = True,
+    storage: options.Storage = None,
+    device: options.Device = None,
+    data_root: options.DataRoot = None,
+    workdir: options.Workdir = options.DEFAULT_WORKDIR,
+    set_: options.Set = None,
+) -> None:
+    """Train a config on all training ids and test it.
+
+    The metrics are those of the test split. Ctrl-C stops with a checkpoint; the same command goes on.
+    """
+    from dtme_search.cli.progress import TerminalListener
+    from dtme_search.cli.render import print_final
+    from dtme_search.search import train_final
+
+    screen = screen_of(context)
+    run_config = _run_config(config, data_root, set_)
+    with stoppable(), TerminalListener(screen) as listener:
+        result = train_final(
+            run_config,
+            Path(config).stem,
+            workdir=workdir,
+            device=device,
+            storage=storage,
+            with_baselines=baselines,
+            listener=listener,
+        )
+    print_final(screen, result)
+    screen.line(f"Checkpoint: {result.folder / 'checkpoint.pt'}")
+
+
+@app.command(epilog="Example:  dtme-search evaluate dtme-runs/train/best-1a2b3c4d")
+def evaluate(
+    context: typer.Context,
+    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint, or the folder of its run.")],
+    split: Annotated[MeasuredOn, typer.Option("--split", help="What to measure on.")] = MeasuredOn.test,
+    device: options.Device = None,
+    data_root: options.DataRoot = None,
+    set_: options.Set = None,
+) -> None:
+    """Measure a checkpoint on the test split or the hold-out."""
+    from dtme_search.cli.progress import TerminalListener
+    from dtme_search.cli.render import print_final
+    from dtme_search.search import evaluate_checkpoint
+
+    path = _find_checkpoint(checkpoint)
+    run_config = _run_config(str(path.with_name("config.yaml")), data_root, set_)
+    screen = screen_of(context)
+    with stoppable("Nothing was written."), TerminalListener(screen) as listener:
+        result = evaluate_checkpoint(run_config, path, split.value, device=device, listener=listener)
+    print_final(screen, result)
+
+
+@app.command(epilog="Example:  dtme-search conflicts demo --set expansion.start=0.25 --out conflicts")
+def conflicts(
+    context: typer.Context,
+    config: Config,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the picture and the report.")] = Path(
+        "conflicts"
+    ),
+    device: options.Device = None,
+    data_root: options.DataRoot = None,
+    set_: options.Set = None,
+) -> None:
+    """Measure where the tasks of a config conflict.
+
+    Trains to the expansion step, measures there, prints a table of layers and draws a heat map.
+    """
+    from dtme_search.cli.progress import TerminalListener
+    from dtme_search.models import describe_backbone
+    from dtme_search.reporting import conflict_heat_map, save_png
+    from dtme_search.search.data_shelf import DataShelf
+    from dtme_search.training import Callbacks, conflicts_at_expansion, pick_device
+
+    run_config = _run_config(config, data_root, set_)
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"--out must be a folder, got the file {out}.")
+    screen = screen_of(context)
+    with stoppable("Nothing was written."), TerminalListener(screen) as listener:
+        shelf = DataShelf(pick_device(device), on_progress=listener.data_reading)
+        describe_backbone(run_config.model, run_config.data.image_size)
+        data = shelf.get(run_config)
+        report, plan = conflicts_at_expansion(run_config, data, Callbacks(on_progress=listener.progress))
+    out.mkdir(parents=True, exist_ok=True)
+    report.save(out / "conflicts.json")
+    save_png(conflict_heat_map(report), out / "conflicts.png")
+    screen.line(report.table())
+    screen.line("")
+    screen.say(report.summary())
+    screen.line("\nPlan with the settings of this config:")
+    screen.line(plan.table())
+    screen.line(f"\nWritten: {out / 'conflicts.png'} and {out / 'conflicts.json'}")
+
+
+@data_app.command(epilog="Example:  dtme-search data check nyud --data-root /data/NYUDv2")
+def check(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(help="Data set: scenes or nyud.")],
+    data_root: options.DataRoot = None,
+    set_: options.Set = None,
+) -> None:
+    """Read every file of a data set once.
+
+    Reports counts, sizes, value ranges and every file that is missing or broken.
+    """
+    from dtme_search.cli.checking import check_and_print
+
+    problems = check_and_print(screen_of(context), name, data_root, tuple(set_ or ()))
+    if problems:
+        raise DataError(f"data set {name}: {problems} files missing or broken, listed above.")
+
+
+app.add_typer(data_app, name="data")
+
+
+def _run_config(config: str, data_root: str | None, set_: list[str] | None) -> RunConfig:
+    from dtme_search.config import load_run_config
+
+    return load_run_config(config, tuple(set_ or ())).with_data_root(data_root)
+
+
+def _find_checkpoint(place: Path) -> Path:
+    path = place / "checkpoint.pt" if place.is_dir() else place
+    if not path.is_file():
+        below = sorted(found.parent for found in place.glob("*/checkpoint.pt"))
+        hint = f"Did you mean {below[0]}?" if below else "`dtme-search train` writes one."
+        raise TrainingError(f"{path}: no such checkpoint. {hint}")
+    if not path.with_name("config.yaml").is_file():
+        raise TrainingError(
+            f"{path}: its config.yaml must lie beside it, got none. Give the folder of a run."
+        )
+    return path

@@ -1,0 +1,58 @@
+"""A listener that remembers what it hears and may act at a chosen moment."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from dtme_search.search import Listener
+
+
+@dataclass
+class Heard(Listener):
+    """What a search told. ``act`` is called with the name of each event and the number it is about."""
+
+    act: Callable[[str, int], None] = lambda _event, _number: None
+    trained: list[str] = field(default_factory=list)
+    known: list[str] = field(default_factory=list)
+    started: list[tuple[int, int, int, dict[str, Any]]] = field(default_factory=list)
+    completed: list[int] = field(default_factory=list)
+    stopped: list[tuple[int, str, str]] = field(default_factory=list)
+
+    def baseline_started(self, task, index, count):
+        self.act("baseline_started", index)
+
+    def baseline_ended(self, task, row, *, trained):
+        (self.trained if trained else self.known).append(task)
+
+    def trial_started(self, number, finished, total, params):
+        self.started.append((number, finished, total, dict(params)))
+        self.act("trial_started", number)
+
+    def trial_evaluated(self, number, step, delta_m_percent):
+        self.act("trial_evaluated", step)
+
+    def trial_completed(self, number, outcome):
+        self.completed.append(number)
+        self.act("trial_completed", number)
+
+    def trial_stopped(self, number, state, reason):
+        self.stopped.append((number, state, reason))
+
+
+def once(event: str, number: int, action: Callable[[], None]) -> Callable[[str, int], None]:
+    """An ``act`` that does something the first time that ``event`` comes with ``number``."""
+    waiting = [action]
+
+    def act(heard: str, about: int) -> None:
+        if waiting and (heard, about) == (event, number):
+            waiting.pop()()
+
+    return act
+
+
+def ctrl_c() -> None:
+    """Press Ctrl-C."""
+    signal.raise_signal(signal.SIGINT)

@@ -1,0 +1,95 @@
+"""Every command and every YAML of the documentation is one that this program takes."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import typer
+
+from dtme_search.cli import searching, training  # noqa: F401  (they add their commands)
+from dtme_search.cli.app import app
+from dtme_search.config import base_config, load_study_config
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PROGRAM = typer.main.get_command(app)
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(
+        rf"^```{language}\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
+    )
+
+
+def commands(text: str, program: str) -> list[str]:
+    """Command lines of a shell text, without comments and redirections."""
+    lines = re.sub(r"\\\n", " ", text).splitlines()
+    parts = (part for line in lines for part in re.split(r"&&|;|\||(?<!\S)#", line.partition("  #")[0]))
+    found = (re.sub(r"\s\d?>.*", "", part).strip().removeprefix("$ ") for part in parts)
+    return [part for part in found if part.split(maxsplit=1)[:1] == [program]]
+
+
+def examples() -> list[str]:
+    """Examples in the help texts."""
+    leaves = [*PROGRAM.commands.values(), *PROGRAM.commands["data"].commands.values()]
+    return [
+        text for command in (PROGRAM, *leaves) for text in re.findall(r"dtme-search .*", command.epilog or "")
+    ]
+
+
+SHOWN = [
+    pytest.param(line, id=f"{page.name}: {line}")
+    for page in PAGES
+    for language in ("bash", "sh", "shell")
+    for block in blocks(page, language)
+    for line in commands(block, "dtme-search")
+] + [pytest.param(line, id=f"help: {line}") for text in examples() for line in commands(text, "dtme-search")]
+
+
+@pytest.mark.parametrize("line", SHOWN)
+def test_a_command_is_one_that_the_program_takes(line):
+    command, words = PROGRAM, shlex.split(line)[1:]
+    while hasattr(command, "commands"):
+        assert words, f"{line} names no command"
+        assert words[0] in command.commands, f"{line}: no such command"
+        command, words = command.commands[words[0]], words[1:]
+    # Parses every option and argument, and runs nothing.
+    command.make_context(command.name, words)
+
+
+def test_there_is_something_to_check():
+    assert len(SHOWN) > 15
+
+
+def test_the_table_of_commands_is_complete():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (`.*?) \|", text, re.MULTILINE)
+    named = {name for row in rows for name in re.findall(r"`([^`]+)`", row)}
+    assert named == (set(PROGRAM.commands) - {"data"}) | {"data check"}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_make_targets_are_there(page):
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for line in (line for block in blocks(page, "bash") for line in commands(block, "make")):
+        assert re.search(rf"^{line.split()[1]}:", makefile, re.MULTILINE), line
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param(block, id=f"{page.name} {number}")
+        for page in PAGES
+        for number, block in enumerate(blocks(page, "yaml"))
+    ],
+)
+def test_a_yaml_is_a_study(tmp_path, text):
+    from dtme_search.search.space import SearchSpace
+
+    (tmp_path / "study.yaml").write_text(text, encoding="utf-8")
+    study = load_study_config(str(tmp_path / "study.yaml"))
+    space = SearchSpace.from_study(study, base_config(study, tmp_path), num_layers=12)
+    assert all(space.config(space.point(point)) for point in study.enqueue)
