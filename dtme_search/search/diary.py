@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import platform
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -21,6 +21,7 @@ from optuna.artifacts import FileSystemArtifactStore, upload_artifact
 import dtme_search
 from dtme_search.config import ExpansionConfig, RunConfig, dump_yaml, run_fingerprint
 from dtme_search.data import TaskData
+from dtme_search.search.comparison import Comparison
 from dtme_search.search.outcome import Outcome
 from dtme_search.search.records import ConflictRow, EvaluationRow, PlanRow, Records, RunRow
 from dtme_search.search.retries import retry_history
@@ -115,20 +116,21 @@ class Diary:
             text = f"{report.table()}\n\n{report.summary()}\n"
             (self.folder / "conflicts.txt").write_text(text, encoding="utf-8")
 
-    def evaluated(self, evaluation: Evaluation, gains: Mapping[str, float], delta_m_percent: float) -> None:
+    def evaluated(self, evaluation: Evaluation, comparison: Comparison) -> None:
         """The hold-out was evaluated."""
         rows = [
             EvaluationRow(
                 task=name,
                 metric=self.data.specs[name].metric,
                 value=value,
-                gain_percent=gains.get(name),
+                gain_percent=comparison.gains_percent.get(name),
                 loss=evaluation.losses.get(name),
             )
             for name, value in evaluation.metrics.items()
         ]
         self.records.save_evaluation(self.study_name, self.trial.number, evaluation.step, rows)
-        self.row = replace(self.row, steps_trained=evaluation.step, delta_m_percent=delta_m_percent)
+        gain = comparison.delta_m_percent
+        self.row = replace(self.row, steps_trained=evaluation.step, delta_m_percent=gain)
 
     def completed(self, result: RunResult, outcome: Outcome) -> None:
         """The trial has its result; everything is written before Optuna hears of it."""

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from dtme_search.config import RunConfig, dump_yaml, run_fingerprint
 from dtme_search.data import Split
-from dtme_search.metrics import beats_prior, delta_m, task_gains
 from dtme_search.models import build_model, describe_backbone
 from dtme_search.search.baselines import Baselines
+from dtme_search.search.comparison import Comparison, compare
 from dtme_search.search.data_shelf import DataShelf
 from dtme_search.search.listener import Listener
 from dtme_search.search.records import BaselineRow, records_for
@@ -46,33 +47,23 @@ class FinalResult:
     folder: Path
 
     @property
-    def gains_percent(self) -> dict[str, float]:
+    def gains_percent(self) -> Mapping[str, float]:
         """Signed gain by primary task; empty without baselines."""
-        return task_gains(self.metrics, self._values, self._primary) if self.baselines else {}
+        return self._comparison.gains_percent if self._comparison else {}
 
     @property
     def delta_m_percent(self) -> float | None:
         """Mean gain over the primary tasks, ``None`` without baselines."""
-        return delta_m(self.metrics, self._values, self._primary) if self.baselines else None
+        return self._comparison.delta_m_percent if self._comparison else None
 
     @property
     def dead_tasks(self) -> tuple[str, ...]:
         """Tasks whose baseline or result does not clearly beat the no-image prior."""
-        return tuple(
-            spec.name
-            for spec in self._primary
-            for row in [self.baselines[spec.name]]
-            if not beats_prior(row.value, row.prior_value, spec)
-            or not beats_prior(self.metrics[spec.name], row.prior_value, spec)
-        )
+        return self._comparison.dead_tasks if self._comparison else ()
 
-    @property
-    def _primary(self) -> list[TaskSpec]:
-        return [self.specs[name] for name in self.baselines]
-
-    @property
-    def _values(self) -> dict[str, float]:
-        return {name: row.value for name, row in self.baselines.items()}
+    @cached_property
+    def _comparison(self) -> Comparison | None:
+        return compare(self.metrics, self.baselines, self.specs) if self.baselines else None
 
 
 def train_final(

@@ -11,8 +11,8 @@ from filelock import FileLock
 from optuna.trial import TrialState
 
 from dtme_search.config import RunConfig, StudyConfig
-from dtme_search.metrics import delta_m, task_gains
 from dtme_search.models import build_model, describe_backbone
+from dtme_search.search.comparison import compare
 from dtme_search.search.data_shelf import DataShelf
 from dtme_search.search.diary import Diary, DrawFiles
 from dtme_search.search.listener import Listener
@@ -115,12 +115,10 @@ class Objective:
         model = build_model(config.model, data.specs, data.image_size, seed=config.seed, output_means=means)
 
         def on_evaluate(evaluation: Evaluation) -> None:
-            primary = [data.specs[name] for name in self.baselines]
-            values = {name: row.value for name, row in self.baselines.items()}
-            gain = delta_m(evaluation.metrics, values, primary)
-            diary.evaluated(evaluation, task_gains(evaluation.metrics, values, primary), gain)
-            self.listener.trial_evaluated(trial.number, evaluation.step, gain)
-            self._prune(trial, config, evaluation.step, gain)
+            comparison = compare(evaluation.metrics, self.baselines, data.specs)
+            diary.evaluated(evaluation, comparison)
+            self.listener.trial_evaluated(trial.number, evaluation.step, comparison.delta_m_percent)
+            self._prune(trial, config, evaluation.step, comparison.delta_m_percent)
 
         callbacks = Callbacks(
             on_progress=self.listener.progress,

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from dtme_search.config import StudyConfig
-from dtme_search.metrics import beats_prior, delta_m, task_gains
 from dtme_search.models import BackboneInfo
+from dtme_search.search.comparison import compare
 from dtme_search.search.records import BaselineRow
 from dtme_search.tasks import TaskSpec
 from dtme_search.token_space import ExpansionPlan
@@ -58,24 +58,16 @@ def judge(
     Raises:
         BaselineError: If a baseline is missing, zero or not finite.
     """
-    primary = [specs[name] for name in baselines]
-    values = {name: row.value for name, row in baselines.items()}
-    overhead = overhead_percent(result.plan, backbone)
+    comparison = compare(result.metrics, baselines, specs)
     measured = {
-        "delta_m_percent": delta_m(result.metrics, values, primary),
-        "param_overhead_percent": overhead,
+        "delta_m_percent": comparison.delta_m_percent,
+        "param_overhead_percent": overhead_percent(result.plan, backbone),
         "step_cost_ratio": result.step_cost_ratio,
     }
-    dead = tuple(
-        spec.name
-        for spec in primary
-        if not beats_prior(baselines[spec.name].value, baselines[spec.name].prior_value, spec)
-        or not beats_prior(result.metrics[spec.name], baselines[spec.name].prior_value, spec)
-    )
     return Outcome(
-        gains_percent=task_gains(result.metrics, values, primary),
+        gains_percent=comparison.gains_percent,
         metrics=dict(result.metrics),
-        dead_tasks=dead,
+        dead_tasks=comparison.dead_tasks,
         violations={name: measured[name] - limit for name, limit in study.limits.items()},
         **measured,
     )

@@ -129,7 +129,6 @@ class RunRow:
         step_cost_ratio: Mean cost of a step in units of an unexpanded one.
         dead_tasks: Tasks that do not clearly beat the no-image prior.
         seconds_overhead: Time beside training, evaluating, measuring and checkpoints.
-        seconds_per_step_before: A training step before the growth; ``seconds_per_step_after`` after it.
         split: What the metrics were measured on.
     """
 
@@ -154,8 +153,6 @@ class RunRow:
     seconds_measure: float | None = None
     seconds_checkpoint: float | None = None
     seconds_overhead: float | None = None
-    seconds_per_step_before: float | None = None
-    seconds_per_step_after: float | None = None
     peak_memory_mb: float | None = None
     device: str | None = None
     precision: str | None = None

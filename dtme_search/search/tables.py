@@ -150,8 +150,6 @@ class RunTable(Base):
     seconds_measure: Mapped[float | None]
     seconds_checkpoint: Mapped[float | None]
     seconds_overhead: Mapped[float | None]
-    seconds_per_step_before: Mapped[float | None]
-    seconds_per_step_after: Mapped[float | None]
     peak_memory_mb: Mapped[float | None]
     device: Mapped[Name | None]
     precision: Mapped[Name | None]

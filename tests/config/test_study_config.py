@@ -273,7 +273,7 @@ class TestBaseConfig:
             ({"train": {"lr": "x"}}, r"^study s: config: train\.lr must be a number, got 'x'\.$"),
             (
                 "nyud_vit_tny",
-                r"^study s: config: No config is named 'nyud_vit_tny'\. Known, nearest first: nyud_vit_tiny, ",
+                r"^study s: config: No config is named 'nyud_vit_tny'\. Known, nearest first: nyud_vit_tiny,",
             ),
             ("absent.yaml", r"^study s: config: .*absent\.yaml: no such file\.$"),
         ],

@@ -35,6 +35,8 @@ def ask(finished_study, monkeypatch):
         }  # fmt: skip
         chunks = app(environment, lambda status, headers, exc_info=None: answer.append(status))
         body = b"".join(chunks)
+        # A server does so too; the app closes its files then.
+        getattr(chunks, "close", lambda: None)()
         assert answer == ["200 OK"], (answer, body[:300])
         return body
 

@@ -123,6 +123,22 @@ class TestRecords:
         records.save_run(replace(RUN, study="t"))
         assert records.runs("s") == [done, replace(RUN, trial=2)]
 
+    def test_a_continuation_takes_over_what_was_measured(self, records):
+        semseg = EvaluationRow(task="semseg", metric="miou", value=0.25)
+        pair = ConflictRow(layer=0, task_a="a", task_b="b", range_rate=0.5, null_rate=0.5)
+        group = PlanRow(layer=3, operation="expand", group_index=0, tasks="a")
+        for study, trial in (("s", 1), ("s", 2), ("t", 1)):
+            records.save_run(replace(RUN, study=study, trial=trial, state="running", seconds_total=7.0))
+            records.save_evaluation(study, trial, 50, [semseg])
+            records.save_conflicts(study, trial, [pair])
+            records.save_plan(study, trial, [group])
+        before = records.continue_run("s", 1, 5)
+        assert (before.trial, before.state, before.seconds_total) == (1, "interrupted", 7.0)
+        for read in (records.evaluations, records.conflicts, records.plan):
+            assert [len(read("s", trial)) for trial in (1, 2, 5)] == [0, 1, 1] and len(read("t", 1)) == 1
+        assert [(run.trial, run.state) for run in records.runs("s")] == [(1, "interrupted"), (2, "running")]
+        assert records.continue_run("s", 3, 6) is None, "nothing was known of it"
+
     def test_numbers_that_are_not_finite_are_unknown(self, records):
         records.save_run(replace(RUN, step_cost_ratio=float("nan"), peak_memory_mb=float("inf")))
         (found,) = records.runs("s")
