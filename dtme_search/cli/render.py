@@ -170,6 +170,10 @@ def print_final(screen: Screen, result: FinalResult) -> None:
             f"delta_m {result.delta_m_percent:+.2f} % on the {result.split} split, against single-task "
             "baselines trained on the same ids with the same recipe; one seed."
         )
+    if result.split == "holdout":
+        screen.say(
+            "`train` uses all training ids: the hold-out is no unseen data for its checkpoints.", style="red"
+        )
     if result.dead_tasks:
         screen.say(
             f"Not to be trusted, not clearly better than without the image: {', '.join(result.dead_tasks)}.",

@@ -154,6 +154,11 @@ class StudyConfig(Section):
                 f"pruner.name must be none with {len(self.objectives)} objectives, got '{self.pruner.name}': "
                 "Optuna's pruners compare one value"
             )
+        if self.pruner.name != "none" and self.objectives != {"delta_m_percent": "maximize"}:
+            raise ValueError(
+                f"pruner.name must be none without delta_m_percent as objective, got '{self.pruner.name}': "
+                "pruners look at delta_m"
+            )
         return self
 
 

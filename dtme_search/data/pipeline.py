@@ -151,6 +151,7 @@ def build_data(
     *,
     final: bool = False,
     dataset: Dataset | None = None,
+    read: Sequence[Split] = ("train", "holdout"),
     on_progress: Callable[[int, int], None] | None = None,
 ) -> TaskData:
     """Open the data of a run; with tensors on the device, read the training and the hold-out images.
@@ -161,6 +162,7 @@ def build_data(
         device: Where batches are to be.
         final: Train on all training ids; nothing is held out.
         dataset: Takes the place of the data set that ``data.name`` names.
+        read: Splits that are read (or, behind a loader, decoded once) now; the others at their first use.
         on_progress: Called with images read and images in all, from this thread.
 
     Raises:
@@ -177,29 +179,29 @@ def build_data(
 
     crop_task = CROP_TASK if _has_crop_rule(source.tasks, config) else None
     stored = specs if crop_task is None else {**specs, crop_task: source.tasks[crop_task]}
-    num_images = len(splits.train) + len(splits.holdout)
-    num_bytes = num_images * bytes_per_sample(stored, config.image_size)
+    num_bytes = (len(splits.train) + len(splits.holdout)) * bytes_per_sample(stored, config.image_size)
     on_device = fits_on_device(num_bytes, config, device)
+    read_now = [sample_id for split in read for sample_id in splits.ids(split)]
     done = itertools.count(1)
 
     def report() -> None:
         if on_progress is not None:
-            on_progress(next(done), num_images)
+            on_progress(next(done), len(read_now))
 
     @functools.cache
     def open_split(split: Split) -> Storage:
         ids = splits.ids(split)
         if on_device:
-            on_sample = None if split == "test" else report
+            on_sample = report if split in read else None
             return TensorStorage.read(source, ids, stored, config.image_size, device, on_sample)
         return LoaderStorage(source, ids, stored, config.image_size, device, config.loader_workers)
 
-    if on_device:
-        open_split("train")
-        open_split("holdout")
     identity = fingerprint(source.fingerprint, splits.train, splits.holdout, splits.test)
-    if not on_device:
-        _verify_once(source, (*splits.train, *splits.holdout), tuple(stored), identity, on_progress)
+    if on_device:
+        for split in read:
+            open_split(split)
+    else:
+        _verify_once(source, read_now, tuple(stored), identity, on_progress)
     return TaskData(specs, splits, identity, config, device, open_split, crop_task)
 
 
@@ -230,7 +232,7 @@ def _verify_once(
     on_progress: Callable[[int, int], None] | None,
 ) -> None:
     """Decode every file before the first training on this data, so that a broken one is named now."""
-    stamp = cache_folder() / "verified" / fingerprint(identity, sorted(tasks))
+    stamp = cache_folder() / "verified" / fingerprint(identity, list(ids), sorted(tasks))
     if stamp.exists():
         return
     verify_readable(source, ids, tasks, on_progress)

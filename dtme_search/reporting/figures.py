@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING
 
 from dtme_search.token_space import ConflictReport
 from dtme_search.training import RunResult
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 _WIDTH_PER_COLUMN = 0.75
 _HEIGHT_PER_LAYER = 0.34
@@ -17,6 +19,8 @@ _HEIGHT_PER_LAYER = 0.34
 
 def conflict_heat_map(report: ConflictReport) -> Figure:
     """Conflict rate in percent by layer (rows) and pair of tasks (columns), range space beside null space."""
+    from matplotlib.figure import Figure  # takes seconds to import, and most commands draw nothing
+
     if not report.pairs:
         figure = Figure(figsize=(8.0, 1.0))
         figure.text(0.5, 0.5, report.summary(), ha="center", va="center")

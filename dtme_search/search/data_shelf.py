@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 
 from dtme_search.config import RunConfig
-from dtme_search.data import TaskData, build_data
+from dtme_search.data import Split, TaskData, build_data
 
 
 class DataShelf:
@@ -18,10 +18,12 @@ class DataShelf:
         device: torch.device,
         *,
         final: bool = False,
+        read: Sequence[Split] = ("train", "holdout"),
         on_progress: Callable[[int, int], None] | None = None,
     ) -> None:
         self.device = device
         self._final = final
+        self._read = read
         self._on_progress = on_progress
         self._key: tuple[object, tuple[str, ...]] | None = None
         self._data: TaskData | None = None
@@ -36,7 +38,12 @@ class DataShelf:
         known = self._key is not None and self._key[0] == config.data and set(tasks) <= set(self._key[1])
         if self._data is None or not known:
             self._data = build_data(
-                config.data, tasks, self.device, final=self._final, on_progress=self._on_progress
+                config.data,
+                tasks,
+                self.device,
+                final=self._final,
+                read=self._read,
+                on_progress=self._on_progress,
             )
             self._key = (config.data, tasks)
         return self._data.for_tasks(tasks)

@@ -170,12 +170,10 @@ class Diary:
         self._upload(result)
 
     def _continue(self) -> float:
-        """Take over what the trial that this one continues had measured; gives the seconds it spent."""
+        """Take over what the trials that this one continues had measured; gives the seconds they spent."""
         history = retry_history(self.trial)
-        if not history:
-            return 0.0
-        before = self.records.continue_run(self.study_name, history[-1], self.trial.number)
-        return 0.0 if before is None else before.seconds_total or 0.0
+        runs = self.records.continue_run(self.study_name, history, self.trial.number) if history else []
+        return max((run.seconds_total or 0.0 for run in runs), default=0.0)
 
     def _seconds(self) -> float:
         return self.seconds_before + monotonic() - self.started

@@ -136,9 +136,10 @@ def evaluate_checkpoint(
     device: str | None = None,
     listener: Listener | None = None,
 ) -> FinalResult:
-    """Metrics of a checkpoint on the hold-out or the test split."""
+    """Metrics of a checkpoint on the hold-out or the test split; only that split is read."""
     hears = listener or Listener()
-    shelf = DataShelf(pick_device(device), final=split == "test", on_progress=hears.data_reading)
+    final = split == "test"
+    shelf = DataShelf(pick_device(device), final=final, read=(split,), on_progress=hears.data_reading)
     data = shelf.get(config)
     model = restore_model(checkpoint, config, data)
     metrics = evaluate(model, data, split, config.train)

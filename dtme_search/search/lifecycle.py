@@ -10,19 +10,15 @@ from datetime import datetime, timedelta
 import optuna
 from filelock import FileLock, Timeout
 from optuna.exceptions import ExperimentalWarning
-from optuna.storages import RetryHeartbeatStaleTrialCallback
 from optuna.trial import FrozenTrial, TrialState
 
 from dtme_search.errors import TrainingError
 from dtme_search.search.objective import FINISHED
-from dtme_search.search.retries import first_number
+from dtme_search.search.retries import first_number, hand_back
 from dtme_search.search.workspace import Workspace
 
 BEGIN_WITHIN = timedelta(minutes=3)
 """A trial that has no parameters after this time lost its process while it was proposed."""
-
-_OF_RESULT = ("constraints", "artifacts:")
-"""Beginnings of Optuna's attributes that a trial writes with its result; the continuation writes its own."""
 
 _log = logging.getLogger(__name__)
 
@@ -38,44 +34,37 @@ def num_left(study: optuna.Study, total: int) -> int:
     return total - num_finished(study) - len(running)
 
 
-def hand_back(study: optuna.Study, number: int) -> None:
-    """Queue a trial that did not end again: same parameters and folder, so it goes on from its checkpoint."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ExperimentalWarning)
-        requeue = RetryHeartbeatStaleTrialCallback(max_retry=None, inherit_intermediate_values=True)
-    trial = study.get_trials(deepcopy=True)[number]
-    for name in [name for name in trial.system_attrs if name.startswith(_OF_RESULT)]:
-        del trial.system_attrs[name]
-    requeue(study, trial)
-
-
-def recover(study: optuna.Study, workspace: Workspace) -> list[int]:
+def recover(study: optuna.Study, workspace: Workspace, *, is_local: bool) -> list[int]:
     """Hand back trials whose process died on this machine; gives their numbers.
 
-    A living process holds the lock of its trial's folder. Trials without a folder here run on another
-    machine; Optuna hands those back whose heartbeat stopped, and so does this function with those that
-    died before their first heartbeat.
+    A living process holds the lock of its trial's folder, and the study's lock until it has that. Trials
+    without a folder here run on another machine; Optuna hands those back whose heartbeat stopped, and so
+    does this function with those that died before their first parameter.
+
+    Args:
+        study: The study.
+        workspace: Its folders.
+        is_local: Whether no other machine works on this database.
     """
-    numbers = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
         # Optuna looks for them when a trial begins, which a study that only waits for them never does.
         optuna.storages.fail_stale_trials(study)
-    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        path = workspace.trial(first_number(trial)) / "running.lock"
-        if not path.exists():
-            if _never_began(trial):
-                study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
-                hand_back(study, trial.number)
-                numbers.append(trial.number)
-            continue
-        try:
-            with FileLock(path, timeout=0):
-                study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
-                hand_back(study, trial.number)
-                numbers.append(trial.number)
-        except Timeout:
-            continue
+    numbers = []
+    with FileLock(workspace.asking_lock):
+        for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            path = workspace.trial_lock(first_number(trial))
+            if not path.exists():
+                if trial.params or not (is_local or _is_old(trial)):
+                    continue
+                path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            try:
+                with FileLock(path, timeout=0):
+                    hand_back(study, trial.number)
+                    study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
+                    numbers.append(trial.number)
+            except Timeout:
+                continue
     if numbers:
         _log.info("continuing interrupted trials %s", numbers)
     return numbers
@@ -110,6 +99,5 @@ def _cause(reason: str) -> str:
     return re.split(r"\d", reason, maxsplit=1)[0]
 
 
-def _never_began(trial: FrozenTrial) -> bool:
-    started = trial.datetime_start
-    return not trial.params and started is not None and datetime.now() - started > BEGIN_WITHIN
+def _is_old(trial: FrozenTrial) -> bool:
+    return trial.datetime_start is not None and datetime.now() - trial.datetime_start > BEGIN_WITHIN

@@ -18,7 +18,7 @@ from dtme_search.search.diary import Diary, DrawFiles
 from dtme_search.search.listener import Listener
 from dtme_search.search.outcome import judge
 from dtme_search.search.records import BaselineRow, Records
-from dtme_search.search.retries import first_number
+from dtme_search.search.retries import first_number, hand_back
 from dtme_search.search.space import SearchSpace
 from dtme_search.search.workspace import Workspace
 from dtme_search.training import Callbacks, Evaluation, RunResult, Trainer, TrainingInterrupted
@@ -43,6 +43,7 @@ class Objective:
         should_stop: Asked between steps; a stopped trial goes on later.
         num_trials: Trials the study should reach, for display.
         last_number: The trial in hand, or the last one.
+        asking: Lock to hold while asking for a trial; released when the trial has its own.
     """
 
     study: StudyConfig
@@ -57,6 +58,10 @@ class Objective:
     should_stop: Callable[[], bool] = lambda: False
     last_number: int | None = None
 
+    def __post_init__(self) -> None:
+        self.asking = FileLock(self.workspace.asking_lock)
+        self._running: FileLock | None = None
+
     def __call__(self, trial: optuna.Trial) -> tuple[float, ...]:
         """Run one trial.
 
@@ -67,8 +72,10 @@ class Objective:
         self.last_number = trial.number
         folder = self.workspace.trial(first_number(trial))
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        # The system frees the lock when this process dies, however it dies.
-        with FileLock(folder / "running.lock"), self._told(trial):
+        self._running = FileLock(self.workspace.trial_lock(first_number(trial)))
+        self._running.acquire()
+        self.asking.release()
+        with self._told(trial):
             config = self.space.suggest(trial)
             self._tell_start(trial)
             data = self.shelf.get(config)
@@ -88,6 +95,11 @@ class Objective:
         self.listener.trial_completed(trial.number, outcome)
         return outcome.values(self.study)
 
+    def let_go(self) -> None:
+        """Release the lock of the trial in hand; to be called when Optuna knows how the trial ended."""
+        if self._running is not None:
+            self._running.release()
+
     def _tell_start(self, trial: optuna.Trial) -> None:
         finished = len(trial.study.get_trials(deepcopy=False, states=FINISHED))
         self.listener.trial_started(trial.number, finished, self.num_trials, trial.params)
@@ -101,6 +113,8 @@ class Objective:
             self.listener.trial_stopped(trial.number, "pruned", str(pruned))
             raise
         except (TrainingInterrupted, KeyboardInterrupt) as stopped:
+            # Before Optuna ends the trial: a process that dies in between must not lose it.
+            hand_back(trial.study, trial.number)
             self.listener.trial_stopped(trial.number, "interrupted", str(stopped))
             raise
         except Exception as error:

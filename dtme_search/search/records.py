@@ -257,20 +257,22 @@ class Records:
         """Facts of all runs of a study, by trial."""
         return self._of_trial(RunRow, RunTable, study, None)
 
-    def continue_run(self, study: str, old: int, new: int) -> RunRow | None:
-        """Give what an interrupted trial has measured to the one that continues it.
+    def continue_run(self, study: str, old: Sequence[int], new: int) -> list[RunRow]:
+        """Give what interrupted trials have measured to the one that continues them.
 
-        The facts of its run stay, as ``interrupted`` even where its process died without a word; they are
+        The facts of their runs stay, as ``interrupted`` even where a process died without a word; they are
         returned.
         """
         with storage_errors(self._url), Session(self.engine) as session, session.begin():
             for table in _MEASURED:
-                session.execute(update(table).filter_by(study=study, trial=old).values(trial=new))
-            found = session.get(RunTable, (study, old))
-            if found is None:
-                return None
-            found.state = "interrupted"
-            return _row(RunRow, found)
+                place = inspect(table).columns
+                moved = update(table).where(place.study == study, place.trial.in_(old))
+                session.execute(moved.values(trial=new))
+            runs = select(RunTable).where(RunTable.study == study, RunTable.trial.in_(old))
+            found = list(session.scalars(runs.order_by(RunTable.trial)))
+            for run in found:
+                run.state = "interrupted"
+            return [_row(RunRow, run) for run in found]
 
     def delete_study(self, study: str) -> None:
         """Forget all trials of a study; baselines stay. Optuna's tables are not touched."""

@@ -16,11 +16,11 @@ from dtme_search.models import describe_backbone
 from dtme_search.search.baselines import Baselines
 from dtme_search.search.data_shelf import DataShelf
 from dtme_search.search.diary import DrawFiles
-from dtme_search.search.lifecycle import check_failures, hand_back, num_left, recover
+from dtme_search.search.lifecycle import check_failures, num_left, recover
 from dtme_search.search.listener import Listener
 from dtme_search.search.objective import Objective
 from dtme_search.search.records import BaselineRow, Records, records_for
-from dtme_search.search.retries import first_number
+from dtme_search.search.retries import first_number, hand_back
 from dtme_search.search.space import SearchSpace
 from dtme_search.search.stopping import StopSwitch
 from dtme_search.search.storage import (
@@ -185,7 +185,7 @@ def optimize(
     found.sampler = build_sampler(config, sampler_seed(config.seed, 0, len(found.get_trials(deepcopy=False))))
     workspace = Workspace.of_study(workdir, config.name)
     found.set_user_attr(STUDY_ATTR, config.model_dump_json())
-    recover(found, workspace)
+    recover(found, workspace, is_local=opened.engine.dialect.name == "sqlite")
     for point in points:
         found.enqueue_trial(point, skip_if_exists=True)
 
@@ -204,17 +204,20 @@ def _run_trials(
 ) -> None:
     try:
         while not switch() and num_left(study, total) > 0:
-            # One trial a call: Optuna's own n_trials counts per call, not per study.
-            study.optimize(objective, n_trials=1, catch=(Exception,))
+            with objective.asking:
+                # One trial a call: Optuna's own n_trials counts per call, not per study.
+                study.optimize(objective, n_trials=1, catch=(Exception,))
             _close(study, objective, stopped=switch())
             check_failures(study, failures_in_a_row)
     except KeyboardInterrupt:
         _close(study, objective, stopped=True)
         raise
+    finally:
+        objective.let_go()
 
 
 def _close(study: optuna.Study, objective: Objective, *, stopped: bool) -> None:
-    """Queue the trial in hand again if it was stopped; else its checkpoint has served."""
+    """Let go of the trial in hand: queued again if it was stopped, else its checkpoint has served."""
     if objective.last_number is None:
         return
     trial = study.get_trials(deepcopy=False)[objective.last_number]
@@ -222,3 +225,4 @@ def _close(study: optuna.Study, objective: Objective, *, stopped: bool) -> None:
         hand_back(study, trial.number)
     elif trial.state.is_finished():
         (objective.workspace.trial(first_number(trial)) / "checkpoint.pt").unlink(missing_ok=True)
+    objective.let_go()

@@ -29,6 +29,15 @@ class Workspace:
         """Files that the dashboard serves."""
         return self.root / "artifacts"
 
+    @property
+    def asking_lock(self) -> Path:
+        """Lock held from asking for a trial until its own lock is taken, so that none is unseen between."""
+        return self.root / "asking.lock"
+
+    def trial_lock(self, number: int) -> Path:
+        """Lock that the process of a trial holds; the system frees it when the process dies, however."""
+        return self.trial(number) / "running.lock"
+
     def trial(self, number: int) -> Path:
         """Folder of a trial; a continued trial keeps the folder of the one it continues."""
         return self.root / "trials" / f"{number:04d}"

@@ -141,9 +141,10 @@ class TestOptimize:
         ran = run(*words, "--data-root", "unused")
         assert (ran.code, ran.err) == (0, "")
         assert is_plain(ran.out)
-        assert re.findall(
+        trained = re.findall(
             r"^baseline (\w+): \w+ \S+ \S+ \(no-image prior .*, trained", ran.out, re.MULTILINE
-        ) == [*("semseg", "depth", "normals", "edge")]
+        )
+        assert trained == list(TASKS)
         assert re.findall(r"^trial (\d): delta_m [-+]\d+\.\d\d % \(semseg ", ran.out, re.MULTILINE) == [
             "0",
             "1",

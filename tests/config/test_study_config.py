@@ -163,6 +163,10 @@ WRONG = [
         HEAD + SEARCH + "pruner: {name: median}",
         "pruner.name must be none with 2 objectives, got 'median': Optuna's pruners compare one value.",
     ),
+    (
+        HEAD + SEARCH + "objectives: {step_cost_ratio: minimize}\npruner: {name: median}",
+        "pruner.name must be none without delta_m_percent as objective, got 'median': pruners look at delta_m.",
+    ),
     ("config: {}\n" + SEARCH, "name is missing."),
     (
         "name: a/b\nconfig: {}\n" + SEARCH,

@@ -111,15 +111,18 @@ def test_another_config_of_the_same_name_gets_another_folder(done):
     assert written["delta_m_percent"] is None and written["metrics"] != dict(done.result.metrics)
 
 
-def test_a_stopped_training_goes_on_to_the_same_numbers(done, tmp_path):
-    """Ctrl-C while the decoders are measured for the plan to come, before any evaluation."""
-    heard = Heard(once("progress", 5, ctrl_c))
-    options = {"workdir": tmp_path, "device": "cpu", "with_baselines": False}
-    with pytest.raises(TrainingInterrupted, match="stopped at step 5 of 10"):
-        train_final(GROWING, "best", listener=heard, **options)
-    folder = tmp_path / "train" / done.result.folder.name
+def test_a_stopped_training_goes_on_to_the_same_numbers(tmp_path):
+    """Ctrl-C after the growth."""
+    config = config_of(**{"expansion": GROWING.expansion.model_dump(mode="json"), "train.num_steps": 30})
+    whole = train_final(config, "best", workdir=tmp_path / "whole", device="cpu", with_baselines=False)
+
+    heard = Heard(once("progress", 20, ctrl_c))
+    options = {"workdir": tmp_path / "cut", "device": "cpu", "with_baselines": False}
+    with pytest.raises(TrainingInterrupted, match="stopped at step 20 of 30"):
+        train_final(config, "best", listener=heard, **options)
+    folder = tmp_path / "cut" / "train" / whole.folder.name
     assert (folder / "checkpoint.pt").is_file() and not (folder / "metrics.json").exists()
-    assert train_final(GROWING, "best", **options).metrics == done.result.metrics
+    assert train_final(config, "best", **options).metrics == whole.metrics
 
 
 def test_a_checkpoint_that_is_missing_or_belongs_elsewhere_is_one_line(done, tmp_path):

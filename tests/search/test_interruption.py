@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from optuna.trial import FrozenTrial, TrialState
@@ -73,19 +74,16 @@ def assert_as_if_nothing_happened(study: LoadedStudy, undisturbed: LoadedStudy) 
     assert baselines == [(row.task, row.value) for row in undisturbed.records.baselines()]
 
 
-def test_a_time_limit_leaves_a_trial_that_the_next_call_continues(undisturbed, tmp_path):
+def test_a_time_limit_leaves_a_trial_that_the_next_call_continues(undisturbed, tmp_path, monkeypatch):
     file, workdir = write(tmp_path), tmp_path / "runs"
-    started = time.monotonic()
-    timeout = 6.0
-
-    def wait() -> None:
-        time.sleep(max(0.0, started + timeout + 1 - time.monotonic()))
-
-    heard = Heard(once("trial_evaluated", 6, wait))
-    study = optimize(file, workdir=workdir, device="cpu", timeout=timeout, listener=heard)
+    passed = [0.0]
+    clock = SimpleNamespace(monotonic=lambda: time.monotonic() + passed[0])
+    monkeypatch.setattr("dtme_search.search.stopping.time", clock)
+    heard = Heard(once("trial_evaluated", 6, lambda: passed.append(passed.pop() + 3600.0)))
+    study = optimize(file, workdir=workdir, device="cpu", timeout=3600.0, listener=heard)
     assert not study.stopped, "nobody pressed Ctrl-C"
     ((number, state, reason),) = heard.stopped
-    assert state == "interrupted" and reason.startswith("stopped at step ")
+    assert (number, state, reason) == (0, "interrupted", "stopped at step 6 of 10")
     *_, continuation = trials = study.optuna.get_trials()
     assert (trials[number].state, continuation.state) == (TrialState.FAIL, TrialState.WAITING)
     assert continuation.params == trials[number].params and retry_history(continuation) == [number]
@@ -140,26 +138,32 @@ def die() -> None:
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
 @pytest.mark.parametrize(
-    ("event", "number"),
-    [("baseline_started", 2), ("trial_started", 1), ("trial_evaluated", 8), ("trial_completed", 1)],
+    "moments",
+    [
+        [("baseline_started", 2)],
+        [("trial_evaluated", 8), ("trial_started", 2)],
+        [("trial_completed", 1)],
+    ],
+    ids=["in a baseline", "in a trial, then as it would go on", "between result and database"],
 )
-def test_kill_9_loses_nothing(undisturbed, tmp_path, event, number):
-    """In a baseline, before the first step of a trial, after its growth, and between result and database."""
+def test_kill_9_loses_nothing(undisturbed, tmp_path, moments):
     file, workdir = write(tmp_path), tmp_path / "runs"
-    heard = Heard(once(event, number, die))
-    # Forked, because importing everything anew takes longer than the search.
-    process = multiprocessing.get_context("fork").Process(
-        target=optimize, args=(file,), kwargs={"workdir": workdir, "device": "cpu", "listener": heard}
-    )
-    process.start()
-    process.join()
-    assert process.exitcode == -signal.SIGKILL
+    for event, number in moments:
+        heard = Heard(once(event, number, die))
+        # Forked, because importing everything anew takes longer than the search.
+        process = multiprocessing.get_context("fork").Process(
+            target=optimize, args=(file,), kwargs={"workdir": workdir, "device": "cpu", "listener": heard}
+        )
+        process.start()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
 
     again = Heard()
     study = optimize(file, workdir=workdir, device="cpu", listener=again)
-    assert again.trained == (["edge"] if event == "baseline_started" else [])
-    continued = [number for number, *_ in again.started if retry_history(study.optuna.trials[number])]
-    assert len(continued) == (0 if event == "baseline_started" else 1)
+    in_baseline = moments[0][0] == "baseline_started"
+    assert again.trained == (["edge"] if in_baseline else [])
+    histories = [retry_history(trial) for trial in study.optuna.get_trials(deepcopy=False)]
+    assert max(map(len, histories)) == (0 if in_baseline else len(moments))
     assert_as_if_nothing_happened(study, undisturbed)
 
 

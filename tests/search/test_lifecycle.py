@@ -13,8 +13,8 @@ from sqlalchemy import text
 
 from dtme_search.errors import TrainingError
 from dtme_search.search import Workspace, lifecycle
-from dtme_search.search.lifecycle import check_failures, hand_back, num_finished, num_left, recover
-from dtme_search.search.retries import first_number, retry_history
+from dtme_search.search.lifecycle import check_failures, num_finished, num_left, recover
+from dtme_search.search.retries import first_number, hand_back, retry_history
 from dtme_search.search.storage import open_storage
 
 # Trials are asked for here without running them.
@@ -60,7 +60,7 @@ class TestRecover:
         with lock_of(workspace, dead):
             pass
         with lock_of(workspace, living):
-            assert recover(study, workspace) == [dead]
+            assert recover(study, workspace, is_local=True) == [dead]
         assert states(study) == [TrialState.RUNNING, TrialState.FAIL, TrialState.WAITING]
         *_, continuation = study.get_trials()
         assert continuation.params == study.trials[dead].params
@@ -70,32 +70,42 @@ class TestRecover:
         first = begin(study)
         with lock_of(workspace, first):
             pass
-        assert recover(study, workspace) == [first]
+        assert recover(study, workspace, is_local=True) == [first]
         second = begin(study)
-        assert recover(study, workspace) == [second]
+        assert recover(study, workspace, is_local=True) == [second]
         assert retry_history(study.trials[-1]) == [first, second] and first_number(study.trials[-1]) == first
 
     def test_a_trial_of_another_machine_is_left_to_its_heartbeat(self, study, workspace):
         number = begin(study)
         storage = study._storage
         storage.record_heartbeat(study.trials[number]._trial_id)
-        assert recover(study, workspace) == [] and states(study) == [TrialState.RUNNING]
+        assert recover(study, workspace, is_local=True) == [] and states(study) == [TrialState.RUNNING]
         with storage._backend.engine.begin() as connection:
             connection.execute(text("UPDATE trial_heartbeats SET heartbeat = datetime('now', '-1 hour')"))
-        recover(study, workspace)
+        recover(study, workspace, is_local=True)
         assert states(study) == [TrialState.FAIL, TrialState.WAITING]
         assert num_left(study, 1) == 1
 
-    def test_a_trial_that_died_before_its_first_parameter_is_noticed_after_a_while(
-        self, study, workspace, monkeypatch
-    ):
+    def test_a_trial_that_died_before_its_first_parameter_is_noticed(self, study, workspace, monkeypatch):
+        """At once where no other machine can be asking for it, after a while elsewhere."""
         study.enqueue_trial({"x": 0.25})
         study.ask()
-        assert recover(study, workspace) == []
+        assert recover(study, workspace, is_local=False) == []
+        assert recover(study, workspace, is_local=True) == [0]
+        study.ask()
         monkeypatch.setattr(lifecycle, "BEGIN_WITHIN", timedelta(0))
-        assert recover(study, workspace) == [0]
+        assert recover(study, workspace, is_local=False) == [1]
         number = begin(study)
         assert study.trials[number].params == {"x": 0.25}, "still the point that was asked for"
+        assert retry_history(study.trials[number]) == [0, 1]
+
+    def test_a_process_that_died_while_it_handed_back_leaves_one_continuation(self, study, workspace):
+        number = begin(study)
+        hand_back(study, number)  # and died before it told that the trial failed
+        with lock_of(workspace, number):
+            pass
+        assert recover(study, workspace, is_local=True) == [number]
+        assert states(study) == [TrialState.FAIL, TrialState.WAITING]
 
 
 def test_a_continuation_inherits_the_proposal_but_not_the_result(study):

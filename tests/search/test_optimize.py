@@ -37,6 +37,19 @@ def gains_by_hand(study: LoadedStudy, trial: int) -> dict[str, float]:
     }
 
 
+def last_metrics(study: LoadedStudy, trial: int) -> dict[str, float]:
+    rows = study.records.evaluations(study.name, trial)
+    return {row.task: row.value for row in rows if row.step == rows[-1].step}
+
+
+def retrained(config: RunConfig) -> dict[str, float]:
+    """Metrics of a run of its own, without study and database."""
+    data = build_data(config.data, tuple(config.tasks), CPU)
+    means = data.target_means()
+    model = build_model(config.model, data.specs, data.image_size, seed=config.seed, output_means=means)
+    return dict(Trainer(config, model, data).run().metrics)
+
+
 class TestAFinishedStudy:
     @pytest.fixture
     def study(self, finished_study):
@@ -109,12 +122,7 @@ class TestAFinishedStudy:
         folder = finished_study.workdir / "tiny" / "trials" / f"{number:04d}"
         config = load_run_config(str(folder / "resolved.yaml"))
         assert config.expansion.policy == ("none" if number == 0 else "fixed")
-        data = build_data(config.data, tuple(config.tasks), CPU)
-        means = data.target_means()
-        model = build_model(config.model, data.specs, data.image_size, seed=0, output_means=means)
-        metrics = Trainer(config, model, data).run().metrics
-        rows = finished_study.study.records.evaluations("tiny", number)
-        assert metrics == {row.task: row.value for row in rows if row.step == 10}
+        assert retrained(config) == last_metrics(finished_study.study, number)
 
     def test_it_opens_again_by_name_and_by_file(self, finished_study):
         for name in ("tiny", finished_study.file):
@@ -142,9 +150,10 @@ class TestAFinishedStudy:
 
 def test_the_searched_points_are_those_of_the_space_and_seeded(tmp_path):
     """Two equal studies in two databases propose and measure the same."""
-    file = write_tiny_study(tmp_path, {"train.num_steps": 4}, trials=4)
+    changes = {"tasks": {"depth": {}, "edge": {}}, "train.num_steps": 4}
+    file = write_tiny_study(tmp_path, changes, trials=3)
     first, second = (optimize(file, workdir=tmp_path / name, device="cpu") for name in "ab")
-    assert states(first) == ["complete"] * 4
+    assert states(first) == ["complete"] * 3
     assert [trial.params for trial in first.optuna.trials] == [trial.params for trial in second.optuna.trials]
     assert [trial.values for trial in first.optuna.trials] == [trial.values for trial in second.optuna.trials]
     for trial in first.optuna.trials:
@@ -219,8 +228,52 @@ def test_another_search_under_the_same_name_is_refused(finished_study, study_cop
 
 def test_dead_tasks_are_named(tmp_path):
     """After four steps no task beats the average training label."""
-    file = write_tiny_study(tmp_path, {"train.num_steps": 4}, trials=1, enqueue=[grown()])
+    changes = {"tasks": {"depth": {}, "edge": {}}, "train.num_steps": 4}
+    file = write_tiny_study(tmp_path, changes, trials=1, enqueue=[grown()])
     study = optimize(file, workdir=tmp_path / "runs", device="cpu")
     (run,) = study.records.runs("tiny")
     dead = run.dead_tasks.split(",")
     assert "depth" in dead and study.optuna.trials[0].user_attrs["dead_tasks"] == dead
+
+
+@pytest.mark.parametrize("count_from", ["start", "expansion"])
+def test_a_growth_that_comes_to_nothing_resolves_to_the_same_run(tmp_path, count_from):
+    """No layer reaches the thresholds; the auxiliary task is switched off on the way."""
+    changes = {
+        "tasks": {"depth": {}, "edge": {"role": "auxiliary"}},
+        "schedule": {"kind": "switch", "switch_at": 0.6},
+        "expansion": {"num_images": 6, "range_threshold": 1.0, "null_threshold": 1.0},
+        "train.count_from": count_from,
+    }
+    enqueue = [{"expansion.policy": "conflict", "expansion.start": 0.5}]
+    file = write_tiny_study(tmp_path, changes, trials=1, enqueue=enqueue)
+    study = optimize(file, workdir=tmp_path / "runs", device="cpu")
+    (run,) = study.records.runs("tiny")
+    assert run.operations == "none none none" and run.param_overhead_percent == 0
+    assert run.total_steps == run.steps_trained == (10 if count_from == "start" else 15)
+    config = RunConfig.model_validate_json(run.config)
+    assert (config.expansion.policy, config.total_steps) == ("none", run.total_steps)
+    assert retrained(config) == last_metrics(study, 0)
+
+
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        {"sampler": {"name": "nsga2"}},
+        {"sampler": {"name": "random"}},
+        {"sampler": {"name": "gp", "num_startup_trials": 1}, "objectives": {"delta_m_percent": "maximize"}},
+        {"sampler": {"name": "gp", "num_startup_trials": 1}},
+        {"sampler": {"name": "tpe", "num_startup_trials": 1}},
+        {"pruner": {"name": "halving"}, "objectives": {"delta_m_percent": "maximize"}},
+        {"pruner": {"name": "hyperband"}, "objectives": {"delta_m_percent": "maximize"}},
+    ],
+    ids=str,
+)
+def test_every_sampler_and_pruner_runs_under_a_limit(tmp_path, chosen):
+    changes = {"tasks": {"depth": {}}, "train.num_steps": 2, "expansion.layers": ["none"] * 3}
+    search = {"expansion.policy": {"choices": ["none", "per_layer"]}, "train.lr": {"low": 1e-4, "high": 1e-3}}
+    search["expansion.layers.1"] = {"choices": ["none", "both"]}
+    limits = {"param_overhead_percent": 0.1}
+    file = write_tiny_study(tmp_path, changes, trials=3, search=search, limits=limits, **chosen)
+    study = optimize(file, workdir=tmp_path / "runs", device="cpu")
+    assert len(study.optuna.trials) == 3 and set(states(study)) <= {"complete", "pruned"}

@@ -132,12 +132,14 @@ class TestRecords:
             records.save_evaluation(study, trial, 50, [semseg])
             records.save_conflicts(study, trial, [pair])
             records.save_plan(study, trial, [group])
-        before = records.continue_run("s", 1, 5)
+        (before,) = records.continue_run("s", [1, 4], 5)  # 4 was killed before it took over
         assert (before.trial, before.state, before.seconds_total) == (1, "interrupted", 7.0)
         for read in (records.evaluations, records.conflicts, records.plan):
             assert [len(read("s", trial)) for trial in (1, 2, 5)] == [0, 1, 1] and len(read("t", 1)) == 1
         assert [(run.trial, run.state) for run in records.runs("s")] == [(1, "interrupted"), (2, "running")]
-        assert records.continue_run("s", 3, 6) is None, "nothing was known of it"
+        assert records.continue_run("s", [3], 6) == []
+        records.continue_run("s", [1, 4, 5], 6)
+        assert [len(records.plan("s", trial)) for trial in (1, 2, 5, 6)] == [0, 1, 0, 1]
 
     def test_numbers_that_are_not_finite_are_unknown(self, records):
         records.save_run(replace(RUN, step_cost_ratio=float("nan"), peak_memory_mb=float("inf")))

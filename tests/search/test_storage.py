@@ -19,6 +19,8 @@ from dtme_search.search.storage import (
     FINGERPRINT_ATTR,
     build_pruner,
     build_sampler,
+    check_continues,
+    check_storage,
     default_storage_url,
     load_existing,
     mask_url,
@@ -107,6 +109,20 @@ class TestStudy:
             with pytest.raises(StorageError, match="dtme-search optimize"):
                 open_storage(storage_url, create=False)
         assert not (tmp_path / "studies").exists()
+
+    def test_a_check_finds_what_opening_would_find_and_creates_nothing(self, storage_url, tmp_path):
+        assert not check_storage(storage_url)
+        assert not (tmp_path / "studies").exists()
+        opened = open_storage(storage_url)
+        assert check_storage(storage_url)
+        check_continues(opened, make_study(), design_space())  # no study of this name
+        assert optuna.get_all_study_names(opened) == []
+        start(opened)
+        check_continues(opened, make_study(trials=3), design_space())
+        with pytest.raises(StorageError, match=r"limits\.step_cost_ratio was absent, is 2\.0"):
+            check_continues(opened, make_study(limits={"step_cost_ratio": 2.0}), design_space())
+        opened.remove_session()
+        opened.engine.dispose()
 
     def test_a_looker_finds_what_is_there(self, storage, storage_url):
         start(storage)

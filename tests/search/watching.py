@@ -31,6 +31,9 @@ class Heard(Listener):
         self.started.append((number, finished, total, dict(params)))
         self.act("trial_started", number)
 
+    def progress(self, progress):
+        self.act("progress", progress.step)
+
     def trial_evaluated(self, number, step, delta_m_percent):
         self.act("trial_evaluated", step)
 
