@@ -41,6 +41,8 @@ from dtme_search.training import TrainingInterrupted, check_run, pick_device
 DEFAULT_WORKDIR = Path("dtme-runs")
 STUDY_ATTR = "dtme:study"
 """Study attribute: the ``StudyConfig`` it last ran with, as JSON."""
+DATA_ATTR = "dtme:data"
+"""Study attribute: fingerprint of the data of its baselines and trials."""
 
 
 @dataclass(frozen=True)
@@ -183,6 +185,7 @@ def optimize(
     records.create_tables()
     found = open_study(opened, config, space, sampler=sampler, pruner=pruner)
     found.sampler = build_sampler(config, sampler_seed(config.seed, 0, len(found.get_trials(deepcopy=False))))
+    _check_same_data(found, shelf.get(base).fingerprint)
     workspace = Workspace.of_study(workdir, config.name)
     found.set_user_attr(STUDY_ATTR, config.model_dump_json())
     recover(found, workspace, is_local=opened.engine.dialect.name == "sqlite")
@@ -197,6 +200,17 @@ def optimize(
         objective = Objective(config, space, baselines, shelf, records, workspace, total, hears, draw, switch)
         _run_trials(found, objective, total, switch, config.max_failures_in_a_row)
     return LoadedStudy(config, found, records, switch.asked)
+
+
+def _check_same_data(study: optuna.Study, fingerprint: str) -> None:
+    known = study.user_attrs.get(DATA_ATTR)
+    if known is None:
+        study.set_user_attr(DATA_ATTR, fingerprint)
+    elif known != fingerprint:
+        raise StorageError(
+            f"study {study.study_name}: its data must stay the same, got fingerprint {fingerprint} after "
+            f"{known}. Restore the files, or give the study another `name:`."
+        )
 
 
 def _run_trials(

@@ -165,7 +165,8 @@ WRONG = [
     ),
     (
         HEAD + SEARCH + "objectives: {step_cost_ratio: minimize}\npruner: {name: median}",
-        "pruner.name must be none without delta_m_percent as objective, got 'median': pruners look at delta_m.",
+        "pruner.name must be none without delta_m_percent as objective, got 'median': "
+        "pruners look at delta_m.",
     ),
     ("config: {}\n" + SEARCH, "name is missing."),
     (
