@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import sys
 from typing import NoReturn
 
@@ -23,6 +24,9 @@ _DISK_ERRORS = {
 
 def main() -> None:
     """Run the command of ``sys.argv``."""
+    # The CPU threads of torch spin while they wait. Beside any other busy process that makes training
+    # several times slower, so they sleep instead. Read when torch is imported, which commands do later.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     words = sys.argv[1:]
     # Flags of the program work behind the command too.
     flags = [word for word in words if word in _ANYWHERE]
