@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
+from dtme_search.data.threads import numpy_header_lock
 from dtme_search.errors import DataError
 
 Bools = npt.NDArray[np.bool_]
@@ -144,7 +145,8 @@ def _open(path: Path) -> Image.Image:
 
 def _load(path: Path) -> npt.NDArray[Any]:
     try:
-        loaded = np.load(path, allow_pickle=False)
+        with numpy_header_lock:
+            loaded = np.load(path, allow_pickle=False)
     except FileNotFoundError as error:
         raise _damaged(path, error) from error
     except _DAMAGED as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -12,6 +13,10 @@ ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")
 
 _MAX_THREADS = 8
+
+numpy_header_lock = threading.Lock()
+"""Held while numpy reads an array file: it parses the header with ``ast.literal_eval``, which in CPython 3.11
+fails now and then when two threads do so at once (SystemError: AST constructor recursion depth mismatch)."""
 
 
 def map_in_threads(function: Callable[[ItemT], ResultT], items: Iterable[ItemT]) -> Iterator[ResultT]:

@@ -22,6 +22,7 @@ from dtme_search.data.cache import cache_folder
 from dtme_search.data.scenes.render import boundaries, render
 from dtme_search.data.scenes.rooms import CLASSES, random_scene
 from dtme_search.data.scenes.scene import Scene
+from dtme_search.data.threads import numpy_header_lock
 from dtme_search.errors import nearest
 from dtme_search.tasks import TaskSpec
 
@@ -148,7 +149,7 @@ def _arrays(scene: Scene, image_size: tuple[int, int], noise: np.random.Generato
 def _load(path: Path, names: Sequence[str]) -> Arrays | None:
     """Arrays of a file, or nothing if it is missing or broken; zip files notice a single wrong bit."""
     try:
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as stored:
+        with open(path, "rb") as file, numpy_header_lock, np.load(file, allow_pickle=False) as stored:
             return {name: stored[name] for name in names}
     except (FileNotFoundError, NotADirectoryError):
         return None
