@@ -22,7 +22,7 @@ from dtme_search.token_space import (
 from dtme_search.training.forward import TaskLosses
 from dtme_search.training.runtime import Stopwatch
 
-PROBE_STEPS = 5
+PROBE_STEPS = 3
 """Passes timed before and after the growth to measure what a grown step costs."""
 
 _WARMUP_SEED = 7919  # keeps the batches of the decoder warm-up apart from those of the training
@@ -81,19 +81,19 @@ class Growth:
     def probe_seconds(self, tasks: Sequence[str]) -> float:
         """Least seconds of a forward and backward pass of ``tasks`` on a training batch; changes nothing.
 
-        The least, because other processes only ever make a pass slower.
+        The least, because other processes and first allocations only ever make a pass slower.
         """
         train = self.config.train
         batch = next(iter(self.data.train_batches(train.batch_size, self.config.seed + _WARMUP_SEED)))
         seconds = []
         watch = Stopwatch(self.data.device)
         with untouched(self.model):
-            for _ in range(PROBE_STEPS + 1):
+            for _ in range(PROBE_STEPS):
                 started = watch.now()
                 torch.stack(list(self.losses(batch, tasks).values())).sum().backward()
                 self.model.zero_grad(set_to_none=True)
                 seconds.append(watch.now() - started)
-        return min(seconds[1:])  # the first pass pays for allocations
+        return min(seconds)
 
     def _warm_up_decoders(self) -> None:
         """Train the decoders alone, so that conflicts are not those of random decoders [ours]."""
