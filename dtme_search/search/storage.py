@@ -303,6 +303,9 @@ def _definition(study: StudyConfig, space: SearchSpace) -> dict[str, Any]:
 
 
 def _check_same_search(opened: optuna.Study, study: StudyConfig, space: SearchSpace, url: str) -> None:
+    # Trials first: who makes a study writes its definition before its first trial, so a trial seen here
+    # without a definition read after it is somebody else's.
+    has_trials = bool(opened.get_trials(deepcopy=False))
     stored = opened.user_attrs.get(DEFINITION_ATTR)
     if stored is not None:
         changes = _differences(stored, json.loads(json.dumps(_definition(study, space))))
@@ -311,7 +314,7 @@ def _check_same_search(opened: optuna.Study, study: StudyConfig, space: SearchSp
         return
     # Optuna keeps the old directions without a word.
     directions = [direction.name.lower() for direction in opened.directions]
-    if directions != [*study.objectives.values()] or opened.get_trials(deepcopy=False):
+    if directions != [*study.objectives.values()] or has_trials:
         raise StorageError(
             f"{mask_url(url)}: study '{study.name}' was not made by dtme-search. "
             "Give the study another `name:`."
