@@ -24,12 +24,16 @@ from dtme_search.search.tables import (
     SCHEMA_VERSION,
     Base,
     BaselineTable,
+    ConfirmationTable,
     ConflictTable,
     EvaluationTable,
     PlanTable,
+    RungTable,
     RunTable,
     SchemaTable,
+    TrunkTable,
 )
+from dtme_search.search.upgrade import add_missing_columns
 
 if TYPE_CHECKING:
     from optuna.storages import RDBStorage
@@ -37,8 +41,8 @@ if TYPE_CHECKING:
 RowT = TypeVar("RowT")
 ResultT = TypeVar("ResultT")
 
-_MEASURED: tuple[type[Base], ...] = (EvaluationTable, ConflictTable, PlanTable)
-_OF_TRIALS: tuple[type[Base], ...] = (*_MEASURED, RunTable)
+_MEASURED: tuple[type[Base], ...] = (EvaluationTable, ConflictTable, PlanTable, RungTable, TrunkTable)
+_OF_TRIALS: tuple[type[Base], ...] = (*_MEASURED, RunTable, ConfirmationTable)
 _CREATION_TRIES = 6
 
 
@@ -127,6 +131,11 @@ class RunRow:
         fingerprint: Identity of the proposed config; ``resolved_fingerprint`` that of the plan it came to.
         operations: Operation of every layer, blank separated.
         step_cost_ratio: Mean cost of a step in units of an unexpanded one.
+        total_steps: Steps of the run, of which ``steps_trained`` were trained for this trial and
+            ``steps_reused`` came from a trunk or from ``origin_trial``.
+        origin_trial: Finished trial of the same resolved work, whose result this one took over.
+        seconds_saved: What the reused steps and measurements took when they were paid for.
+        reason: Why the trial was pruned or took over a result, in a sentence.
         dead_tasks: Tasks that do not clearly beat the no-image prior.
         seconds_overhead: Time beside training, evaluating, measuring and checkpoints.
         split: What the metrics were measured on.
@@ -147,6 +156,9 @@ class RunRow:
     expansion_step: int | None = None
     total_steps: int | None = None
     steps_trained: int | None = None
+    steps_reused: int | None = None
+    origin_trial: int | None = None
+    seconds_saved: float | None = None
     seconds_total: float | None = None
     seconds_train: float | None = None
     seconds_evaluate: float | None = None
@@ -165,7 +177,55 @@ class RunRow:
     code_version: str | None = None
     started_at: datetime | None = None
     finished_at: datetime | None = None
+    reason: str | None = None
     error: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrunkRow:
+    """Unexpanded training from ``from_step`` to ``to_step`` that a trial paid for, for all that share it."""
+
+    fingerprint: str
+    trial: int
+    from_step: int
+    to_step: int
+    seconds: float
+    created_at: datetime
+
+
+@dataclass(frozen=True, kw_only=True)
+class RungRow:
+    """A trial at one evaluation (``rung``, from 0). The cost is unknown before the network has grown."""
+
+    trial: int
+    rung: int
+    step: int
+    delta_m_percent: float
+    param_overhead_percent: float | None = None
+    step_cost_ratio: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConfirmationRow:
+    """The configuration of a trial trained again with another seed.
+
+    Attributes:
+        gains_percent: Task -> signed gain over the baseline of the same seed, as JSON; ``metrics`` likewise.
+        seconds: What it took here.
+    """
+
+    trial: int
+    seed: int
+    delta_m_percent: float
+    gains_percent: str
+    metrics: str
+    steps_trained: int
+    steps_reused: int
+    seconds: float
+    split: str
+    device: str
+    code_version: str
+    created_at: datetime
 
 
 class Records:
@@ -182,10 +242,10 @@ class Records:
         self._url = self.engine.url.render_as_string(hide_password=False)
 
     def create_tables(self) -> None:
-        """Create the tables that are missing; several processes may do so at once.
+        """Create what is missing, columns of older tables included; several processes may do so at once.
 
         Raises:
-            StorageError: If the tables there are of a version that this release does not know.
+            StorageError: If the tables there are of a later version.
         """
         with storage_errors(self._url):
             self._check_version()
@@ -257,6 +317,51 @@ class Records:
         """Facts of all runs of a study, by trial."""
         return self._of_trial(RunRow, RunTable, study, None)
 
+    def save_trunk(self, study: str, row: TrunkRow) -> None:
+        """Note a stretch of a trunk that was trained."""
+        place = {"study": study, "fingerprint": row.fingerprint, "trial": row.trial}
+        self._replace(TrunkTable, place, [row])
+
+    def trunks(self, study: str) -> list[TrunkRow]:
+        """Stretches of trunks that the trials of a study trained."""
+        return self._of_trial(TrunkRow, TrunkTable, study, None)
+
+    def save_rung(self, study: str, row: RungRow) -> None:
+        """Write what a trial is worth at an evaluation; a resumed trial replaces what it had written."""
+        self._replace(RungTable, {"study": study, "rung": row.rung, "trial": row.trial}, [row])
+
+    def rung(self, study: str, rung: int) -> list[RungRow]:
+        """All trials of a study that reached an evaluation, by number."""
+        query = select(RungTable).filter_by(study=study, rung=rung).order_by(RungTable.trial)
+        with self._reading() as session:
+            return [_row(RungRow, found) for found in session.scalars(query)]
+
+    def rungs(self, study: str, trial: int | None = None) -> list[RungRow]:
+        """All rungs of a trial, or of a study, by rung and trial."""
+        return self._of_trial(RungRow, RungTable, study, trial)
+
+    def save_confirmation(self, study: str, row: ConfirmationRow) -> None:
+        """Keep a confirmation, replacing that of the same trial and seed."""
+        place = {"study": study, "trial": row.trial, "seed": row.seed}
+        self._replace(ConfirmationTable, place, [row])
+
+    def confirmations(self, study: str) -> list[ConfirmationRow]:
+        """All confirmations of a study, by trial and seed."""
+        return self._of_trial(ConfirmationRow, ConfirmationTable, study, None)
+
+    def finished_work(self, study: str, resolved_fingerprint: str) -> RunRow | None:
+        """The first run of a study that trained this resolved work to its end, or was pruned in it."""
+        query = (
+            select(RunTable)
+            .filter_by(study=study, resolved_fingerprint=resolved_fingerprint, origin_trial=None)
+            .where(RunTable.state.in_(("complete", "pruned")))
+            .order_by(RunTable.trial)
+            .limit(1)
+        )
+        with self._reading() as session:
+            found = session.scalars(query).first()
+            return None if found is None else _row(RunRow, found)
+
     def continue_run(self, study: str, old: Sequence[int], new: int) -> list[RunRow]:
         """Give what interrupted trials have measured to the one that continues them.
 
@@ -310,9 +415,13 @@ class Records:
 
     def _create(self) -> None:
         Base.metadata.create_all(self.engine)
+        add_missing_columns(self.engine, Base.metadata)
         with Session(self.engine) as session, session.begin():
-            if session.get(SchemaTable, 1) is None:
+            known = session.get(SchemaTable, 1)
+            if known is None:
                 session.execute(insert(SchemaTable), [{"id": 1, "version": SCHEMA_VERSION}])
+            else:
+                known.version = SCHEMA_VERSION
 
     def _check_version(self) -> None:
         if not inspect(self.engine).has_table(SchemaTable.__tablename__):
@@ -320,11 +429,10 @@ class Records:
         with Session(self.engine) as session:
             found = session.get(SchemaTable, 1)
             version = SCHEMA_VERSION if found is None else found.version
-        if version != SCHEMA_VERSION:
-            cure = "Update dtme-search" if version > SCHEMA_VERSION else "Use the dtme-search that made them"
+        if version > SCHEMA_VERSION:
             raise StorageError(
-                f"{mask_url(self._url)}: its dtme tables must be of version {SCHEMA_VERSION}, got {version}. "
-                f"{cure}, or give another database with --storage."
+                f"{mask_url(self._url)}: its dtme tables must be of version {SCHEMA_VERSION} or older, "
+                f"got {version}. Update dtme-search, or give another database with --storage."
             )
 
 

@@ -89,7 +89,9 @@ def load_study(study: str, *, storage: str | None = None, workdir: Path = DEFAUL
     if STUDY_ATTR not in found.user_attrs:
         raise StorageError(f"{mask_url(opened.url)}: study '{name}' was not made by dtme-search.")
     config = validate(StudyConfig, json.loads(found.user_attrs[STUDY_ATTR]), f"study {name}")
-    return LoadedStudy(config, found, records_for(opened))
+    records = records_for(opened)
+    records.create_tables()  # a study of an older release is brought up to date
+    return LoadedStudy(config, found, records)
 
 
 def read_study(

@@ -13,8 +13,8 @@ from sqlalchemy import BigInteger, DateTime, Dialect, Double, String, Text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import TypeDecorator
 
-SCHEMA_VERSION = 1
-"""Raised whenever a table or the meaning of a column changes."""
+SCHEMA_VERSION = 2
+"""Raised whenever a table or the meaning of a column changes; 2 brought trunks, rungs and confirmations."""
 
 
 class UtcTime(TypeDecorator[datetime]):
@@ -144,6 +144,9 @@ class RunTable(Base):
     expansion_step: Mapped[int | None]
     total_steps: Mapped[int | None]
     steps_trained: Mapped[int | None]
+    steps_reused: Mapped[int | None]
+    origin_trial: Mapped[int | None]
+    seconds_saved: Mapped[float | None]
     seconds_total: Mapped[float | None]
     seconds_train: Mapped[float | None]
     seconds_evaluate: Mapped[float | None]
@@ -162,4 +165,53 @@ class RunTable(Base):
     code_version: Mapped[Name | None]
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
+    reason: Mapped[Long | None]
     error: Mapped[Long | None]
+
+
+class TrunkTable(Base):
+    """A stretch of a trunk that a trial trained: one row each time it was paid for."""
+
+    __tablename__ = "dtme_trunks"
+
+    study: Mapped[Study]
+    fingerprint: Mapped[Key]
+    trial: Mapped[Number]
+    from_step: Mapped[int]
+    to_step: Mapped[int]
+    seconds: Mapped[float]
+    created_at: Mapped[datetime]
+
+
+class RungTable(Base):
+    """What a trial was worth at an evaluation: the numbers that pruning compares."""
+
+    __tablename__ = "dtme_rungs"
+
+    study: Mapped[Study]
+    rung: Mapped[Number]
+    trial: Mapped[Number]
+    step: Mapped[int]
+    delta_m_percent: Mapped[float]
+    param_overhead_percent: Mapped[float | None]
+    step_cost_ratio: Mapped[float | None]
+
+
+class ConfirmationTable(Base):
+    """The configuration of a trial trained again with another seed."""
+
+    __tablename__ = "dtme_confirmations"
+
+    study: Mapped[Study]
+    trial: Mapped[Number]
+    seed: Mapped[Number]
+    delta_m_percent: Mapped[float]
+    gains_percent: Mapped[Long]
+    metrics: Mapped[Long]
+    steps_trained: Mapped[int]
+    steps_reused: Mapped[int]
+    seconds: Mapped[float]
+    split: Mapped[Name]
+    device: Mapped[Name]
+    code_version: Mapped[Name]
+    created_at: Mapped[datetime]

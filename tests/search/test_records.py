@@ -13,10 +13,12 @@ from dtme_search.errors import StorageError
 from dtme_search.search import tables
 from dtme_search.search.records import (
     BaselineRow,
+    ConfirmationRow,
     ConflictRow,
     EvaluationRow,
     PlanRow,
     Records,
+    RungRow,
     RunRow,
     StoredEvaluation,
     records_for,
@@ -163,12 +165,69 @@ class TestRecords:
         records.create_tables()
         assert records.baselines() == [BASELINE]
 
-    @pytest.mark.parametrize(("version", "cure"), [(99, "Update dtme-search"), (0, "that made them")])
-    def test_an_unknown_version_is_refused(self, records, version, cure):
+    def test_a_later_version_is_refused(self, records):
         with records.engine.begin() as connection:
-            connection.execute(text(f"UPDATE dtme_schema SET version = {version}"))
-        with pytest.raises(StorageError, match=f"must be of version 1, got {version}.*{cure}"):
+            connection.execute(text("UPDATE dtme_schema SET version = 99"))
+        with pytest.raises(StorageError, match=r"or older, got 99\. Update dtme-search"):
             records.create_tables()
+
+    def test_tables_of_the_first_release_are_brought_up_to_date(self, records):
+        records.save_run(RUN)
+        with records.engine.begin() as connection:
+            for table in (tables.TrunkTable, tables.RungTable, tables.ConfirmationTable):
+                connection.execute(text(f"DROP TABLE {table.__tablename__}"))
+            for column in ("steps_reused", "origin_trial", "seconds_saved", "reason"):
+                connection.execute(text(f"ALTER TABLE dtme_runs DROP COLUMN {column}"))
+            connection.execute(text("UPDATE dtme_schema SET version = 1"))
+        records.create_tables()
+        assert records.runs("s") == [RUN]
+        records.save_run(replace(RUN, origin_trial=3, seconds_saved=1.5, reason="equal to trial 3"))
+        records.save_rung("s", RungRow(trial=0, rung=1, step=60, delta_m_percent=-1.0))
+        assert records.runs("s")[0].origin_trial == 3
+        with records.engine.connect() as connection:
+            assert connection.execute(text("SELECT version FROM dtme_schema")).scalar() == 2
+
+    def test_finished_work_is_found_by_what_was_trained(self, records):
+        assert records.finished_work("s", "w1") is None
+        records.save_run(replace(RUN, resolved_fingerprint="w1"))
+        assert records.finished_work("s", "w1") is None, "still running"
+        done = replace(RUN, trial=4, state="complete", resolved_fingerprint="w1")
+        records.save_run(done)
+        records.save_run(replace(done, trial=2, origin_trial=4))
+        assert records.finished_work("s", "w1") == done, "a result that was taken over is no origin"
+        assert records.finished_work("other", "w1") is None
+
+    def test_rungs_hold_every_trial_that_reached_them(self, records):
+        rows = [
+            RungRow(trial=trial, rung=rung, step=30 * (rung + 1), delta_m_percent=-2.0 + trial)
+            for rung in range(2)
+            for trial in range(3)
+        ]
+        for row in rows:
+            records.save_rung("s", row)
+        assert records.rung("s", 1) == rows[3:] and records.rungs("s") == rows
+        better = replace(rows[4], delta_m_percent=5.0, param_overhead_percent=0.25)
+        records.save_rung("s", better)
+        assert records.rung("s", 1)[1] == better
+
+    def test_confirmations_are_kept_by_trial_and_seed(self, records):
+        row = ConfirmationRow(
+            trial=3,
+            seed=1,
+            delta_m_percent=0.5,
+            gains_percent='{"depth": 0.5}',
+            metrics='{"depth": 0.9}',
+            steps_trained=10,
+            steps_reused=0,
+            seconds=1.0,
+            split="holdout",
+            device="cpu",
+            code_version="0.1.0",
+            created_at=datetime(2026, 3, 1, tzinfo=UTC),
+        )
+        records.save_confirmation("s", row)
+        records.save_confirmation("s", replace(row, delta_m_percent=0.75))
+        assert records.confirmations("s") == [replace(row, delta_m_percent=0.75)]
 
     def test_missing_tables_are_one_line(self, storage_url):
         storage = open_storage(storage_url)
