@@ -19,19 +19,17 @@ _HEIGHT_PER_LAYER = 0.34
 
 def conflict_heat_map(report: ConflictReport) -> Figure:
     """Conflict rate in percent by layer (rows) and pair of tasks (columns), range space beside null space."""
-    from matplotlib.figure import Figure  # takes seconds to import, and most commands draw nothing
-
     if not report.pairs:
+        from matplotlib.figure import Figure
+
         figure = Figure(figsize=(8.0, 1.0))
         figure.text(0.5, 0.5, report.summary(), ha="center", va="center")
         return figure
     pairs = [f"{a}\n{b}" for a, b in report.pairs]
-    width = max(8.0, 2 * (_WIDTH_PER_COLUMN * len(pairs) + 2.2))
-    figure = Figure(figsize=(width, 1.9 + _HEIGHT_PER_LAYER * report.num_layers), layout="constrained")
-    axes = figure.subplots(1, 2, sharey=True)
     grids = {space: _grid(report, space) for space in ("range", "null")}
     everything = [value for grid in grids.values() for row in grid for value in row]
     limits = (min(everything), max(everything))
+    figure, axes, scale = _frame(len(pairs), report.num_layers)
     for axis, (space, operation) in zip(axes, (("range", "modulation"), ("null", "expansion")), strict=True):
         image = axis.imshow(grids[space], cmap="cividis", vmin=limits[0], vmax=limits[1], aspect="auto")
         axis.set_title(f"{space} space (token {operation})", fontsize=10)
@@ -39,10 +37,27 @@ def conflict_heat_map(report: ConflictReport) -> Figure:
         axis.set_yticks(range(report.num_layers))
         _write_values(axis, grids[space], limits)
     axes[0].set_ylabel("layer (0 = first block)")
-    figure.supxlabel("pair of tasks", fontsize=9)
-    figure.colorbar(image, ax=axes, label="tokens in conflict (%)", shrink=0.9)
-    figure.suptitle(f"Conflicting tokens, {report.num_images} images", fontsize=11)
+    figure.supxlabel("pair of tasks", fontsize=9, y=0.02, va="bottom")
+    figure.colorbar(image, cax=scale, label="tokens in conflict (%)")
+    figure.suptitle(f"Conflicting tokens, {report.num_images} images", fontsize=11, y=0.985, va="top")
     return figure
+
+
+def _frame(num_pairs: int, num_layers: int) -> tuple[Figure, list[Axes], Axes]:
+    """Two panels and a colour scale, placed in inches: a layout engine would double the time of a picture."""
+    from matplotlib.figure import Figure  # takes seconds to import, and most commands draw nothing
+
+    left, gap, right, below, above, scale_width = 0.7, 0.45, 1.0, 0.65, 0.65, 0.18
+    panel_width = max(3.0, _WIDTH_PER_COLUMN * num_pairs)
+    panel_height = max(1.0, _HEIGHT_PER_LAYER * num_layers)
+    width, height = left + 2 * panel_width + gap + right, below + panel_height + above
+    figure = Figure(figsize=(width, height))
+
+    def place(x: float, panel: float) -> Axes:
+        return figure.add_axes((x / width, below / height, panel / width, panel_height / height))
+
+    axes = [place(left + index * (panel_width + gap), panel_width) for index in range(2)]
+    return figure, axes, place(width - right + 0.15, scale_width)
 
 
 def draw_trial(folder: Path, result: RunResult) -> Sequence[Path]:
