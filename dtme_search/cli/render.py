@@ -112,6 +112,9 @@ def print_study(screen: Screen, study: LoadedStudy, where: str = "", data: str =
         f"Best: trial {best}, delta_m {row['delta_m_percent']:+.2f} % on the hold-out, one seed: "
         "differences of about a point may be noise."
     )
+    saved = study.savings().sentence()
+    if saved:
+        screen.say(saved)
     screen.line("Next:")
     force = " --force" if row["dead_tasks"] else ""
     for command in (

@@ -47,6 +47,9 @@ def optimize(
     data_root: options.DataRoot = None,
     workdir: options.Workdir = options.DEFAULT_WORKDIR,
     set_: options.Set = None,
+    reuse: Annotated[
+        bool, typer.Option("--reuse/--no-reuse", help="Share work between trials, as the study says.")
+    ] = True,
 ) -> None:
     """Run a study, or go on with it where it stopped.
 
@@ -69,6 +72,7 @@ def optimize(
             data_root=data_root,
             workdir=workdir,
             overrides=tuple(set_ or ()),
+            reuse=reuse,
             listener=listener,
             draw=draw_trial,
         )

@@ -345,6 +345,11 @@ class RunConfig(Section):
             return self
         return self.model_copy(update={"data": self.data.model_copy(update={"root": root})})
 
+    def unexpanded(self) -> RunConfig:
+        """The same run, as long and with the same weights, of the network that never grows."""
+        train = self.train.model_copy(update={"num_steps": self.total_steps, "count_from": "start"})
+        return self.model_copy(update={"expansion": ExpansionConfig(policy="none"), "train": train})
+
     def for_single_task(self, task: str) -> RunConfig:
         """Config of the single-task baseline of ``task``: same recipe, no growth, no schedule."""
         return self.model_copy(

@@ -98,6 +98,19 @@ class PrunerConfig(Section):
     """median: evaluations of a trial before it may be pruned."""
 
 
+class ReuseConfig(Section):
+    """What trials of a study share instead of paying for it again; the numbers stay the same."""
+
+    trunks: bool = True
+    """Fork trials from snapshots of the unexpanded training that they have in common."""
+    conflicts: bool = True
+    """Take over conflicts measured at the same step of the same trunk."""
+    equal_work: bool = True
+    """Take over the result of a finished trial that came to the same training."""
+    trunk_limit_gb: Annotated[float, Field(gt=0)] = 10.0
+    """Space of snapshots and reports in the study's folder; those used longest ago leave first."""
+
+
 class StudyConfig(Section):
     """One search, from base config to objectives."""
 
@@ -119,6 +132,7 @@ class StudyConfig(Section):
     """Dotted config path -> values. ``*`` spreads a path over all layers."""
     sampler: SamplerConfig = SamplerConfig()
     pruner: PrunerConfig = PrunerConfig()
+    reuse: ReuseConfig = ReuseConfig()
     enqueue: tuple[str | dict[str, Scalar], ...] = ("unexpanded", "paper")
     """Points tried first: known names, or path: value mappings."""
     max_failures_in_a_row: Annotated[int, Field(ge=1)] = 3

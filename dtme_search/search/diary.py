@@ -5,24 +5,24 @@ from __future__ import annotations
 import csv
 import platform
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from time import monotonic
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import optuna
 import torch
 from optuna.artifacts import FileSystemArtifactStore, upload_artifact
 
 import dtme_search
-from dtme_search.config import ExpansionConfig, RunConfig, dump_yaml, run_fingerprint
+from dtme_search.config import RunConfig, StudyConfig, dump_yaml, run_fingerprint
 from dtme_search.data import TaskData
 from dtme_search.search.comparison import Comparison
-from dtme_search.search.outcome import Outcome
+from dtme_search.search.outcome import Outcome, recorded_outcome
 from dtme_search.search.records import ConflictRow, EvaluationRow, PlanRow, Records, RunRow
 from dtme_search.search.retries import retry_history
 from dtme_search.token_space import ConflictReport, ExpansionPlan
@@ -35,8 +35,7 @@ DrawFiles = Callable[[Path, RunResult], Sequence[Path]]
 def resolved_config(config: RunConfig, plan: ExpansionPlan) -> RunConfig:
     """The run with its plan written out: it trains to the same model without measuring anything."""
     if plan.is_empty:
-        train = config.train.model_copy(update={"num_steps": config.total_steps, "count_from": "start"})
-        return config.model_copy(update={"expansion": ExpansionConfig(policy="none"), "train": train})
+        return config.unexpanded()
     expansion = config.expansion.model_copy(update={"policy": "fixed", "plan": plan.to_config()})
     return config.model_copy(update={"expansion": expansion})
 
@@ -98,11 +97,11 @@ class Diary:
         if error is None:
             return
         if isinstance(error, optuna.TrialPruned):
-            self._end("pruned", str(error))
+            self._end("pruned", reason=str(error))
         elif isinstance(error, (TrainingInterrupted, KeyboardInterrupt)):
-            self._end("interrupted", None)
+            self._end("interrupted")
         else:
-            self._end("failed", "".join(traceback.format_exception(error)))
+            self._end("failed", error="".join(traceback.format_exception(error)))
 
     def expanded(self, plan: ExpansionPlan, report: ConflictReport | None) -> None:
         """The network has grown."""
@@ -115,6 +114,20 @@ class Diary:
             report.save(self.folder / "conflicts.json")
             text = f"{report.table()}\n\n{report.summary()}\n"
             (self.folder / "conflicts.txt").write_text(text, encoding="utf-8")
+
+    def resolved(self, fingerprint: str) -> None:
+        """It is known what the trial trains."""
+        if fingerprint != self.row.resolved_fingerprint:
+            self.row = replace(self.row, resolved_fingerprint=fingerprint)
+            self.records.save_run(self.row)
+
+    def forked(self, steps: int, seconds: float) -> None:
+        """The first steps came from a trunk."""
+        self.row = replace(self.row, steps_reused=steps, seconds_saved=seconds)
+
+    def reached(self, step: int) -> None:
+        """The run has come to a step, on its own steps or on reused ones."""
+        self.row = replace(self.row, steps_trained=max(0, step - (self.row.steps_reused or 0)))
 
     def evaluated(self, evaluation: Evaluation, comparison: Comparison) -> None:
         """The hold-out was evaluated."""
@@ -129,45 +142,96 @@ class Diary:
             for name, value in evaluation.metrics.items()
         ]
         self.records.save_evaluation(self.study_name, self.trial.number, evaluation.step, rows)
-        gain = comparison.delta_m_percent
-        self.row = replace(self.row, steps_trained=evaluation.step, delta_m_percent=gain)
+        self.reached(evaluation.step)
+        self.row = replace(self.row, delta_m_percent=comparison.delta_m_percent)
 
     def completed(self, result: RunResult, outcome: Outcome) -> None:
         """The trial has its result; everything is written before Optuna hears of it."""
         resolved = resolved_config(self.config, result.plan)
-        seconds_inside = sum(result.seconds.values())
-        # A session that was killed left no total, but the seconds up to its checkpoint.
-        seconds_total = max(self._seconds(), seconds_inside)
         (self.folder / "resolved.yaml").write_text(dump_yaml(resolved), encoding="utf-8")
-        self._write_curves(result)
-        self.row = replace(
-            self.row,
-            state="complete",
-            resolved_fingerprint=run_fingerprint(resolved, self.data.fingerprint),
+        self._write_curves(
+            (evaluation.step, name, value, evaluation.losses.get(name))
+            for evaluation in result.evaluations
+            for name, value in evaluation.metrics.items()
+        )
+        pictures = () if self.draw is None else self.draw(self.folder, result)
+        self._upload(pictures)
+        inside = sum(result.seconds.values())
+        self._save_result(
+            outcome,
             config=resolved.model_dump_json(),
-            delta_m_percent=outcome.delta_m_percent,
-            param_overhead_percent=outcome.param_overhead_percent,
-            step_cost_ratio=outcome.step_cost_ratio,
-            feasible=outcome.feasible,
-            dead_tasks=",".join(outcome.dead_tasks),
             operations=" ".join(result.plan.operations()),
-            steps_trained=result.total_steps,
-            seconds_total=seconds_total,
+            steps_trained=result.total_steps - result.steps_reused,
+            steps_reused=result.steps_reused,
+            seconds_saved=result.seconds_saved,
+            # A session that was killed left no total, but the seconds up to its checkpoint.
+            seconds_total=max(self._seconds(), inside),
             seconds_train=result.seconds.get("train", 0.0),
             seconds_evaluate=result.seconds.get("evaluate", 0.0),
             seconds_measure=result.seconds.get("measure", 0.0),
             seconds_checkpoint=result.seconds.get("checkpoint", 0.0),
-            seconds_overhead=seconds_total - seconds_inside,
+            seconds_overhead=max(0.0, self._seconds() - inside),
             peak_memory_mb=result.peak_memory_mb,
             precision=result.precision,
-            finished_at=datetime.now(UTC),
         )
-        self.records.save_run(self.row)
+
+    def taken_over(self, origin: RunRow, study: StudyConfig) -> Outcome:
+        """The trial came to work that another one had finished: it gets that result.
+
+        Raises:
+            optuna.TrialPruned: If the other one was pruned.
+        """
+        reason = f"trains the same as trial {origin.trial}"
+        self.trial.set_user_attr("origin_trial", origin.trial)
+        own = self.row.steps_trained or 0
+        self.row = replace(
+            self.row,
+            origin_trial=origin.trial,
+            steps_trained=own,
+            steps_reused=(origin.steps_trained or 0) + (origin.steps_reused or 0) - own,
+            seconds_saved=max(0.0, _seconds_of(origin) - self._seconds()),
+        )
+        if origin.state == "pruned":
+            raise optuna.TrialPruned(f"{reason}, which was pruned: {origin.reason}")
+        evaluations = self.records.evaluations(study.name, origin.trial)
+        for step in sorted({row.step for row in evaluations}):
+            rows = [row.without_place() for row in evaluations if row.step == step]
+            self.records.save_evaluation(self.study_name, self.trial.number, step, rows)
+        last = [row for row in evaluations if row.step == evaluations[-1].step]
+        outcome = recorded_outcome(origin, last, study)
+        resolved = RunConfig.model_validate_json(origin.config or "")
+        (self.folder / "resolved.yaml").write_text(dump_yaml(resolved), encoding="utf-8")
+        self._write_curves((row.step, row.task, row.value, row.loss) for row in evaluations)
+        self._upload(())
+        self._save_result(
+            outcome,
+            reason=reason,
+            config=origin.config,
+            operations=origin.operations,
+            seconds_total=self._seconds(),
+            seconds_overhead=self._seconds(),
+            precision=origin.precision,
+        )
+        return outcome
+
+    def _save_result(self, outcome: Outcome, **facts: object) -> None:
+        """Attributes of the trial first: the row says complete, so it is written last."""
         self.trial.set_user_attr("gains_percent", {k: round(v, 4) for k, v in outcome.gains_percent.items()})
         self.trial.set_user_attr("step_cost_ratio", round(outcome.step_cost_ratio, 4))
         self.trial.set_user_attr("feasible", outcome.feasible)
         self.trial.set_user_attr("dead_tasks", list(outcome.dead_tasks))
-        self._upload(result)
+        values: dict[str, Any] = {
+            "state": "complete",
+            "delta_m_percent": outcome.delta_m_percent,
+            "param_overhead_percent": outcome.param_overhead_percent,
+            "step_cost_ratio": outcome.step_cost_ratio,
+            "feasible": outcome.feasible,
+            "dead_tasks": ",".join(outcome.dead_tasks),
+            "finished_at": datetime.now(UTC),
+            **facts,
+        }
+        self.row = replace(self.row, **values)
+        self.records.save_run(self.row)
 
     def _continue(self) -> float:
         """Take over what the trials that this one continues had measured; gives the seconds they spent."""
@@ -178,33 +242,35 @@ class Diary:
     def _seconds(self) -> float:
         return self.seconds_before + monotonic() - self.started
 
-    def _end(self, state: str, error: str | None) -> None:
+    def _end(self, state: str, *, reason: str | None = None, error: str | None = None) -> None:
         self.row = replace(
             self.row,
             state=state,
+            reason=reason,
             error=error,
             seconds_total=self._seconds(),
             finished_at=datetime.now(UTC),
         )
         self.records.save_run(self.row)
 
-    def _write_curves(self, result: RunResult) -> None:
+    def _write_curves(self, rows: Iterable[tuple[int, str, float, float | None]]) -> None:
         with (self.folder / "curves.csv").open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow(["step", "task", "metric", "value", "train_loss"])
-            for evaluation in result.evaluations:
-                for name, value in evaluation.metrics.items():
-                    loss = evaluation.losses.get(name)
-                    writer.writerow([evaluation.step, name, self.data.specs[name].metric, value, loss])
+            for step, name, value, loss in rows:
+                writer.writerow([step, name, self.data.specs[name].metric, value, loss])
 
-    def _upload(self, result: RunResult) -> None:
+    def _upload(self, pictures: Sequence[Path]) -> None:
         names = ("resolved.yaml", "plan.txt", "conflicts.json", "curves.csv")
         files = [self.folder / name for name in names if (self.folder / name).exists()]
-        if self.draw is not None:
-            files += self.draw(self.folder, result)
         store = FileSystemArtifactStore(self.artifacts)
-        for file in files:
+        for file in (*files, *pictures):
             upload_artifact(artifact_store=store, file_path=str(file), study_or_trial=self.trial)
+
+
+def _seconds_of(run: RunRow) -> float:
+    """What a run would have taken alone."""
+    return (run.seconds_total or 0.0) + (run.seconds_saved or 0.0)
 
 
 def plan_rows(plan: ExpansionPlan) -> list[PlanRow]:

@@ -27,6 +27,9 @@ class Listener:
     def progress(self, progress: Progress) -> None:
         """The run in hand is alive."""
 
+    def waiting(self, what: str) -> None:
+        """The trial in hand waits for something that another worker does."""
+
     def trial_evaluated(self, number: int, step: int, delta_m_percent: float) -> None:
         """A trial was evaluated on the hold-out."""
 

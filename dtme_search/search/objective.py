@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
 import optuna
@@ -11,16 +11,20 @@ from filelock import FileLock
 from optuna.trial import TrialState
 
 from dtme_search.config import RunConfig, StudyConfig
+from dtme_search.data import TaskData
 from dtme_search.models import build_model, describe_backbone
 from dtme_search.search.comparison import compare
 from dtme_search.search.data_shelf import DataShelf
 from dtme_search.search.diary import Diary, DrawFiles
+from dtme_search.search.equal_work import AlreadyDone, WorkClaim, plan_ahead
 from dtme_search.search.listener import Listener
 from dtme_search.search.outcome import judge
 from dtme_search.search.records import BaselineRow, Records
 from dtme_search.search.retries import first_number, hand_back
 from dtme_search.search.space import SearchSpace
+from dtme_search.search.trunks import TrialTrunk, TrunkStore
 from dtme_search.search.workspace import Workspace
+from dtme_search.token_space import ConflictReport, ExpansionPlan
 from dtme_search.training import Callbacks, Evaluation, RunResult, Trainer, TrainingInterrupted
 
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
@@ -66,7 +70,7 @@ class Objective:
         """Run one trial.
 
         Raises:
-            optuna.TrialPruned: If the study's pruner stops it (studies with one objective).
+            optuna.TrialPruned: If the study's pruner stops it, or stopped equal work.
             TrainingInterrupted: If ``should_stop`` said so.
         """
         self.last_number = trial.number
@@ -75,21 +79,24 @@ class Objective:
         self._running = FileLock(self.workspace.trial_lock(first_number(trial)))
         self._running.acquire()
         self.asking.release()
-        with self._told(trial):
+        with self._told(trial), ExitStack() as claims:
             config = self.space.suggest(trial)
             self._tell_start(trial)
             data = self.shelf.get(config)
             study, artifacts = self.study.name, self.workspace.artifacts
             with Diary(trial, study, config, data, self.records, folder, artifacts, self.draw) as diary:
-                result = self._train(trial, config, diary)
-                outcome = judge(
-                    result,
-                    self.baselines,
-                    data.specs,
-                    describe_backbone(config.model, data.image_size),
-                    self.study,
-                )
-                diary.completed(result, outcome)
+                try:
+                    result = self._train(trial, config, diary, claims)
+                    outcome = judge(
+                        result,
+                        self.baselines,
+                        data.specs,
+                        describe_backbone(config.model, data.image_size),
+                        self.study,
+                    )
+                    diary.completed(result, outcome)
+                except AlreadyDone as found:
+                    outcome = diary.taken_over(found.origin, self.study)
             for name, violation in outcome.violations.items():
                 trial.set_constraint(name, violation)
         self.listener.trial_completed(trial.number, outcome)
@@ -123,10 +130,21 @@ class Objective:
             self.listener.trial_stopped(trial.number, "failed", reason)
             raise
 
-    def _train(self, trial: optuna.Trial, config: RunConfig, diary: Diary) -> RunResult:
-        data = diary.data
-        means = data.target_means()
-        model = build_model(config.model, data.specs, data.image_size, seed=config.seed, output_means=means)
+    def _train(self, trial: optuna.Trial, config: RunConfig, diary: Diary, claims: ExitStack) -> RunResult:
+        """Train, unless the same work is finished: that may be known now, or at the expansion step."""
+        data, trunk = diary.data, self._trunk(trial, config, diary.data)
+        work = self._work(config, data, claims)
+        num_layers = describe_backbone(config.model, data.image_size).num_layers
+        ahead = plan_ahead(config, trunk, num_layers)
+        if ahead is not None:
+            diary.expanded(*ahead)
+            diary.resolved(work.take(ahead[0]))
+
+        def on_expand(plan: ExpansionPlan, report: ConflictReport | None) -> None:
+            if ahead is None:
+                diary.reached(config.expansion_step or 0)
+                diary.expanded(plan, report)
+            diary.resolved(work.take(plan))
 
         def on_evaluate(evaluation: Evaluation) -> None:
             comparison = compare(evaluation.metrics, self.baselines, data.specs)
@@ -136,11 +154,44 @@ class Objective:
 
         callbacks = Callbacks(
             on_progress=self.listener.progress,
-            on_expand=diary.expanded,
+            on_expand=on_expand,
             on_evaluate=on_evaluate,
+            on_reuse=diary.forked,
             should_stop=self.should_stop,
         )
-        return Trainer(config, model, data, folder=diary.folder, callbacks=callbacks).run()
+        means = data.target_means()
+        model = build_model(config.model, data.specs, data.image_size, seed=config.seed, output_means=means)
+        return Trainer(config, model, data, folder=diary.folder, callbacks=callbacks, trunk=trunk).run()
+
+    def _trunk(self, trial: optuna.Trial, config: RunConfig, data: TaskData) -> TrialTrunk:
+        reuse = self.study.reuse
+        store = TrunkStore(
+            self.workspace.trunks, int(reuse.trunk_limit_gb * 2**30), reuse.trunks, reuse.conflicts
+        )
+        return TrialTrunk(
+            store,
+            config,
+            data,
+            self.space.expansion_steps(config),
+            self.study.name,
+            trial.number,
+            self.records,
+            self.should_stop,
+            self.listener.waiting,
+        )
+
+    def _work(self, config: RunConfig, data: TaskData, until: ExitStack) -> WorkClaim:
+        return WorkClaim(
+            self.study.name,
+            config,
+            data.fingerprint,
+            self.records,
+            self.workspace,
+            until,
+            self.study.reuse.equal_work,
+            self.should_stop,
+            self.listener.waiting,
+        )
 
     def _prune(self, trial: optuna.Trial, config: RunConfig, step: int, gain: float) -> None:
         """Optuna's own pruners see delta_m; they exist for one objective only."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from dtme_search.config import StudyConfig
+from dtme_search.config.study import OBJECTIVES
 from dtme_search.models import BackboneInfo
 from dtme_search.search.comparison import compare
-from dtme_search.search.records import BaselineRow
+from dtme_search.search.records import BaselineRow, RunRow, StoredEvaluation
 from dtme_search.tasks import TaskSpec
 from dtme_search.token_space import ExpansionPlan
 from dtme_search.training import RunResult
@@ -59,17 +60,46 @@ def judge(
         BaselineError: If a baseline is missing, zero or not finite.
     """
     comparison = compare(result.metrics, baselines, specs)
-    measured = {
-        "delta_m_percent": comparison.delta_m_percent,
-        "param_overhead_percent": overhead_percent(result.plan, backbone),
-        "step_cost_ratio": result.step_cost_ratio,
-    }
+    return _outcome(
+        comparison.gains_percent,
+        result.metrics,
+        comparison.dead_tasks,
+        {
+            "delta_m_percent": comparison.delta_m_percent,
+            "param_overhead_percent": overhead_percent(result.plan, backbone),
+            "step_cost_ratio": result.step_cost_ratio,
+        },
+        study,
+    )
+
+
+def recorded_outcome(run: RunRow, last: Sequence[StoredEvaluation], study: StudyConfig) -> Outcome:
+    """The outcome that a complete run was recorded with, against the limits of its study.
+
+    Args:
+        run: The facts of the run.
+        last: Its evaluations at the last step.
+        study: The study.
+    """
+    return _outcome(
+        {row.task: row.gain_percent for row in last if row.gain_percent is not None},
+        {row.task: row.value for row in last},
+        tuple(filter(None, (run.dead_tasks or "").split(","))),
+        {name: float(getattr(run, name)) for name in OBJECTIVES},
+        study,
+    )
+
+
+def _outcome(
+    gains: Mapping[str, float],
+    metrics: Mapping[str, float],
+    dead_tasks: tuple[str, ...],
+    measured: Mapping[str, float],
+    study: StudyConfig,
+) -> Outcome:
+    violations = {name: measured[name] - limit for name, limit in study.limits.items()}
     return Outcome(
-        gains_percent=comparison.gains_percent,
-        metrics=dict(result.metrics),
-        dead_tasks=comparison.dead_tasks,
-        violations={name: measured[name] - limit for name, limit in study.limits.items()},
-        **measured,
+        gains_percent=gains, metrics=dict(metrics), dead_tasks=dead_tasks, violations=violations, **measured
     )
 
 

@@ -98,6 +98,10 @@ class StoredEvaluation(EvaluationRow):
     trial: int
     step: int
 
+    def without_place(self) -> EvaluationRow:
+        """The evaluation alone, to be written elsewhere."""
+        return EvaluationRow(**{name.name: getattr(self, name.name) for name in fields(EvaluationRow)})
+
 
 @dataclass(frozen=True, kw_only=True)
 class ConflictRow:

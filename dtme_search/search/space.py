@@ -25,6 +25,10 @@ from dtme_search.errors import ConfigError, nearest
 from dtme_search.search.parameters import OptunaDistribution, Parameter, make_parameter
 from dtme_search.search.points import LAYERS, POLICY, known_point
 
+START = "expansion.start"
+_MEETING_POINTS = 8
+"""Stretches into which a range of expansion starts without a grid is cut."""
+
 
 class SpaceRow(NamedTuple):
     """One searched path in words."""
@@ -161,6 +165,21 @@ class SearchSpace:
         """Changes with the names, choices, ranges and conditions, and with what the base config trains."""
         return fingerprint(self.definition)
 
+    def expansion_steps(self, config: RunConfig) -> tuple[int, ...]:
+        """Steps after 0 at which runs that share their beginning with ``config`` may expand, ascending.
+
+        A range without a grid has no such steps in common; runs are given a few to meet at [ours].
+        """
+        if config.train.count_from == "expansion":
+            return (config.expansion_step,) if config.expansion_step else ()
+        starts: tuple[float, ...] = (self.base.expansion.start,)
+        for parameter in self.parameters:
+            if parameter.path == START:
+                starts = _grid(parameter.distribution)
+        last = config.train.num_steps - 1
+        steps = {min(round(start * config.train.num_steps), last) for start in starts}
+        return tuple(sorted(steps - {0}))
+
     def describe(self) -> list[SpaceRow]:
         """One row per path of the study file, for tables."""
         rows = {
@@ -280,6 +299,16 @@ def _distribution_form(ranged: OptunaDistribution) -> dict[str, Any]:
     if isinstance(ranged, CategoricalDistribution):
         return {"choices": list(ranged.choices)}
     return {"low": ranged.low, "high": ranged.high, "step": ranged.step, "log": ranged.log}
+
+
+def _grid(ranged: OptunaDistribution) -> tuple[float, ...]:
+    """All values of a distribution of numbers, or a few between its ends where there is no grid."""
+    if isinstance(ranged, CategoricalDistribution):
+        return tuple(float(choice) for choice in ranged.choices if isinstance(choice, (int, float)))
+    count = round((ranged.high - ranged.low) / ranged.step) if ranged.step else _MEETING_POINTS
+    return tuple(
+        ranged.low + (ranged.high - ranged.low) * index / max(count, 1) for index in range(count + 1)
+    )
 
 
 def _in_words(values: Sequence[Scalar]) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 import optuna
 
 from dtme_search.config import RunConfig, StudyConfig, base_config, find_file, load_study_config, validate
+from dtme_search.config.study import ReuseConfig
 from dtme_search.errors import StorageError
 from dtme_search.models import describe_backbone
 from dtme_search.search.baselines import Baselines
@@ -21,6 +22,7 @@ from dtme_search.search.listener import Listener
 from dtme_search.search.objective import Objective
 from dtme_search.search.records import BaselineRow, Records, records_for
 from dtme_search.search.retries import first_number, hand_back
+from dtme_search.search.savings import Savings, savings
 from dtme_search.search.space import SearchSpace
 from dtme_search.search.stopping import StopSwitch
 from dtme_search.search.storage import (
@@ -65,6 +67,10 @@ class LoadedStudy:
     def name(self) -> str:
         """Name of the study."""
         return self.config.name
+
+    def savings(self) -> Savings:
+        """What sharing work saved its finished trials."""
+        return savings(self.records.runs(self.name))
 
 
 def storage_url(study_name: str, storage: str | None, workdir: Path) -> str:
@@ -143,6 +149,7 @@ def optimize(
     data_root: str | None = None,
     workdir: Path = DEFAULT_WORKDIR,
     overrides: Sequence[str] = (),
+    reuse: bool = True,
     listener: Listener | None = None,
     draw: DrawFiles | None = None,
 ) -> LoadedStudy:
@@ -157,6 +164,7 @@ def optimize(
         data_root: Folder of the data set.
         workdir: Where checkpoints, pictures and by default the database lie.
         overrides: ``path=value`` strings for the base config.
+        reuse: Whether trials may share work as the study's ``reuse`` section says; ``False`` shares nothing.
         listener: Hears of progress.
         draw: Draws pictures of each finished trial.
 
@@ -165,6 +173,10 @@ def optimize(
             before anything is written or trained.
     """
     config, base = read_study(study, overrides, data_root)
+    if not reuse:
+        config = config.model_copy(
+            update={"reuse": ReuseConfig(trunks=False, conflicts=False, equal_work=False)}
+        )
     total = trials or config.trials
     hears = listener or Listener()
     optuna.logging.set_verbosity(optuna.logging.CRITICAL)  # the listener tells the same in our words

@@ -42,6 +42,17 @@ class Workspace:
         """Folder of a trial; a continued trial keeps the folder of the one it continues."""
         return self.root / "trials" / f"{number:04d}"
 
+    @property
+    def trunks(self) -> Path:
+        """Unexpanded training that trials share."""
+        return self.root / "trunks"
+
+    def work_lock(self, fingerprint: str) -> Path:
+        """Lock of the trial that does a piece of resolved work."""
+        folder = self.root / "work"
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return folder / f"{fingerprint}.lock"
+
     def baseline(self, fingerprint: str) -> Path:
         """Folder of a single-task baseline."""
         return self.root / "baselines" / fingerprint

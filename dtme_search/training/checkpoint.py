@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +17,60 @@ FORMAT = 1
 _log = logging.getLogger(__name__)
 
 
-def save_checkpoint(path: Path, fingerprint: str, content: dict[str, Any]) -> None:
+def save_checkpoint(path: Path, fingerprint: str, content: Mapping[str, Any]) -> None:
     """Write tensors and plain values so that a reader sees the old file or the new one, never half."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    partial = _partial(path)
     try:
-        with partial.open("wb") as file:
-            torch.save({"format": FORMAT, "fingerprint": fingerprint, **content}, file)
-            file.flush()
-            os.fsync(file.fileno())
+        _write(partial, fingerprint, content)
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def save_snapshot(folder: Path, fingerprint: str, content: Mapping[str, Any]) -> Path:
+    """Write a state that other runs will begin from; its file name carries its SHA-256.
+
+    Raises:
+        OSError: If the disk is full or the folder cannot be written; nothing is left behind.
+    """
+    partial = _partial(folder / "snapshot.pt")
+    try:
+        _write(partial, fingerprint, content)
+        return partial.rename(folder / f"snapshot-{_digest(partial)}.pt")
+    except RuntimeError as error:  # torch's name for a failed write
+        raise OSError(str(error)) from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def load_snapshot(path: Path, fingerprint: str, device: torch.device) -> dict[str, Any] | None:
+    """Read what :func:`save_snapshot` wrote; a file that is not what its name says is removed and logged."""
+    try:
+        intact = _digest(path) == path.stem.removeprefix("snapshot-")
+    except FileNotFoundError:
+        return None
+    if not intact:
+        _log.warning("%s does not have the checksum of its name; it is removed and trained again.", path)
+        path.unlink(missing_ok=True)
+        return None
+    return load_checkpoint(path, fingerprint, device)
+
+
+def _partial(path: Path) -> Path:
+    return path.with_name(f"{path.name}.{os.getpid()}.partial")
+
+
+def _write(partial: Path, fingerprint: str, content: Mapping[str, Any]) -> None:
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    with partial.open("wb") as file:
+        torch.save({"format": FORMAT, "fingerprint": fingerprint, **content}, file)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def load_checkpoint(path: Path, fingerprint: str | None, device: torch.device) -> dict[str, Any] | None:

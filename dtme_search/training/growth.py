@@ -46,14 +46,17 @@ class Growth:
     losses: TaskLosses
     tasks: tuple[str, ...]
 
-    def measure(self, on_progress: Callable[[str], None] = lambda _: None) -> ConflictReport | None:
-        """Conflict report on training images without augmentation, or ``None`` if the plan needs none.
+    @property
+    def needs_report(self) -> bool:
+        """Whether the plan depends on conflicts."""
+        return needs_conflicts(self.config.expansion)
+
+    def measure(self, on_progress: Callable[[str], None] = lambda _: None) -> ConflictReport:
+        """Conflict report on training images without augmentation.
 
         The model is in training mode, as the gradients of training are meant [ours].
         """
         settings = self.config.expansion
-        if not needs_conflicts(settings):
-            return None
 
         def forward(batch: Batch) -> tuple[dict[str, Tensor], list[Tensor]]:
             outputs, layer_inputs = self.model.forward_with_layer_inputs(batch.images)
@@ -72,11 +75,7 @@ class Growth:
 
     def plan(self, report: ConflictReport | None) -> ExpansionPlan:
         """Plan over the tasks that are trained; the others keep the shared stream."""
-        everything = tuple(self.config.tasks)
-        tasks = everything if self.config.expansion.policy == "fixed" else self.tasks
-        num_layers = self.model.info.num_layers
-        plan = plan_expansion(report, self.config.expansion, tasks, num_layers, self.config.seed)
-        return replace(plan, tasks=everything)
+        return plan_for(self.config, report, self.tasks, self.model.info.num_layers)
 
     def probe_seconds(self, tasks: Sequence[str]) -> float:
         """Least seconds of a forward and backward pass of ``tasks`` on a training batch; changes nothing.
@@ -107,6 +106,16 @@ class Growth:
             optimizer.zero_grad(set_to_none=True)
             torch.stack(list(losses.values())).sum().backward()
             optimizer.step()
+
+
+def plan_for(
+    config: RunConfig, report: ConflictReport | None, active: Sequence[str], num_layers: int
+) -> ExpansionPlan:
+    """Plan of a run over the tasks that are ``active`` at its expansion step; the others keep the stream."""
+    everything = tuple(config.tasks)
+    tasks = everything if config.expansion.policy == "fixed" else tuple(active)
+    plan = plan_expansion(report, config.expansion, tasks, num_layers, config.seed)
+    return replace(plan, tasks=everything)
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,9 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -24,9 +25,11 @@ from dtme_search.training.checkpoint import load_checkpoint, save_checkpoint
 from dtme_search.training.evaluation import Evaluation, evaluate
 from dtme_search.training.forward import TaskLosses
 from dtme_search.training.growth import Growth, StepCost
+from dtme_search.training.identity import weights_follow_results
 from dtme_search.training.loss_log import LossLog
 from dtme_search.training.optimisation import build_optimizer, join_optimizer, learning_rate_factor
 from dtme_search.training.runtime import Stopwatch, peak_memory_mb, precision, run_numerics
+from dtme_search.training.trunk import Snapshot, Trunk
 
 _log = logging.getLogger(__name__)
 
@@ -57,6 +60,8 @@ class RunResult:
         plan: What was built; an empty plan if nothing was.
         report: Conflicts as measured, ``None`` when nothing had to be measured.
         seconds: Seconds per phase (``train``, ``evaluate``, ``measure``, ``checkpoint``), over all restarts.
+        steps_reused: Steps that came from a trunk and were not trained for this run.
+        seconds_saved: What those steps, and a conflict report that was known, took when they were paid for.
         cost: What a step cost, in units of a step of the unexpanded model with all tasks.
         peak_memory_mb: Largest memory, as :func:`peak_memory_mb` counts it.
         precision: ``float32`` or ``bfloat16``.
@@ -66,7 +71,9 @@ class RunResult:
     plan: ExpansionPlan
     report: ConflictReport | None
     total_steps: int
+    steps_reused: int
     seconds: Mapping[str, float]
+    seconds_saved: float
     cost: StepCost
     peak_memory_mb: float
     precision: str
@@ -83,17 +90,19 @@ class RunResult:
 
     @property
     def seconds_per_step(self) -> float:
-        """Mean training seconds of a step."""
-        return self.seconds.get("train", 0.0) / self.total_steps
+        """Mean training seconds of a step that was trained here."""
+        return self.seconds.get("train", 0.0) / max(1, self.total_steps - self.steps_reused)
 
 
 @dataclass(frozen=True)
 class Callbacks:
-    """What a run tells its owner. ``on_evaluate`` may raise to end the run."""
+    """What a run tells its owner. ``on_expand`` (called before the growth) and ``on_evaluate`` may raise to
+    end the run; ``on_reuse`` hears the steps taken over from a trunk and the seconds that saved."""
 
     on_progress: Callable[[Progress], None] = lambda _: None
     on_expand: Callable[[ExpansionPlan, ConflictReport | None], None] = lambda _plan, _report: None
     on_evaluate: Callable[[Evaluation], None] = lambda _: None
+    on_reuse: Callable[[int, float], None] = lambda _steps, _seconds: None
     should_stop: Callable[[], bool] = lambda: False
 
 
@@ -109,6 +118,8 @@ class Trainer:
         data: Data of the same tasks on the device of the run.
         folder: Where the checkpoint lives; ``None`` writes none.
         callbacks: Who hears of what happens.
+        trunk: Unexpanded training shared with other runs; ``None`` trains every step here. On the CPU both
+            give the same numbers bit for bit.
 
     Example:
         >>> data = build_data(config.data, tuple(config.tasks), device)     # doctest: +SKIP
@@ -125,12 +136,14 @@ class Trainer:
         *,
         folder: Path | None = None,
         callbacks: Callbacks | None = None,
+        trunk: Trunk | None = None,
     ) -> None:
         self.config = config
         self.data = data
         self.device = data.device
         self.model = model.to(self.device)
         self.callbacks = callbacks or Callbacks()
+        self.trunk = trunk
         self.fingerprint = run_fingerprint(config, data.fingerprint)
         self.split: Split = "holdout" if data.splits.holdout else "test"
         self.checkpoint_path = None if folder is None else folder / "checkpoint.pt"
@@ -143,6 +156,9 @@ class Trainer:
         self.report: ConflictReport | None = None
         self.evaluations: list[Evaluation] = []
         self.cost = StepCost()
+        self.steps_reused = 0
+        self.seconds_saved = 0.0
+        self._last_saved = 0.0
         self._active = self._active_tasks(0)
         self.loss_log = LossLog()
 
@@ -163,23 +179,47 @@ class Trainer:
             return self._result()
 
     def _train_to_the_end(self) -> None:
-        if self.step == self.config.total_steps:
-            return  # the checkpoint is that of a finished run
-        last_saved = time.monotonic()
-        for batch in self.data.train_batches(self.config.train.batch_size, self.config.seed, self.step):
+        self._last_saved = time.monotonic()
+        if self.trunk is not None and self.plan is None:
+            self._follow(self.trunk)
+        self._train_until(self.config.total_steps)
+
+    def _follow(self, trunk: Trunk) -> None:
+        """Come to the expansion step (or to the trunk's last one) on stretches shared with other runs."""
+        until = self.config.expansion_step
+        for step in trunk.steps(self.step, self.config.total_steps if until is None else until):
+            with trunk.claim(step) as snapshot:
+                if snapshot is not None:
+                    self._fork(snapshot)
+                    continue
+                begun_at, before = self.step, self._seconds_of_steps()
+                self._train_until(step)
+                seconds = self._seconds_of_steps() - before
+                content = self._content() | {"seconds_of_steps": self.seconds_saved + before + seconds}
+                trunk.keep(step, begun_at, seconds, content)
+
+    def _train_until(self, step: int) -> None:
+        if self.step >= step:
+            return
+        train = self.config.train
+        for batch in self.data.train_batches(train.batch_size, self.config.seed, self.step):
             self._begin_step()
             self._train_step(batch)
             if self.step in self._evaluation_steps:
                 self._evaluate()
             finished = self.step == self.config.total_steps
             stop = self.callbacks.should_stop() and not finished
-            if finished or stop or time.monotonic() - last_saved >= self.config.train.checkpoint_seconds:
+            if finished or stop or time.monotonic() - self._last_saved >= train.checkpoint_seconds:
                 self.save()
-                last_saved = time.monotonic()
-            if finished:
-                return
+                self._last_saved = time.monotonic()
             if stop:
                 raise TrainingInterrupted(f"stopped at step {self.step} of {self.config.total_steps}")
+            if self.step == step:
+                return
+
+    def _seconds_of_steps(self) -> float:
+        self.watch.lap()
+        return sum(self.watch.seconds.get(phase, 0.0) for phase in ("train", "evaluate"))
 
     def save(self) -> None:
         """Write the checkpoint (if the run has a folder)."""
@@ -187,19 +227,23 @@ class Trainer:
             return
         with self.watch.phase("checkpoint"):
             self.watch.lap()
-            content = {
-                "step": self.step,
-                "model": self.model.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-                "schedule": self.schedule.state(),
-                "plan": None if self.plan is None else self.plan.to_json(),
-                "report": None if self.report is None else self.report.to_json(),
-                "evaluations": [asdict(evaluation) for evaluation in self.evaluations],
-                "cost": asdict(self.cost),
-                "losses": self.loss_log.state(),
-                "seconds": self.watch.seconds,
-            }
-            save_checkpoint(self.checkpoint_path, self.fingerprint, content)
+            save_checkpoint(self.checkpoint_path, self.fingerprint, self._content())
+
+    def _content(self) -> dict[str, Any]:
+        return {
+            "step": self.step,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state(),
+            "plan": None if self.plan is None else self.plan.to_json(),
+            "report": None if self.report is None else self.report.to_json(),
+            "evaluations": [asdict(evaluation) for evaluation in self.evaluations],
+            "cost": asdict(self.cost),
+            "losses": self.loss_log.state(),
+            "seconds": self.watch.seconds,
+            "steps_reused": self.steps_reused,
+            "seconds_saved": self.seconds_saved,
+        }
 
     def _resume(self) -> None:
         if self.checkpoint_path is None:
@@ -210,16 +254,36 @@ class Trainer:
         if saved["plan"] is not None:
             self.report = None if saved["report"] is None else ConflictReport.from_json(saved["report"])
             self._grow(ExpansionPlan.from_json(saved["plan"]))
+        self._restore(saved)
+        self.watch = Stopwatch(self.device, saved["seconds"])
+        self.steps_reused, self.seconds_saved = saved["steps_reused"], saved["seconds_saved"]
+        self.callbacks.on_reuse(self.steps_reused, self.seconds_saved)
+        _log.info("resumed at step %d of %d", self.step, self.config.total_steps)
+
+    def _fork(self, snapshot: Snapshot) -> None:
+        """Go on from the state of another run; what it evaluated is told as if it had happened here."""
+        known = len(self.evaluations)
+        reused = snapshot["step"] - (self.step - self.steps_reused)
+        self._restore(snapshot)
+        # A unit of time measured in another process, at another hour, is none here.
+        self.cost = replace(self.cost, reference_seconds=None)
+        self.steps_reused = reused
+        self.seconds_saved = max(0.0, snapshot["seconds_of_steps"] - self._seconds_of_steps())
+        self.callbacks.on_reuse(self.steps_reused, self.seconds_saved)
+        for evaluation in self.evaluations[known:]:
+            self.callbacks.on_evaluate(evaluation)
+        _log.info("took over the trunk up to step %d of %d", self.step, self.config.total_steps)
+
+    def _restore(self, saved: Snapshot) -> None:
         self.model.load_state_dict(saved["model"])
         self.optimizer.load_state_dict(saved["optimizer"])
-        self.schedule.restore(saved["schedule"])
+        if weights_follow_results(self.config):
+            self.schedule.restore(saved["schedule"])
         self.step = saved["step"]
         self._active = self._active_tasks(max(0, self.step - 1))
         self.evaluations = [Evaluation(**evaluation) for evaluation in saved["evaluations"]]
         self.cost = StepCost(**saved["cost"])
         self.loss_log.restore(saved["losses"])
-        self.watch = Stopwatch(self.device, saved["seconds"])
-        _log.info("resumed at step %d of %d", self.step, self.config.total_steps)
 
     def _train_step(self, batch: Batch) -> None:
         train = self.config.train
@@ -264,20 +328,35 @@ class Trainer:
             return
         with self.watch.phase("measure"):
             growth = Growth(self.config, self.model, self.data, self.losses, active)
-            reference = self.cost.reference_seconds or growth.probe_seconds(self._active)
-            if grows:
-                self._expand(growth)
-            if active != self._active or not (self.plan is None or self.plan.is_empty):
+            plan = self._plan_expansion(growth) if grows else None
+            changes = active != self._active or (plan is not None and not plan.is_empty)
+            reference = self.cost.reference_seconds
+            if changes and (reference is None or grows):
+                reference = growth.probe_seconds(tuple(self.config.tasks))
+            if plan is not None:
+                self._grow(plan)
+            if changes and reference is not None:
                 ratio = growth.probe_seconds(active) / reference
                 self.cost = self.cost.entering(self.step, ratio, reference)
         self._active = active
 
-    def _expand(self, growth: Growth) -> None:
+    def _plan_expansion(self, growth: Growth) -> ExpansionPlan:
         self._seed_step()
-        self.report = growth.measure(self._tell_progress)
+        if growth.needs_report:
+            self.report = self._conflicts(growth)
         plan = growth.plan(self.report)
-        self._grow(plan)
         self.callbacks.on_expand(plan, self.report)
+        return plan
+
+    def _conflicts(self, growth: Growth) -> ConflictReport:
+        def measure() -> ConflictReport:
+            return growth.measure(self._tell_progress)
+
+        if self.trunk is None:
+            return measure()
+        report, seconds = self.trunk.report(self.step, growth.tasks, measure)
+        self.seconds_saved += seconds
+        return report
 
     def _grow(self, plan: ExpansionPlan) -> None:
         settings = self.config.expansion
@@ -320,7 +399,9 @@ class Trainer:
             plan=plan,
             report=self.report,
             total_steps=total,
+            steps_reused=self.steps_reused,
             seconds=dict(self.watch.seconds),
+            seconds_saved=self.seconds_saved,
             cost=self.cost,
             peak_memory_mb=peak_memory_mb(self.device),
             precision=precision(self.config.train, self.device),

@@ -109,7 +109,7 @@ class TestAFinishedStudy:
         inside = run.seconds_train + run.seconds_evaluate + run.seconds_measure + run.seconds_checkpoint
         assert run.seconds_measure > 0
         assert run.seconds_total == pytest.approx(inside + run.seconds_overhead)
-        assert run.expansion_step == 5 and run.steps_trained == 10
+        assert run.expansion_step == 5 and (run.steps_trained, run.steps_reused) == (5, 5)
         assert RunConfig.model_validate_json(run.config).expansion.policy == "fixed"
         pairs = study.records.conflicts(study.name, 3)
         assert len(pairs) == 3 * 6 and all(0 <= row.range_rate <= 1 for row in pairs)
@@ -199,8 +199,8 @@ def test_one_objective_with_a_pruner(tmp_path):
     assert study.optuna.best_trial.number == 0
     run = study.records.runs("tiny")[1]
     assert run.state == "pruned" and run.steps_trained == 5
-    assert run.error == f"median: delta_m {bad.value:+.2f} % at step 5"
-    assert heard.stopped == [(1, "pruned", run.error)]
+    assert run.reason == f"median: delta_m {bad.value:+.2f} % at step 5"
+    assert heard.stopped == [(1, "pruned", run.reason)]
     assert not list((tmp_path / "runs" / "tiny" / "trials").rglob("checkpoint.pt"))
 
 

@@ -1,0 +1,124 @@
+"""When two runs are the same work: up to a step (a trunk), or as a whole once their plan is known.
+
+What a schedule, a threshold or a ratio says does not count, only what it does to the training.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import dtme_search
+from dtme_search.config import RunConfig, canonical, fingerprint
+from dtme_search.schedules import build_schedule
+from dtme_search.token_space import ExpansionPlan
+from dtme_search.training.runtime import precision
+
+_CODE_THAT_TRAINS = (
+    "config",
+    "data",
+    "metrics",
+    "token_space",
+    "schedules",
+    "models",
+    "training",
+    "tasks.py",
+)
+
+
+def trunk_fingerprint(config: RunConfig, step: int, data_fingerprint: str, device: torch.device) -> str:
+    """Names the state of the unexpanded network after ``step`` steps of a run.
+
+    Equal for runs that share everything that shaped the training so far: a switch that comes later, or a
+    decay whose weights have been equal, makes no difference. Another seed, recipe, length, data, kind of
+    device, torch or version of this code does.
+
+    Args:
+        config: The run.
+        step: Steps done.
+        data_fingerprint: Fingerprint of its data.
+        device: Where it trains.
+    """
+    return fingerprint(
+        "trunk",
+        step,
+        _unexpanded_form(config),
+        _weights(config, step),
+        data_fingerprint,
+        [device.type, precision(config.train, device), torch.__version__, code_fingerprint()],
+    )
+
+
+def work_fingerprint(config: RunConfig, plan: ExpansionPlan, data_fingerprint: str) -> str:
+    """Names a whole run by what it trains to: equal for runs that end with the same numbers.
+
+    Thresholds and ratios have done their work when the plan is known, and a plan without layers is no
+    growth, whenever it was to come.
+    """
+    growth: dict[str, Any] = {}
+    if not plan.is_empty:
+        expansion = config.expansion
+        growth = {
+            "step": config.expansion_step,
+            "plan": plan.fingerprint,
+            "lr_multiplier": expansion.lr_multiplier,
+            "freeze_backbone": expansion.freeze_backbone,
+            "token_std": expansion.token_std if plan.expand else None,
+        }
+    weights = _weights(config, config.total_steps)
+    return fingerprint("work", _unexpanded_form(config), weights, growth, data_fingerprint)
+
+
+def analysis_fingerprint(config: RunConfig, tasks: tuple[str, ...]) -> str:
+    """Names how conflicts are measured; together with a trunk it names a conflict report.
+
+    Args:
+        config: The run.
+        tasks: Tasks that are trained at the expansion step.
+    """
+    expansion = config.expansion
+    settings = {
+        name: getattr(expansion, name)
+        for name in ("variance_ratio", "num_images", "analysis_batch_size", "decoder_warmup_steps")
+    }
+    return fingerprint("conflicts", settings, tasks)
+
+
+def weights_follow_results(config: RunConfig) -> bool:
+    """Whether task weights depend on what evaluations give, so that nobody knows them before the training."""
+    schedule = config.schedule
+    return bool(config.auxiliary_tasks) and schedule.kind == "switch" and schedule.patience is not None
+
+
+@cache
+def code_fingerprint() -> str:
+    """Version of this package and a digest of the source that trains: an edited decoder is another one."""
+    digest = hashlib.sha256()
+    root = Path(__file__).parent.parent
+    for name in _CODE_THAT_TRAINS:
+        place = root / name
+        for file in sorted(place.rglob("*.py")) if place.is_dir() else [place]:
+            digest.update(file.read_bytes())
+    return f"{dtme_search.__version__}-{digest.hexdigest()[:12]}"
+
+
+def _unexpanded_form(config: RunConfig) -> dict[str, Any]:
+    form = canonical(config.unexpanded())
+    if not weights_follow_results(config):
+        del form["schedule"]
+    return form
+
+
+def _weights(config: RunConfig, num_steps: int) -> str:
+    """Digest of the task weights of the first steps."""
+    if weights_follow_results(config):
+        return "follow results"
+    schedule = build_schedule(config)
+    digest = hashlib.sha256()
+    for step in range(num_steps):
+        digest.update(repr(tuple(schedule.weights(step).values())).encode())
+    return digest.hexdigest()
