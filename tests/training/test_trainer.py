@@ -7,22 +7,12 @@ import math
 
 import pytest
 import torch
+from runs import CPU, assert_same_run, state, trainer, with_
 
-from dtme_search.config import RunConfig, set_path
+from dtme_search.config import RunConfig
 from dtme_search.data import build_data
 from dtme_search.errors import DivergedError, TrainingError
-from dtme_search.models import build_model
-from dtme_search.training import Callbacks, Trainer, TrainingInterrupted
-
-CPU = torch.device("cpu")
-
-
-def with_(config: RunConfig, **fields: object) -> RunConfig:
-    """Set dotted paths (written with ``__``)."""
-    values = config.model_dump(mode="json")
-    for path, value in fields.items():
-        values = set_path(values, path.replace("__", "."), value)
-    return RunConfig.model_validate(values)
+from dtme_search.training import Trainer, TrainingInterrupted
 
 
 @pytest.fixture(scope="module")
@@ -38,12 +28,6 @@ def data_of():
     return get
 
 
-def trainer(config: RunConfig, data, folder=None, **callbacks) -> Trainer:
-    means = data.target_means()
-    model = build_model(config.model, data.specs, data.image_size, seed=config.seed, output_means=means)
-    return Trainer(config, model, data, folder=folder, callbacks=Callbacks(**callbacks))
-
-
 def stop_at(step: int):
     """Callbacks that ask to stop once ``step`` steps are done."""
 
@@ -54,18 +38,6 @@ def stop_at(step: int):
             return self.trainer is not None and self.trainer.step >= step
 
     return Stop()
-
-
-def state(trainer: Trainer) -> dict[str, torch.Tensor]:
-    return {name: value.clone() for name, value in trainer.model.state_dict().items()}
-
-
-def assert_same_run(first: Trainer, first_result, second: Trainer, second_result) -> None:
-    assert first_result.evaluations == second_result.evaluations
-    assert first_result.plan == second_result.plan
-    one, two = state(first), state(second)
-    assert one.keys() == two.keys()
-    assert all(torch.equal(one[name], two[name]) for name in one)
 
 
 GROWING = {

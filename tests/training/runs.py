@@ -1,0 +1,37 @@
+"""Runs of the tiny model, and what makes two of them the same."""
+
+from __future__ import annotations
+
+import torch
+
+from dtme_search.config import RunConfig, set_path
+from dtme_search.models import build_model
+from dtme_search.training import Callbacks, Trainer
+
+CPU = torch.device("cpu")
+
+
+def with_(config: RunConfig, **fields: object) -> RunConfig:
+    """Set dotted paths (written with ``__``)."""
+    values = config.model_dump(mode="json")
+    for path, value in fields.items():
+        values = set_path(values, path.replace("__", "."), value)
+    return RunConfig.model_validate(values)
+
+
+def trainer(config: RunConfig, data, folder=None, **callbacks) -> Trainer:
+    means = data.target_means()
+    model = build_model(config.model, data.specs, data.image_size, seed=config.seed, output_means=means)
+    return Trainer(config, model, data, folder=folder, callbacks=Callbacks(**callbacks))
+
+
+def state(trainer: Trainer) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in trainer.model.state_dict().items()}
+
+
+def assert_same_run(first: Trainer, first_result, second: Trainer, second_result) -> None:
+    assert first_result.evaluations == second_result.evaluations
+    assert first_result.plan == second_result.plan
+    one, two = state(first), state(second)
+    assert one.keys() == two.keys()
+    assert all(torch.equal(one[name], two[name]) for name in one)
