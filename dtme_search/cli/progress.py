@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Mapping
 from types import TracebackType
@@ -11,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Column
 
 from dtme_search.cli.screen import Screen
-from dtme_search.search import BaselineRow, Listener, Outcome
+from dtme_search.search import BaselineRow, ConfirmationRow, Listener, Outcome
 from dtme_search.tasks import display_metric
 from dtme_search.training import Progress as RunProgress
 
@@ -100,6 +101,29 @@ class TerminalListener(Listener):
         self._screen.news(f"trial {number}: {state}: {reason}" if reason else f"trial {number}: {state}")
         if state == "pruned":
             self._bars.advance(self._trials)
+
+    def repeat_started(self, trial: int, seed: int, index: int, count: int) -> None:
+        self._begin(f"trial {trial} with seed {seed} ({index} of {count})")
+
+    def repeat_ended(self, row: ConfirmationRow) -> None:
+        gains = ", ".join(f"{task} {gain:+.1f}" for task, gain in json.loads(row.gains_percent).items())
+        self._screen.news(
+            f"trial {row.trial} with seed {row.seed}: delta_m {row.delta_m_percent:+.2f} % ({gains})"
+        )
+
+    def repeat_failed(self, trial: int, seed: int, reason: str) -> None:
+        self._screen.news(f"trial {trial} with seed {seed}: failed: {reason}")
+
+    def knowledge_found(self, study: str, num_fitting: int, num_trials: int) -> None:
+        self._screen.news(f"{num_fitting} of {num_trials} trials of {study} fit this space")
+
+    def knowledge_added(self, study: str, num_added: int, delta_m_shift: float | None) -> None:
+        shift = (
+            "as it is: the studies share no unexpanded point"
+            if delta_m_shift is None
+            else f"shifted by {delta_m_shift:+.2f} points, the difference of the unexpanded points"
+        )
+        self._screen.news(f"the sampler knows {num_added} trials of {study}, their delta_m {shift}")
 
     def _begin(self, description: str) -> None:
         # A bar that is reset would keep the old total until the first sign of life.

@@ -19,11 +19,16 @@ if TYPE_CHECKING:
 
 _HEADINGS = {
     "delta_m_percent": "delta_m",
+    "delta_m_mean": "mean",
+    "delta_m_std": "std",
+    "num_seeds": "seeds",
     "param_overhead_percent": "overhead",
     "step_cost_ratio": "step cost",
 }
 _DECIMALS = {
     "delta_m_percent": 2,
+    "delta_m_mean": 2,
+    "delta_m_std": 2,
     "param_overhead_percent": 3,
     "step_cost_ratio": 2,
     "start": 2,
@@ -74,6 +79,7 @@ def print_study(screen: Screen, study: LoadedStudy, where: str = "", data: str =
         where: Options that the next commands need to find it.
         data: Options that they need to find its data.
     """
+    from dtme_search.cli.confirmed import CONFIRMED, best_in_words, print_confirmed
     from dtme_search.errors import ExportError
     from dtme_search.reporting import LEGEND, best_trial, failed_table, front_table, trials_table
 
@@ -88,7 +94,7 @@ def print_study(screen: Screen, study: LoadedStudy, where: str = "", data: str =
         goal = " and ".join(
             f"{heading(name)} ({direction})" for name, direction in study.config.objectives.items()
         )
-        shown = front.drop(columns=["state", "feasible", "seconds", "dead_tasks"])
+        shown = front.drop(columns=["state", "feasible", "seconds", "dead_tasks", *CONFIRMED])
         screen.line("")
         print_frame(screen.console, f"Front: {goal}", shown)
         screen.line("")
@@ -97,6 +103,7 @@ def print_study(screen: Screen, study: LoadedStudy, where: str = "", data: str =
         )
         screen.say(f"{LEGEND}.", style="dim")
         _print_doubts(screen, front)
+        print_confirmed(screen, study)
     failed = failed_table(study)
     if not failed.empty:
         screen.line("")
@@ -108,16 +115,15 @@ def print_study(screen: Screen, study: LoadedStudy, where: str = "", data: str =
         screen.say(str(error))
         return
     row = trials[trials["trial"] == best].iloc[0]
-    screen.say(
-        f"Best: trial {best}, delta_m {row['delta_m_percent']:+.2f} % on the hold-out, one seed: "
-        "differences of about a point may be noise."
-    )
+    screen.say(best_in_words(study, best))
     saved = study.savings().sentence()
     if saved:
         screen.say(saved)
     screen.line("Next:")
     force = " --force" if row["dead_tasks"] else ""
+    confirm = [] if row["num_seeds"] > 0 else [f"confirm --study {study.name}{where}{data} --top 3 --seeds 3"]
     for command in (
+        *confirm,
         f"export --study {study.name}{where} --best{force} --out best.yaml",
         f"train best.yaml{data}",
         f"dashboard --study {study.name}{where}",
@@ -213,6 +219,6 @@ def _cell(column: str, value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
-        sign = "+" if column == "delta_m_percent" or column.startswith("gain_") else ""
+        sign = "+" if column in ("delta_m_percent", "delta_m_mean") or column.startswith("gain_") else ""
         return f"{value:{sign}.{_DECIMALS.get(column, 1)}f}"
     return str(value)

@@ -50,6 +50,18 @@ def optimize(
     reuse: Annotated[
         bool, typer.Option("--reuse/--no-reuse", help="Share work between trials, as the study says.")
     ] = True,
+    warm_start_from: Annotated[
+        str | None,
+        typer.Option(
+            "--warm-start-from",
+            metavar="STUDY",
+            help="Another study whose finished trials the sampler should know; no results of this one.",
+        ),
+    ] = None,
+    warm_start_storage: Annotated[
+        str | None,
+        typer.Option("--warm-start-storage", metavar="URL", help="Its database. Default: as for this study."),
+    ] = None,
 ) -> None:
     """Run a study, or go on with it where it stopped.
 
@@ -61,6 +73,8 @@ def optimize(
     from dtme_search.reporting import draw_trial
     from dtme_search.search import optimize as run
 
+    if warm_start_storage is not None and warm_start_from is None:
+        raise ConfigError("optimize: --warm-start-storage needs --warm-start-from STUDY.")
     screen = screen_of(context)
     with stoppable(), TerminalListener(screen) as listener:
         loaded = run(
@@ -75,6 +89,8 @@ def optimize(
             reuse=reuse,
             listener=listener,
             draw=draw_trial,
+            warm_start_from=warm_start_from,
+            warm_start_storage=warm_start_storage,
         )
     where, data = repeated(context, "storage", "workdir"), repeated(context, "data_root")
     print_study(screen, loaded, where, data)
@@ -137,6 +153,48 @@ def show(
         typer.echo(trials_table(loaded).to_csv(index=False), nl=False)
     else:
         typer.echo(trials_table(loaded).to_json(orient="records", indent=1))
+
+
+@app.command(epilog="Example:  dtme-search confirm --study demo --top 3 --seeds 3")
+def confirm(
+    context: typer.Context,
+    study: options.Study,
+    top: Annotated[
+        int, typer.Option("--top", min=1, help="Leaders to repeat: the front first, then by delta_m.")
+    ] = 3,
+    seeds: Annotated[
+        int, typer.Option("--seeds", min=1, help="Further seeds of each, with those it already has.")
+    ] = 3,
+    storage: options.Storage = None,
+    device: options.Device = None,
+    data_root: options.DataRoot = None,
+    workdir: options.Workdir = options.DEFAULT_WORKDIR,
+) -> None:
+    """Repeat the leaders of a study with further seeds.
+
+    Each repeat trains what `export` would write, against single-task baselines of the same seed. Mean and
+    standard deviation leave out the seed of the search, whose value was chosen for being high. Ctrl-C stops
+    with a checkpoint; the same command does what is missing.
+    """
+    from dtme_search.cli.confirmed import best_in_words, print_confirmed
+    from dtme_search.cli.progress import TerminalListener
+    from dtme_search.reporting import best_trial
+    from dtme_search.search import confirm as run
+
+    screen = screen_of(context)
+    with stoppable(), TerminalListener(screen) as listener:
+        loaded = run(
+            study,
+            top=top,
+            seeds=seeds,
+            storage=storage,
+            device=device,
+            data_root=data_root,
+            workdir=workdir,
+            listener=listener,
+        )
+    print_confirmed(screen, loaded)
+    screen.say(best_in_words(loaded, best_trial(loaded)))
 
 
 @app.command(epilog="Example:  dtme-search export --study demo --best --out best.yaml")

@@ -3,28 +3,45 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 
 from optuna.trial import FrozenTrial, TrialState
 
 from dtme_search.config import RunConfig, dump_yaml, validate
 from dtme_search.errors import ExportError
-from dtme_search.reporting.tables import compact_layers, front_numbers
-from dtme_search.search import LoadedStudy, RunRow
+from dtme_search.reporting.tables import compact_layers
+from dtme_search.search import (
+    Confirmed,
+    LoadedStudy,
+    RunRow,
+    confirmations,
+    doubt_about_leader,
+    front_numbers,
+    own_trials,
+    ranking,
+    why_no_leader,
+)
+from dtme_search.search.trials import is_foreign
+
+_log = logging.getLogger(__name__)
 
 
 def best_trial(study: LoadedStudy) -> int:
-    """Number of the feasible trial with the best first objective (delta_m in the shipped studies).
+    """Number of the best feasible trial.
+
+    If trials are confirmed with further seeds and delta_m is the first objective, the one with the highest
+    mean over these seeds; else the one with the best first objective (delta_m in the shipped studies).
 
     Raises:
         ExportError: If no trial is finished and feasible.
     """
     front = front_numbers(study)
     if not front:
-        done = len(study.optuna.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
-        why = "no trial is finished" if done == 0 else f"none of {done} finished trials keeps the limits"
-        raise ExportError(f"study {study.name}: {why}. Run `dtme-search optimize --study {study.name}`.")
-    trials = [trial for trial in study.optuna.get_trials(deepcopy=False) if trial.number in front]
+        raise ExportError(why_no_leader(study))
+    if confirmed := _confirmed(study):
+        return confirmed[0].trial
+    trials = [trial for trial in own_trials(study.optuna) if trial.number in front]
     sign = 1 if next(iter(study.config.objectives.values())) == "maximize" else -1
     return max(trials, key=lambda trial: sign * trial.values[0]).number
 
@@ -48,7 +65,13 @@ def export_trial(study: LoadedStudy, number: int, path: Path, *, force: bool = F
 
 
 def export_best(study: LoadedStudy, path: Path, *, force: bool = False) -> Path:
-    """Write the config of the best feasible trial; see :func:`best_trial` and :func:`export_trial`."""
+    """Write the config of the best feasible trial; see :func:`best_trial` and :func:`export_trial`.
+
+    Warns if further seeds do not tell it from the next.
+    """
+    doubt = doubt_about_leader(_confirmed(study))
+    if doubt:
+        _log.warning("%s. `dtme-search confirm` with more --seeds may tell.", doubt)
     return export_trial(study, best_trial(study), path, force=force)
 
 
@@ -59,12 +82,23 @@ def export_front(study: LoadedStudy, folder: Path, *, force: bool = False) -> li
     return [_write(folder / f"{study.name}-trial-{number:04d}.yaml", text) for number, text in texts.items()]
 
 
+def _confirmed(study: LoadedStudy) -> list[Confirmed]:
+    """Confirmed configurations, the best first; none where delta_m is not what the study is after."""
+    first = next(iter(study.config.objectives.items()))
+    return ranking(study) if first == ("delta_m_percent", "maximize") else []
+
+
 def _text(study: LoadedStudy, number: int, force: bool) -> str:
     trials = study.optuna.get_trials(deepcopy=False)
     if not 0 <= number < len(trials):
         known = f"one of 0..{len(trials) - 1}" if trials else "one of its trials, and it has none yet"
         raise ExportError(f"study {study.name}: trial must be {known}, got {number}.")
     trial = trials[number]
+    if is_foreign(trial):
+        raise ExportError(
+            f"study {study.name}: trial {number} belongs to another study, whose results warmed up the "
+            "sampler. Export it there."
+        )
     run = next((run for run in study.records.runs(study.name) if run.trial == number), None)
     if trial.state != TrialState.COMPLETE or run is None or run.config is None:
         raise ExportError(
@@ -102,15 +136,26 @@ def _refuse_doubtful(study: LoadedStudy, trial: FrozenTrial, run: RunRow) -> Non
 
 
 def _header(study: LoadedStudy, trial: FrozenTrial, run: RunRow) -> str:
+    confirmed = confirmations(study).get(trial.number)
     gains = ", ".join(f"{task} {gain:+.2f} %" for task, gain in trial.user_attrs["gains_percent"].items())
     steps = f"{run.total_steps} steps, seed {run.seed}, one run"
     lines = [
         f"Trial {trial.number} of study {study.name}, exported by dtme-search {run.code_version}.",
         f"delta_m {run.delta_m_percent:+.2f} % on the {run.split}, against single-task baselines of the same",
         f"recipe ({gains}); {steps}.",
+        *_of_further_seeds(confirmed),
         f"Parameter overhead {run.param_overhead_percent:.4f} %, step cost {run.step_cost_ratio:.2f}.",
         f"Layers: {compact_layers(run.operations)} (. none, M token modulation, E token expansion, B both).",
     ]
     if run.dead_tasks:
         lines.append(f"NOT TO BE TRUSTED: {run.dead_tasks} does not clearly beat the no-image prior.")
     return "\n".join(lines)
+
+
+def _of_further_seeds(confirmed: Confirmed | None) -> list[str]:
+    if confirmed is None:
+        return []
+    return [
+        f"Confirmed: {confirmed.in_words()}.",
+        "The seed of the search is not among them: its value was chosen for being high.",
+    ]

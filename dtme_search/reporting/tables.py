@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 from optuna.trial import TrialState
 
-from dtme_search.search import LoadedStudy
+from dtme_search.search import LoadedStudy, confirmations, front_numbers, own_trials
 
 Frame = pd.DataFrame
 
@@ -19,16 +19,19 @@ LEGEND = (
 
 
 def trials_table(study: LoadedStudy) -> pd.DataFrame:
-    """One row per trial, in order.
+    """One row per trial of the study itself, in order.
 
-    Columns: ``trial``, ``state``, ``delta_m_percent``, ``gain_<task>_percent``, ``param_overhead_percent``,
-    ``step_cost_ratio``, ``start`` (fraction of all steps), ``layers`` (see ``LEGEND``), ``feasible``,
-    ``dead_tasks``, ``seconds``, ``on_front``, ``error`` (first line).
+    Columns: ``trial``, ``state``, ``delta_m_percent``, ``gain_<task>_percent``, ``delta_m_mean``,
+    ``delta_m_std`` and ``num_seeds`` (in percent, over the further seeds of ``confirm`` only, because the
+    search chose by its own seed; NaN where unconfirmed), ``param_overhead_percent``, ``step_cost_ratio``,
+    ``start`` (fraction of all steps), ``layers`` (see ``LEGEND``), ``feasible``, ``dead_tasks``,
+    ``seconds``, ``on_front``, ``error`` (first line).
     """
     runs = {run.trial: run for run in study.records.runs(study.name)}
     front = front_numbers(study)
+    confirmed = confirmations(study)
     rows = []
-    for trial in study.optuna.get_trials(deepcopy=False):
+    for trial in own_trials(study.optuna):
         run = runs.get(trial.number)
         row: dict[str, Any] = {
             "trial": trial.number,
@@ -51,18 +54,55 @@ def trials_table(study: LoadedStudy) -> pd.DataFrame:
             }
             for task, gain in trial.user_attrs.get("gains_percent", {}).items():
                 row[f"gain_{task}_percent"] = gain
+        if trial.number in confirmed:
+            repeats = confirmed[trial.number]
+            row |= {
+                "delta_m_mean": repeats.delta_m_mean,
+                "delta_m_std": repeats.delta_m_std,
+                "num_seeds": len(repeats.seeds),
+            }
         rows.append(row)
     table = pd.DataFrame(rows)
     return table.reindex(columns=_ordered(list(table.columns)))
 
 
 def front_table(study: LoadedStudy) -> pd.DataFrame:
-    """Feasible trials that no other feasible trial beats in every objective, best delta_m first."""
+    """Feasible trials that no other feasible trial beats in every objective.
+
+    Confirmed ones first, by their mean, then the others by the delta_m of the search.
+    """
     table = trials_table(study)
     if table.empty:
         return table
     chosen = table[table["on_front"]]
-    return chosen.sort_values("delta_m_percent", ascending=False).drop(columns=["on_front", "error"])
+    order = ["delta_m_mean", "delta_m_percent"]
+    return chosen.sort_values(order, ascending=False).drop(columns=["on_front", "error"])
+
+
+def confirmed_table(study: LoadedStudy) -> pd.DataFrame:
+    """Confirmed configurations, the best mean first: what further seeds made of them.
+
+    Columns: ``trial``, ``delta_m_mean`` and ``delta_m_std`` (percent, further seeds only), ``num_seeds``,
+    ``delta_m_percent`` (of the search), ``gain_<task>_percent`` (means over the further seeds),
+    ``param_overhead_percent``.
+    """
+    known = confirmations(study)
+    table = trials_table(study)
+    rows = [
+        {
+            **{name: row[name] for name in ("trial", "delta_m_mean", "delta_m_std", "num_seeds")},
+            "delta_m_percent": row["delta_m_percent"],
+            **{f"gain_{task}_percent": gain for task, gain in known[row["trial"]].gains_percent.items()},
+            "param_overhead_percent": row["param_overhead_percent"],
+        }
+        for row in table.to_dict("records")
+        if row["trial"] in known
+    ]
+    found = pd.DataFrame(rows)
+    if found.empty:
+        return found
+    found = found.astype({"num_seeds": int}).sort_values(["delta_m_mean", "trial"], ascending=[False, True])
+    return found.reset_index(drop=True)
 
 
 def failed_table(study: LoadedStudy) -> pd.DataFrame:
@@ -94,19 +134,6 @@ def baselines_table(study: LoadedStudy) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def front_numbers(study: LoadedStudy) -> set[int]:
-    """Numbers of the best feasible trial (one objective) or of the feasible front (several)."""
-    states = (TrialState.COMPLETE,)
-    if not study.optuna.get_trials(deepcopy=False, states=states):
-        return set()
-    if len(study.optuna.directions) > 1:
-        return {trial.number for trial in study.optuna.best_trials}
-    try:
-        return {study.optuna.best_trial.number}
-    except ValueError:  # Optuna's word for: none is feasible
-        return set()
-
-
 def compact_layers(operations: str | None) -> str:
     """One letter per layer.
 
@@ -126,6 +153,9 @@ def _ordered(columns: list[str]) -> list[str]:
     first = ["trial", "state", "delta_m_percent"]
     gains = [name for name in columns if name.startswith("gain_")]
     rest = [
+        "delta_m_mean",
+        "delta_m_std",
+        "num_seeds",
         "param_overhead_percent",
         "step_cost_ratio",
         "start",

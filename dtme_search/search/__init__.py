@@ -1,25 +1,30 @@
 """From a study to its trials and the SQL database that holds all they measured."""
 
+from dtme_search.search.confirmation import confirm
 from dtme_search.search.diary import DrawFiles
 from dtme_search.search.final import FinalResult, evaluate_checkpoint, train_final
-from dtme_search.search.listener import Listener
-from dtme_search.search.outcome import Outcome
-from dtme_search.search.records import BaselineRow, RunRow
-from dtme_search.search.storage import mask_url
-from dtme_search.search.study import (
-    DEFAULT_WORKDIR,
-    LoadedStudy,
-    load_study,
-    optimize,
-    read_study,
-    storage_url,
-    train_baselines,
+from dtme_search.search.leaders import (
+    Confirmed,
+    confirmations,
+    doubt_about_leader,
+    front_numbers,
+    ranking,
+    why_no_leader,
 )
+from dtme_search.search.listener import Listener
+from dtme_search.search.loading import DEFAULT_WORKDIR, LoadedStudy, load_study, storage_url
+from dtme_search.search.outcome import Outcome
+from dtme_search.search.records import BaselineRow, ConfirmationRow, RunRow
+from dtme_search.search.storage import mask_url
+from dtme_search.search.study import optimize, read_study, train_baselines
+from dtme_search.search.trials import own_trials
 from dtme_search.search.workspace import Workspace
 
 __all__ = [
     "DEFAULT_WORKDIR",
     "BaselineRow",
+    "ConfirmationRow",
+    "Confirmed",
     "DrawFiles",
     "FinalResult",
     "Listener",
@@ -27,12 +32,19 @@ __all__ = [
     "Outcome",
     "RunRow",
     "Workspace",
+    "confirm",
+    "confirmations",
+    "doubt_about_leader",
     "evaluate_checkpoint",
+    "front_numbers",
     "load_study",
     "mask_url",
     "optimize",
+    "own_trials",
+    "ranking",
     "read_study",
     "storage_url",
     "train_baselines",
     "train_final",
+    "why_no_leader",
 ]

@@ -77,7 +77,7 @@ class Diary:
             config=self.config.model_dump_json(),
             expansion_step=self.config.expansion_step,
             total_steps=self.config.total_steps,
-            device=_device_name(self.data.device),
+            device=device_name(self.data.device),
             seed=self.config.seed,
             split="holdout" if self.data.splits.holdout else "test",
             torch_version=torch.__version__,
@@ -302,5 +302,6 @@ def conflict_rows(report: ConflictReport) -> list[ConflictRow]:
     ]
 
 
-def _device_name(device: torch.device) -> str:
+def device_name(device: torch.device) -> str:
+    """What the device calls itself."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "cpu"

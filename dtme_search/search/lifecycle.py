@@ -15,6 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 from dtme_search.errors import TrainingError
 from dtme_search.search.objective import FINISHED
 from dtme_search.search.retries import first_number, hand_back
+from dtme_search.search.trials import own_trials
 from dtme_search.search.workspace import Workspace
 
 BEGIN_WITHIN = timedelta(minutes=3)
@@ -25,12 +26,12 @@ _log = logging.getLogger(__name__)
 
 def num_finished(study: optuna.Study) -> int:
     """Trials with a result or pruned."""
-    return len(study.get_trials(deepcopy=False, states=FINISHED))
+    return len(own_trials(study, FINISHED))
 
 
 def num_left(study: optuna.Study, total: int) -> int:
     """Trials that may still begin here; those running elsewhere are counted as done."""
-    running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+    running = own_trials(study, (TrialState.RUNNING,))
     return total - num_finished(study) - len(running)
 
 
@@ -76,7 +77,7 @@ def check_failures(study: optuna.Study, in_a_row: int) -> None:
     Raises:
         TrainingError: With that reason.
     """
-    trials = [trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()]
+    trials = [trial for trial in own_trials(study) if trial.state.is_finished()]
     # A failed trial without an error was interrupted; its continuation stands for it.
     reasons = [_reason(trial) for trial in trials if trial.state in FINISHED or "error" in trial.user_attrs]
     reasons = reasons[-in_a_row:]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from dtme_search.search.outcome import Outcome
-from dtme_search.search.records import BaselineRow
+from dtme_search.search.records import BaselineRow, ConfirmationRow
 from dtme_search.training import Progress
 
 
@@ -38,3 +38,18 @@ class Listener:
 
     def trial_stopped(self, number: int, state: str, reason: str) -> None:
         """A trial ended without a result: ``pruned``, ``failed`` or ``interrupted``."""
+
+    def repeat_started(self, trial: int, seed: int, index: int, count: int) -> None:
+        """Repeat ``index`` of ``count`` (from 1) begins: the configuration of a trial with another seed."""
+
+    def repeat_ended(self, row: ConfirmationRow) -> None:
+        """A repeat has its result."""
+
+    def repeat_failed(self, trial: int, seed: int, reason: str) -> None:
+        """A repeat came to nothing; the others go on."""
+
+    def knowledge_found(self, study: str, num_fitting: int, num_trials: int) -> None:
+        """``num_fitting`` of ``num_trials`` finished trials of another study fit the space of this one."""
+
+    def knowledge_added(self, study: str, num_added: int, delta_m_shift: float | None) -> None:
+        """Trials of another study are known to the sampler, their delta_m shifted if that could be told."""

@@ -22,6 +22,7 @@ from dtme_search.search.outcome import judge
 from dtme_search.search.records import BaselineRow, Records
 from dtme_search.search.retries import first_number, hand_back
 from dtme_search.search.space import SearchSpace
+from dtme_search.search.trials import own_trials
 from dtme_search.search.trunks import TrialTrunk, TrunkStore
 from dtme_search.search.workspace import Workspace
 from dtme_search.token_space import ConflictReport, ExpansionPlan
@@ -108,7 +109,7 @@ class Objective:
             self._running.release()
 
     def _tell_start(self, trial: optuna.Trial) -> None:
-        finished = len(trial.study.get_trials(deepcopy=False, states=FINISHED))
+        finished = len(own_trials(trial.study, FINISHED))
         self.listener.trial_started(trial.number, finished, self.num_trials, trial.params)
 
     @contextmanager

@@ -89,7 +89,7 @@ def _closest(space: SearchSpace, wanted: _Wanted) -> dict[str, Any]:
             params[parameter.path] = parameter.nearest(asked)
             continue
         try:
-            value = _value_at(base, parameter.path, "none" if of_layer else None)
+            value = value_at(base, parameter.path, "none" if of_layer else None)
             params[parameter.path] = parameter.exact(value, "base config")
         except ConfigError:
             params[parameter.path] = parameter.nearest(())
@@ -108,7 +108,7 @@ def _never_grows(config: RunConfig) -> bool:
 def _tell_differences(space: SearchSpace, config: RunConfig) -> None:
     values = config.model_dump(mode="json")
     for path, (asked, *_) in _PAPER.items():
-        got = _value_at(values, path, None)
+        got = value_at(values, path, None)
         # Half of the layers is still half at 0.4999998.
         close = isinstance(asked, float) and math.isclose(got, asked, rel_tol=1e-3)
         if not close and not same(got, asked):
@@ -117,7 +117,8 @@ def _tell_differences(space: SearchSpace, config: RunConfig) -> None:
             )
 
 
-def _value_at(values: Any, path: str, default: Any) -> Any:
+def value_at(values: Any, path: str, default: Any) -> Any:
+    """Value at a dotted path of plain values."""
     for part in path.split("."):
         try:
             values = values[int(part)] if isinstance(values, list) else values[part]

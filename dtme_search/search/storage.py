@@ -20,7 +20,7 @@ from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
 from sqlalchemy.exc import SQLAlchemyError
 
-from dtme_search.config import StudyConfig
+from dtme_search.config import RunConfig, StudyConfig, validate
 from dtme_search.errors import ConfigError, StorageError, nearest
 from dtme_search.search.engine import (
     engine_options,
@@ -45,6 +45,7 @@ __all__ = [
     "open_storage",
     "open_study",
     "sampler_seed",
+    "stored_base_config",
 ]
 
 _logger = logging.getLogger(__name__)
@@ -170,6 +171,20 @@ def load_existing(storage: RDBStorage, name: str) -> optuna.Study:
     raise StorageError(f"{mask_url(storage.url)}: no study is named '{name}'.{hint}")
 
 
+def stored_base_config(study: optuna.Study) -> RunConfig:
+    """Base config of a study as it was created, with all that changes numbers.
+
+    What does not (the folder of the data, for example) has its default.
+
+    Raises:
+        StorageError: If dtme-search did not make the study.
+    """
+    if DEFINITION_ATTR not in study.user_attrs:
+        raise StorageError(f"study '{study.study_name}' was not made by dtme-search. Give another.")
+    values = study.user_attrs[DEFINITION_ATTR]["config"]
+    return validate(RunConfig, values, f"base config of study {study.study_name}")
+
+
 def build_sampler(study: StudyConfig, seed: int) -> BaseSampler:
     """Optuna sampler of a study, every default that changes results pinned.
 
@@ -211,7 +226,10 @@ def build_pruner(study: StudyConfig, num_evaluations: int) -> BasePruner:
             return NopPruner()
         case "median":
             return MedianPruner(
-                n_startup_trials=pruner.num_startup_trials, n_warmup_steps=pruner.num_warmup_evaluations
+                n_startup_trials=pruner.num_startup_trials,
+                n_warmup_steps=pruner.num_warmup_evaluations,
+                # The first counts foreign trials too, which have no curve; this one does not.
+                n_min_trials=max(pruner.num_startup_trials, 1),
             )
         case "halving":
             return SuccessiveHalvingPruner(min_resource=1, reduction_factor=3)

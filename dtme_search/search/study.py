@@ -1,16 +1,13 @@
-"""Open a study, run it to its total, or look at it."""
+"""Run a study to its total, or only its baselines."""
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import optuna
 
-from dtme_search.config import RunConfig, StudyConfig, base_config, find_file, load_study_config, validate
+from dtme_search.config import RunConfig, StudyConfig, base_config, find_file, load_study_config
 from dtme_search.config.study import ReuseConfig
 from dtme_search.errors import StorageError
 from dtme_search.models import describe_backbone
@@ -19,10 +16,10 @@ from dtme_search.search.data_shelf import DataShelf
 from dtme_search.search.diary import DrawFiles
 from dtme_search.search.lifecycle import check_failures, num_left, recover
 from dtme_search.search.listener import Listener
+from dtme_search.search.loading import DEFAULT_WORKDIR, STUDY_ATTR, LoadedStudy, storage_url
 from dtme_search.search.objective import Objective
-from dtme_search.search.records import BaselineRow, Records, records_for
+from dtme_search.search.records import BaselineRow, records_for
 from dtme_search.search.retries import first_number, hand_back
-from dtme_search.search.savings import Savings, savings
 from dtme_search.search.space import SearchSpace
 from dtme_search.search.stopping import StopSwitch
 from dtme_search.search.storage import (
@@ -30,74 +27,17 @@ from dtme_search.search.storage import (
     build_sampler,
     check_continues,
     check_storage,
-    default_storage_url,
-    load_existing,
-    mask_url,
     open_storage,
     open_study,
     sampler_seed,
 )
+from dtme_search.search.trials import enqueue, own_trials
+from dtme_search.search.warm_start import WarmStart, read_knowledge
 from dtme_search.search.workspace import Workspace
 from dtme_search.training import TrainingInterrupted, check_run, pick_device
 
-DEFAULT_WORKDIR = Path("dtme-runs")
-STUDY_ATTR = "dtme:study"
-"""Study attribute: the ``StudyConfig`` it last ran with, as JSON."""
 DATA_ATTR = "dtme:data"
 """Study attribute: fingerprint of the data of its baselines and trials."""
-
-
-@dataclass(frozen=True)
-class LoadedStudy:
-    """A study with its database.
-
-    Attributes:
-        config: As it was when the study was created.
-        optuna: Trials, parameters, values.
-        records: Baselines, evaluations, conflicts, plans, run facts.
-        stopped: Whether a signal ended the ``optimize`` that gave this; the same call goes on.
-    """
-
-    config: StudyConfig
-    optuna: optuna.Study
-    records: Records
-    stopped: bool = False
-
-    @property
-    def name(self) -> str:
-        """Name of the study."""
-        return self.config.name
-
-    def savings(self) -> Savings:
-        """What sharing work saved its finished trials."""
-        return savings(self.records.runs(self.name))
-
-
-def storage_url(study_name: str, storage: str | None, workdir: Path) -> str:
-    """Database of a study: the one given, else ``DTME_STORAGE``, else SQLite in the study's folder."""
-    return storage or os.environ.get("DTME_STORAGE") or default_storage_url(study_name, workdir)
-
-
-def load_study(study: str, *, storage: str | None = None, workdir: Path = DEFAULT_WORKDIR) -> LoadedStudy:
-    """Open a study that exists.
-
-    Args:
-        study: Name of the study, or the path of its YAML.
-        storage: Database URL; see :func:`storage_url`.
-        workdir: Where studies lie by default.
-
-    Raises:
-        StorageError: If there is no such study or the database cannot be reached.
-    """
-    name = load_study_config(study).name if study.endswith((".yaml", ".yml")) else study
-    opened = open_storage(storage_url(name, storage, workdir), create=False)
-    found = load_existing(opened, name)
-    if STUDY_ATTR not in found.user_attrs:
-        raise StorageError(f"{mask_url(opened.url)}: study '{name}' was not made by dtme-search.")
-    config = validate(StudyConfig, json.loads(found.user_attrs[STUDY_ATTR]), f"study {name}")
-    records = records_for(opened)
-    records.create_tables()  # a study of an older release is brought up to date
-    return LoadedStudy(config, found, records)
 
 
 def read_study(
@@ -152,6 +92,8 @@ def optimize(
     reuse: bool = True,
     listener: Listener | None = None,
     draw: DrawFiles | None = None,
+    warm_start_from: str | None = None,
+    warm_start_storage: str | None = None,
 ) -> LoadedStudy:
     """Run a study until it has its total of finished trials; continues where it stopped.
 
@@ -167,6 +109,9 @@ def optimize(
         reuse: Whether trials may share work as the study's ``reuse`` section says; ``False`` shares nothing.
         listener: Hears of progress.
         draw: Draws pictures of each finished trial.
+        warm_start_from: Another study whose finished trials the sampler should know, by name or YAML.
+        warm_start_storage: Its database; by default where it would lie with the other arguments of this
+            call.
 
     Raises:
         DtmeSearchError: If something is wrong that the user can mend. What can be checked is checked
@@ -192,19 +137,24 @@ def optimize(
     pruner = build_pruner(config, base.train.num_evaluations)
     if known is not None:
         check_continues(known, config, space)
+    knowledge = None
+    if warm_start_from is not None:
+        there = warm_start_storage or storage
+        knowledge = read_knowledge(warm_start_from, config, space, storage=there, here=url, workdir=workdir)
+        hears.knowledge_found(knowledge.study, len(knowledge.trials), knowledge.num_trials)
     check_run(base, shelf.get(base))  # reads every file of the search
 
     opened = known or open_storage(url)
     records = records_for(opened)
     records.create_tables()
     found = open_study(opened, config, space, sampler=sampler, pruner=pruner)
-    found.sampler = build_sampler(config, sampler_seed(config.seed, 0, len(found.get_trials(deepcopy=False))))
-    _check_same_data(found, shelf.get(base).fingerprint)
+    found.sampler = build_sampler(config, sampler_seed(config.seed, 0, len(own_trials(found))))
+    check_same_data(found, shelf.get(base).fingerprint)
     workspace = Workspace.of_study(workdir, config.name)
     found.set_user_attr(STUDY_ATTR, config.model_dump_json())
     recover(found, workspace, is_local=opened.engine.dialect.name == "sqlite")
     for point in points:
-        found.enqueue_trial(point, skip_if_exists=True)
+        enqueue(found, point)
 
     with StopSwitch(timeout) as switch:
         try:
@@ -212,11 +162,17 @@ def optimize(
         except TrainingInterrupted:
             return LoadedStudy(config, found, records, switch.asked)
         objective = Objective(config, space, baselines, shelf, records, workspace, total, hears, draw, switch)
-        _run_trials(found, objective, total, switch, config.max_failures_in_a_row)
+        warm_start = WarmStart(knowledge, space, records, hears)
+        _run_trials(found, objective, total, switch, config.max_failures_in_a_row, warm_start)
     return LoadedStudy(config, found, records, switch.asked)
 
 
-def _check_same_data(study: optuna.Study, fingerprint: str) -> None:
+def check_same_data(study: optuna.Study, fingerprint: str) -> None:
+    """Remember the data of a study, or refuse others.
+
+    Raises:
+        StorageError: If its trials were trained on other data.
+    """
     known = study.user_attrs.get(DATA_ATTR)
     if known is None:
         study.set_user_attr(DATA_ATTR, fingerprint)
@@ -228,11 +184,17 @@ def _check_same_data(study: optuna.Study, fingerprint: str) -> None:
 
 
 def _run_trials(
-    study: optuna.Study, objective: Objective, total: int, switch: StopSwitch, failures_in_a_row: int
+    study: optuna.Study,
+    objective: Objective,
+    total: int,
+    switch: StopSwitch,
+    failures_in_a_row: int,
+    warm_start: WarmStart,
 ) -> None:
     try:
         while not switch() and num_left(study, total) > 0:
             with objective.asking:
+                warm_start(study)
                 # One trial a call: Optuna's own n_trials counts per call, not per study.
                 study.optimize(objective, n_trials=1, catch=(Exception,))
             _close(study, objective, stopped=switch())

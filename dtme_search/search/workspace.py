@@ -56,3 +56,7 @@ class Workspace:
     def baseline(self, fingerprint: str) -> Path:
         """Folder of a single-task baseline."""
         return self.root / "baselines" / fingerprint
+
+    def repeat(self, trial: int, seed: int) -> Path:
+        """Folder of the repeat of a trial with a further seed."""
+        return self.root / "confirmations" / f"{trial:04d}-seed-{seed}"

@@ -1,0 +1,54 @@
+"""What further seeds made of the leaders, in the terminal."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dtme_search.cli.screen import Screen
+
+if TYPE_CHECKING:
+    from dtme_search.search import LoadedStudy
+
+CONFIRMED = ("delta_m_mean", "delta_m_std", "num_seeds")
+"""Columns that stand in a table of their own."""
+
+
+def print_confirmed(screen: Screen, study: LoadedStudy) -> None:
+    """Confirmed configurations, the best mean first, and whether the first is told from the second."""
+    from dtme_search.cli.render import print_frame
+    from dtme_search.reporting import confirmed_table
+    from dtme_search.search import doubt_about_leader, ranking
+
+    table = confirmed_table(study)
+    if table.empty:
+        return
+    screen.line("")
+    print_frame(
+        screen.console, "Confirmed with further seeds", table.rename(columns={"delta_m_percent": "search"})
+    )
+    screen.line("")
+    screen.say(
+        "mean, standard deviation and gains over the further seeds, each against baselines of its seed; "
+        "the seed of the search is not among them, because its value was chosen for being high.",
+        style="dim",
+    )
+    doubt = doubt_about_leader(ranking(study))
+    if doubt:
+        screen.say(f"{doubt[0].upper()}{doubt[1:]}.")
+
+
+def best_in_words(study: LoadedStudy, number: int) -> str:
+    """What to think of the best trial."""
+    from dtme_search.search import confirmations
+
+    run = next(run for run in study.records.runs(study.name) if run.trial == number)
+    confirmed = confirmations(study).get(number)
+    if confirmed is None:
+        return (
+            f"Best: trial {number}, delta_m {run.delta_m_percent:+.2f} % on the hold-out, one seed: "
+            "differences of about a point may be noise."
+        )
+    return (
+        f"Best: trial {number}, delta_m on the hold-out: {confirmed.in_words()}; "
+        f"{run.delta_m_percent:+.2f} % in the search."
+    )
