@@ -8,7 +8,6 @@ chosen for being high [ours].
 from __future__ import annotations
 
 import json
-import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from filelock import FileLock, Timeout
 
 import dtme_search
 from dtme_search.config import RunConfig, dump_yaml, validate
+from dtme_search.data import TaskData
 from dtme_search.errors import ConfigError, TrainingError
 from dtme_search.models import build_model
 from dtme_search.search.baselines import Baselines
@@ -34,13 +34,12 @@ from dtme_search.search.records import BaselineRow, ConfirmationRow
 from dtme_search.search.stopping import StopSwitch
 from dtme_search.search.storage import stored_base_config
 from dtme_search.search.study import check_same_data
+from dtme_search.search.trunks import TrialTrunk, TrunkStore
 from dtme_search.search.workspace import Workspace
-from dtme_search.training import Callbacks, RunResult, Trainer, TrainingInterrupted, check_run, pick_device
+from dtme_search.training import Callbacks, Trainer, TrainingInterrupted, check_run, pick_device
 
 _LOOK_AGAIN_SECONDS = 1.0
 """Time between two looks at repeats that another process trains."""
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -99,7 +98,8 @@ def confirm(
     workspace = Workspace.of_study(workdir, loaded.name)
     with StopSwitch() as switch:
         baselines = Baselines(loaded.records, shelf, workspace.baseline, hears, switch)
-        failed = _Repeater(loaded, base, shelf, baselines, workspace, hears, switch).run(repeats)
+        steps = tuple(sorted({repeat.config.expansion_step or 0 for repeat in repeats} - {0}))
+        failed = _Repeater(loaded, base, shelf, baselines, workspace, hears, switch, steps).run(repeats)
     if failed:
         raise TrainingError(
             f"study {loaded.name}: {len(failed)} of {len(repeats)} repeats failed, the last with "
@@ -132,6 +132,7 @@ class _Repeater:
     workspace: Workspace
     listener: Listener
     should_stop: Callable[[], bool]
+    expansion_steps: tuple[int, ...]
     _of_seed: dict[int, dict[str, BaselineRow]] = field(default_factory=dict)
 
     def run(self, repeats: Sequence[Repeat]) -> list[str]:
@@ -160,7 +161,7 @@ class _Repeater:
         return any((row.trial, row.seed) == (repeat.trial, repeat.config.seed) for row in rows)
 
     def _wait(self, waiting: Sequence[Repeat]) -> None:
-        _log.info("another process trains %d repeats; waiting", len(waiting))
+        self.listener.waiting(f"{len(waiting)} repeats that another process trains")
         if self.should_stop():
             raise TrainingInterrupted("stopped while waiting for another process")
         time.sleep(_LOOK_AGAIN_SECONDS)
@@ -192,8 +193,9 @@ class _Repeater:
         means = data.target_means()
         model = build_model(config.model, data.specs, data.image_size, seed=config.seed, output_means=means)
         callbacks = Callbacks(on_progress=self.listener.progress, should_stop=self.should_stop)
-        trainer = Trainer(config, model, data, folder=folder, callbacks=callbacks)
-        result: RunResult = trainer.run()
+        trunk = self._trunk(repeat, data)
+        trainer = Trainer(config, model, data, folder=folder, callbacks=callbacks, trunk=trunk)
+        result = trainer.run()
         comparison = compare(result.metrics, self._of_seed[config.seed], data.specs)
         return ConfirmationRow(
             trial=repeat.trial,
@@ -201,11 +203,27 @@ class _Repeater:
             delta_m_percent=comparison.delta_m_percent,
             gains_percent=json.dumps(dict(comparison.gains_percent)),
             metrics=json.dumps(dict(result.metrics)),
-            steps_trained=result.total_steps,
-            steps_reused=0,
+            steps_trained=result.total_steps - result.steps_reused,
+            steps_reused=result.steps_reused,
             seconds=sum(result.seconds.values()),
             split=trainer.split,
             device=device_name(data.device),
             code_version=dtme_search.__version__,
             created_at=datetime.now(UTC),
+        )
+
+    def _trunk(self, repeat: Repeat, data: TaskData) -> TrialTrunk:
+        """Leaders that grow later share what comes before, as trials do; each seed has its own trunks."""
+        reuse = self.study.config.reuse
+        limit = int(reuse.trunk_limit_gb * 2**30)
+        return TrialTrunk(
+            TrunkStore(self.workspace.trunks, limit, reuse.trunks, reuse.conflicts),
+            repeat.config,
+            data,
+            self.expansion_steps,
+            self.study.name,
+            repeat.trial,
+            self.study.records,
+            self.should_stop,
+            self.listener.waiting,
         )

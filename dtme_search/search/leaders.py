@@ -108,22 +108,17 @@ def leaders(study: LoadedStudy, top: int) -> list[RunRow]:
 
 
 def origins(runs: Sequence[RunRow]) -> dict[int, int]:
-    """Trial -> trial that stands for its configuration: the one it took its result over from, or the first.
+    """Complete trial -> trial that stands for its configuration: the first that trained the same."""
+    complete = {run.trial: run for run in runs if run.state == "complete"}
 
-    Complete runs only.
-    """
-    complete = [run for run in runs if run.state == "complete"]
-    first: dict[str | None, int] = {}
-    for run in sorted(complete, key=lambda run: (run.origin_trial is not None, run.trial)):
-        first.setdefault(run.resolved_fingerprint, run.trial)
-    return {
-        run.trial: run.trial
-        if run.resolved_fingerprint is None
-        else first[run.resolved_fingerprint]
-        if run.origin_trial is None
-        else run.origin_trial
-        for run in complete
-    }
+    def work(run: RunRow) -> str:
+        trained = complete.get(-1 if run.origin_trial is None else run.origin_trial, run)
+        return trained.resolved_fingerprint or f"trial {trained.trial}"
+
+    first: dict[str, int] = {}
+    for run in sorted(complete.values(), key=lambda run: (run.origin_trial is not None, run.trial)):
+        first.setdefault(work(run), run.trial)
+    return {number: first[work(run)] for number, run in complete.items()}
 
 
 def confirmations(study: LoadedStudy) -> dict[int, Confirmed]:

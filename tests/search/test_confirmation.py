@@ -60,7 +60,7 @@ class HeardRepeats(Heard):
 def small(tmp_path_factory) -> Finished:
     """Three trials of two tasks: unexpanded, growth by conflicts, growth by layer."""
     folder = tmp_path_factory.mktemp("small")
-    enqueue = ["unexpanded", grown(), grown("both", "modulate", "none")]
+    enqueue = ["unexpanded", grown("none", "none", "expand"), grown("both", "modulate", "none")]
     file = write_tiny_study(folder, {"tasks": TASKS, "train.num_steps": 4}, trials=3, enqueue=enqueue)
     return Finished(optimize(file, workdir=folder / "runs", device="cpu"), folder / "runs", file)
 
@@ -122,7 +122,10 @@ def test_a_repeat_is_the_export_with_another_seed_against_baselines_of_that_seed
     config = RunConfig.model_validate_json(exported).model_copy(update={"seed": seed})
     metrics = json.loads(rows[number, seed].metrics)
     assert metrics == metrics_of(config)
-    assert rows[number, seed].steps_trained == 4 and rows[number, seed].split == "holdout"
+    assert (
+        rows[number, seed].steps_trained + rows[number, seed].steps_reused == 4
+        and rows[number, seed].split == "holdout"
+    )
     kept = place / "tiny" / "confirmations" / f"{number:04d}-seed-2"
     assert load_run_config(str(kept / "config.yaml")) == config
     assert not list(place.rglob("checkpoint.pt"))
@@ -141,6 +144,17 @@ def test_a_repeat_is_the_export_with_another_seed_against_baselines_of_that_seed
     more = confirm("tiny", top=2, seeds=3, workdir=place, device="cpu", listener=again)
     assert again.repeats == [(trial, 3) for trial in chosen] and again.trained == ["depth", "edge"]
     assert len(more.records.confirmations("tiny")) == 6
+
+
+def test_leaders_that_grow_at_the_same_step_share_what_comes_before(place):
+    study = confirm("tiny", top=3, seeds=1, workdir=place, device="cpu")
+    rows = {each.trial: each for each in study.records.confirmations("tiny")}
+    runs = {run.trial: run for run in study.records.runs("tiny")}
+    assert sum(each.steps_reused for each in rows.values()) == 2 * 2, "the first one trains the trunk"
+    for number, each in rows.items():
+        assert each.steps_trained + each.steps_reused == 4
+        config = RunConfig.model_validate_json(runs[number].config).model_copy(update={"seed": 1})
+        assert json.loads(each.metrics) == metrics_of(config)
 
 
 def test_the_baselines_of_the_search_are_those_of_the_stored_base_config(finished_study):
@@ -274,7 +288,7 @@ def test_two_leaders_are_compared_seed_by_seed(study_copy):
     assert doubt_about_leader(ranking(study_copy)) is None
     save(study_copy, 1, 9.0, 8.0, 15.0)
     doubt = doubt_about_leader(ranking(study_copy))
-    assert doubt.startswith("trial 1 leads trial 0 by 0.67 points of delta_m, standard error 4.33")
+    assert doubt.startswith("trial 1 leads trial 0 by 0.67 points of delta_m, standard error 4.26")
     study_copy.records.save_confirmation("tiny", row(3, 9, 50.0))
     assert "share fewer than two further seeds" in doubt_about_leader(ranking(study_copy))
 
