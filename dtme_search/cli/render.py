@@ -29,6 +29,7 @@ _DECIMALS = {
     "delta_m_percent": 2,
     "delta_m_mean": 2,
     "delta_m_std": 2,
+    "search": 2,
     "param_overhead_percent": 3,
     "step_cost_ratio": 2,
     "start": 2,
@@ -219,6 +220,10 @@ def _cell(column: str, value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
-        sign = "+" if column in ("delta_m_percent", "delta_m_mean") or column.startswith("gain_") else ""
+        sign = (
+            "+"
+            if column in ("delta_m_percent", "delta_m_mean", "search") or column.startswith("gain_")
+            else ""
+        )
         return f"{value:{sign}.{_DECIMALS.get(column, 1)}f}"
     return str(value)
