@@ -88,14 +88,18 @@ class SamplerConfig(Section):
 
 
 class PrunerConfig(Section):
-    """Which Optuna pruner stops weak trials; studies with one objective only."""
+    """What stops weak trials: one of Optuna's pruners with one objective, ``pareto`` with several."""
 
-    name: Literal["none", "median", "halving", "hyperband"] = "none"
-    """none, or Optuna's MedianPruner, SuccessiveHalvingPruner, HyperbandPruner."""
+    name: Literal["none", "pareto", "median", "halving", "hyperband"] = "none"
+    """pareto: by dominance among all trials at an evaluation. Others: Optuna's pruners of these names."""
     num_startup_trials: Annotated[int, Field(ge=0)] = 5
     """median: trials that are never pruned."""
     num_warmup_evaluations: Annotated[int, Field(ge=0)] = 1
-    """median: evaluations of a trial before it may be pruned."""
+    """median, pareto: evaluations of a trial before it may be pruned."""
+    eta: Annotated[float, Field(gt=1.0)] = 3.0
+    """pareto: one trial in eta goes on, and always those that no other dominates."""
+    min_trials: Annotated[int, Field(ge=2)] = 8
+    """pareto: trials that must have reached an evaluation before one is pruned there."""
 
 
 class ReuseConfig(Section):
@@ -163,17 +167,33 @@ class StudyConfig(Section):
         for path, distribution in self.search.items():
             others = self.search.keys() - {path}
             _all_known(f"search.{path}.when must name other searched paths", distribution.when, others)
-        if self.pruner.name != "none" and len(self.objectives) > 1:
+        self._check_pruner()
+        return self
+
+    def _check_pruner(self) -> None:
+        name, several = self.pruner.name, len(self.objectives) > 1
+        if name == "none":
+            return
+        if several and name != "pareto":
             raise ValueError(
-                f"pruner.name must be none with {len(self.objectives)} objectives, got '{self.pruner.name}': "
+                f"pruner.name must be none or pareto with {len(self.objectives)} objectives, got '{name}': "
                 "Optuna's pruners compare one value"
             )
-        if self.pruner.name != "none" and self.objectives != {"delta_m_percent": "maximize"}:
+        if not several and name == "pareto":
             raise ValueError(
-                f"pruner.name must be none without delta_m_percent as objective, got '{self.pruner.name}': "
+                "pruner.name must be none, median, halving or hyperband with one objective, got 'pareto': "
+                "it weighs objectives against each other"
+            )
+        if self.objectives.get("delta_m_percent") != "maximize":
+            raise ValueError(
+                f"pruner.name must be none without delta_m_percent: maximize as objective, got '{name}': "
                 "pruners look at delta_m"
             )
-        return self
+        if "train.num_evaluations" in self.search:
+            raise ValueError(
+                f"pruner.name must be none while train.num_evaluations is searched, got '{name}': "
+                "evaluations of the same number would not be comparable"
+            )
 
 
 def _all_known(rule: str, names: Iterable[str], known: Iterable[str]) -> None:

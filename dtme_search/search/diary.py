@@ -23,7 +23,8 @@ from dtme_search.config import RunConfig, StudyConfig, dump_yaml, run_fingerprin
 from dtme_search.data import TaskData
 from dtme_search.search.comparison import Comparison
 from dtme_search.search.outcome import Outcome, recorded_outcome
-from dtme_search.search.records import ConflictRow, EvaluationRow, PlanRow, Records, RunRow
+from dtme_search.search.pruning import stop
+from dtme_search.search.records import ConflictRow, EvaluationRow, PlanRow, Records, RungRow, RunRow
 from dtme_search.search.retries import retry_history
 from dtme_search.token_space import ConflictReport, ExpansionPlan
 from dtme_search.training import Evaluation, RunResult, TrainingInterrupted
@@ -107,7 +108,8 @@ class Diary:
         """The network has grown."""
         number = self.trial.number
         self.records.save_plan(self.study_name, number, plan_rows(plan))
-        self.trial.set_user_attr("plan", " ".join(plan.operations()))
+        self.row = replace(self.row, operations=" ".join(plan.operations()))
+        self.trial.set_user_attr("plan", self.row.operations)
         (self.folder / "plan.txt").write_text(plan.table() + "\n", encoding="utf-8")
         if report is not None:
             self.records.save_conflicts(self.study_name, number, conflict_rows(report))
@@ -144,6 +146,15 @@ class Diary:
         self.records.save_evaluation(self.study_name, self.trial.number, evaluation.step, rows)
         self.reached(evaluation.step)
         self.row = replace(self.row, delta_m_percent=comparison.delta_m_percent)
+
+    def judged(self, rung: RungRow) -> None:
+        """The numbers at an evaluation that pruning compares."""
+        self.records.save_rung(self.study_name, rung)
+        self.row = replace(
+            self.row,
+            param_overhead_percent=rung.param_overhead_percent,
+            step_cost_ratio=rung.step_cost_ratio,
+        )
 
     def completed(self, result: RunResult, outcome: Outcome) -> None:
         """The trial has its result; everything is written before Optuna hears of it."""
@@ -192,7 +203,13 @@ class Diary:
             seconds_saved=max(0.0, _seconds_of(origin) - self._seconds()),
         )
         if origin.state == "pruned":
-            raise optuna.TrialPruned(f"{reason}, which was pruned: {origin.reason}")
+            self.row = replace(
+                self.row,
+                delta_m_percent=origin.delta_m_percent,
+                param_overhead_percent=origin.param_overhead_percent,
+                step_cost_ratio=origin.step_cost_ratio,
+            )
+            stop(self.trial, f"{reason}, which was pruned: {origin.reason}", origin, study.limits)
         evaluations = self.records.evaluations(study.name, origin.trial)
         for step in sorted({row.step for row in evaluations}):
             rows = [row.without_place() for row in evaluations if row.step == step]

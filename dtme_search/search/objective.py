@@ -18,8 +18,9 @@ from dtme_search.search.data_shelf import DataShelf
 from dtme_search.search.diary import Diary, DrawFiles
 from dtme_search.search.equal_work import AlreadyDone, WorkClaim, plan_ahead
 from dtme_search.search.listener import Listener
-from dtme_search.search.outcome import judge
-from dtme_search.search.records import BaselineRow, Records
+from dtme_search.search.outcome import judge, overhead_percent
+from dtme_search.search.pruning import ParetoPruner, stop
+from dtme_search.search.records import BaselineRow, Records, RungRow
 from dtme_search.search.retries import first_number, hand_back
 from dtme_search.search.space import SearchSpace
 from dtme_search.search.trials import own_trials
@@ -71,7 +72,7 @@ class Objective:
         """Run one trial.
 
         Raises:
-            optuna.TrialPruned: If the study's pruner stops it, or stopped equal work.
+            optuna.TrialPruned: If the study's pruner stops it, or stopped equal work; the message says why.
             TrainingInterrupted: If ``should_stop`` said so.
         """
         self.last_number = trial.number
@@ -149,9 +150,11 @@ class Objective:
 
         def on_evaluate(evaluation: Evaluation) -> None:
             comparison = compare(evaluation.metrics, self.baselines, data.specs)
+            rung = self._rung(trial.number, trainer, evaluation.step, comparison.delta_m_percent)
             diary.evaluated(evaluation, comparison)
+            diary.judged(rung)
             self.listener.trial_evaluated(trial.number, evaluation.step, comparison.delta_m_percent)
-            self._prune(trial, config, evaluation.step, comparison.delta_m_percent)
+            self._prune(trial, config, rung)
 
         callbacks = Callbacks(
             on_progress=self.listener.progress,
@@ -162,7 +165,8 @@ class Objective:
         )
         means = data.target_means()
         model = build_model(config.model, data.specs, data.image_size, seed=config.seed, output_means=means)
-        return Trainer(config, model, data, folder=diary.folder, callbacks=callbacks, trunk=trunk).run()
+        trainer = Trainer(config, model, data, folder=diary.folder, callbacks=callbacks, trunk=trunk)
+        return trainer.run()
 
     def _trunk(self, trial: optuna.Trial, config: RunConfig, data: TaskData) -> TrialTrunk:
         reuse = self.study.reuse
@@ -194,13 +198,34 @@ class Objective:
             self.listener.waiting,
         )
 
-    def _prune(self, trial: optuna.Trial, config: RunConfig, step: int, gain: float) -> None:
-        """Optuna's own pruners see delta_m; they exist for one objective only."""
-        if self.study.pruner.name == "none":
-            return
-        rung = round(step * config.train.num_evaluations / config.total_steps) - 1
-        known = trial.study.get_trials(deepcopy=False)[trial.number].intermediate_values
-        if rung not in known:  # a continued trial may evaluate a rung again
-            trial.report(gain, rung)
-        if trial.should_prune():
-            raise optuna.TrialPruned(f"{self.study.pruner.name}: delta_m {gain:+.2f} % at step {step}")
+    def _rung(self, number: int, trainer: Trainer, step: int, gain: float) -> RungRow:
+        """What the trial is worth at this evaluation. Its cost is exact from the growth on."""
+        config, data, plan = trainer.config, trainer.data, trainer.plan
+        waits = plan is None and config.expansion_step is not None
+        backbone = describe_backbone(config.model, data.image_size)
+        return RungRow(
+            trial=number,
+            rung=round(step * config.train.num_evaluations / config.total_steps) - 1,
+            step=step,
+            delta_m_percent=gain,
+            param_overhead_percent=None if waits else overhead_percent(plan, backbone) if plan else 0.0,
+            step_cost_ratio=None if waits else trainer.cost.mean(config.total_steps),
+        )
+
+    def _prune(self, trial: optuna.Trial, config: RunConfig, rung: RungRow) -> None:
+        """End the trial if the study's pruner says so.
+
+        With several objectives nothing is reported to Optuna: its TPE fails on intermediate values there.
+        """
+        pruner, reason = self.study.pruner.name, None
+        if pruner == "pareto":
+            ranking = ParetoPruner.of_study(self.study, config.train.num_evaluations)
+            reason = ranking.reason(trial.number, self.records.competitors(self.study.name, rung.rung))
+        elif pruner != "none":
+            known = trial.study.get_trials(deepcopy=False)[trial.number].intermediate_values
+            if rung.rung not in known:  # a continued trial may evaluate a rung again
+                trial.report(rung.delta_m_percent, rung.rung)
+            if trial.should_prune():
+                reason = f"{pruner}: delta_m {rung.delta_m_percent:+.2f} % at step {rung.step}"
+        if reason is not None:
+            stop(trial, reason, rung, self.study.limits)

@@ -340,6 +340,21 @@ class Records:
         with self._reading() as session:
             return [_row(RungRow, found) for found in session.scalars(query)]
 
+    def competitors(self, study: str, rung: int) -> list[RungRow]:
+        """Trials that pruning compares at an evaluation, by number.
+
+        Not those that failed later, and not those that took over a result: equal work counts once.
+        """
+        query = (
+            select(RungTable)
+            .join(RunTable, (RunTable.study == RungTable.study) & (RunTable.trial == RungTable.trial))
+            .where(RungTable.study == study, RungTable.rung == rung)
+            .where(RunTable.state != "failed", RunTable.origin_trial.is_(None))
+            .order_by(RungTable.trial)
+        )
+        with self._reading() as session:
+            return [_row(RungRow, found) for found in session.scalars(query)]
+
     def rungs(self, study: str, trial: int | None = None) -> list[RungRow]:
         """All rungs of a trial, or of a study, by rung and trial."""
         return self._of_trial(RungRow, RungTable, study, trial)

@@ -219,10 +219,13 @@ def build_sampler(study: StudyConfig, seed: int) -> BaseSampler:
 
 
 def build_pruner(study: StudyConfig, num_evaluations: int) -> BasePruner:
-    """Optuna pruner of a study with one objective; steps are evaluations, counted from 0."""
+    """Optuna pruner of a study with one objective; steps are evaluations, counted from 0.
+
+    Optuna's part in pruning several objectives is none, see ``pruning``.
+    """
     pruner = study.pruner
     match pruner.name:
-        case "none":
+        case "none" | "pareto":
             return NopPruner()
         case "median":
             return MedianPruner(

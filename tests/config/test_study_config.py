@@ -161,11 +161,30 @@ WRONG = [
     ),
     (
         HEAD + SEARCH + "pruner: {name: median}",
-        "pruner.name must be none with 2 objectives, got 'median': Optuna's pruners compare one value.",
+        "pruner.name must be none or pareto with 2 objectives, got 'median': "
+        "Optuna's pruners compare one value.",
     ),
     (
+        HEAD + SEARCH + "objectives: {delta_m_percent: maximize}\npruner: {name: pareto}",
+        "pruner.name must be none, median, halving or hyperband with one objective, got 'pareto': "
+        "it weighs objectives against each other.",
+    ),
+    (
+        HEAD + SEARCH + "objectives: {step_cost_ratio: minimize, param_overhead_percent: minimize}\n"
+        "pruner: {name: pareto}",
+        "pruner.name must be none without delta_m_percent: maximize as objective, got 'pareto': "
+        "pruners look at delta_m.",
+    ),
+    (
+        HEAD + "search: {train.num_evaluations: {choices: [2, 4]}}\npruner: {name: pareto}",
+        "pruner.name must be none while train.num_evaluations is searched, got 'pareto': "
+        "evaluations of the same number would not be comparable.",
+    ),
+    (HEAD + SEARCH + "pruner: {name: pareto, eta: 1}", "pruner.eta must be above 1, got 1."),
+    (HEAD + SEARCH + "pruner: {name: pareto, min_trials: 1}", "pruner.min_trials must be at least 2, got 1."),
+    (
         HEAD + SEARCH + "objectives: {step_cost_ratio: minimize}\npruner: {name: median}",
-        "pruner.name must be none without delta_m_percent as objective, got 'median': "
+        "pruner.name must be none without delta_m_percent: maximize as objective, got 'median': "
         "pruners look at delta_m.",
     ),
     ("config: {}\n" + SEARCH, "name is missing."),

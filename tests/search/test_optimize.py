@@ -199,7 +199,8 @@ def test_one_objective_with_a_pruner(tmp_path):
     assert study.optuna.best_trial.number == 0
     run = study.records.runs("tiny")[1]
     assert run.state == "pruned" and run.steps_trained == 5
-    assert run.reason == f"median: delta_m {bad.value:+.2f} % at step 5"
+    assert run.reason == f"median: delta_m {bad.value:+.2f} % at step 5" and run.error is None
+    assert bad.user_attrs["pruned"] == run.reason
     assert heard.stopped == [(1, "pruned", run.reason)]
     assert not list((tmp_path / "runs" / "tiny" / "trials").rglob("checkpoint.pt"))
 

@@ -1,0 +1,194 @@
+"""Pruning by dominance: which trials of a study with several objectives are worth their remaining steps.
+
+Optuna's ``report`` and ``should_prune`` know one objective. Here the trials that reached an evaluation (a
+*rung*) are ranked by dominance on delta_m at that rung and the cost, which is exact from the growth on. Only
+the best 1 / ``eta`` of them go on, as in successive halving without waiting (ASHA, arXiv 1810.05934, section
+3). Ours [ours] are the order below and three exceptions:
+
+- A trial's rank is the number of trials that dominate it (Fonseca and Fleming, 1993); it stays while fewer
+  than 1 / ``eta`` of the trials have a smaller one. So a trial of the front always stays, and who dominates a
+  trial that stays, stays.
+- A trial that has not grown yet is neither judged nor compared with: its delta_m is that of the shared
+  network. One that never grows takes part at cost 0.
+- A trial above a limit is dominated by every trial within the limits, as in Optuna's samplers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NoReturn
+
+import numpy as np
+import optuna
+from numpy.typing import NDArray
+
+from dtme_search.config import StudyConfig
+from dtme_search.config.study import Direction
+from dtme_search.search.records import RungRow, RunRow
+
+Numbers = NDArray[np.float64]
+
+_IN_WORDS = {
+    "delta_m_percent": ("delta_m", "{:+.2f} %"),
+    "param_overhead_percent": ("overhead", "{:.3f} %"),
+    "step_cost_ratio": ("step cost", "{:.2f}"),
+}
+_SHARES = {2.0: "half", 3.0: "third", 4.0: "quarter", 5.0: "fifth"}
+
+
+@dataclass(frozen=True)
+class ParetoPruner:
+    """Says whether a trial should stop, and why, from the numbers at one rung. Keeps no state.
+
+    Attributes:
+        objectives: Measure -> direction, as in the study.
+        limits: Measure -> upper limit.
+        eta: One trial in ``eta`` goes on.
+        min_trials: Trials that must have reached a rung, the judged one included, before one is pruned there.
+        first_rung: First rung (from 0) at which a trial may be pruned.
+        num_evaluations: Evaluations of a trial; at the last one it is finished anyway.
+
+    Example:
+        >>> pruner = ParetoPruner({"delta_m_percent": "maximize", "param_overhead_percent": "minimize"},
+        ...                       {}, eta=3.0, min_trials=3, first_rung=0, num_evaluations=4)
+        >>> rows = [RungRow(trial=0, rung=1, step=50, delta_m_percent=1.0, param_overhead_percent=0.2),
+        ...         RungRow(trial=1, rung=1, step=50, delta_m_percent=0.0, param_overhead_percent=0.0),
+        ...         RungRow(trial=2, rung=1, step=50, delta_m_percent=-3.1, param_overhead_percent=0.41)]
+        >>> print(pruner.reason(2, rows).replace('; ', ';\\n'))
+        outside the best third at evaluation 2 of 4: delta_m -3.10 %, overhead 0.410 %;
+        2 of 3 trials dominate it
+        >>> pruner.reason(1, rows) is None
+        True
+    """
+
+    objectives: Mapping[str, Direction]
+    limits: Mapping[str, float]
+    eta: float
+    min_trials: int
+    first_rung: int
+    num_evaluations: int
+
+    @classmethod
+    def of_study(cls, study: StudyConfig, num_evaluations: int) -> ParetoPruner:
+        """The pruner that a study asks for with ``pruner.name: pareto``."""
+        return cls(
+            objectives=study.objectives,
+            limits=study.limits,
+            eta=study.pruner.eta,
+            min_trials=study.pruner.min_trials,
+            first_rung=study.pruner.num_warmup_evaluations,
+            num_evaluations=num_evaluations,
+        )
+
+    def reason(self, trial: int, rows: Sequence[RungRow]) -> str | None:
+        """Why ``trial`` should stop, in words, or ``None`` if it should go on.
+
+        Args:
+            trial: Number of the trial.
+            rows: What every trial that counts was worth at this rung, ``trial`` included.
+
+        Raises:
+            ValueError: If ``trial`` is not among ``rows``, or ``rows`` are of several rungs.
+        """
+        rungs = {row.rung for row in rows}
+        if len(rungs) > 1 or all(row.trial != trial for row in rows):
+            raise ValueError(f"rows must hold trial {trial} and one rung, got the rungs {sorted(rungs)}")
+        (rung,) = rungs
+        grown = [row for row in rows if self._is_judged(row)]
+        place = next((index for index, row in enumerate(grown) if row.trial == trial), None)
+        last = self.num_evaluations - 1
+        if place is None or not self.first_rung <= rung < last or len(grown) < self.min_trials:
+            return None
+        losses = np.array([self._losses(row) for row in grown])
+        violations = np.array([self._violation(row) for row in grown])
+        ranks = dominance_ranks(losses, violations)
+        if stays(ranks, self.eta)[place]:
+            return None
+        return (
+            f"outside the best {_share(self.eta)} at evaluation {rung + 1} of {self.num_evaluations}: "
+            f"{self._in_words(grown[place])}; {ranks[place]} of {len(grown)} trials dominate it"
+        )
+
+    def _is_judged(self, row: RungRow) -> bool:
+        return all(getattr(row, name) is not None for name in self.objectives)
+
+    def _losses(self, row: RungRow) -> tuple[float, ...]:
+        """The objectives, signed so that smaller is better."""
+        return tuple(
+            -getattr(row, name) if direction == "maximize" else getattr(row, name)
+            for name, direction in self.objectives.items()
+        )
+
+    def _violation(self, row: RungRow) -> float:
+        return sum(max(0.0, violation) for violation in violations(row, self.limits).values())
+
+    def _in_words(self, row: RungRow) -> str:
+        words = [
+            f"{_IN_WORDS[name][0]} {_IN_WORDS[name][1].format(getattr(row, name))}"
+            for name in self.objectives
+        ]
+        above = [
+            f"{_IN_WORDS[name][0]} above the limit of {self.limits[name]:g}"
+            for name, violation in violations(row, self.limits).items()
+            if violation > 0
+        ]
+        return ", ".join([*words, *above])
+
+
+def dominance_ranks(losses: Numbers, violations: Numbers) -> NDArray[np.int64]:
+    """For each of N points, how many of the others dominate it.
+
+    One point dominates another if it violates the limits less, or if both keep them, no objective is worse
+    and one is better.
+
+    Args:
+        losses: (N, M) objectives, smaller is better.
+        violations: (N,) by how much the limits are exceeded in total, 0 when they are kept.
+
+    Returns:
+        (N,) counts; 0 on the front.
+
+    Example:
+        >>> dominance_ranks(np.array([[0.0, 1.0], [1.0, 0.0], [1.0, 1.0]]), np.zeros(3)).tolist()
+        [0, 0, 2]
+    """
+    first, second = losses[:, None, :], losses[None, :, :]
+    better = (first <= second).all(axis=2) & (first < second).any(axis=2)
+    both_keep = (violations[:, None] == 0) & (violations[None, :] == 0)
+    dominates = np.where(both_keep, better, violations[:, None] < violations[None, :])
+    ranks: NDArray[np.int64] = dominates.sum(axis=0)
+    return ranks
+
+
+def stays(ranks: NDArray[np.int64], eta: float) -> NDArray[np.bool_]:
+    """Which of N points belong to the best 1 / ``eta``; equal ranks stay or go together.
+
+    Example:
+        >>> stays(np.array([0, 3, 0, 1, 2, 2]), eta=3.0).tolist()
+        [True, False, True, False, False, False]
+    """
+    ahead = np.searchsorted(np.sort(ranks), ranks, side="left")
+    kept: NDArray[np.bool_] = ahead < len(ranks) / eta
+    return kept
+
+
+def violations(row: RungRow | RunRow, limits: Mapping[str, float]) -> dict[str, float]:
+    """Limit -> how far it is exceeded, at most 0 when kept; limits on what is not known yet are left out."""
+    measured = {name: getattr(row, name) for name in limits}
+    return {name: value - limits[name] for name, value in measured.items() if value is not None}
+
+
+def stop(trial: optuna.Trial, reason: str, row: RungRow | RunRow, limits: Mapping[str, float]) -> NoReturn:
+    """End a trial as pruned, with its reason and the constraints that the sampler learns from.
+
+    No intermediate values: with several objectives Optuna's TPE fails on a pruned trial that has one.
+    """
+    trial.set_user_attr("pruned", reason)
+    for name, violation in violations(row, limits).items():
+        trial.set_constraint(name, violation)
+    raise optuna.TrialPruned(reason)
+
+
+def _share(eta: float) -> str:
+    return _SHARES.get(eta, f"{100 / eta:.0f} %")
