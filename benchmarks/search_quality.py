@@ -359,7 +359,7 @@ def draw(curves: Sequence[Curves], file: Path) -> None:
     styles = {"plain": ("#555555", "-"), "pruned": ("#E69F00", "--"), "saved": ("#0072B2", "-.")}
     labels = {"plain": "plain", "pruned": "with pruning", "saved": "with pruning, trunks and equal work"}
     names = {"random": "random", "nsga2": "NSGA-II", "tpe": "TPE"}
-    figure, panels = pyplot.subplots(1, len(SAMPLERS), figsize=(11, 4), sharey=True, layout="constrained")
+    figure, panels = pyplot.subplots(1, len(SAMPLERS), figsize=(11, 4.2), sharey=True, layout="constrained")
     grid = np.linspace(0, budget, 200)
     for panel, sampler in zip(panels, SAMPLERS, strict=True):
         for these in curves:
@@ -375,7 +375,7 @@ def draw(curves: Sequence[Curves], file: Path) -> None:
         panel.set_ylim(0, 1.02)
     panels[0].set_ylabel("hypervolume, share of the whole table's")
     panels[0].annotate("plain TPE, all trials", (0.99, goal), ha="right", va="bottom", fontsize=8)
-    panels[-1].legend(loc="lower right", frameon=False, fontsize=9)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
     figure.savefig(file, dpi=120)
 
 

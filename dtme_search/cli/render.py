@@ -34,6 +34,7 @@ _DECIMALS = {
     "step_cost_ratio": 2,
     "start": 2,
 }
+_LAST_PRUNED = 5
 _NARROWEST_WORDS = 16
 """Columns of words are wrapped down to this width before the gaps between all columns shrink."""
 _NUMBER = re.compile(r"[-+]?\d[\d.]*(e[-+]?\d+)?( (%|m|deg))?")
@@ -82,7 +83,14 @@ def print_study(screen: Screen, study: LoadedStudy, where: str = "", data: str =
     """
     from dtme_search.cli.confirmed import CONFIRMED, best_in_words, print_confirmed
     from dtme_search.errors import ExportError
-    from dtme_search.reporting import LEGEND, best_trial, failed_table, front_table, trials_table
+    from dtme_search.reporting import (
+        LEGEND,
+        best_trial,
+        failed_table,
+        front_table,
+        pruned_table,
+        trials_table,
+    )
 
     trials = trials_table(study)
     if trials.empty:
@@ -105,6 +113,13 @@ def print_study(screen: Screen, study: LoadedStudy, where: str = "", data: str =
         screen.say(f"{LEGEND}.", style="dim")
         _print_doubts(screen, front)
         print_confirmed(screen, study)
+    pruned = pruned_table(study)
+    if not pruned.empty:
+        screen.line("")
+        title = (
+            "Pruned" if len(pruned) <= _LAST_PRUNED else f"Pruned, the last {_LAST_PRUNED} of {len(pruned)}"
+        )
+        print_frame(screen.console, title, pruned.tail(_LAST_PRUNED))
     failed = failed_table(study)
     if not failed.empty:
         screen.line("")

@@ -9,6 +9,7 @@ from dtme_search.reporting.tables import (
     confirmed_table,
     failed_table,
     front_table,
+    pruned_table,
     trials_table,
 )
 
@@ -25,6 +26,7 @@ __all__ = [
     "export_trial",
     "failed_table",
     "front_table",
+    "pruned_table",
     "save_png",
     "trials_table",
 ]

@@ -113,6 +113,13 @@ def failed_table(study: LoadedStudy) -> pd.DataFrame:
     return table[table["state"] == "fail"][["trial", "state", "error"]]
 
 
+def pruned_table(study: LoadedStudy) -> pd.DataFrame:
+    """Trials that the study's pruner stopped, with the reason. Columns: ``trial``, ``reason``."""
+    pruned = study.optuna.get_trials(deepcopy=False, states=(TrialState.PRUNED,))
+    rows = [(trial.number, trial.user_attrs.get("pruned", "")) for trial in pruned]
+    return pd.DataFrame(rows, columns=["trial", "reason"])
+
+
 def baselines_table(study: LoadedStudy) -> pd.DataFrame:
     """Single-task baselines of the database with the no-image prior beside each."""
     rows = [

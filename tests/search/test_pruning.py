@@ -10,6 +10,7 @@ from tiny import SEARCH, grown, write_tiny_study
 from watching import Heard
 
 from dtme_search.config import StudyConfig
+from dtme_search.reporting import pruned_table
 from dtme_search.search import load_study, optimize
 from dtme_search.search.pruning import ParetoPruner, dominance_ranks, stays, violations
 from dtme_search.search.records import RungRow, RunRow
@@ -176,20 +177,23 @@ def heard() -> Heard:
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory, heard):
-    """The second trial learns nothing sensible, and adds parameters; the fourth is the sampler's."""
+    """The second trial learns nothing sensible; the fourth equals it; the fifth is the sampler's."""
     folder = tmp_path_factory.mktemp("pruned")
+    everywhere = grown("both", "both", "both", start=0.0)
     file = write_tiny_study(
         folder,
         {"tasks": {"depth": {}, "edge": {}}},
-        trials=4,
+        trials=5,
         limits={"param_overhead_percent": 0.5},
-        search=SEARCH | {"train.lr": {"choices": [1e-3, 10.0]}},
+        search=SEARCH
+        | {"train.lr": {"choices": [1e-3, 10.0]}, "expansion.variance_ratio": {"choices": [10.0, 100.0]}},
         sampler={"num_startup_trials": 2},
         pruner={"name": "pareto", "num_warmup_evaluations": 0, "min_trials": 2},
         enqueue=[
-            {"expansion.policy": "none", "train.lr": 1e-3},
-            {"train.lr": 10.0, **grown("both", "both", "both", start=0.0)},
-            {"train.lr": 10.0, **grown("both", "both", "both", start=0.5)},
+            {"expansion.policy": "none", "train.lr": 1e-3, "expansion.variance_ratio": 10.0},
+            {"train.lr": 10.0, "expansion.variance_ratio": 10.0, **everywhere},
+            {"train.lr": 10.0, "expansion.variance_ratio": 10.0, **everywhere, "expansion.start": 0.5},
+            {"train.lr": 10.0, "expansion.variance_ratio": 100.0, **everywhere},
         ],
     )
     return optimize(file, workdir=folder / "runs", device="cpu", listener=heard)
@@ -216,6 +220,14 @@ class TestInAStudy:
         assert first.param_overhead_percent is None and first.step_cost_ratio is None
         assert first.delta_m_percent < study.records.rung("tiny", 0)[0].delta_m_percent
 
+    def test_equal_work_takes_the_reason_over(self, study):
+        first, trial, run = study.optuna.trials[1], study.optuna.trials[3], study.records.runs("tiny")[3]
+        assert run.state == "pruned" and run.origin_trial == 1 and run.steps_trained == 0
+        assert run.reason == f"trains the same as trial 1, which was pruned: {first.user_attrs['pruned']}"
+        assert trial.user_attrs["pruned"] == run.reason and trial.constraints == first.constraints
+        assert pruned_table(study)["reason"].tolist()[:2] == [first.user_attrs["pruned"], run.reason]
+        assert 3 not in [row.trial for row in study.records.competitors("tiny", 0)]
+
     def test_the_last_rung_is_the_result(self, study):
         for trial in study.optuna.get_trials(deepcopy=False):
             if trial.values is None:
@@ -226,9 +238,9 @@ class TestInAStudy:
             assert (row.step, row.step_cost_ratio) == (10, run.step_cost_ratio)
 
     def test_optuna_keeps_constraints_and_no_intermediate_values(self, study):
-        """With one intermediate value TPE, which proposed the fourth trial, would have died."""
+        """With one intermediate value TPE, which proposed the fifth trial, would have died."""
         known = study.optuna.get_trials(deepcopy=False)
-        assert len(known) == 4 and not any(trial.intermediate_values for trial in known)
+        assert len(known) == 5 and not any(trial.intermediate_values for trial in known)
         overhead = study.records.runs("tiny")[1].param_overhead_percent
         assert known[1].constraints["param_overhead_percent"] == pytest.approx(overhead - 0.5)
         assert known[0].constraints["param_overhead_percent"] == -0.5
@@ -247,4 +259,4 @@ class TestInAStudy:
 
     def test_it_opens_again(self, study, tmp_path):
         again = load_study("tiny", storage=str(study.records.engine.url))
-        assert again.config.pruner.name == "pareto" and len(again.optuna.trials) == 4
+        assert again.config.pruner.name == "pareto" and len(again.optuna.trials) == 5
