@@ -24,6 +24,7 @@ import sys
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -108,19 +109,22 @@ class Table:
     def at(self, params: Mapping[str, Any]) -> Point:
         return self.points[tuple(params[path] for path in self.study.search)]
 
-    @property
+    @cached_property
     def starts(self) -> list[int]:
         return sorted({point.start for point in self.points.values()})
 
-    @property
+    @cached_property
+    def everything(self) -> float:
+        return area((point.values for point in self.points.values()), self.reference)
+
+    @cached_property
     def reference(self) -> tuple[float, float]:
         values = [point.values for point in self.points.values()]
         return min(gain for gain, _ in values), max(overhead for _, overhead in values)
 
     def hypervolume(self, values: Iterable[tuple[float, float]]) -> float:
         """Share of the hypervolume of the whole table that ``values`` reach."""
-        everything = area((point.values for point in self.points.values()), self.reference)
-        return area(values, self.reference) / everything
+        return area(values, self.reference) / self.everything
 
 
 def area(values: Iterable[tuple[float, float]], reference: tuple[float, float]) -> float:
@@ -331,7 +335,7 @@ def compare_pruners(table: Table, repeats: int, trials: int) -> None:
     print(
         f"none                    1.00  {spread(np.array([replay.quality[-1] for replay in plain.replays]))}"
     )
-    for eta in (1.5, 2.0, 3.0, 4.0):
+    for eta in (2.0, 3.0, 4.0):
         for first in (0, 1, 2, 4):
             pruner = PrunerConfig(name="pareto", eta=eta, num_warmup_evaluations=first)
             pruned = repeat(table, "tpe", "pruned", pruner, repeats, trials)
