@@ -12,8 +12,9 @@ at the measured cost of a step of its plan; measuring conflicts, evaluating and 
 
 plain      every proposal is trained to its end
 pruned     pruning by dominance
-saved      pruned, and what the program reuses: the trunk up to the growth is trained once, in stretches
-           between the starts that the space knows, and work equal to finished work is not trained again
+reused     nothing pruned, but the trunk up to the growth is trained once, in stretches between the starts
+           that the space knows, and work equal to finished work is not trained again
+both       pruned and reused
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ from dtme_search.search.storage import build_sampler
 
 DATA = Path(__file__).parent / "data"
 SAMPLERS = ("random", "nsga2", "tpe")
-WAYS = ("plain", "pruned", "saved")
+WAYS = ("plain", "pruned", "reused", "both")
 NUM_LAYERS = 4
 
 
@@ -145,6 +146,7 @@ class Replay:
     Attributes:
         compute: Spent in total, after each trial; ``quality`` the hypervolume share, likewise.
         finished: Work -> its point and whether it was completed (else pruned).
+        trunk: Steps of the trunk that were trained.
     """
 
     table: Table
@@ -155,7 +157,6 @@ class Replay:
     finished: dict[str, tuple[Point, bool]] = field(default_factory=dict)
     rungs: dict[int, list[RungRow]] = field(default_factory=dict)
     trunk: int = 0
-    trained: int = 0
 
     def run(self, sampler: str, seed: int, num_trials: int, budget: float) -> None:
         """Propose until there are ``num_trials`` trials or the compute is spent."""
@@ -178,6 +179,14 @@ class Replay:
             self.quality.append(self.table.hypervolume(self.completed))
 
     @property
+    def reuses(self) -> bool:
+        return self.way in ("reused", "both")
+
+    @property
+    def prunes(self) -> bool:
+        return self.way in ("pruned", "both")
+
+    @property
     def completed(self) -> list[tuple[float, float]]:
         return [point.values for point, complete in self.finished.values() if complete]
 
@@ -193,12 +202,11 @@ class Replay:
 
     def _train(self, number: int, point: Point) -> tuple[float, bool]:
         """Compute paid for a trial, and whether it was completed."""
-        if self.way == "saved" and point.work in self.finished:
+        if self.reuses and point.work in self.finished:
             return 0.0, self.finished[point.work][1]
         end, complete = self._end(number, point)
         self.finished[point.work] = (point, complete or self.finished.get(point.work, (point, False))[1])
-        self.trained += 1
-        if self.way != "saved":
+        if not self.reuses:
             return point.paid(0, end), complete
         first = min(self.trunk, max(start for start in self.table.starts if start <= point.start))
         self.trunk = max(self.trunk, min(point.start, end))
@@ -218,7 +226,7 @@ class Replay:
                     param_overhead_percent=overhead,
                 )
             )
-            if self.way != "plain" and self.pruner.reason(number, rows) is not None:
+            if self.prunes and self.pruner.reason(number, rows) is not None:
                 return step, False
         return point.total, True
 
@@ -360,8 +368,13 @@ def draw(curves: Sequence[Curves], file: Path) -> None:
     budget = float(np.median([replay.compute[-1] for replay in plain.replays]))
     goal = float(np.median(plain.at(budget)))
     # Okabe and Ito's colours, told apart with any colour vision; the line styles tell them apart in print.
-    styles = {"plain": ("#555555", "-"), "pruned": ("#E69F00", "--"), "saved": ("#0072B2", "-.")}
-    labels = {"plain": "plain", "pruned": "with pruning", "saved": "with pruning, trunks and equal work"}
+    styles = {
+        "plain": ("#555555", "-"),
+        "pruned": ("#E69F00", "--"),
+        "reused": ("#0072B2", "-."),
+        "both": ("#009E73", (0, (1, 1))),
+    }
+    labels = {"plain": "plain", "pruned": "pruning", "reused": "trunks and equal work", "both": "both"}
     names = {"random": "random", "nsga2": "NSGA-II", "tpe": "TPE"}
     figure, panels = pyplot.subplots(1, len(SAMPLERS), figsize=(11, 4.2), sharey=True, layout="constrained")
     grid = np.linspace(0, budget, 200)
@@ -379,7 +392,7 @@ def draw(curves: Sequence[Curves], file: Path) -> None:
         panel.set_ylim(0, 1.02)
     panels[0].set_ylabel("hypervolume, share of the whole table's")
     panels[0].annotate("plain TPE, all trials", (0.99, goal), ha="right", va="bottom", fontsize=8)
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
     figure.savefig(file, dpi=120)
 
 
