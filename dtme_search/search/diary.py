@@ -197,23 +197,25 @@ class Diary:
         own = self.row.steps_trained or 0
         self.row = replace(
             self.row,
+            resolved_fingerprint=origin.resolved_fingerprint,
             origin_trial=origin.trial,
+            delta_m_percent=origin.delta_m_percent,
             steps_trained=own,
-            steps_reused=(origin.steps_trained or 0) + (origin.steps_reused or 0) - own,
+            steps_reused=max(0, (origin.steps_trained or 0) + (origin.steps_reused or 0) - own),
             seconds_saved=max(0.0, _seconds_of(origin) - self._seconds()),
         )
-        if origin.state == "pruned":
-            self.row = replace(
-                self.row,
-                delta_m_percent=origin.delta_m_percent,
-                param_overhead_percent=origin.param_overhead_percent,
-                step_cost_ratio=origin.step_cost_ratio,
-            )
-            stop(self.trial, f"{reason}, which was pruned: {origin.reason}", origin, study.limits)
         evaluations = self.records.evaluations(study.name, origin.trial)
         for step in sorted({row.step for row in evaluations}):
             rows = [row.without_place() for row in evaluations if row.step == step]
             self.records.save_evaluation(self.study_name, self.trial.number, step, rows)
+        self._report_as(origin.trial)
+        if origin.state == "pruned":
+            self.row = replace(
+                self.row,
+                param_overhead_percent=origin.param_overhead_percent,
+                step_cost_ratio=origin.step_cost_ratio,
+            )
+            stop(self.trial, f"{reason}, which was pruned: {origin.reason}", origin, study.limits)
         last = [row for row in evaluations if row.step == evaluations[-1].step]
         outcome = recorded_outcome(origin, last, study)
         resolved = RunConfig.model_validate_json(origin.config or "")
@@ -230,6 +232,14 @@ class Diary:
             precision=origin.precision,
         )
         return outcome
+
+    def _report_as(self, number: int) -> None:
+        """Tell Optuna the values on the way: samplers judge a pruned trial by the last of them."""
+        trials = self.trial.study.get_trials(deepcopy=False)
+        known = trials[self.trial.number].intermediate_values  # a continued trial may have some
+        for step, value in trials[number].intermediate_values.items():
+            if step not in known:
+                self.trial.report(value, step)
 
     def _save_result(self, outcome: Outcome, **facts: object) -> None:
         """Attributes of the trial first: the row says complete, so it is written last."""
