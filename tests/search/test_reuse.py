@@ -23,10 +23,10 @@ from dtme_search.training.growth import Growth
 
 CHANGES = {
     "tasks": {"depth": {}, "edge": {}},
-    "train.num_evaluations": 5,
+    "train.num_steps": 4,
     "expansion.null_layer_ratio": 0.0,
 }
-"""Evaluations after steps 2, 4, 6, 8 and 10, token modulation only."""
+"""Evaluations after steps 2 and 4, growth before step 2 or at once, token modulation only."""
 BY_CONFLICT = {"when": {"expansion.policy": "conflict"}}
 SPACE = SEARCH | {
     "expansion.range_layer_ratio": {"choices": [0.4, 0.5, 1.0], **BY_CONFLICT},
@@ -56,7 +56,6 @@ POINTS = [
     by_conflict(0.0, 1.0),
     grown("modulate", "modulate", "modulate", start=0.0),
     grown("none", "none", "none"),
-    by_conflict(0.0, 0.5),
 ]
 ORIGINS = {2: 1, 4: 3, 5: 3, 6: 0, 8: 7, 9: 0}
 """Trials that come to the work of an earlier one."""
@@ -144,11 +143,12 @@ class TestAStudyThatShares:
         assert {run.feasible for run in shared.records.runs("tiny")} == {True, False}
 
     def test_only_what_is_new_is_trained(self, plain, shared):
-        assert trained(plain) == [(10, 0)] * 11
-        assert trained(shared) == [
-            (10, 0), (5, 5), (0, 10), (5, 5), (0, 10), (0, 10), (0, 10), (10, 0), (0, 10), (0, 10), (10, 0),
-        ]  # fmt: skip
-        assert [(row.trial, row.from_step, row.to_step) for row in shared.records.trunks("tiny")] == [(0, 0, 5)]
+        assert trained(plain) == [(4, 0)] * 10
+        new = {0: (4, 0), 1: (2, 2), 3: (2, 2), 7: (4, 0)}
+        assert trained(shared) == [new.get(number, (0, 4)) for number in range(10)]
+        assert [(row.trial, row.from_step, row.to_step) for row in shared.records.trunks("tiny")] == [
+            (0, 0, 2)
+        ]
         assert plain.records.trunks("tiny") == []
 
     def test_a_result_taken_over_names_its_origin(self, shared):
@@ -160,7 +160,9 @@ class TestAStudyThatShares:
             assert trial.user_attrs["origin_trial"] == origin
             assert run.resolved_fingerprint == runs[origin].resolved_fingerprint
             assert run.seconds_saved > 0 and not run.seconds_train
-        assert not any("origin_trial" in shared.optuna.trials[n].user_attrs for n in {*range(11)} - {*ORIGINS})
+        assert not any(
+            "origin_trial" in shared.optuna.trials[n].user_attrs for n in {*range(10)} - {*ORIGINS}
+        )
 
     def test_it_has_the_files_of_a_trial(self, plain, shared, shared_workdir):
         for one, other in zip(complete(plain), complete(shared), strict=True):
@@ -172,19 +174,19 @@ class TestAStudyThatShares:
 
     def test_the_savings_add_up(self, plain, shared):
         saved = shared.savings()
-        assert (saved.trained, saved.from_trunks, saved.from_equal_work, saved.pruned_away) == (40, 10, 60, 0)
-        assert saved.total == plain.savings().trained == 110
+        assert (saved.trained, saved.from_trunks, saved.from_equal_work, saved.pruned_away) == (12, 4, 24, 0)
+        assert saved.total == plain.savings().trained == 40
         assert saved.trials_taken_over == 6 and saved.seconds > 0
-        assert saved.sentence().startswith("Trained 36 % of the steps (trunks 9 %, equal work 55 %), saved ")
+        assert saved.sentence().startswith("Trained 30 % of the steps (trunks 10 %, equal work 60 %), saved ")
         assert plain.savings().sentence() == ""
 
 
 @pytest.mark.parametrize(
     ("switch", "steps", "measured", "trunks", "origins"),
     [
-        ("trunks", [(10, 0), (10, 0), (0, 10), (10, 0)], 1, 0, [None, None, 1, None]),
-        ("conflicts", [(10, 0), (5, 5), (0, 10), (5, 5)], 2, 1, [None, None, 1, None]),
-        ("equal_work", [(10, 0), (5, 5), (5, 5), (5, 5)], 1, 1, [None] * 4),
+        ("trunks", [(4, 0), (4, 0), (0, 4), (4, 0)], 1, 0, [None, None, 1, None]),
+        ("conflicts", [(4, 0), (2, 2), (0, 4), (2, 2)], 2, 1, [None, None, 1, None]),
+        ("equal_work", [(4, 0), (2, 2), (2, 2), (2, 2)], 1, 1, [None] * 4),
     ],
 )
 def test_each_saving_can_be_switched_off(
@@ -229,7 +231,7 @@ def test_what_is_equal_to_a_pruned_trial_is_pruned(tmp_path):
     first, second = (study.records.evaluations("tiny", number) for number in (1, 2))
     assert [row.without_place() for row in first] == [row.without_place() for row in second] != []
     saved = study.savings()
-    assert saved.trained + saved.from_equal_work + saved.pruned_away == saved.total == 30
+    assert saved.trained + saved.from_equal_work + saved.pruned_away == saved.total == 12
 
 
 def test_deleting_what_is_shared_costs_time_only(plain, tmp_path):
@@ -238,10 +240,10 @@ def test_deleting_what_is_shared_costs_time_only(plain, tmp_path):
     file, trunks = write(tmp_path, FEW), tmp_path / "runs" / "tiny" / "trunks"
     heard = Heard(once("trial_completed", 0, lambda: shutil.rmtree(trunks)))
     study = optimize(file, workdir=tmp_path / "runs", device="cpu", trials=3, listener=heard)
-    assert trained(study) == [(10, 0), (10, 0), (0, 10)]
+    assert trained(study) == [(4, 0), (4, 0), (0, 4)]
     shutil.rmtree(trunks)
     study = optimize(file, workdir=tmp_path / "runs", device="cpu")
-    assert trained(study)[3:] == [(10, 0)]
+    assert trained(study)[3:] == [(4, 0)]
     assert_same_results(study, plain)
 
 
@@ -275,7 +277,9 @@ def test_two_workers_train_nothing_twice(plain, tmp_path):
     with study.records.engine.connect() as connection:
         for table, query in TWICE.items():
             assert connection.execute(text(query)).all() == [], table
-        num_shared = connection.execute(text("select count(*) from dtme_runs where origin_trial >= 0")).scalar()
+        num_shared = connection.execute(
+            text("select count(*) from dtme_runs where origin_trial >= 0")
+        ).scalar()
         assert num_shared >= 2
     of_points = [trial for trial in complete(study) if trial.params in points]
     by_params = {json.dumps(one.params): one.values for one in complete(plain)}
@@ -292,10 +296,10 @@ def test_kill_9_between_fork_and_end(plain, tmp_path, checkpoint_seconds):
     file, workdir = write(tmp_path, [UNEXPANDED, TWO_LAYERS], changes), tmp_path / "runs"
     heard = Heard()
 
-    def die_at_step_8() -> None:
-        heard.act = once("trial_evaluated", 8, lambda: os.kill(os.getpid(), signal.SIGKILL))
+    def die_at_step_4() -> None:
+        heard.act = once("trial_evaluated", 4, lambda: os.kill(os.getpid(), signal.SIGKILL))
 
-    heard.act = once("trial_started", 1, die_at_step_8)
+    heard.act = once("trial_started", 1, die_at_step_4)
     process = multiprocessing.get_context("fork").Process(
         target=optimize, args=(file,), kwargs={"workdir": workdir, "device": "cpu", "listener": heard}
     )
@@ -307,4 +311,4 @@ def test_kill_9_between_fork_and_end(plain, tmp_path, checkpoint_seconds):
     study = optimize(file, workdir=workdir, device="cpu")
     assert [retry_history(trial) for trial in complete(study)] == [[], [1]]
     assert_same_results(study, plain)
-    assert trained(study) == [(10, 0), (5, 5)] and len(study.records.trunks("tiny")) == 1
+    assert trained(study) == [(4, 0), (2, 2)] and len(study.records.trunks("tiny")) == 1
