@@ -17,7 +17,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -94,12 +94,10 @@ def check_equal(plain: LoadedStudy, shared: LoadedStudy) -> None:
         assert one.params == other.params, f"trial {one.number}: {one.params} is not {other.params}"
         assert one.state == other.state, f"trial {one.number}: {one.state} is not {other.state}"
         # What a step costs is timed, and no two timings are equal.
-        values = [
-            value
-            for name, value in zip(plain.config.objectives, zip(one.values, other.values), strict=True)
-            if name != "step_cost_ratio"
-        ]
-        assert all(a == b for a, b in values), f"trial {one.number}: {one.values} is not {other.values}"
+        both = zip(plain.config.objectives, one.values, other.values, strict=True)
+        assert all(a == b for name, a, b in both if name != "step_cost_ratio"), (
+            f"trial {one.number}: {one.values} is not {other.values}"
+        )
         rows = (study.records.evaluations(study.name, one.number) for study in (plain, shared))
         first, second = ([(row.step, row.task, row.value) for row in of] for of in rows)
         assert first == second, f"trial {one.number}: {first} is not {second}"
@@ -156,20 +154,16 @@ def print_result(found: Sequence[Pair], plain: LoadedStudy, shared: LoadedStudy,
     starts = Counter(pair.start or 0 for pair in found if pair.start is not None)
     never = sum(pair.start is None for pair in found)
     print(f"\nequal values in all {len(found)} trials")
-    print(
-        f"taken over: {saved.trials_taken_over} trials; conflicts measured: {measured} plain, {reports} shared"
-    )
-    print(
-        "growing at: "
-        + ", ".join(f"step {step}: {count}" for step, count in sorted(starts.items()))
-        + f", never: {never}"
-    )
+    print(f"taken over: {saved.trials_taken_over} trials")
+    print(f"conflicts measured: {measured} times plain, {reports} times shared")
+    growing = ", ".join(f"{count} at step {step}" for step, count in sorted(starts.items()))
+    print(f"growing: {growing}, {never} never")
     print(f"trunk stretches trained: {len(shared.records.trunks(shared.name))}")
     print(f"training steps: {steps[1]} of {steps[0]}, ratio {steps[1] / steps[0]:.2f} (aim {AIM})")
     print(f"wall time:      {seconds[1]:.0f} s of {seconds[0]:.0f} s, ratio {seconds[1] / seconds[0]:.2f}")
 
 
-def difference(both) -> float:
+def difference(both: Iterable[tuple[float, float]]) -> float:
     """What the plain ones took longer than the shared ones."""
     return sum(plain - shared for plain, shared in both)
 

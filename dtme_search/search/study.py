@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import optuna
+from filelock import FileLock
 
 from dtme_search.config import RunConfig, StudyConfig, base_config, find_file, load_study_config
 from dtme_search.config.study import ReuseConfig
@@ -153,8 +154,10 @@ def optimize(
     workspace = Workspace.of_study(workdir, config.name)
     found.set_user_attr(STUDY_ATTR, config.model_dump_json())
     recover(found, workspace, is_local=opened.engine.dialect.name == "sqlite")
-    for point in points:
-        enqueue(found, point)
+    # Whether a point is there and adding it are two steps: workers that start together would add it twice.
+    with FileLock(workspace.asking_lock):
+        for point in points:
+            enqueue(found, point)
 
     with StopSwitch(timeout) as switch:
         try:

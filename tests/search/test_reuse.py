@@ -273,7 +273,12 @@ def test_two_workers_train_nothing_twice(plain, tmp_path):
     assert isinstance(first, list) and isinstance(second, list), (first, second)
     assert sorted(first + second) == ["depth", "edge"]
     study = load_study("tiny", workdir=workdir)
-    assert [trial.state for trial in study.optuna.trials] == [TrialState.COMPLETE] * 6
+    trials = study.optuna.trials
+    assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 6
+    assert [trial.params for trial in trials[:4]] == points, "each point once"
+    for trial in trials[:4]:
+        (one,) = [other for other in complete(plain) if other.params == trial.params]
+        assert trial.values == one.values
     with study.records.engine.connect() as connection:
         for table, query in TWICE.items():
             assert connection.execute(text(query)).all() == [], table
@@ -281,10 +286,6 @@ def test_two_workers_train_nothing_twice(plain, tmp_path):
             text("select count(*) from dtme_runs where origin_trial >= 0")
         ).scalar()
         assert num_shared >= 2
-    of_points = [trial for trial in complete(study) if trial.params in points]
-    by_params = {json.dumps(one.params): one.values for one in complete(plain)}
-    for trial in of_points:
-        assert trial.values == by_params[json.dumps(trial.params)]
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
