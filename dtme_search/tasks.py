@@ -9,8 +9,20 @@ TargetKind = Literal["classes", "distance", "normals", "mask", "values"]
 """How a target behaves: ``classes`` integer labels; ``distance`` shrinks when the image is zoomed in;
 ``normals`` unit vectors whose x changes sign in a mirror; ``mask`` zeros and ones; ``values`` any numbers."""
 
-LossName = Literal["cross_entropy", "l1", "normals_l1", "balanced_bce"]
-MetricName = Literal["miou", "rmse", "mean_angle", "edge_f"]
+LossName = Literal[
+    "cross_entropy", "parts_cross_entropy", "l1", "mse", "normals_l1", "balanced_bce", "batch_balanced_bce"
+]
+"""``training/losses.py`` defines each."""
+MetricName = Literal[
+    "miou", "parts_miou", "l1", "rmse", "mean_angle", "edge_f", "ods_f", "max_f", "max_f_double_sigmoid"
+]
+"""``metrics/`` defines each. ``edge_f`` is the edge measure for the training loop, ``ods_f`` the exact one;
+``max_f_double_sigmoid`` repeats a widespread mistake, to compare with numbers that contain it."""
+Unit = Literal["fraction", "m", "deg", "none"]
+"""``none``: the target is a plain number."""
+
+EDGE_TOLERANCE = 0.011
+"""Largest distance of a match as a fraction of the image diagonal: the published value for NYUD."""
 
 
 @dataclass(frozen=True)
@@ -23,10 +35,12 @@ class TaskSpec:
         kind: How its target behaves under augmentation.
         loss: Name of the training loss.
         metric: Name of the evaluation metric; one per task.
-        unit: Unit of the metric: ``fraction``, ``m`` or ``deg``. Fractions are shown as percent.
+        unit: Unit of the metric. Fractions are shown as percent.
         higher_is_better: Direction of the metric.
         class_names: Names of the classes, empty for other kinds.
         derived_from: Set when the labels are not annotated but computed, for example ``"depth"``.
+        edge_tolerance: Largest distance between a predicted and a true edge pixel that match, as a fraction
+            of the image diagonal. Read by the metrics of edges only.
     """
 
     name: str
@@ -34,10 +48,11 @@ class TaskSpec:
     kind: TargetKind
     loss: LossName
     metric: MetricName
-    unit: Literal["fraction", "m", "deg"]
+    unit: Unit
     higher_is_better: bool
     class_names: tuple[str, ...] = ()
     derived_from: str | None = None
+    edge_tolerance: float = EDGE_TOLERANCE
 
     def display(self, value: float) -> str:
         """Write a metric value with its unit.
@@ -55,11 +70,13 @@ def display_metric(value: float, unit: str) -> str:
     """Write a metric value with its unit; fractions as percent.
 
     Example:
-        >>> display_metric(12.3456, "deg")
-        '12.35 deg'
+        >>> display_metric(12.3456, "deg"), display_metric(0.0123, "none")
+        ('12.35 deg', '0.0123')
     """
     if unit == "fraction":
         return f"{100 * value:.2f} %"
+    if unit == "none":
+        return f"{value:.4f}"
     return f"{value:.4f} m" if unit == "m" else f"{value:.2f} {unit}"
 
 
@@ -82,6 +99,58 @@ def normals(derived_from: str | None = None) -> TaskSpec:
     )
 
 
-def edge(derived_from: str | None = None) -> TaskSpec:
-    """Boundaries: balanced binary cross-entropy, F-measure at the best threshold of the set."""
-    return TaskSpec("edge", 1, "mask", "balanced_bce", "edge_f", "fraction", True, derived_from=derived_from)
+def edge(derived_from: str | None = None, tolerance: float = EDGE_TOLERANCE) -> TaskSpec:
+    """Boundaries: balanced binary cross-entropy, F-measure at the best threshold of the set.
+
+    Args:
+        derived_from: What the labels were computed from, if they were.
+        tolerance: Published values are 0.011 for NYUD and 0.0075 for PASCAL-Context and BSDS.
+    """
+    return TaskSpec(
+        "edge",
+        1,
+        "mask",
+        "balanced_bce",
+        "edge_f",
+        "fraction",
+        True,
+        derived_from=derived_from,
+        edge_tolerance=tolerance,
+    )
+
+
+def human_parts(class_names: tuple[str, ...]) -> TaskSpec:
+    """Parts of persons: cross-entropy and mIoU, both over images that show a part; class 0 is background."""
+    return TaskSpec(
+        "human_parts",
+        len(class_names),
+        "classes",
+        "parts_cross_entropy",
+        "parts_miou",
+        "fraction",
+        True,
+        class_names,
+    )
+
+
+def sal(derived_from: str | None = None) -> TaskSpec:
+    """Saliency: cross-entropy balanced per batch, F-measure at the best threshold of the set.
+
+    One output whose sigmoid is the probability; the papers' two outputs and a softmax are the same model,
+    with the difference of the two in place of ours.
+    """
+    return TaskSpec(
+        "sal", 1, "mask", "batch_balanced_bce", "max_f", "fraction", True, derived_from=derived_from
+    )
+
+
+def regression(name: str, channels: int = 1, loss: LossName = "l1", metric: MetricName = "l1") -> TaskSpec:
+    """Any numbers, for example a normalised target of Taskonomy: mean absolute error by default.
+
+    Args:
+        name: Key of the task.
+        channels: Numbers per pixel.
+        loss: ``l1`` or ``mse``.
+        metric: ``l1`` or ``rmse``; a plain number either way.
+    """
+    return TaskSpec(name, channels, "values", loss, metric, "none", False)

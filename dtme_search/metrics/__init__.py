@@ -7,14 +7,25 @@ from collections.abc import Callable
 from dtme_search.metrics.base import Meter
 from dtme_search.metrics.edges import EdgeFMeter
 from dtme_search.metrics.gain import beats_prior, delta_m, task_gains
-from dtme_search.metrics.meters import MeanAngleMeter, MiouMeter, RmseMeter
+from dtme_search.metrics.meters import (
+    MeanAbsoluteMeter,
+    MeanAngleMeter,
+    MiouMeter,
+    PartsMiouMeter,
+    RmseMeter,
+)
+from dtme_search.metrics.saliency import MaxFDoubleSigmoidMeter, MaxFMeter
 from dtme_search.tasks import MetricName, TaskSpec
 
 __all__ = [
     "EdgeFMeter",
+    "MaxFDoubleSigmoidMeter",
+    "MaxFMeter",
+    "MeanAbsoluteMeter",
     "MeanAngleMeter",
     "Meter",
     "MiouMeter",
+    "PartsMiouMeter",
     "RmseMeter",
     "beats_prior",
     "build_meter",
@@ -24,9 +35,13 @@ __all__ = [
 
 _METERS: dict[MetricName, Callable[[TaskSpec], Meter]] = {
     "miou": MiouMeter,
+    "parts_miou": PartsMiouMeter,
+    "l1": MeanAbsoluteMeter,
     "rmse": RmseMeter,
     "mean_angle": MeanAngleMeter,
     "edge_f": EdgeFMeter,
+    "max_f": MaxFMeter,
+    "max_f_double_sigmoid": MaxFDoubleSigmoidMeter,
 }
 
 

@@ -12,10 +12,8 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from dtme_search.metrics.base import check_batch, no_valid_pixels
-from dtme_search.tasks import TaskSpec
+from dtme_search.tasks import EDGE_TOLERANCE, TaskSpec
 
-TOLERANCE = 0.011
-"""Largest distance of a match, as a fraction of the image diagonal; the published value for NYUD."""
 THRESHOLDS = (0.001, *(percent / 100 for percent in range(1, 100)), 0.999)
 """The published 101 thresholds; a pixel is predicted where its probability is above."""
 
@@ -29,8 +27,9 @@ class EdgeFMeter:
     """F-measure of thinned edges at the best threshold of the whole set, a fraction.
 
     Follows the steps of odsF (SEISM and BSDS tools, as InvPT and later papers use them): sigmoid, thin,
-    match within 0.011 of the image diagonal, pool the counts over the set at 101 thresholds, take the best
-    one. It is a proxy for the training loop and differs from odsF in these points [ours]:
+    match within ``spec.edge_tolerance`` of the image diagonal, pool the counts over the set at 101
+    thresholds, take the best one. It is a proxy for the training loop and differs from odsF
+    (``OdsFMeter``) in these points [ours]:
 
     - Matching is not an assignment. Per image and threshold the number of matches is the smaller of
       "predicted pixels with a true one within the tolerance" and "true pixels with a predicted one";
@@ -70,7 +69,9 @@ class EdgeFMeter:
             box = _bounding_box(valid_HW)
             inside = valid_HW[box].contiguous()
             probability = torch.where(inside, logits_HW[box].float(), 0.0).sigmoid()
-            num_true, predicted, matched = count_matches(probability, target_HW[box] > 0.5, inside)
+            num_true, predicted, matched = count_matches(
+                probability, target_HW[box] > 0.5, inside, self.spec.edge_tolerance
+            )
             self._num_valid += int(inside.sum())
             self._num_true += num_true
             self._predicted += predicted.cpu()
@@ -84,18 +85,21 @@ class EdgeFMeter:
         return float((2 * self._matched.double() / total).max())
 
 
-def count_matches(probability_HW: Tensor, truth_HW: Tensor, valid_HW: Tensor) -> tuple[int, Tensor, Tensor]:
+def count_matches(
+    probability_HW: Tensor, truth_HW: Tensor, valid_HW: Tensor, tolerance: float = EDGE_TOLERANCE
+) -> tuple[int, Tensor, Tensor]:
     """Thin both maps of one image and count the matches at every threshold.
 
     Args:
         probability_HW: Edge probability, float32, finite.
         truth_HW: True edge pixels, bool.
         valid_HW: Pixels that count, bool; the maps may hold anything finite elsewhere.
+        tolerance: Largest distance of a match, as a fraction of the image diagonal.
 
     Returns:
         Number of true pixels, predicted pixels int64 (T,), matches int64 (T,).
     """
-    tolerance = max(1.0, TOLERANCE * math.hypot(*probability_HW.shape))
+    tolerance = max(1.0, tolerance * math.hypot(*probability_HW.shape))
     # Each binomial pass adds a variance of 1/2.
     passes = max(1, round(2 * _PUBLISHED_VARIANCE * (tolerance / _PUBLISHED_TOLERANCE) ** 2))
     crests, truth = find_crests(torch.stack([probability_HW, truth_HW.float()]), valid_HW, passes)

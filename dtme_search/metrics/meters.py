@@ -1,4 +1,4 @@
-"""Meters for mIoU, RMSE and mean angle error, each pooled over all valid pixels of the set.
+"""Meters for mIoU, mean absolute error, RMSE and mean angle, each pooled over all valid pixels of the set.
 
 Written here rather than taken from torchmetrics: importing that package costs about 20 s because it
 loads torchvision, each meter is a few lines, and boolean masks with int64 and float64 sums need care.
@@ -56,6 +56,49 @@ class MiouMeter:
         hits = self._confusion.diagonal()
         union = self._confusion.sum(0) + self._confusion.sum(1) - hits
         return float((hits.double() / union.clamp(min=1)).mean())
+
+
+class PartsMiouMeter(MiouMeter):
+    """Mean intersection over union of the parts of persons, background included, a fraction.
+
+    As ``MiouMeter`` (one confusion matrix, plain mean over all classes, an absent class is 0), over the
+    images that show a part only: one whose valid pixels are all background (class 0) counts nowhere, as in
+    the ATRC pipeline that InvPT and later papers use. Such an image may well show persons whose parts
+    nobody annotated.
+    """
+
+    def update(self, prediction: Tensor, target: Tensor, valid: Tensor) -> None:
+        check_batch(self.spec, prediction, target, valid)
+        shows_part = (valid[:, 0] & (target > 0)).flatten(1).any(1)
+        super().update(prediction[shows_part], target[shows_part], valid[shows_part])
+
+
+class MeanAbsoluteMeter:
+    """Absolute error averaged over all valid pixels of the set, in the unit of the target.
+
+    Where a target has several channels, all of them are pooled [ours].
+
+    Args:
+        spec: Task of kind ``distance`` or ``values``.
+    """
+
+    def __init__(self, spec: TaskSpec) -> None:
+        self.spec = spec
+        self.reset()
+
+    def reset(self) -> None:
+        self._absolute, self._count = 0.0, 0
+
+    def update(self, prediction: Tensor, target: Tensor, valid: Tensor) -> None:
+        check_batch(self.spec, prediction, target, valid)
+        mask = valid.expand_as(prediction)
+        self._absolute += float((prediction[mask].double() - target[mask]).abs().sum())
+        self._count += int(mask.sum())
+
+    def compute(self) -> float:
+        if not self._count:
+            raise no_valid_pixels(self.spec)
+        return self._absolute / self._count
 
 
 class RmseMeter:

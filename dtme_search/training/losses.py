@@ -30,11 +30,15 @@ def task_loss(
     the number n of valid pixels of the batch (1 where there is none):
 
     - ``cross_entropy``: sum of the cross-entropy / n.
+    - ``parts_cross_entropy``: the same over the images that show a part: one whose valid pixels are all of
+      class 0 (background) does not count, and n is without it.
     - ``l1``: sum of |p - g| / n; several channels are averaged [ours].
+    - ``mse``: sum of (p - g)^2 / n; several channels are averaged [ours].
     - ``normals_l1``: the prediction is scaled to unit length, the target is not; |p - g| summed over the
       three channels and the pixels / n.
     - ``balanced_bce``: with s = sigmoid(p) and w = ``edge_positive_weight``, the sum of
       -[w g log s + (1 - w) (1 - g) log(1 - s)] / n.
+    - ``batch_balanced_bce``: the same with w = share of negatives among the valid pixels of the batch.
 
     Args:
         spec: Task; names the loss.
@@ -57,40 +61,53 @@ def task_loss(
         tensor(2.)
     """
     _check_shapes(spec, prediction, target, valid)
+    if spec.loss == "parts_cross_entropy":
+        valid = valid & (valid[:, 0] & (target > 0)).any((1, 2))[:, None, None, None]
     inside = valid[:, 0] if spec.kind == "classes" else valid
     kept_prediction = torch.where(valid, prediction, 0.0).float()
     kept_target = torch.where(inside, target, 0)
-    per_pixel = _LOSSES[spec.loss](kept_prediction, kept_target, edge_positive_weight)
+    num_valid = valid.sum().clamp(min=1)
+    positive_weight: float | Tensor = edge_positive_weight
+    if spec.loss == "batch_balanced_bce":
+        positive_weight = 1.0 - kept_target.sum() / num_valid
+    per_pixel = _LOSSES[spec.loss](kept_prediction, kept_target, positive_weight)
     total = torch.where(valid[:, 0], per_pixel, 0.0).sum()
-    return total / valid.sum().clamp(min=1)
+    return total / num_valid
 
 
-def _cross_entropy(prediction: Tensor, target: Tensor, _: float) -> Tensor:
+def _cross_entropy(prediction: Tensor, target: Tensor, _: float | Tensor) -> Tensor:
     # Without reduction: the reduced form has no deterministic kernel on CUDA.
     return cross_entropy(prediction, target, reduction="none")
 
 
-def _l1(prediction: Tensor, target: Tensor, _: float) -> Tensor:
+def _l1(prediction: Tensor, target: Tensor, _: float | Tensor) -> Tensor:
     return (prediction - target).abs().mean(1)
 
 
-def _normals_l1(prediction: Tensor, target: Tensor, _: float) -> Tensor:
+def _mse(prediction: Tensor, target: Tensor, _: float | Tensor) -> Tensor:
+    return (prediction - target).square().mean(1)
+
+
+def _normals_l1(prediction: Tensor, target: Tensor, _: float | Tensor) -> Tensor:
     return (normalize(prediction, dim=1, eps=_SHORTEST_NORMAL) - target).abs().sum(1)
 
 
-def _balanced_bce(prediction: Tensor, target: Tensor, positive_weight: float) -> Tensor:
+def _balanced_bce(prediction: Tensor, target: Tensor, positive_weight: float | Tensor) -> Tensor:
     positive = positive_weight * target * logsigmoid(prediction)
     negative = (1.0 - positive_weight) * (1.0 - target) * logsigmoid(-prediction)
     return -(positive + negative).mean(1)
 
 
-_LOSSES: dict[LossName, Callable[[Tensor, Tensor, float], Tensor]] = {
+_LOSSES: dict[LossName, Callable[[Tensor, Tensor, float | Tensor], Tensor]] = {
     "cross_entropy": _cross_entropy,
+    "parts_cross_entropy": _cross_entropy,
     "l1": _l1,
+    "mse": _mse,
     "normals_l1": _normals_l1,
     "balanced_bce": _balanced_bce,
+    "batch_balanced_bce": _balanced_bce,
 }
-"""Each takes prediction, target and the edge weight, and gives the loss of every pixel, shape (B, H, W)."""
+"""Each takes prediction, target and the weight of positives; gives the loss per pixel, shape (B, H, W)."""
 
 
 def _check_shapes(spec: TaskSpec, prediction: Tensor, target: Tensor, valid: Tensor) -> None:

@@ -1,25 +1,31 @@
 """One suite over all meters, then a case worked by hand for each (edges have a file of their own)."""
 
 import math
+from dataclasses import replace
+from typing import get_args
 
 import pytest
 import torch
 
 from dtme_search.metrics import build_meter
-from dtme_search.tasks import TaskSpec, depth, edge, normals, semseg
+from dtme_search.tasks import MetricName, depth, edge, human_parts, normals, regression, sal, semseg
 
 NUM_IMAGES, HEIGHT, WIDTH = 5, 24, 37
 SPECS = {
-    spec.name: spec
+    spec.metric: spec
     for spec in (
         semseg(("wall", "floor", "chair")),
+        human_parts(("background", "head", "torso")),
         depth(),
         normals(),
         edge(),
-        TaskSpec("curvature", 2, "values", "l1", "rmse", "m", False),
+        replace(edge(), metric="ods_f"),
+        sal(),
+        replace(sal(), metric="max_f_double_sigmoid"),
+        regression("keypoints2d"),
     )
 }
-IDEAL = {"semseg": 1.0, "depth": 0.0, "normals": 0.0, "edge": 1.0, "curvature": 0.0}
+SPECS["rmse of two channels"] = regression("curvature", 2, loss="mse", metric="rmse")
 
 
 @pytest.fixture(params=SPECS.values(), ids=SPECS.keys())
@@ -75,9 +81,13 @@ def measure(spec, *batches):
     return meter.compute()
 
 
+def test_every_metric_is_in_this_suite():
+    assert {spec.metric for spec in SPECS.values()} == set(get_args(MetricName))
+
+
 def test_perfect_prediction_is_ideal_and_noise_is_not(spec, batch):
     _, target, valid = batch
-    ideal = IDEAL[spec.name]
+    ideal = 1.0 if spec.higher_is_better else 0.0
     assert measure(spec, (perfect(spec, target), target, valid)) == pytest.approx(ideal, abs=1e-6)
     noisy = measure(spec, batch)
     assert noisy < ideal - 0.1 if spec.higher_is_better else noisy > ideal + 0.1
@@ -177,7 +187,7 @@ def test_miou_worked_by_hand():
     # Labels 0 0 1 1, predictions 0 1 1 1: IoU is 1/2 for class 0, 2/3 for class 1, and class 2 is absent.
     target = torch.tensor([[[0, 0, 1, 1]]])
     prediction = torch.nn.functional.one_hot(torch.tensor([[[0, 1, 1, 1]]]), 3).movedim(-1, 1).float()
-    value = measure(SPECS["semseg"], (prediction, target, torch.ones(1, 1, 1, 4).bool()))
+    value = measure(SPECS["miou"], (prediction, target, torch.ones(1, 1, 1, 4).bool()))
     assert value == pytest.approx((1 / 2 + 2 / 3 + 0) / 3)
 
 
@@ -193,7 +203,7 @@ def test_miou_pools_the_set_instead_of_averaging_images():
 def test_miou_refuses_labels_that_no_class_has(label):
     target = torch.full((1, 2, 2), label)
     with pytest.raises(ValueError, match=rf"valid labels must lie in 0..2, got {label}..{label}"):
-        build_meter(SPECS["semseg"]).update(
+        build_meter(SPECS["miou"]).update(
             torch.zeros(1, 3, 2, 2), target, torch.ones(1, 1, 2, 2, dtype=torch.bool)
         )
 
@@ -202,15 +212,15 @@ def test_rmse_worked_by_hand():
     # Errors 1, -2, and 2 after the clamp of -5 to 0: sqrt((1 + 4 + 4) / 3).
     prediction, target = torch.tensor([3.0, 1.0, -5.0]), torch.tensor([2.0, 3.0, 2.0])
     shaped = (prediction.view(1, 1, 1, 3), target.view(1, 1, 1, 3), torch.ones(1, 1, 1, 3).bool())
-    assert measure(SPECS["depth"], shaped) == pytest.approx(math.sqrt(3))
+    assert measure(SPECS["rmse"], shaped) == pytest.approx(math.sqrt(3))
 
 
 def test_rmse_of_plain_values_is_not_clamped_and_pools_channels():
     prediction = torch.tensor([-5.0, 1.0]).view(1, 2, 1, 1)
     target = torch.tensor([-5.0, 3.0]).view(1, 2, 1, 1)
-    assert measure(SPECS["curvature"], (prediction, target, torch.ones(1, 1, 1, 1).bool())) == pytest.approx(
-        math.sqrt(2)
-    )
+    assert measure(
+        SPECS["rmse of two channels"], (prediction, target, torch.ones(1, 1, 1, 1).bool())
+    ) == pytest.approx(math.sqrt(2))
 
 
 def test_mean_angle_worked_by_hand():
@@ -218,7 +228,7 @@ def test_mean_angle_worked_by_hand():
     predicted = torch.tensor([[0, 0, 7.0], [0, 3.0, 3.0], [5.0, 0, 0], [0, 0, -1.0], [0, 0, 0]])
     prediction = predicted.T.reshape(1, 3, 1, 5)
     target = torch.tensor([0.0, 0.0, 1.0]).view(1, 3, 1, 1).expand(1, 3, 1, 5)
-    value = measure(SPECS["normals"], (prediction, target, torch.ones(1, 1, 1, 5).bool()))
+    value = measure(SPECS["mean_angle"], (prediction, target, torch.ones(1, 1, 1, 5).bool()))
     assert value == pytest.approx((0 + 45 + 90 + 180 + 90) / 5, abs=1e-9)
 
 
@@ -226,5 +236,81 @@ def test_mean_angle_sees_angles_that_an_arc_cosine_would_lose():
     tiny = 1e-6
     prediction = torch.tensor([tiny, 0.0, 1.0]).view(1, 3, 1, 1)
     target = torch.tensor([0.0, 0.0, 1.0]).view(1, 3, 1, 1)
-    value = measure(SPECS["normals"], (prediction, target, torch.ones(1, 1, 1, 1).bool()))
+    value = measure(SPECS["mean_angle"], (prediction, target, torch.ones(1, 1, 1, 1).bool()))
     assert value == pytest.approx(math.degrees(tiny), rel=1e-6)
+
+
+def labels_and_choice(labels, choice, num_classes):
+    """A row of pixels per image: labels as they are, predictions as scores of the chosen class."""
+    prediction = torch.nn.functional.one_hot(torch.tensor(choice), num_classes).movedim(-1, 1).float()
+    target = torch.tensor(labels)
+    return prediction, target, torch.ones_like(target).bool()[:, None]
+
+
+def test_parts_miou_counts_the_background_but_not_images_without_parts():
+    # First image, labels 0 0 1 2, predictions 0 1 1 2: IoU 1/2, 1/2 and 1. The second has no part.
+    batch = labels_and_choice([[[0, 0, 1, 2]], [[0, 0, 0, 0]]], [[[0, 1, 1, 2]], [[1, 2, 2, 0]]], 3)
+    assert measure(SPECS["parts_miou"], batch) == pytest.approx(2 / 3)
+    assert measure(SPECS["miou"], batch) == pytest.approx((2 / 6 + 1 / 3 + 1 / 3) / 3)
+
+
+def test_parts_miou_of_a_part_that_is_not_valid_only_is_not_defined():
+    prediction, target, valid = labels_and_choice([[[0, 0, 1]]], [[[0, 0, 1]]], 3)
+    valid[..., 2] = False
+    with pytest.raises(ValueError, match="no valid pixels, so parts_miou"):
+        measure(SPECS["parts_miou"], (prediction, target, valid))
+
+
+def test_mean_absolute_error_worked_by_hand():
+    prediction, target = torch.tensor([3.0, 1.0, -5.0]), torch.tensor([2.0, 3.0, 2.0])
+    shaped = (prediction.view(1, 1, 1, 3), target.view(1, 1, 1, 3), torch.ones(1, 1, 1, 3).bool())
+    assert measure(SPECS["l1"], shaped) == pytest.approx((1 + 2 + 7) / 3)
+
+
+def saliency(probabilities, target):
+    logits = torch.tensor(probabilities, dtype=torch.float64).logit().float()
+    shape = (1, 1, 1, len(target))
+    return logits.view(shape), torch.tensor(target).float().view(shape), torch.ones(shape).bool()
+
+
+def test_max_f_worked_by_hand():
+    # Salient are the pixels of 0.92, 0.52 and 0.12. At 0.50 three pixels are called salient, two of them
+    # rightly: P 2/3, R 2/3. Above: P 1, R 1/3. From 0.12 down: P 3/5, R 1. Best is the one at 0.55 to 0.90.
+    value = measure(SPECS["max_f"], saliency([0.92, 0.52, 0.53, 0.12, 0.13], [1, 1, 0, 1, 0]))
+    options = [1.3 * p * r / (0.3 * p + r) for p, r in ((2 / 3, 2 / 3), (1, 1 / 3), (3 / 5, 1))]
+    assert value == pytest.approx(max(options))
+
+
+def test_a_pixel_on_a_threshold_is_salient():
+    # The only threshold between the two pixels is 0.50 itself.
+    assert measure(SPECS["max_f"], saliency([0.5, 0.499], [1, 0])) == 1.0
+
+
+def test_the_double_sigmoid_has_no_threshold_where_the_correct_measure_has_one():
+    # 0.55 to 0.60 separate the two, but a second sigmoid acts at 0.405 and 0.619 only: P 1/2, R 1 at best.
+    batch = saliency([0.61, 0.54], [1, 0])
+    assert measure(SPECS["max_f"], batch) == 1.0
+    assert measure(SPECS["max_f_double_sigmoid"], batch) == pytest.approx(1.3 * 0.5 / (0.15 + 1))
+
+
+@pytest.mark.parametrize("border", [0.201, 0.405, 0.619, 0.847])
+def test_the_double_sigmoid_acts_at_four_probabilities(border):
+    above, below = (
+        saliency([border + 0.002, border - 0.002], [1, 0]),
+        saliency([border + 0.004, border + 0.002], [1, 0]),
+    )
+    assert measure(SPECS["max_f_double_sigmoid"], above) == 1.0
+    assert measure(SPECS["max_f_double_sigmoid"], below) < 1.0
+
+
+def test_max_f_pools_the_set_and_takes_one_threshold():
+    # Alone each image has a threshold that is right everywhere; no threshold suits both.
+    first, second = saliency([0.92, 0.62], [1, 0]), saliency([0.42, 0.12], [1, 0])
+    assert measure(SPECS["max_f"], first) == measure(SPECS["max_f"], second) == 1.0
+    # At 0.15 to 0.40: P 2/3, R 1. At 0.65 to 0.90: P 1, R 1/2.
+    assert measure(SPECS["max_f"], first, second) == pytest.approx(max(1.3 * 2 / 3 / 1.2, 1.3 * 0.5 / 0.8))
+
+
+@pytest.mark.parametrize("metric", ["max_f", "max_f_double_sigmoid"])
+def test_a_set_without_anything_salient_gives_zero(metric):
+    assert measure(SPECS[metric], saliency([0.01, 0.9], [0, 0])) == 0.0

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from dtme_search.tasks import TaskSpec, depth, edge, normals, semseg
+from dtme_search.tasks import depth, edge, human_parts, normals, regression, sal, semseg
 from dtme_search.training.losses import task_loss
 
 SPECS = {
@@ -13,7 +13,10 @@ SPECS = {
         depth(),
         normals(),
         edge(),
-        TaskSpec("curvature", 2, "values", "l1", "rmse", "m", False),
+        sal(),
+        human_parts(("background", "head", "torso")),
+        regression("keypoints"),
+        regression("curvature", 2, loss="mse"),
     )
 }
 
@@ -50,7 +53,7 @@ def by_definition(spec, prediction, target, valid, weight):
     """The loss in plain float64 arithmetic over the list of valid pixels."""
     mask = valid[:, 0]
     p = prediction.double().movedim(1, -1)[mask]
-    if spec.loss == "cross_entropy":
+    if spec.kind == "classes":
         picked = p.softmax(-1).gather(1, target[mask][:, None])
         return -picked.log().sum() / mask.sum()
     g = target.double().movedim(1, -1)[mask]
@@ -59,7 +62,10 @@ def by_definition(spec, prediction, target, valid, weight):
     if spec.loss == "balanced_bce":
         s = 1 / (1 + torch.exp(-p))
         return -(weight * g * s.log() + (1 - weight) * (1 - g) * (1 - s).log()).mean()
-    return (p - g).abs().mean()
+    if spec.loss == "batch_balanced_bce":
+        s, weight = 1 / (1 + torch.exp(-p)), 1 - g.mean()
+        return -(weight * g * s.log() + (1 - weight) * (1 - g) * (1 - s).log()).mean()
+    return (p - g).square().mean() if spec.loss == "mse" else (p - g).abs().mean()
 
 
 @pytest.mark.parametrize("weight", [0.5, 0.95])
@@ -155,6 +161,35 @@ def test_normals_sum_over_channels_and_ignore_the_length_of_the_prediction():
     valid = torch.ones(1, 1, 1, 1).bool()
     assert float(loss_of(SPECS["normals"], prediction, target, valid)) == pytest.approx(2.0)
     assert float(loss_of(SPECS["normals"], 0.1 * prediction, target, valid)) == pytest.approx(2.0)
+
+
+def test_saliency_weighs_both_sides_of_a_batch_alike():
+    # One of four pixels is salient: w = 3/4. Logit 0 everywhere: ln 2 (3/4 + 3 * 1/4) / 4.
+    target = torch.tensor([1.0, 0.0, 0.0, 0.0]).view(1, 1, 2, 2)
+    loss = loss_of(SPECS["sal"], torch.zeros(1, 1, 2, 2), target, torch.ones(1, 1, 2, 2).bool())
+    assert float(loss) == pytest.approx(math.log(2) * 1.5 / 4)
+
+
+@pytest.mark.parametrize("level", [0.0, 1.0])
+def test_saliency_of_a_batch_of_one_kind_costs_nothing(level):
+    # As published: where no negative is left to weigh against, the weight of positives is 0, and vice versa.
+    target = torch.full((1, 1, 2, 2), level)
+    loss, gradient = loss_and_gradient(SPECS["sal"], torch.randn(1, 1, 2, 2), target, target >= 0)
+    assert loss == 0.0
+    assert torch.equal(gradient, torch.zeros_like(gradient))
+
+
+def test_parts_leave_out_images_that_show_no_part():
+    generator = torch.Generator().manual_seed(0)
+    prediction = torch.randn(3, 3, 2, 2, generator=generator)
+    target = torch.tensor([[[0, 1], [0, 0]], [[0, 0], [0, 0]], [[0, 2], [0, 0]]])
+    valid = torch.ones(3, 1, 2, 2).bool()
+    valid[2, 0, 0, 1] = False  # its only part does not count
+    loss, gradient = loss_and_gradient(SPECS["human_parts"], prediction, target, valid)
+    alone = torch.nn.functional.cross_entropy(prediction[:1], target[:1])
+    assert float(loss) == pytest.approx(float(alone), rel=1e-6)
+    assert gradient[0].abs().min() > 0
+    assert torch.equal(gradient[1:], torch.zeros(2, 3, 2, 2))
 
 
 def test_shapes_that_would_broadcast_are_refused(spec, batch):

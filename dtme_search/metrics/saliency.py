@@ -1,0 +1,79 @@
+"""F-measure of saliency at the best threshold, in its correct and in its widespread form.
+
+Shapes: B images, H height, W width, T thresholds.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from dtme_search.metrics.base import check_batch, no_valid_pixels
+from dtme_search.tasks import TaskSpec
+
+THRESHOLDS = tuple(percent / 100 for percent in range(5, 100, 5))
+"""The published 19 thresholds; a pixel is salient where its probability is at least the threshold."""
+BETA_SQUARED = 0.3
+"""Published weight of recall against precision."""
+
+
+class MaxFMeter:
+    """Saliency F-measure (beta^2 = 0.3) at the best of 19 thresholds of the whole set, a fraction.
+
+    F = 1.3 P R / (0.3 P + R) with precision P and recall R from counts pooled over the set; 0 where
+    neither is defined. The probability is the sigmoid of the output, once.
+
+    Args:
+        spec: Task of kind ``mask`` with one channel. Target values above 0.5 are salient.
+    """
+
+    def __init__(self, spec: TaskSpec) -> None:
+        self.spec = spec
+        self.reset()
+
+    def reset(self) -> None:
+        self._num_true = 0
+        self._num_valid = 0
+        self._predicted = torch.zeros(len(THRESHOLDS), dtype=torch.int64)
+        self._hits = torch.zeros(len(THRESHOLDS), dtype=torch.int64)
+
+    def update(self, prediction: Tensor, target: Tensor, valid: Tensor) -> None:
+        check_batch(self.spec, prediction, target, valid)
+        probability = self._probability(prediction[valid].float())
+        salient = target[valid] > 0.5
+        # A pixel's level is the number of thresholds it reaches.
+        level = torch.bucketize(probability, torch.tensor(THRESHOLDS, device=probability.device), right=True)
+        self._num_valid += salient.numel()
+        self._num_true += int(salient.sum())
+        self._predicted += _count_reaching(level)
+        self._hits += _count_reaching(level[salient])
+
+    def compute(self) -> float:
+        if not self._num_valid:
+            raise no_valid_pixels(self.spec)
+        # With P = hits / predicted and R = hits / true, F = (1 + b) hits / (b true + predicted).
+        total = BETA_SQUARED * self._num_true + self._predicted.double()
+        scores = (1 + BETA_SQUARED) * self._hits.double() / total
+        return float(scores.nan_to_num(0.0).max())
+
+    def _probability(self, logits: Tensor) -> Tensor:
+        return logits.sigmoid()
+
+
+class MaxFDoubleSigmoidMeter(MaxFMeter):
+    """``MaxFMeter`` with a second sigmoid on the probability, a fraction.
+
+    The evaluation code of InvPT, TaskPrompter and MLoRE (MLoRE issue 9) applies the sigmoid twice.
+    Values then lie between 0.5 and 0.731 and the thresholds 0.55, 0.60, 0.65 and 0.70 act as 0.201, 0.405,
+    0.619 and 0.847; those up to 0.5 call every pixel salient. Published numbers of these papers contain this,
+    so compare them with this metric, and nothing else.
+    """
+
+    def _probability(self, logits: Tensor) -> Tensor:
+        return logits.sigmoid().sigmoid()
+
+
+def _count_reaching(level: Tensor) -> Tensor:
+    """How many pixels reach each threshold, int64 (T,) on the CPU."""
+    histogram = torch.bincount(level, minlength=len(THRESHOLDS) + 1).cpu()
+    return histogram.flip(0).cumsum(0).flip(0)[1:]
