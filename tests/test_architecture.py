@@ -35,7 +35,7 @@ OUTSIDE = {
     "tasks": set(),
     "config": {"pydantic", "pydantic_core", "yaml"},
     "data": {"torch", "numpy", "PIL", "h5py", "scipy", "joblib"},
-    "metrics": {"torch", "numpy", "scipy"},
+    "metrics": {"torch", "numpy", "scipy", "joblib"},
     "token_space": {"torch"},
     "schedules": {"torch"},
     "models": {"torch"},

@@ -14,6 +14,7 @@ from dtme_search.metrics.meters import (
     PartsMiouMeter,
     RmseMeter,
 )
+from dtme_search.metrics.ods import OdsFMeter
 from dtme_search.metrics.saliency import MaxFDoubleSigmoidMeter, MaxFMeter
 from dtme_search.tasks import MetricName, TaskSpec
 
@@ -25,6 +26,7 @@ __all__ = [
     "MeanAngleMeter",
     "Meter",
     "MiouMeter",
+    "OdsFMeter",
     "PartsMiouMeter",
     "RmseMeter",
     "beats_prior",
@@ -40,6 +42,7 @@ _METERS: dict[MetricName, Callable[[TaskSpec], Meter]] = {
     "rmse": RmseMeter,
     "mean_angle": MeanAngleMeter,
     "edge_f": EdgeFMeter,
+    "ods_f": OdsFMeter,
     "max_f": MaxFMeter,
     "max_f_double_sigmoid": MaxFDoubleSigmoidMeter,
 }

@@ -75,3 +75,9 @@ def no_valid_pixels(spec: TaskSpec) -> ValueError:
         f"meter of task '{spec.name}': no valid pixels, so {spec.metric} is not defined. "
         "Update it with at least one labelled pixel."
     )
+
+
+def bounding_box(mask_HW: Tensor) -> tuple[slice, slice]:
+    """Rows and columns that hold all of a mask with at least one pixel."""
+    rows, columns = mask_HW.any(1).nonzero().flatten(), mask_HW.any(0).nonzero().flatten()
+    return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)

@@ -11,11 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from dtme_search.metrics.base import check_batch, no_valid_pixels
+from dtme_search.metrics.base import bounding_box, check_batch, no_valid_pixels
+from dtme_search.metrics.boundaries import THRESHOLDS
 from dtme_search.tasks import EDGE_TOLERANCE, TaskSpec
-
-THRESHOLDS = (0.001, *(percent / 100 for percent in range(1, 100)), 0.999)
-"""The published 101 thresholds; a pixel is predicted where its probability is above."""
 
 _MIN_RELIEF = 1e-3  # of a crest over its two neighbours together; far above any rounding
 _TIE = 1e-6
@@ -66,7 +64,7 @@ class EdgeFMeter:
         for logits_HW, target_HW, valid_HW in zip(prediction[:, 0], target[:, 0], valid[:, 0], strict=True):
             if not valid_HW.any():
                 continue
-            box = _bounding_box(valid_HW)
+            box = bounding_box(valid_HW)
             inside = valid_HW[box].contiguous()
             probability = torch.where(inside, logits_HW[box].float(), 0.0).sigmoid()
             num_true, predicted, matched = count_matches(
@@ -176,11 +174,6 @@ def _smooth(maps_NHW: Tensor, passes: int) -> Tensor:
         columns = pad(maps_NHW, (1, 1, 0, 0))
         maps_NHW = (columns[..., :-2] + columns[..., 2:] + 2 * maps_NHW) / 4
     return maps_NHW
-
-
-def _bounding_box(mask_HW: Tensor) -> tuple[slice, slice]:
-    rows, columns = mask_HW.any(1).nonzero().flatten(), mask_HW.any(0).nonzero().flatten()
-    return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
 
 
 def _disc(radius: float, stride: int, device: torch.device) -> Tensor:

@@ -6,7 +6,8 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import maximum_bipartite_matching
 
 from dtme_search.metrics import EdgeFMeter
-from dtme_search.metrics.edges import THRESHOLDS, count_matches, find_crests
+from dtme_search.metrics.boundaries import THRESHOLDS
+from dtme_search.metrics.edges import count_matches, find_crests
 from dtme_search.tasks import edge
 
 SMALL = (40, 60)  # tolerance 1 pixel
