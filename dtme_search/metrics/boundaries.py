@@ -16,7 +16,7 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from dtme_search.metrics.matching import Matcher
-from dtme_search.metrics.thinning import thin
+from dtme_search.metrics.thinning import thin, thin_bits
 
 Bools = npt.NDArray[np.bool_]
 Counts = npt.NDArray[np.int64]
@@ -25,6 +25,8 @@ Floats = npt.NDArray[np.float64]
 THRESHOLDS = (0.001, *(percent / 100 for percent in range(1, 100)), 0.999)
 """The published 101 thresholds; a pixel is predicted where its probability is above."""
 
+_FIRST_OF_WORD = range(0, len(THRESHOLDS), 64)
+_LOWEST_BITS = np.array([(1 << count) - 1 for count in range(65)], dtype=np.uint64)
 _TRIANGLE = np.array([1, 2, 3, 4, 5, 4, 3, 2, 1]) / 25
 _STEADY = 1e-5  # added to a second derivative before dividing by it
 _LEAD = 1.01  # a pixel goes if a neighbour exceeds it times this
@@ -66,16 +68,16 @@ def count_boundaries(
     strength = suppress_non_maxima(np.where(valid_HW, codes_HW, 0) / 255)
     level = np.searchsorted(THRESHOLDS, strength)  # how many thresholds a pixel exceeds
     true_pixels = np.flatnonzero(thin(truth_HW & valid_HW))
-    # The highest threshold first: few pixels, and each next set is nearly the one before with some more.
-    lines = [np.flatnonzero(thin(level > index)) for index in reversed(range(len(THRESHOLDS)))]
-    candidates = np.unique(np.concatenate(lines))
+    lines = np.stack([thin_bits(_LOWEST_BITS[np.clip(level - first, 0, 64)]) for first in _FIRST_OF_WORD])
+    candidates = np.flatnonzero(lines.any(0))
+    lines = lines.reshape(len(lines), -1)[:, candidates]
     matcher = Matcher(true_pixels, candidates, codes_HW.shape, tolerance * math.hypot(*codes_HW.shape))
-    matched = [matcher.match(np.isin(candidates, line, assume_unique=True)) for line in lines]
-    return BoundaryCounts(
-        len(true_pixels),
-        np.array([len(line) for line in reversed(lines)], dtype=np.int64),
-        np.array(matched[::-1], dtype=np.int64),
-    )
+    predicted, matched = (np.zeros(len(THRESHOLDS), dtype=np.int64) for _ in range(2))
+    # The highest threshold first: few pixels, and each next set is nearly the one before with some more.
+    for index in reversed(range(len(THRESHOLDS))):
+        present = (lines[index // 64] >> np.uint64(index % 64) & np.uint64(1)).astype(np.bool_)
+        predicted[index], matched[index] = present.sum(), matcher.match(present)
+    return BoundaryCounts(len(true_pixels), predicted, matched)
 
 
 def suppress_non_maxima(probability_HW: Floats) -> Floats:

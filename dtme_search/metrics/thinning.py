@@ -1,36 +1,49 @@
-"""Lines one pixel wide: thinning of binary maps, fast enough for a hundred thresholds an image.
+"""Lines one pixel wide: thinning of binary maps, 64 of them at once.
 
 Shapes: H height, W width.
 """
 
 from __future__ import annotations
 
-import functools
-
 import numpy as np
 import numpy.typing as npt
 
+Bits = npt.NDArray[np.uint64]
 Bools = npt.NDArray[np.bool_]
+Indices = npt.NDArray[np.intp]
 
 
 def thin(mask_HW: Bools) -> Bools:
-    """Thin lines to one pixel without breaking them (Guo and Hall, Comm. ACM 1989, algorithm A1).
-
-    The rule of MATLAB's ``bwmorph(mask, 'thin', Inf)``: two kinds of passes in turn until nothing changes.
-    Here a pass looks only at pixels that lost a neighbour since the last pass of its kind; the answer of
-    all others is known, so the result is the same [ours].
+    """Thin the lines of one map to one pixel; see ``thin_bits``.
 
     Example:
         >>> thin(np.ones((3, 4), bool)).astype(int).sum(0).max()
         np.int64(1)
     """
-    padded = np.pad(mask_HW, 1)
+    return thin_bits(mask_HW.astype(np.uint64)).astype(np.bool_)
+
+
+def thin_bits(maps_HW: Bits) -> Bits:
+    """Thin lines to one pixel without breaking them (Guo and Hall, Comm. ACM 1989, algorithm A1).
+
+    The rule of MATLAB's ``bwmorph(mask, 'thin', Inf)``: two kinds of passes in turn until nothing changes.
+    Ours is how it is computed, with the same result: bit k of every pixel belongs to map k, and the rule is
+    written in operations on bits; and a pass looks only at pixels that lost a neighbour since the last
+    pass of its kind, because the answer of all others is known.
+
+    Args:
+        maps_HW: 64 independent binary maps.
+
+    Returns:
+        The thinned maps, a new array.
+    """
+    padded = np.pad(maps_HW, 1)
     flat, row = padded.ravel(), padded.shape[1]
-    # The eight neighbours clockwise from the upper one, as in the paper; bit i of a code is neighbour i.
+    # The eight neighbours clockwise from the upper one, as in the paper; p1..p8 are its p2..p9.
     around = np.array([-row, -row + 1, 1, row + 1, row, row - 1, -1, -row - 1])
     place = np.empty(len(flat), dtype=np.intp)
 
-    def once(pixels: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
+    def once(pixels: Indices) -> Indices:
         # Of equal pixels the one written last stays; sorting would take most of the time.
         order = np.arange(len(pixels))
         place[pixels] = order
@@ -39,28 +52,31 @@ def thin(mask_HW: Bools) -> Bools:
     pending = [np.flatnonzero(flat)] * 2
     kind = 0
     while len(pending[0]) or len(pending[1]):
-        pixels = pending[kind][flat[pending[kind]]]
-        code = np.zeros(len(pixels), dtype=np.uint8)
-        for bit, step in enumerate(around):
-            code |= flat[pixels + step].view(np.uint8) << np.uint8(bit)
-        removed = pixels[_removable()[kind][code]]
-        flat[removed] = False
-        lost_a_neighbour = (removed[:, None] + around).ravel()
-        lost_a_neighbour = once(lost_a_neighbour[flat[lost_a_neighbour]])
-        pending[kind] = lost_a_neighbour
+        pixels = pending[kind]
+        removed = flat[pixels] & _removable([flat[pixels + step] for step in around], kind)
+        changed = removed != 0
+        pixels = pixels[changed]
+        flat[pixels] &= ~removed[changed]
+        beside = (pixels[:, None] + around).ravel()
+        beside = once(beside[flat[beside] != 0])
+        pending[kind] = beside
         kind = 1 - kind
-        pending[kind] = once(np.concatenate([pending[kind], lost_a_neighbour]))
+        pending[kind] = once(np.concatenate([pending[kind], beside]))
     return padded[1:-1, 1:-1].copy()
 
 
-@functools.cache
-def _removable() -> Bools:
-    """For each kind of pass and code of eight neighbours, whether the pixel goes, shape (2, 256)."""
-    codes = np.arange(256, dtype=np.uint8)[:, None]
-    p1, p2, p3, p4, p5, p6, p7, p8 = np.unpackbits(codes, axis=1, bitorder="little").astype(bool).T
-    components = (~p1 & (p2 | p3)).astype(int) + (~p3 & (p4 | p5)) + (~p5 & (p6 | p7)) + (~p7 & (p8 | p1))
-    pairs = (p8 | p1).astype(int) + (p2 | p3) + (p4 | p5) + (p6 | p7)
-    other_pairs = (p1 | p2).astype(int) + (p3 | p4) + (p5 | p6) + (p7 | p8)
-    neighbours = np.minimum(pairs, other_pairs)
-    goes = (components == 1) & (neighbours >= 2) & (neighbours <= 3)
-    return np.stack([goes & ~((p5 | p6 | ~p8) & p7), goes & ~((p1 | p2 | ~p4) & p3)])
+def _removable(neighbours: list[Bits], kind: int) -> Bits:
+    """Where a pixel may go, given its eight neighbours: the three conditions of the paper, bit by bit."""
+    p1, p2, p3, p4, p5, p6, p7, p8 = neighbours
+    a, b, c, d = ~p1 & (p2 | p3), ~p3 & (p4 | p5), ~p5 & (p6 | p7), ~p7 & (p8 | p1)
+    three_components = (a & b & (c | d)) | (c & d & (a | b))
+    one_component = (a ^ b ^ c ^ d) & ~three_components
+    two_pairs, four_pairs = _at_least_two_and_all(p8 | p1, p2 | p3, p4 | p5, p6 | p7)
+    two_others, four_others = _at_least_two_and_all(p1 | p2, p3 | p4, p5 | p6, p7 | p8)
+    kept = (p5 | p6 | ~p8) & p7 if kind == 0 else (p1 | p2 | ~p4) & p3
+    return one_component & two_pairs & two_others & ~(four_pairs & four_others) & ~kept
+
+
+def _at_least_two_and_all(a: Bits, b: Bits, c: Bits, d: Bits) -> tuple[Bits, Bits]:
+    first, second = a & b, c & d
+    return first | second | ((a | b) & (c | d)), first & second
