@@ -83,6 +83,9 @@ class TerminalListener(Listener):
     def waiting(self, what: str) -> None:
         self._bars.update(self._run, note=f"waiting for {what}, which another worker trains")
 
+    def scoring(self, done: int, total: int) -> None:
+        self._bars.update(self._run, description="exact metrics", completed=done, total=total, note="")
+
     def trial_evaluated(self, number: int, step: int, delta_m_percent: float) -> None:
         _log.info("trial %d: delta_m %+.2f %% after %d steps", number, delta_m_percent, step)
 

@@ -183,6 +183,8 @@ def print_final(screen: Screen, result: FinalResult) -> None:
                 gain = f"{result.gains_percent[name]:+.2f}"
                 row[3:] = [spec.display(base.value), gain, spec.display(base.prior_value)]
         rows.append(row)
+        for metric, extra in result.extra_metrics.get(name, {}).items():
+            rows.append([name, metric, spec.display(extra), *[""] * (len(columns) - 3)])
     print_table(screen.console, f"{result.split} split, {result.num_images} images", columns, rows)
     screen.line("")
     for name in result.metrics:
@@ -195,6 +197,12 @@ def print_final(screen: Screen, result: FinalResult) -> None:
             f"delta_m {result.delta_m_percent:+.2f} % on the {result.split} split, against single-task "
             "baselines trained on the same ids with the same recipe; one seed."
         )
+    if result.baselines and result.extra_metrics:
+        screen.say(
+            f"Gains and delta_m are those of the metric with a baseline beside it; {_listed_extras(result)} "
+            "only to compare with publications.",
+            style="dim",
+        )
     if result.split == "holdout":
         screen.say(
             "`train` uses all training ids: the hold-out is no unseen data for its checkpoints.", style="red"
@@ -204,6 +212,11 @@ def print_final(screen: Screen, result: FinalResult) -> None:
             f"Not to be trusted, not clearly better than without the image: {', '.join(result.dead_tasks)}.",
             style="red",
         )
+
+
+def _listed_extras(result: FinalResult) -> str:
+    names = [metric for extras in result.extra_metrics.values() for metric in extras]
+    return f"{' and '.join(names)} {'is' if len(names) == 1 else 'are'} there"
 
 
 def heading(column: object) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from dtme_search.metrics.base import Meter
 from dtme_search.metrics.edges import EdgeFMeter
@@ -32,6 +33,7 @@ __all__ = [
     "beats_prior",
     "build_meter",
     "delta_m",
+    "extra_meters",
     "task_gains",
 ]
 
@@ -47,6 +49,12 @@ _METERS: dict[MetricName, Callable[[TaskSpec], Meter]] = {
     "max_f_double_sigmoid": MaxFDoubleSigmoidMeter,
 }
 
+_EXTRA: dict[MetricName, tuple[MetricName, ...]] = {
+    "edge_f": ("ods_f",),
+    "max_f": ("max_f_double_sigmoid",),
+}
+"""Metrics that stand beside a metric in a final evaluation, to compare with publications."""
+
 
 def build_meter(spec: TaskSpec) -> Meter:
     """Make an empty meter for the metric of a task.
@@ -60,3 +68,14 @@ def build_meter(spec: TaskSpec) -> Meter:
         2.0
     """
     return _METERS[spec.metric](spec)
+
+
+def extra_meters(spec: TaskSpec) -> dict[MetricName, Meter]:
+    """Empty meters of the metrics that publications report where the task's own is another one.
+
+    Example:
+        >>> from dtme_search.tasks import depth, edge
+        >>> list(extra_meters(edge())), list(extra_meters(depth()))
+        (['ods_f'], [])
+    """
+    return {name: build_meter(replace(spec, metric=name)) for name in _EXTRA.get(spec.metric, ())}

@@ -47,7 +47,8 @@ def thin_bits(maps_HW: Bits) -> Bits:
         # Of equal pixels the one written last stays; sorting would take most of the time.
         order = np.arange(len(pixels))
         place[pixels] = order
-        return pixels[place[pixels] == order]
+        kept: Indices = pixels[place[pixels] == order]
+        return kept
 
     pending = [np.flatnonzero(flat)] * 2
     kind = 0
@@ -74,9 +75,14 @@ def _removable(neighbours: list[Bits], kind: int) -> Bits:
     two_pairs, four_pairs = _at_least_two_and_all(p8 | p1, p2 | p3, p4 | p5, p6 | p7)
     two_others, four_others = _at_least_two_and_all(p1 | p2, p3 | p4, p5 | p6, p7 | p8)
     kept = (p5 | p6 | ~p8) & p7 if kind == 0 else (p1 | p2 | ~p4) & p3
-    return one_component & two_pairs & two_others & ~(four_pairs & four_others) & ~kept
+    removable: Bits = one_component & two_pairs & two_others & ~(four_pairs & four_others) & ~kept
+    return removable
 
 
 def _at_least_two_and_all(a: Bits, b: Bits, c: Bits, d: Bits) -> tuple[Bits, Bits]:
-    first, second = a & b, c & d
-    return first | second | ((a | b) & (c | d)), first & second
+    first: Bits = a & b
+    second: Bits = c & d
+    across: Bits = (a | b) & (c | d)
+    two: Bits = first | second | across
+    four: Bits = first & second
+    return two, four

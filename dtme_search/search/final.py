@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -20,7 +20,16 @@ from dtme_search.search.stopping import StopSwitch
 from dtme_search.search.storage import check_storage, default_storage_url, open_storage
 from dtme_search.search.workspace import Workspace
 from dtme_search.tasks import TaskSpec
-from dtme_search.training import Callbacks, Trainer, check_run, evaluate, pick_device, restore_model
+from dtme_search.training import (
+    Callbacks,
+    Trainer,
+    TrainingInterrupted,
+    check_run,
+    evaluate,
+    evaluate_extra,
+    pick_device,
+    restore_model,
+)
 
 FINAL = "train"
 """Folder below the workdir for final training: its checkpoints and the database of its baselines."""
@@ -34,9 +43,10 @@ class FinalResult:
         split: The split they were measured on.
         num_images: Its size.
         specs: The tasks.
-        metrics: Task -> metric.
+        metrics: Task -> metric; what baselines, gains and delta_m are about.
         baselines: Task -> single-task baseline trained on the same ids; empty if none were asked for.
         folder: Where checkpoint and config are.
+        extra_metrics: Task -> further metric -> value, to compare with publications (exact odsF of edges).
     """
 
     split: str
@@ -45,6 +55,7 @@ class FinalResult:
     metrics: Mapping[str, float]
     baselines: Mapping[str, BaselineRow]
     folder: Path
+    extra_metrics: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     @property
     def gains_percent(self) -> Mapping[str, float]:
@@ -118,10 +129,23 @@ def train_final(
         callbacks = Callbacks(on_progress=hears.progress, should_stop=switch)
         trainer = Trainer(config, model, data, folder=folder, callbacks=callbacks)
         metrics = trainer.run().metrics
-    result = FinalResult("test", len(data.splits.test), data.specs, metrics, baselines, folder)
+
+        def scored(done: int, total: int) -> None:
+            hears.scoring(done, total)
+            if switch():
+                raise TrainingInterrupted("stopped while the trained model was measured")
+
+        extra = evaluate_extra(model, data, "test", config.train, tuple(metrics), scored)
+    result = FinalResult("test", len(data.splits.test), data.specs, metrics, baselines, folder, extra)
     (folder / "metrics.json").write_text(
         json.dumps(
-            {"split": "test", "metrics": dict(metrics), "delta_m_percent": result.delta_m_percent}, indent=1
+            {
+                "split": "test",
+                "metrics": dict(metrics),
+                "extra_metrics": extra,
+                "delta_m_percent": result.delta_m_percent,
+            },
+            indent=1,
         ),
         encoding="utf-8",
     )
@@ -143,4 +167,5 @@ def evaluate_checkpoint(
     data = shelf.get(config)
     model = restore_model(checkpoint, config, data)
     metrics = evaluate(model, data, split, config.train)
-    return FinalResult(split, len(data.splits.ids(split)), data.specs, metrics, {}, checkpoint.parent)
+    extra = evaluate_extra(model, data, split, config.train, tuple(metrics), hears.scoring)
+    return FinalResult(split, len(data.splits.ids(split)), data.specs, metrics, {}, checkpoint.parent, extra)

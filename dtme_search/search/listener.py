@@ -30,6 +30,9 @@ class Listener:
     def waiting(self, what: str) -> None:
         """The trial in hand waits for something that another worker does."""
 
+    def scoring(self, done: int, total: int) -> None:
+        """``done`` of ``total`` images are scored with the metrics that only a final evaluation pays for."""
+
     def trial_evaluated(self, number: int, step: int, delta_m_percent: float) -> None:
         """A trial was evaluated on the hold-out."""
 

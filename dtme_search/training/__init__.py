@@ -1,7 +1,7 @@
 """Train, grow, evaluate and resume one model; usable without Optuna."""
 
 from dtme_search.training.checkpoint import load_checkpoint, save_checkpoint
-from dtme_search.training.evaluation import Evaluation, evaluate, no_image_priors
+from dtme_search.training.evaluation import Evaluation, evaluate, evaluate_extra, no_image_priors
 from dtme_search.training.inspection import check_run, conflicts_at_expansion, restore_model
 from dtme_search.training.runtime import pick_device
 from dtme_search.training.trainer import Callbacks, Progress, RunResult, Trainer, TrainingInterrupted
@@ -16,6 +16,7 @@ __all__ = [
     "check_run",
     "conflicts_at_expansion",
     "evaluate",
+    "evaluate_extra",
     "load_checkpoint",
     "no_image_priors",
     "pick_device",

@@ -59,6 +59,7 @@ def test_the_test_split_is_measured_and_named(done):
     assert written == {
         "split": "test",
         "metrics": dict(result.metrics),
+        "extra_metrics": {"edge": {"ods_f": result.extra_metrics["edge"]["ods_f"]}},
         "delta_m_percent": result.delta_m_percent,
     }
     assert load_run_config(str(result.folder / "config.yaml")) == GROWING
@@ -72,6 +73,14 @@ def test_baselines_are_trained_on_the_same_ids_and_are_other_rows_than_those_of_
     ]  # fmt: skip
     assert len({row.fingerprint for row in rows}) == 4
     assert done.result.baselines == {row.task: row for row in rows if row.split == "test"}
+
+
+def test_edges_are_also_measured_exactly_and_delta_m_stays_with_the_baselines_metric(done):
+    result = done.result
+    assert result.extra_metrics.keys() == {"edge"}
+    assert 0 <= result.extra_metrics["edge"]["ods_f"] <= 1
+    assert result.baselines["edge"].metric == "edge_f"
+    assert done.heard.scored == [(0, 4), (4, 4)]
 
 
 def test_delta_m_follows_from_metrics_and_baselines(done):
@@ -89,6 +98,7 @@ def test_delta_m_follows_from_metrics_and_baselines(done):
 def test_evaluating_the_checkpoint_gives_the_same_metrics(done):
     again = evaluate_checkpoint(GROWING, done.result.folder / "checkpoint.pt", "test", device="cpu")
     assert again.metrics == done.result.metrics
+    assert again.extra_metrics == done.result.extra_metrics
     assert (again.split, again.num_images) == ("test", 4)
     assert again.delta_m_percent is None and again.gains_percent == {} and again.dead_tasks == ()
 
@@ -123,6 +133,12 @@ def test_a_stopped_training_goes_on_to_the_same_numbers(tmp_path):
     folder = tmp_path / "cut" / "train" / whole.folder.name
     assert (folder / "checkpoint.pt").is_file() and not (folder / "metrics.json").exists()
     assert train_final(config, "best", **options).metrics == whole.metrics
+
+
+def test_a_measurement_can_be_stopped_and_repeated(done):
+    with pytest.raises(TrainingInterrupted, match="stopped while the trained model was measured"):
+        train_final(GROWING, "best", listener=Heard(once("scoring", 0, ctrl_c)), **done.options)
+    assert train_final(GROWING, "best", **done.options) == done.result
 
 
 def test_a_checkpoint_that_is_missing_or_belongs_elsewhere_is_one_line(done, tmp_path):

@@ -20,6 +20,7 @@ class Heard(Listener):
     started: list[tuple[int, int, int, dict[str, Any]]] = field(default_factory=list)
     completed: list[int] = field(default_factory=list)
     stopped: list[tuple[int, str, str]] = field(default_factory=list)
+    scored: list[tuple[int, int]] = field(default_factory=list)
 
     def baseline_started(self, task, index, count):
         self.act("baseline_started", index)
@@ -33,6 +34,10 @@ class Heard(Listener):
 
     def progress(self, progress):
         self.act("progress", progress.step)
+
+    def scoring(self, done, total):
+        self.scored.append((done, total))
+        self.act("scoring", done)
 
     def trial_evaluated(self, number, step, delta_m_percent):
         self.act("trial_evaluated", step)
