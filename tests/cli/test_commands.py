@@ -364,6 +364,8 @@ class TestOneConfig:
         assert re.search(
             r"^delta_m [-+]\d+\.\d\d % on the test split, against single-task", trained.out, re.MULTILINE
         )
+        assert re.search(r"^edge +ods_f +\d+\.\d\d % *$", trained.out, re.MULTILINE)
+        assert "ods_f is there only to compare with publications." in trained.out
         checkpoint = Path(re.search(r"^Checkpoint: (.+)$", trained.out, re.MULTILINE)[1])
         metrics = json.loads(checkpoint.with_name("metrics.json").read_text())
         assert metrics["split"] == "test"
