@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from dtme_search.cli import searching, training  # noqa: F401  (they add their commands)
+from dtme_search.cli import datasets, searching, training  # noqa: F401  (they add their commands)
 from dtme_search.cli.app import app
 from dtme_search.config import base_config, load_study_config
 
@@ -68,7 +68,7 @@ def test_the_table_of_commands_is_complete():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| (`.*?) \|", text, re.MULTILINE)
     named = {name for row in rows for name in re.findall(r"`([^`]+)`", row)}
-    assert named == (set(PROGRAM.commands) - {"data"}) | {"data check"}
+    assert named == (set(PROGRAM.commands) - {"data"}) | {"data check", "data prepare"}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -23,7 +23,9 @@ app = typer.Typer(
     # Help in rich's colours takes twice as long.
     rich_markup_mode=None,
 )
-data_app = typer.Typer(help="Look at data sets.", no_args_is_help=True, rich_markup_mode=None)
+data_app = typer.Typer(
+    help="Look at data sets, and prepare them.", no_args_is_help=True, rich_markup_mode=None
+)
 
 
 def screen_of(context: typer.Context) -> Screen:

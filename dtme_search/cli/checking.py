@@ -1,7 +1,11 @@
-"""``dtme-search data check``: read everything once and say what is there."""
+"""What the ``data`` commands do: read everything once and say what is there, prepare, show."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -11,17 +15,42 @@ from dtme_search.cli.screen import Screen
 from dtme_search.config import DataConfig, RunConfig, validate
 from dtme_search.config.files import apply_overrides
 from dtme_search.data import CheckReport, build_dataset, check_dataset
+from dtme_search.data.prepare import prepare
 
 _TITLES = {"splits": "Samples", "sizes": "Image sizes", "values": "Labels", "classes": "Classes"}
+_MOST_JOBS = 8
 
 
 def check_and_print(screen: Screen, name: str, data_root: str | None, overrides: tuple[str, ...]) -> int:
     """Check a data set and print the report; gives the number of missing or broken files."""
-    values = apply_overrides({"data": {"name": name, "root": data_root}}, overrides)
-    config: DataConfig = validate(RunConfig, values, "data check").data
-    dataset = build_dataset(config, require_complete=False)
+    dataset = build_dataset(_data_config(name, data_root, overrides, "data check"), require_complete=False)
+    with _bar(screen, "reading") as on_progress:
+        report = check_dataset(dataset, on_progress)
+    _print_report(screen, report)
+    return len(report.problems)
+
+
+def prepare_and_print(screen: Screen, name: str, source: Path, out: Path, jobs: int | None) -> None:
+    """Bring a published data set into its folder layout and say what to do next."""
+    with _bar(screen, "preparing") as on_progress:
+        report = prepare(
+            name, source, out, jobs=jobs or min(os.cpu_count() or 1, _MOST_JOBS), on_progress=on_progress
+        )
+    screen.line(f"{report.num_samples} samples written to {report.out}")
+    screen.line(f"Next:  dtme-search data check {name} --data-root {report.out}")
+
+
+def _data_config(name: str, data_root: str | None, overrides: tuple[str, ...], where: str) -> DataConfig:
+    data: dict[str, Any] = {"name": name, "root": data_root}
+    if name.endswith((".yaml", ".yml")):
+        data |= {"name": "folder", "folder": {"description": name}}
+    return validate(RunConfig, apply_overrides({"data": data}, overrides), where).data
+
+
+@contextmanager
+def _bar(screen: Screen, doing: str) -> Iterator[Callable[[int, int], None]]:
     bars = Progress(
-        TextColumn("reading"),
+        TextColumn(doing),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
@@ -30,12 +59,8 @@ def check_and_print(screen: Screen, name: str, data_root: str | None, overrides:
         disable=not screen.is_live,
     )
     with bars:
-        bar = bars.add_task("reading", total=None)
-        report = check_dataset(
-            dataset, on_progress=lambda done, total: bars.update(bar, completed=done, total=total)
-        )
-    _print_report(screen, report)
-    return len(report.problems)
+        bar = bars.add_task(doing, total=None)
+        yield lambda done, total: bars.update(bar, completed=done, total=total)
 
 
 def _print_report(screen: Screen, report: CheckReport) -> None:

@@ -1,4 +1,4 @@
-"""Commands around one config: train it, measure it, look at its conflicts and its data."""
+"""Commands around one config: train it, measure it, look at its conflicts."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dtme_search.cli import options
-from dtme_search.cli.app import app, data_app, screen_of
+from dtme_search.cli.app import app, screen_of
 from dtme_search.cli.screen import stoppable
-from dtme_search.errors import ConfigError, DataError, TrainingError
+from dtme_search.errors import ConfigError, TrainingError
 
 if TYPE_CHECKING:
     from dtme_search.config import RunConfig
@@ -126,27 +126,6 @@ def conflicts(
     screen.line("\nPlan with the settings of this config:")
     screen.line(plan.table())
     screen.line(f"\nWritten: {out / 'conflicts.png'} and {out / 'conflicts.json'}")
-
-
-@data_app.command(epilog="Example:  dtme-search data check nyud --data-root /data/NYUDv2")
-def check(
-    context: typer.Context,
-    name: Annotated[str, typer.Argument(help="Data set: scenes or nyud.")],
-    data_root: options.DataRoot = None,
-    set_: options.Set = None,
-) -> None:
-    """Read every file of a data set once.
-
-    Reports counts, sizes, value ranges and every file that is missing or broken.
-    """
-    from dtme_search.cli.checking import check_and_print
-
-    problems = check_and_print(screen_of(context), name, data_root, tuple(set_ or ()))
-    if problems:
-        raise DataError(f"data set {name}: {problems} files missing or broken, listed above.")
-
-
-app.add_typer(data_app, name="data")
 
 
 def _run_config(config: str, data_root: str | None, set_: list[str] | None) -> RunConfig:

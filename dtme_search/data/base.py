@@ -56,8 +56,19 @@ class Dataset(Protocol):
         """Ids of a split in a fixed order."""
         ...
 
-    def group(self, sample_id: str) -> str:
-        """Scene or building of a sample; a hold-out never splits one. The id itself where unknown."""
+    def groups(self, ids: Sequence[str]) -> Sequence[str] | None:
+        """Scene, building or other group of each id; a hold-out never splits one. ``None`` if none is known.
+
+        An id of which nothing is known is a group of its own, named by itself. Reads no label and no image.
+        """
+        ...
+
+    def class_presence(self, ids: Sequence[str]) -> npt.NDArray[np.bool_] | None:
+        """Which classes occur in which sample, shape (N, C), so that a hold-out can be given all of them.
+
+        Asked for training ids only. ``None`` where finding out would cost too much or there are no classes;
+        then no split looks at classes.
+        """
         ...
 
     def read(self, sample_id: str, tasks: Sequence[str]) -> Sample:

@@ -27,10 +27,12 @@ from dtme_search.data.cache import open_cache
 from dtme_search.data.derive import DERIVE_VERSION, Camera, edges_from_labels, normals_from_depth
 from dtme_search.data.files import read_class_ids, read_depth, read_image, read_mask, read_normals
 from dtme_search.data.folders import content_digest, file_size, list_files, read_ids, read_pairs
+from dtme_search.data.presence import class_presence
 from dtme_search.errors import DataError, nearest
 from dtme_search.tasks import TaskSpec, depth, edge, normals, semseg
 
-Label = tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]
+Bools = npt.NDArray[np.bool_]
+Label = tuple[npt.NDArray[Any], Bools]
 
 CLASS_NAMES = (
     *("wall", "floor", "cabinet", "bed", "chair", "sofa", "table", "door", "window", "bookshelf"),
@@ -108,6 +110,7 @@ class NyudDataset:
         self, root: Path, config: NyudConfig, cache_dir: Path | None = None, *, require_complete: bool = True
     ) -> None:
         self._root = root
+        self._cache_dir = cache_dir
         self._num_classes = config.num_classes
         _check_layout(root)
         self._ids = {split: read_ids(root / "gt_sets" / name) for split, name in _SPLIT_FILES.items()}
@@ -170,9 +173,23 @@ class NyudDataset:
         """Ids in the order of the split file; "test" is the published val.txt, the official test split."""
         return self._ids[split]
 
-    def group(self, sample_id: str) -> str:
-        """Scene from ``gt_sets/scenes.txt``; the id itself where that says nothing."""
-        return self._scenes.get(sample_id, sample_id)
+    def groups(self, ids: Sequence[str]) -> Sequence[str] | None:
+        """Scenes from ``gt_sets/scenes.txt``, the id itself where that says nothing; ``None`` without it."""
+        return [self._scenes.get(sample_id, sample_id) for sample_id in ids] if self._scenes else None
+
+    def class_presence(self, ids: Sequence[str]) -> Bools:
+        """Classes by sample, from the segmentation files; read once, then from the cache.
+
+        Raises:
+            DataError: Names the first segmentation that is missing or broken.
+        """
+        return class_presence(
+            self.fingerprint,
+            ids,
+            self._num_classes,
+            lambda sample_id: self._read_classes(self._path("segmentation", sample_id)),
+            self._cache_dir,
+        )
 
     def read(self, sample_id: str, tasks: Sequence[str]) -> Sample:
         """Read one image with the labels of ``tasks``.

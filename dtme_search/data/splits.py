@@ -11,8 +11,11 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from dtme_search.config import DataConfig
 from dtme_search.data.base import Dataset, Split
+from dtme_search.data.stratify import spread_classes
 from dtme_search.errors import ConfigError, DataError
 
 
@@ -47,6 +50,10 @@ def split_ids(dataset: Dataset, config: DataConfig, final: bool) -> Splits:
     ``limit_train`` ids are chosen first, by ``holdout_seed``; a smaller limit chooses a subset of a larger
     one. Groups (scenes, buildings) then join the hold-out in an order given by the same seed, each only if
     that brings the hold-out nearer to ``holdout_fraction`` of the ids. Either side gets at least one group.
+    Where the data set knows its classes, groups then change sides until every class that occurs in two
+    groups occurs on both sides (``spread_classes``); a split that has that already stays as it is.
+
+    Only training ids are asked for groups and classes: nothing of the test split is read.
 
     Args:
         dataset: Source of ids and groups.
@@ -80,21 +87,33 @@ def split_ids(dataset: Dataset, config: DataConfig, final: bool) -> Splits:
 
 def _hold_out(dataset: Dataset, train: Sequence[str], config: DataConfig) -> set[str]:
     members: defaultdict[str, list[str]] = defaultdict(list)
-    for sample_id in train:
-        members[dataset.group(sample_id)].append(sample_id)
+    for sample_id, group in zip(train, dataset.groups(train) or train, strict=True):
+        members[group].append(sample_id)
     if len(members) < 2:
         raise ConfigError(
             f"data: a hold-out needs training ids of at least two groups (scenes), got {len(train)} ids of "
             f"{len(members)}. " + ("Raise data.limit_train." if config.limit_train else "Add data.")
         )
+    sizes = {group: len(listed) for group, listed in members.items()}
     target = config.holdout_fraction * len(train)
     order = _shuffled(list(members), config.holdout_seed, "holdout")
     held_out: set[str] = set()
+    size = 0
     for group in order[:-1]:
-        if abs(len(held_out) + len(members[group]) - target) < abs(len(held_out) - target):
-            held_out.update(members[group])
+        if abs(size + sizes[group] - target) < abs(size - target):
+            held_out.add(group)
+            size += sizes[group]
     # Every group may be far larger than the target; then the smallest one has to do.
-    return held_out or set(members[min(order, key=lambda group: len(members[group]))])
+    held_out = held_out or {min(order, key=sizes.__getitem__)}
+    presence = dataset.class_presence(train)
+    if presence is not None:
+        row = dict(zip(train, presence, strict=True))
+        occurring = {
+            group: set(np.flatnonzero(np.any([row[i] for i in ids], axis=0)).tolist())
+            for group, ids in members.items()
+        }
+        held_out = spread_classes(order, held_out, occurring, sizes, target)
+    return {sample_id for group in held_out for sample_id in members[group]}
 
 
 def _shuffled(names: Sequence[str], seed: int, purpose: str) -> list[str]:

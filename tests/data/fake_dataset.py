@@ -46,8 +46,11 @@ class FakeDataset:
     def ids(self, split):
         return self._ids[split]
 
-    def group(self, sample_id):
-        return f"pair {int(sample_id[1:]) // 2}"
+    def groups(self, ids):
+        return [f"pair {int(sample_id[1:]) // 2}" for sample_id in ids]
+
+    def class_presence(self, ids):
+        return None
 
     def read(self, sample_id, tasks):
         self.reads.append(sample_id)

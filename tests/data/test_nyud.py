@@ -197,11 +197,10 @@ def test_class_names_are_the_forty_in_order(root, tmp_path):
 
 
 def test_the_scene_file_groups_what_it_lists(root, tmp_path):
-    assert open_nyud(root, tmp_path).group("0003") == "0003"
+    assert open_nyud(root, tmp_path).groups(["0003"]) is None
     (root / "gt_sets" / "scenes.txt").write_text("0003 kitchen_0001\n0004 kitchen_0001\n")
     dataset = open_nyud(root, tmp_path)
-    assert dataset.group("0003") == dataset.group("0004") == "kitchen_0001"
-    assert dataset.group("0009") == "0009"
+    assert dataset.groups(["0003", "0004", "0009"]) == ["kitchen_0001", "kitchen_0001", "0009"]
 
 
 # ---- derived labels

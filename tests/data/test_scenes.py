@@ -284,7 +284,7 @@ def test_ids_begin_with_those_of_a_smaller_set(tmp_path):
     assert small.ids("test") == ("test-00000", "test-00001", "test-00002")
     assert large.ids("train")[:6] == small.ids("train")
     assert not set(large.ids("train")) & set(large.ids("test"))
-    assert small.group("train-00002") == "train-00002"
+    assert small.groups(["train-00002"]) is None
 
 
 def test_fingerprint_follows_the_content(tmp_path):

@@ -20,8 +20,8 @@ class Listed(FakeDataset):
         ids = tuple(f"{group}-{index}" for group, size in enumerate(group_sizes) for index in range(size))
         self._ids = {"train": ids, "test": tuple(test)}
 
-    def group(self, sample_id):
-        return sample_id.split("-")[0]
+    def groups(self, ids):
+        return [sample_id.split("-")[0] for sample_id in ids]
 
 
 @given(
@@ -35,7 +35,7 @@ def test_the_hold_out_takes_whole_groups_and_leaves_some(sizes, fraction, seed):
     assert splits.train
     assert splits.holdout
     assert sorted(splits.train + splits.holdout) == sorted(dataset.ids("train"))
-    assert not {dataset.group(i) for i in splits.train} & {dataset.group(i) for i in splits.holdout}
+    assert not set(dataset.groups(splits.train)) & set(dataset.groups(splits.holdout))
     positions = {sample_id: place for place, sample_id in enumerate(dataset.ids("train"))}
     for ids in (splits.train, splits.holdout):
         assert [positions[i] for i in ids] == sorted(positions[i] for i in ids)

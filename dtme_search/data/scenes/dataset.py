@@ -83,9 +83,11 @@ class ScenesDataset:
         """``train-00000``, ``train-00001``, ..."""
         return tuple(sample_id for sample_id in self._seeds if sample_id.startswith(f"{split}-"))
 
-    def group(self, sample_id: str) -> str:
-        """The id itself: every scene is a room of its own."""
-        return sample_id
+    def groups(self, ids: Sequence[str]) -> None:
+        """``None``: every scene is a room of its own."""
+
+    def class_presence(self, ids: Sequence[str]) -> None:
+        """``None``: rooms are drawn at random, so hundreds of them hold every class on either side."""
 
     def scene(self, sample_id: str) -> Scene:
         """Room, things, lights and camera of a sample; ``scene.camera.intrinsics`` gives its camera matrix.

@@ -1,0 +1,62 @@
+"""Commands around data sets: read one through, bring one into its folder layout."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dtme_search.cli import options
+from dtme_search.cli.app import app, data_app, screen_of
+from dtme_search.errors import DataError
+
+_Name = Annotated[
+    str,
+    typer.Argument(
+        metavar="DATASET", help="Name of a data set, for example nyud, or the YAML that describes your own."
+    ),
+]
+
+
+@data_app.command(epilog="Example:  dtme-search data check nyud --data-root /data/NYUDv2")
+def check(
+    context: typer.Context, name: _Name, data_root: options.DataRoot = None, set_: options.Set = None
+) -> None:
+    """Read every file of a data set once.
+
+    Reports counts, sizes, value ranges, how often each class occurs on either side of the hold-out, and
+    every file that is missing or broken.
+    """
+    from dtme_search.cli.checking import check_and_print
+
+    problems = check_and_print(screen_of(context), name, data_root, tuple(set_ or ()))
+    if problems:
+        raise DataError(f"data set {name}: {problems} files missing or broken, listed above.")
+
+
+@data_app.command(
+    epilog="Example:  dtme-search data prepare nyud --source nyu_depth_v2_labeled.mat --out NYUDv2"
+)
+def prepare(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(metavar="DATASET", help="Name of the data set, for example nyud.")],
+    source: Annotated[Path, typer.Option("--source", help="File or folder as it was published.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder to write; --data-root names it afterwards.")],
+    jobs: Annotated[
+        int | None, typer.Option("--jobs", min=1, help="Processes. Default: one per core, at most 8.")
+    ] = None,
+) -> None:
+    """Bring a published data set into the folder layout that is read here.
+
+    Labels that were not published (normals and edges of nyud, for example) are derived and marked as derived.
+    Stopped on the way, the same command goes on.
+    """
+    from dtme_search.cli.checking import prepare_and_print
+    from dtme_search.cli.screen import stoppable
+
+    with stoppable("The same command goes on where it was."):
+        prepare_and_print(screen_of(context), name, source, out, jobs)
+
+
+app.add_typer(data_app, name="data")

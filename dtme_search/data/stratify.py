@@ -1,0 +1,77 @@
+"""Move groups between training and hold-out until every class that can occur on both sides does."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+
+Classes = Mapping[str, AbstractSet[int]]
+
+
+def spread_classes(
+    order: Sequence[str],
+    held_out: AbstractSet[str],
+    classes: Classes,
+    sizes: Mapping[str, int],
+    target: float,
+) -> set[str]:
+    """Give the hold-out, and then the training side, a group of every class it lacks.
+
+    A hold-out that has every class already stays as it is. Otherwise groups change sides one at a time, the
+    rarest class first, and never one whose side would lose a class by it; groups that are not
+    needed then leave the hold-out while that brings it nearer to its size. Of equally good groups the
+    one that comes first in ``order`` moves, so the result depends on nothing else. A class that occurs in
+    one group only stays where it is.
+
+    Args:
+        order: All groups, in the order in which they are preferred for the hold-out.
+        held_out: Groups that are held out.
+        classes: Per group, the classes that occur in it.
+        sizes: Per group, its number of samples.
+        target: Number of samples that the hold-out is to have.
+
+    Example:
+        >>> classes = {"a": {0}, "b": {0, 1}, "c": {1}, "d": {0}}
+        >>> sorted(spread_classes("abcd", {"a"}, classes, dict.fromkeys("abcd", 1), target=1))
+        ['b']
+    """
+    chosen = set(held_out)
+    groups_with = Counter(_all(classes, order))
+    shared = sorted(
+        (each for each in groups_with if groups_with[each] > 1), key=lambda c: (groups_with[c], c)
+    )
+    for to_hold_out in (True, False):
+        for wanted in shared:
+            takes = chosen if to_hold_out else set(order) - chosen
+            if any(wanted in classes[group] for group in takes):
+                continue
+            lacking = set(shared) - set(_all(classes, takes))
+            gives = [group for group in order if group not in takes]
+            free = [group for group in gives if wanted in classes[group] and _spare(group, gives, classes)]
+            if free:
+                chosen ^= {max(free, key=lambda group: len(lacking & classes[group]))}
+    if chosen != held_out:
+        _shrink(chosen, order, classes, sizes, target)
+    return chosen
+
+
+def _shrink(
+    chosen: set[str], order: Sequence[str], classes: Classes, sizes: Mapping[str, int], target: float
+) -> None:
+    size = sum(sizes[group] for group in chosen)
+    for group in reversed(order):
+        nearer = abs(size - sizes[group] - target) < abs(size - target)
+        if group in chosen and len(chosen) > 1 and nearer and _spare(group, chosen, classes):
+            chosen.remove(group)
+            size -= sizes[group]
+
+
+def _spare(group: str, side: Iterable[str], classes: Classes) -> bool:
+    """Whether the other groups of a side have all classes of this one."""
+    others = [other for other in side if other != group]
+    return bool(others) and classes[group] <= set(_all(classes, others))
+
+
+def _all(classes: Classes, groups: Iterable[str]) -> Iterable[int]:
+    return (each for group in groups for each in classes[group])
