@@ -114,8 +114,12 @@ def read_normals(path: Path) -> tuple[npt.NDArray[np.float32], Bools]:
     return unit.astype(np.float32), valid
 
 
-def read_mask(path: Path) -> tuple[npt.NDArray[np.uint8], Bools]:
+def read_mask(path: Path, unknown: int | None = None) -> tuple[npt.NDArray[np.uint8], Bools]:
     """Mask of 0 and 1 from a grey png of 0 and 255 or from an npy file of 0 and 1 (or 255).
+
+    Args:
+        path: The file.
+        unknown: Value of pixels that do not count, beside those that are not finite.
 
     Raises:
         DataError: If the file is missing, damaged or holds something else.
@@ -124,6 +128,8 @@ def read_mask(path: Path) -> tuple[npt.NDArray[np.uint8], Bools]:
     if values.ndim != 2 or values.dtype.kind not in "biuf":
         _refuse(path, "edge must be numbers of shape (H, W) or (H, W, 1)", values)
     valid = np.isfinite(values)
+    if unknown is not None:
+        valid &= values != unknown
     values = np.where(valid, values, 0)
     above = 0.5 if values.max(initial=0) <= 1 else 127
     return (values > above).astype(np.uint8), valid

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import IO
 
 from dtme_search.errors import DataError
 
@@ -79,6 +80,19 @@ def content_digest(path: Path) -> str:
 def file_size(path: Path) -> int:
     """Size in bytes, -1 where there is no such file."""
     return path.stat().st_size if path.is_file() else -1
+
+
+def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+    """Write a file that is there completely or not at all, however the process ends.
+
+    Args:
+        path: Where it is to be; replaced if it exists.
+        write: Writes the content to the open file it is given.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    with partial.open("wb") as file:
+        write(file)
+    os.replace(partial, path)
 
 
 def _read_lines(path: Path) -> list[str]:

@@ -7,8 +7,11 @@
     ROOT/normals/ID.png or npy          optional; (x, y, z) as 255 (n + 1) / 2, or floats
     ROOT/edge/ID.png or npy             optional; 0 and 255, or 0 and 1
     ROOT/gt_sets/scenes.txt             optional, ours: "ID SCENE" per line
+    ROOT/gt_sets/classes.txt            optional, ours: one name per line, in the order of the ids
+    ROOT/gt_sets/derived.txt            optional, ours: "TASK SOURCE" per line, for normals and edge
 
-Without the folder ``normals`` or ``edge`` that task is derived (``data/derive.py``) and kept in the cache.
+``dtme-search data prepare nyud`` writes this from the official file (``data/nyud_prepare.py``). Without the
+folder ``normals`` or ``edge`` that task is derived (``data/derive.py``) and kept in the cache.
 """
 
 from __future__ import annotations
@@ -86,6 +89,8 @@ _CRACK_RADIUS, _SPECK_AREA = 3, 8
 _COARSEST_STEP = 0.05
 """Metres; a larger common divisor of all depths is chance, as in a picture of one flat wall."""
 _FINGERPRINTED_IDS = 16
+UNKNOWN_EDGE = 127
+"""Grey of pixels in a prepared edge file of which nothing is known."""
 
 
 class NyudDataset:
@@ -114,8 +119,10 @@ class NyudDataset:
         self._num_classes = config.num_classes
         _check_layout(root)
         self._ids = {split: read_ids(root / "gt_sets" / name) for split, name in _SPLIT_FILES.items()}
-        scenes = root / "gt_sets" / "scenes.txt"
+        scenes, marks = (root / "gt_sets" / name for name in ("scenes.txt", "derived.txt"))
         self._scenes = read_pairs(scenes) if scenes.exists() else {}
+        self._derived_from = read_pairs(marks) if marks.exists() else {}
+        self._class_names = _class_names(root / "gt_sets" / "classes.txt", config.num_classes)
         self._files = {
             folder: list_files(root / folder, suffixes)
             for folder, suffixes in _SUFFIXES.items()
@@ -131,19 +138,16 @@ class NyudDataset:
                 self._derived[task] = memory.cache(missing[task], ignore=["path"])
                 # Joblib notes the source of a function at its first use; parallel readers would race for it.
                 self._derived[task].check_call_in_cache(Path(), "", 0)
+                self._derived_from[task] = {"normals": "depth", "edge": "segmentation labels"}[task]
 
     @property
     def tasks(self) -> Mapping[str, TaskSpec]:
         """The four tasks; ``derived_from`` tells which labels are not published ones."""
-        if self._num_classes in (39, 40):
-            names = CLASS_NAMES[: self._num_classes]
-        else:
-            names = tuple(f"class {index}" for index in range(1, self._num_classes + 1))
         specs = (
-            semseg(names),
+            semseg(self._class_names),
             depth(),
-            normals("depth" if "normals" in self._derived else None),
-            edge("segmentation labels" if "edge" in self._derived else None),
+            normals(self._derived_from.get("normals")),
+            edge(self._derived_from.get("edge")),
         )
         return {spec.name: spec for spec in specs}
 
@@ -224,7 +228,9 @@ class NyudDataset:
             return self._read_classes(path)
         if task == "depth":
             return read_depth(path)
-        return read_normals(path) if task == "normals" else read_mask(path)
+        if task == "normals":
+            return read_normals(path)
+        return read_mask(path, UNKNOWN_EDGE if "edge" in self._derived_from else None)
 
     def _read_classes(self, path: Path) -> Label:
         ids = read_class_ids(path)
@@ -323,6 +329,25 @@ def _camera(path: Path, size: tuple[int, ...]) -> tuple[Camera, tuple[slice, sli
         full.centre_y * scale - rows.start,
     )
     return camera, (rows, columns)
+
+
+def crop_of_frame() -> tuple[Camera, tuple[slice, slice]]:
+    """Rows and columns of the published crop in a full frame, and the camera of that crop."""
+    return _camera(Path(), _FRAME)
+
+
+def _class_names(path: Path, num_classes: int) -> tuple[str, ...]:
+    if path.exists():
+        names = read_ids(path)
+        if len(names) != num_classes:
+            raise DataError(
+                f"{path}: names {len(names)} classes, so data.nyud.num_classes must be {len(names)}, got "
+                f"{num_classes}. Pass --set data.nyud.num_classes={len(names)}."
+            )
+        return names
+    if num_classes in (39, 40):
+        return CLASS_NAMES[:num_classes]
+    return tuple(f"class {index}" for index in range(1, num_classes + 1))
 
 
 def _check_layout(root: Path) -> None:

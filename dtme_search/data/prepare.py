@@ -85,7 +85,7 @@ def prepare(name: str, source: Path, out: Path, *, jobs: int, on_progress: Progr
 
 # Each preparer imports its module itself, so that a data set costs nothing until it is used.
 def _nyud(source: Path, out: Path, *, jobs: int, on_progress: Progress) -> int:
-    from dtme_search.data.nyud_mat import prepare_nyud
+    from dtme_search.data.nyud_prepare import prepare_nyud
 
     return prepare_nyud(source, out, jobs=jobs, on_progress=on_progress)
 
