@@ -41,7 +41,17 @@ OUTSIDE = {
     "models": {"torch"},
     "training": {"torch"},
     "search": {"optuna", "sqlalchemy", "joblib", "filelock", "dask", "torch"},
-    "reporting": {"pandas", "plotly", "matplotlib", "optuna_dashboard", "optuna", "sqlalchemy"},
+    "reporting": {
+        "pandas",
+        "plotly",
+        "matplotlib",
+        "numpy",
+        "PIL",
+        "torch",
+        "optuna_dashboard",
+        "optuna",
+        "sqlalchemy",
+    },
     "cli": {"typer", "rich"},
     "__main__": set(),
 }
