@@ -102,7 +102,8 @@ def colour_distances(colours: npt.ArrayLike, others: npt.ArrayLike) -> npt.NDArr
     """
     seen = [(_lab(colours, sight), _lab(others, sight)) for sight in _SIGHT]
     apart = [np.linalg.norm(a[:, None] - b[None], axis=-1) for a, b in seen]
-    return np.min(apart, axis=0)
+    worst: npt.NDArray[np.float64] = np.min(apart, axis=0)
+    return worst
 
 
 @cache
