@@ -1,5 +1,6 @@
 """Frozen configs: ``RunConfig`` for one run, ``StudyConfig`` for one search, YAML in and out."""
 
+from dtme_search.config.description import FolderDescription, FolderTask, load_description
 from dtme_search.config.files import (
     apply_overrides,
     base_config,
@@ -16,6 +17,7 @@ from dtme_search.config.run import (
     DataConfig,
     ExpansionConfig,
     FixedPlan,
+    FolderConfig,
     LayerChoice,
     ModelConfig,
     NyudConfig,
@@ -35,6 +37,9 @@ __all__ = [
     "Distribution",
     "ExpansionConfig",
     "FixedPlan",
+    "FolderConfig",
+    "FolderDescription",
+    "FolderTask",
     "LayerChoice",
     "ModelConfig",
     "NyudConfig",
@@ -56,6 +61,7 @@ __all__ = [
     "dump_yaml",
     "find_file",
     "fingerprint",
+    "load_description",
     "load_run_config",
     "load_study_config",
     "run_fingerprint",

@@ -12,7 +12,7 @@ NUMERICS_VERSION = 1
 """Raised whenever the same config would train to other numbers; part of every fingerprint."""
 
 _WHERE_NOT_WHAT = {
-    "data": {"root", "storage", "storage_limit_gb", "loader_workers"},
+    "data": {"root", "folder", "storage", "storage_limit_gb", "loader_workers"},
     "train": {"checkpoint_seconds"},
 }
 _MEASURING = {"variance_ratio", "num_images", "analysis_batch_size", "decoder_warmup_steps"}
@@ -30,7 +30,8 @@ _GROWING = {"start", "num_task_tokens", "token_std", "lr_multiplier", "freeze_ba
 def canonical(config: RunConfig) -> dict[str, Any]:
     """Plain form of a config without the fields that cannot change its numbers.
 
-    Fields that say where or how fast (``data.root``, ``data.storage``, ...) are dropped, and so are
+    Fields that say where or how fast (``data.root``, ``data.storage``, ...) are dropped (what the YAML of
+    ``data.folder`` says is in the fingerprint of the data), and so are
     fields that the chosen policy, schedule or data set never reads.
     """
     form = config.model_dump(mode="json")
@@ -39,6 +40,8 @@ def canonical(config: RunConfig) -> dict[str, Any]:
             del form[section][name]
     for name in {"scenes", "nyud"} - {config.data.name}:
         del form["data"][name]
+    if not config.data.options:
+        del form["data"]["options"]
     form["expansion"] = _active_expansion(config.expansion, form["expansion"])
     form["schedule"] = _active_schedule(config, form["schedule"])
     if not config.expansion_step:

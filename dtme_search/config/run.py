@@ -76,11 +76,18 @@ class NyudConfig(Section):
     """Classes of the segmentation PNGs: 40, or 39 where otherprop is merged with unlabelled."""
 
 
+class FolderConfig(Section):
+    """A user's own data in some folder (data.name: folder)."""
+
+    description: str | None = None
+    """YAML that says where images and labels are. The fingerprint holds its content, not its place."""
+
+
 class DataConfig(Section):
     """Which images, at what size, split how."""
 
     name: str = "scenes"
-    """Data set: scenes or nyud."""
+    """Data set: scenes, nyud, folder, or one that an installed package brings."""
     root: str | None = None
     """Folder of the data set; --data-root and DTME_DATA_ROOT take its place. Not part of the fingerprint."""
     image_size: tuple[int, int] = (64, 96)
@@ -102,6 +109,9 @@ class DataConfig(Section):
     augment: AugmentConfig = AugmentConfig()
     scenes: ScenesConfig = ScenesConfig()
     nyud: NyudConfig = NyudConfig()
+    folder: FolderConfig = FolderConfig()
+    options: dict[str, int | float | bool | str] = {}
+    """Handed to the data set of an installed package; what they mean is its affair."""
 
     @model_validator(mode="after")
     def _sizes_are_positive(self) -> Self:

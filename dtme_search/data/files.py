@@ -42,15 +42,15 @@ def read_image(path: Path) -> npt.NDArray[np.uint8]:
     return np.asarray(_open(path).convert("RGB"))
 
 
-def read_class_ids(path: Path) -> npt.NDArray[np.integer[Any]]:
-    """Integer ids (H, W) from a grey or palette png or from an npy file.
+def read_class_ids(path: Path, name: str = "segmentation") -> npt.NDArray[np.integer[Any]]:
+    """Integer ids (H, W) from a grey or palette png or from an npy file; errors call them ``name``.
 
     Raises:
         DataError: If the file is missing, damaged or holds something else.
     """
     values = _as_map(path)
     if values.ndim != 2 or values.dtype.kind not in "biu":
-        _refuse(path, "segmentation must be integer ids of shape (H, W)", values)
+        _refuse(path, f"{name} must be integer ids of shape (H, W)", values)
     return values.astype(np.int64)
 
 
@@ -135,8 +135,17 @@ def read_mask(path: Path, unknown: int | None = None) -> tuple[npt.NDArray[np.ui
     return (values > above).astype(np.uint8), valid
 
 
+def read_array(path: Path) -> npt.NDArray[Any]:
+    """What a grey or multi-channel picture or an npy file holds, as it stands there.
+
+    Raises:
+        DataError: If the file is missing or damaged.
+    """
+    return _load(path) if path.suffix.lower() == ".npy" else np.asarray(_open(path))
+
+
 def _as_map(path: Path) -> npt.NDArray[Any]:
-    values = _load(path) if path.suffix.lower() == ".npy" else np.asarray(_open(path))
+    values = read_array(path)
     return values[..., 0] if values.ndim == 3 and values.shape[2] == 1 else values
 
 

@@ -1,4 +1,4 @@
-"""The table of data sets: one name, one builder."""
+"""The table of data sets: one name, one builder. Other names may come from installed packages."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from dtme_search.config import DataConfig
+from dtme_search.config import DataConfig, load_description
 from dtme_search.data.base import Dataset
-from dtme_search.errors import ConfigError, nearest
+from dtme_search.data.installed import build_installed
+from dtme_search.errors import ConfigError
 
 
 def build_dataset(config: DataConfig, *, require_complete: bool = True) -> Dataset:
@@ -19,12 +20,18 @@ def build_dataset(config: DataConfig, *, require_complete: bool = True) -> Datas
         require_complete: Refuse a folder in which files are missing; ``check_dataset`` names them all.
 
     Raises:
-        ConfigError: If the name is unknown, or the data set needs a folder and none is given.
+        ConfigError: If the name is unknown, a folder or a description is needed and none is given, or the
+            package that should bring the data set does not.
         DataError: If its files are missing or broken.
     """
     builder = BUILDERS.get(config.name)
     if builder is None:
-        raise ConfigError(f"data.name: no data set is named '{config.name}'.{nearest(config.name, BUILDERS)}")
+        return build_installed(config, tuple(BUILDERS))
+    if config.options:
+        raise ConfigError(
+            f"data.options must be empty for data set '{config.name}', got {sorted(config.options)}. "
+            "They belong to data sets of installed packages."
+        )
     return builder(config, require_complete)
 
 
@@ -56,5 +63,25 @@ def _nyud(config: DataConfig, require_complete: bool) -> Dataset:
     return NyudDataset(resolve_root(config), config.nyud, require_complete=require_complete)
 
 
-BUILDERS: dict[str, Callable[[DataConfig, bool], Dataset]] = {"scenes": _scenes, "nyud": _nyud}
+def _folder(config: DataConfig, require_complete: bool) -> Dataset:
+    from dtme_search.data.folder import FolderDataset
+
+    if config.folder.description is None:
+        raise ConfigError(
+            "data.folder.description must name the YAML that describes the data, got nothing. "
+            "See docs/own-data.md."
+        )
+    path = Path(config.folder.description).expanduser()
+    description = load_description(path)
+    root = (
+        Path(config.root).expanduser() if config.root else path.parent / Path(description.root).expanduser()
+    )
+    return FolderDataset(description, root, require_complete=require_complete)
+
+
+BUILDERS: dict[str, Callable[[DataConfig, bool], Dataset]] = {
+    "scenes": _scenes,
+    "nyud": _nyud,
+    "folder": _folder,
+}
 """Name in ``data.name`` -> function that opens the data set."""

@@ -1,12 +1,7 @@
-"""Which ids a run trains on, chooses by, and is finally scored on.
-
-The order of ids and groups that decides a split comes from SHA-256, not from a random generator, so it
-is the same on every machine and with every version of every library.
-"""
+"""Which ids a run trains on, chooses by, and is finally scored on."""
 
 from __future__ import annotations
 
-import hashlib
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +10,7 @@ import numpy as np
 
 from dtme_search.config import DataConfig
 from dtme_search.data.base import Dataset, Split
-from dtme_search.data.stratify import spread_classes
+from dtme_search.data.stratify import hashed_order, spread_classes, take_share
 from dtme_search.errors import ConfigError, DataError
 
 
@@ -73,7 +68,7 @@ def split_ids(dataset: Dataset, config: DataConfig, final: bool) -> Splits:
         )
     if not listed:
         raise DataError(f"data set '{config.name}': the list of training ids must not be empty.")
-    chosen = set(_shuffled(listed, config.holdout_seed, "limit")[: config.limit_train])
+    chosen = set(hashed_order(listed, config.holdout_seed, "limit")[: config.limit_train])
     train = tuple(sample_id for sample_id in listed if sample_id in chosen)
     if final:
         return Splits(train, (), test)
@@ -96,15 +91,8 @@ def _hold_out(dataset: Dataset, train: Sequence[str], config: DataConfig) -> set
         )
     sizes = {group: len(listed) for group, listed in members.items()}
     target = config.holdout_fraction * len(train)
-    order = _shuffled(list(members), config.holdout_seed, "holdout")
-    held_out: set[str] = set()
-    size = 0
-    for group in order[:-1]:
-        if abs(size + sizes[group] - target) < abs(size - target):
-            held_out.add(group)
-            size += sizes[group]
-    # Every group may be far larger than the target; then the smallest one has to do.
-    held_out = held_out or {min(order, key=sizes.__getitem__)}
+    order = hashed_order(members, config.holdout_seed, "holdout")
+    held_out = take_share(order, sizes, target)
     presence = dataset.class_presence(train)
     if presence is not None:
         row = dict(zip(train, presence, strict=True))
@@ -114,7 +102,3 @@ def _hold_out(dataset: Dataset, train: Sequence[str], config: DataConfig) -> set
         }
         held_out = spread_classes(order, held_out, occurring, sizes, target)
     return {sample_id for group in held_out for sample_id in members[group]}
-
-
-def _shuffled(names: Sequence[str], seed: int, purpose: str) -> list[str]:
-    return sorted(names, key=lambda name: hashlib.sha256(f"{purpose}:{seed}:{name}".encode()).digest())

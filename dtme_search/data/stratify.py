@@ -1,12 +1,41 @@
-"""Move groups between training and hold-out until every class that can occur on both sides does."""
+"""Draw a share of the groups of a data set, and move groups until every class occurs on both sides.
+
+The order of names that decides comes from SHA-256, not from a random generator, so it is the same on every
+machine and with every version of every library.
+"""
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 
 Classes = Mapping[str, AbstractSet[int]]
+
+
+def hashed_order(names: Iterable[str], seed: int, purpose: str) -> list[str]:
+    """Names in an order given by seed and purpose; two names keep their order, whatever others there are."""
+    return sorted(names, key=lambda name: hashlib.sha256(f"{purpose}:{seed}:{name}".encode()).digest())
+
+
+def take_share(order: Sequence[str], sizes: Mapping[str, int], target: float) -> set[str]:
+    """Take groups in order, each only if that brings the number of samples nearer to ``target``.
+
+    The last one is never taken. At least one is: the smallest, if every group is far larger than the target.
+
+    Args:
+        order: At least two groups.
+        sizes: Per group, its number of samples.
+        target: Number of samples to take.
+    """
+    taken: set[str] = set()
+    size = 0
+    for group in order[:-1]:
+        if abs(size + sizes[group] - target) < abs(size - target):
+            taken.add(group)
+            size += sizes[group]
+    return taken or {min(order, key=sizes.__getitem__)}
 
 
 def spread_classes(
