@@ -68,7 +68,7 @@ def test_the_table_of_commands_is_complete():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| (`.*?) \|", text, re.MULTILINE)
     named = {name for row in rows for name in re.findall(r"`([^`]+)`", row)}
-    assert named == (set(PROGRAM.commands) - {"data"}) | {"data check", "data prepare"}
+    assert named == (set(PROGRAM.commands) - {"data"}) | {"data check", "data prepare", "data show"}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
