@@ -14,8 +14,9 @@ from dtme_search.cli.render import print_table
 from dtme_search.cli.screen import Screen
 from dtme_search.config import DataConfig, RunConfig, validate
 from dtme_search.config.files import apply_overrides
-from dtme_search.data import CheckReport, build_dataset, check_dataset
+from dtme_search.data import CheckReport, build_data, build_dataset, check_dataset, split_ids
 from dtme_search.data.prepare import prepare
+from dtme_search.errors import DtmeSearchError
 
 _TITLES = {"splits": "Samples", "sizes": "Image sizes", "values": "Labels", "classes": "Classes"}
 _MOST_JOBS = 8
@@ -23,9 +24,15 @@ _MOST_JOBS = 8
 
 def check_and_print(screen: Screen, name: str, data_root: str | None, overrides: tuple[str, ...]) -> int:
     """Check a data set and print the report; gives the number of missing or broken files."""
-    dataset = build_dataset(_data_config(name, data_root, overrides, "data check"), require_complete=False)
+    config = _data_config(name, data_root, overrides, "data check")
+    dataset = build_dataset(config, require_complete=False)
+    try:
+        splits = split_ids(dataset, config, final=False)
+    except DtmeSearchError:
+        # A file that is missing or broken is listed below; too few images are told when a search begins.
+        splits = None
     with _bar(screen, "reading") as on_progress:
-        report = check_dataset(dataset, on_progress)
+        report = check_dataset(dataset, on_progress, splits)
     _print_report(screen, report)
     return len(report.problems)
 
@@ -38,6 +45,32 @@ def prepare_and_print(screen: Screen, name: str, source: Path, out: Path, jobs: 
         )
     screen.line(f"{report.num_samples} samples written to {report.out}")
     screen.line(f"Next:  dtme-search data check {name} --data-root {report.out}")
+
+
+def show_and_print(
+    screen: Screen,
+    name: str,
+    out: Path,
+    data_root: str | None,
+    overrides: tuple[str, ...],
+    num_images: int,
+    seed: int,
+) -> None:
+    """Draw a contact sheet of training images and labels and say where it is."""
+    from dtme_search.reporting import label_sheet, save_png
+    from dtme_search.training import pick_device
+
+    config = _data_config(name, data_root, overrides, "data show")
+    # Behind a loader only the images of the sheet are read.
+    reading = config.model_copy(update={"storage": "loader", "loader_workers": 0})
+    dataset = build_dataset(config)
+    data = build_data(reading, tuple(dataset.tasks), pick_device("cpu"), dataset=dataset, read=())
+    batch = next(data.train_batches(num_images, seed))
+    ids = ", ".join(data.splits.train[index] for index in batch.indices.tolist())
+    height, width = config.image_size
+    title = f"{name}: training images after augmentation, {height}x{width}, seed {seed}\n{ids}"
+    save_png(label_sheet(batch, data.specs, config, title), out)
+    screen.line(f"Written: {out}")
 
 
 def _data_config(name: str, data_root: str | None, overrides: tuple[str, ...], where: str) -> DataConfig:
@@ -76,6 +109,8 @@ def _print_report(screen: Screen, report: CheckReport) -> None:
                 [[_text(row[column]) for column in columns] for row in rows],
             )
             screen.line("")
+    for note in report.notes():
+        screen.say(note, style="yellow")
     for problem in report.problems:
         screen.line(f"{problem.split} {problem.sample_id}: {problem.message}", style="red")
     if report.ok:

@@ -1,4 +1,4 @@
-"""Commands around data sets: read one through, bring one into its folder layout."""
+"""Commands around data sets: read one through, look at one, bring one into its folder layout."""
 
 from __future__ import annotations
 
@@ -33,6 +33,25 @@ def check(
     problems = check_and_print(screen_of(context), name, data_root, tuple(set_ or ()))
     if problems:
         raise DataError(f"data set {name}: {problems} files missing or broken, listed above.")
+
+
+@data_app.command(epilog="Example:  dtme-search data show scenes --out sheet.png")
+def show(
+    context: typer.Context,
+    name: _Name,
+    out: Annotated[Path, typer.Option("--out", "-o", help="PNG to write.")],
+    num_images: Annotated[int, typer.Option("--images", min=1, max=64, help="Images, one per row.")] = 6,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Which images, and how they are changed.")] = 0,
+    data_root: options.DataRoot = None,
+    set_: options.Set = None,
+) -> None:
+    """Draw a contact sheet: images and labels after augmentation, as training sees them.
+
+    `--set data.image_size=[448,576]` and the like change the size and the augmentation.
+    """
+    from dtme_search.cli.checking import show_and_print
+
+    show_and_print(screen_of(context), name, out, data_root, tuple(set_ or ()), num_images, seed)
 
 
 @data_app.command(

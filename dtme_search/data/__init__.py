@@ -1,5 +1,6 @@
 """Data sets, their splits, and batches on the device."""
 
+from dtme_search.data.augment import restore_colours
 from dtme_search.data.base import Batch, Dataset, Sample, SourceSplit, Split
 from dtme_search.data.check import CheckReport, check_dataset, verify_readable
 from dtme_search.data.pipeline import TaskData, build_data
@@ -22,6 +23,7 @@ __all__ = [
     "check_dataset",
     "make_generator",
     "resolve_root",
+    "restore_colours",
     "split_ids",
     "verify_readable",
 ]

@@ -96,6 +96,14 @@ class Draws:
         return cls(ones.double(), crops, never, zeros, ones, never, ones, zeros)
 
 
+def restore_colours(images: Tensor, config: DataConfig) -> Tensor:
+    """Undo the normalisation of ``Batch.images``: uint8 RGB of the same shape (B, 3, H, W)."""
+    mean, std = (
+        torch.tensor(values, device=images.device)[:, None, None] for values in _STATISTICS[config.normalize]
+    )
+    return (255 * (images * std + mean)).round().clamp(0, 255).to(torch.uint8)
+
+
 def prepare_batch(
     raw: RawSamples,
     indices: Tensor,

@@ -2,6 +2,7 @@
 
 from dtme_search.reporting.export import best_trial, export_best, export_front, export_trial
 from dtme_search.reporting.figures import conflict_heat_map, draw_trial, save_png
+from dtme_search.reporting.sheet import label_sheet
 from dtme_search.reporting.tables import (
     LEGEND,
     Frame,
@@ -26,6 +27,7 @@ __all__ = [
     "export_trial",
     "failed_table",
     "front_table",
+    "label_sheet",
     "pruned_table",
     "save_png",
     "trials_table",
