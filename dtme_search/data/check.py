@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dtme_search.data.base import Dataset, Sample, SourceSplit
+from dtme_search.data.splits import Splits
 from dtme_search.data.threads import map_in_threads
 from dtme_search.errors import DataError
 from dtme_search.tasks import TaskSpec
@@ -54,6 +55,7 @@ class LabelSummary:
         maximum: Greatest.
         mean: Mean.
         class_pixels: Valid pixels per class, for kind classes; empty otherwise.
+        class_images: Per split of a run, the samples in which each class occurs; as ``class_pixels``.
     """
 
     spec: TaskSpec
@@ -64,6 +66,7 @@ class LabelSummary:
     maximum: tuple[float, ...]
     mean: tuple[float, ...]
     class_pixels: tuple[int, ...]
+    class_images: Mapping[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,16 @@ class CheckReport:
     def ok(self) -> bool:
         """Whether every file was read."""
         return not self.problems
+
+    def notes(self) -> list[str]:
+        """What is readable and yet would make numbers worse: classes that a split has none of."""
+        return [
+            f"{label.spec.name}: no {split} image shows {', '.join(absent)}. A class that is neither there "
+            "nor predicted counts as 0 in the mIoU."
+            for label in self.labels
+            for split, counts in label.class_images.items()
+            if (absent := [name for name, n in zip(label.spec.class_names, counts, strict=True) if not n])
+        ]
 
     def tables(self) -> dict[str, list[Row]]:
         """Title -> rows of one form, ready to print or to save: splits, sizes, values, classes, problems."""
@@ -121,12 +134,15 @@ class CheckReport:
         return text
 
 
-def check_dataset(dataset: Dataset, on_progress: Progress | None = None) -> CheckReport:
+def check_dataset(
+    dataset: Dataset, on_progress: Progress | None = None, splits_of_run: Splits | None = None
+) -> CheckReport:
     """Read every label of every sample of both splits; go on after a broken one.
 
     Args:
         dataset: What to read; for folders with missing files one that was opened without asking for them.
         on_progress: Called with samples done and samples in all, from this thread.
+        splits_of_run: Count the images of each class in these splits; else in those of the data set.
     """
     splits: tuple[SourceSplit, ...] = ("train", "test")
     listed = [(split, sample_id) for split in splits for sample_id in dataset.ids(split)]
@@ -138,7 +154,11 @@ def check_dataset(dataset: Dataset, on_progress: Progress | None = None) -> Chec
 
     whole: Counter[SourceSplit] = Counter()
     sizes: Counter[tuple[int, int]] = Counter()
+    held_out = set() if splits_of_run is None else set(splits_of_run.holdout)
+    all_parts = ["train", *(["holdout"] if held_out else []), "test"]
+    part_of = {sample_id: "holdout" if sample_id in held_out else split for split, sample_id in listed}
     tallies: dict[str, list[_Tally]] = {task: [] for task in specs}
+    parts: list[str] = []
     problems: list[Problem] = []
     readings = _read_all(dataset, [sample_id for _, sample_id in listed], tuple(specs), measure, on_progress)
     for (split, sample_id), (measured, messages) in zip(listed, readings, strict=True):
@@ -146,6 +166,7 @@ def check_dataset(dataset: Dataset, on_progress: Progress | None = None) -> Chec
         if measured is not None:
             size, found = measured
             whole[split] += 1
+            parts.append(part_of[sample_id])
             sizes[size] += 1
             for task, tally in found.items():
                 tallies[task].append(tally)
@@ -153,7 +174,7 @@ def check_dataset(dataset: Dataset, on_progress: Progress | None = None) -> Chec
         {split: len(dataset.ids(split)) for split in splits},
         {split: whole[split] for split in splits},
         dict(sizes),
-        tuple(_summary(spec, tallies[task]) for task, spec in specs.items()),
+        tuple(_summary(spec, tallies[task], parts, all_parts) for task, spec in specs.items()),
         tuple(problems),
     )
 
@@ -245,7 +266,9 @@ def _reduced(reduce: Callable[..., npt.NDArray[Any]], values: npt.NDArray[Any]) 
     return reduce(values.astype(np.float64), axis=0) if len(values) else np.zeros(values.shape[1])
 
 
-def _summary(spec: TaskSpec, tallies: Sequence[_Tally]) -> LabelSummary:
+def _summary(
+    spec: TaskSpec, tallies: Sequence[_Tally], parts: Sequence[str], all_parts: Sequence[str]
+) -> LabelSummary:
     filled = [tally for tally in tallies if tally.num_valid]
     num_valid = sum(tally.num_valid for tally in filled)
     nothing = (float("nan"),) * (1 if spec.kind == "classes" else spec.channels)
@@ -260,6 +283,19 @@ def _summary(spec: TaskSpec, tallies: Sequence[_Tally]) -> LabelSummary:
         class_pixels=tuple(int(n) for n in np.sum([tally.class_pixels for tally in filled], axis=0))
         if filled
         else (0,) * len(spec.class_names),
+        class_images={
+            part: tuple(
+                sum(
+                    bool(tally.class_pixels[index])
+                    for tally, each in zip(tallies, parts, strict=True)
+                    if each == part
+                )
+                for index in range(spec.channels)
+            )
+            for part in all_parts
+        }
+        if spec.kind == "classes"
+        else {},
     )
 
 
@@ -292,8 +328,9 @@ def _class_rows(label: LabelSummary) -> list[Row]:
             "class": name,
             "pixels": pixels,
             "percent": 100 * pixels / max(label.num_valid, 1),
+            **{f"images_{split}": counts[index] for split, counts in label.class_images.items()},
         }
-        for name, pixels in zip(label.spec.class_names, label.class_pixels, strict=False)
+        for index, (name, pixels) in enumerate(zip(label.spec.class_names, label.class_pixels, strict=False))
     ]
 
 

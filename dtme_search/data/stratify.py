@@ -48,8 +48,8 @@ def spread_classes(
     """Give the hold-out, and then the training side, a group of every class it lacks.
 
     A hold-out that has every class already stays as it is. Otherwise groups change sides one at a time, the
-    rarest class first, and never one whose side would lose a class by it; groups that are not
-    needed then leave the hold-out while that brings it nearer to its size. Of equally good groups the
+    rarest class first, and never one whose side would lose a class by it; groups that their side can spare
+    then move back and forth while that brings the hold-out nearer to its size. Of equally good groups the
     one that comes first in ``order`` moves, so the result depends on nothing else. A class that occurs in
     one group only stays where it is.
 
@@ -77,29 +77,36 @@ def spread_classes(
                 continue
             lacking = set(shared) - set(_all(classes, takes))
             gives = [group for group in order if group not in takes]
-            free = [group for group in gives if wanted in classes[group] and _spare(group, gives, classes)]
+            counts = Counter(_all(classes, gives))
+            free = [group for group in gives if wanted in classes[group] and _spare(classes[group], counts)]
             if free:
                 chosen ^= {max(free, key=lambda group: len(lacking & classes[group]))}
     if chosen != held_out:
-        _shrink(chosen, order, classes, sizes, target)
+        _restore_size(chosen, order, classes, sizes, target)
     return chosen
 
 
-def _shrink(
+def _restore_size(
     chosen: set[str], order: Sequence[str], classes: Classes, sizes: Mapping[str, int], target: float
 ) -> None:
+    """Let groups that their side can spare leave the hold-out, last ones first, or join it, first first."""
     size = sum(sizes[group] for group in chosen)
-    for group in reversed(order):
-        nearer = abs(size - sizes[group] - target) < abs(size - target)
-        if group in chosen and len(chosen) > 1 and nearer and _spare(group, chosen, classes):
-            chosen.remove(group)
-            size -= sizes[group]
+    for leaves, groups in ((True, list(reversed(order))), (False, list(order))):
+        side = [group for group in groups if (group in chosen) == leaves]
+        counts = Counter(_all(classes, side))
+        for group in side:
+            change = -sizes[group] if leaves else sizes[group]
+            nearer = abs(size + change - target) < abs(size - target)
+            remaining = len(chosen) if leaves else len(order) - len(chosen)
+            if nearer and remaining > 1 and _spare(classes[group], counts):
+                chosen ^= {group}
+                counts.subtract(classes[group])
+                size += change
 
 
-def _spare(group: str, side: Iterable[str], classes: Classes) -> bool:
-    """Whether the other groups of a side have all classes of this one."""
-    others = [other for other in side if other != group]
-    return bool(others) and classes[group] <= set(_all(classes, others))
+def _spare(classes_of_group: AbstractSet[int], counts: Mapping[int, int]) -> bool:
+    """Whether other groups of its side have all classes of a group; ``counts`` says how many have each."""
+    return all(counts[each] > 1 for each in classes_of_group)
 
 
 def _all(classes: Classes, groups: Iterable[str]) -> Iterable[int]:

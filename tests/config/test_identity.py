@@ -39,6 +39,7 @@ ACTIVE = [
     ({}, "data.scenes.num_test", 10),
     ({}, "data.scenes.seed", 1),
     ({"data.name": "nyud"}, "data.nyud.num_classes", 39),
+    ({"data.name": "orchard"}, "data.options", {"trees": 4}),
     ({}, "model.backbone", "vit_small_patch16_224"),
     ({}, "model.backbone_options", {"depth": 6}),
     ({}, "model.pretrained", True),
@@ -104,6 +105,8 @@ INACTIVE = [
     ({}, "data.storage_limit_gb", 1.0),
     ({}, "data.loader_workers", 0),
     ({}, "data.nyud.num_classes", 39),
+    # What the YAML says is in the fingerprint of the data.
+    ({}, "data.folder.description", "orchard.yaml"),
     ({"data.name": "nyud"}, "data.scenes.num_train", 100),
     (NONE, "expansion.start", 0.5),
     (NONE, "expansion.selection", "random"),

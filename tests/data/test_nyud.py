@@ -9,11 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from nyud_folder import SIZE, TEST, TRAIN, save_npy, save_png, truncate, write_nyud
 from PIL import Image, ImageFile
 
 from dtme_search.config import DataConfig, NyudConfig
-from dtme_search.data import build_dataset, nyud
+from dtme_search.data import build_data, build_dataset, nyud
 from dtme_search.data.nyud import CLASS_NAMES, NyudDataset
 from dtme_search.errors import DataError
 
@@ -541,3 +542,35 @@ def test_the_real_copy_works_as_it_is(tmp_path):
         assert normals[valid][:, 2].mean() < -0.4
         assert np.quantile(normals[valid][:, 1], 0.1) < -0.5
         assert 0.01 < sample.labels["edge"].mean() < 0.08
+
+
+def test_a_search_opens_no_file_of_the_test_split(root, tmp_path):
+    for path in root.rglob("*"):
+        if path.stem in TEST:
+            # Listed and as long as ever, but not to be read.
+            path.write_bytes(b"x" * path.stat().st_size)
+    dataset = open_nyud(root, tmp_path)
+    config = DataConfig(
+        name="nyud", image_size=SIZE, holdout_fraction=0.3, nyud=NyudConfig(num_classes=40), storage="device"
+    )
+    data = build_data(config, tuple(dataset.tasks), torch.device("cpu"), dataset=dataset)
+    assert data.fingerprint
+    assert len(next(data.train_batches(2, 0)).images) == 2
+    assert len(next(data.eval_batches("holdout", 4)).images) == 1
+    assert data.target_means()
+    with pytest.raises(DataError, match="cannot be read"):
+        next(data.eval_batches("test", 4))
+
+
+def test_class_presence_is_what_the_labels_show_and_is_kept(root, tmp_path):
+    dataset = open_nyud(root, tmp_path)
+    presence = dataset.class_presence(TRAIN)
+    for row, sample_id in zip(presence, TRAIN, strict=True):
+        stored = np.asarray(Image.open(root / "segmentation" / f"{sample_id}.png"))
+        assert set(np.flatnonzero(row) + 1) == set(np.unique(stored)) - {0}
+    for path in (root / "segmentation").iterdir():
+        path.write_bytes(b"x" * path.stat().st_size)
+    # The same data set, so nothing is read again.
+    np.testing.assert_array_equal(dataset.class_presence(TRAIN), presence)
+    with pytest.raises(DataError, match="cannot be read"):
+        dataset.class_presence(TRAIN[:2])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from fake_dataset import FakeDataset
 from hypothesis import given
@@ -101,3 +102,60 @@ def test_an_unknown_split_is_a_mistake_of_the_caller():
     splits = split_ids(Listed([1, 1]), DataConfig(), final=False)
     with pytest.raises(ValueError, match="got 'val'"):
         splits.ids("val")
+
+
+class Shown(Listed):
+    """One sample per group; ``shown[i]`` are the classes of sample i."""
+
+    def __init__(self, shown):
+        super().__init__([1] * len(shown))
+        self.shown = shown
+        self.asked = []
+
+    def class_presence(self, ids):
+        self.asked += ids
+        presence = np.zeros((len(ids), 5), dtype=bool)
+        for row, sample_id in enumerate(ids):
+            presence[row, list(self.shown[int(sample_id.split("-")[0])])] = True
+        return presence
+
+    def classes(self, ids):
+        return set(np.flatnonzero(self.class_presence(ids).any(axis=0)).tolist())
+
+
+@given(
+    shown=st.lists(st.sets(st.integers(0, 4), min_size=1), min_size=4, max_size=40), seed=st.integers(0, 3)
+)
+def test_moving_groups_never_loses_a_class_and_keeps_both_sides(shown, seed):
+    config = DataConfig(holdout_fraction=0.2, holdout_seed=seed)
+    dataset = Shown(shown)
+    before = split_ids(Listed([1] * len(shown)), config, final=False)
+    after = split_ids(dataset, config, final=False)
+    assert sorted(after.train + after.holdout) == sorted(dataset.ids("train"))
+    assert after.train and after.holdout
+    assert dataset.classes(before.train) & dataset.classes(before.holdout) <= (
+        dataset.classes(after.train) & dataset.classes(after.holdout)
+    )
+    assert not set(dataset.asked) & set(dataset.ids("test"))
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_rare_class_is_on_both_sides(seed):
+    shown = [{0, 1}] * 38 + [{0, 4}] * 2
+    dataset = Shown(shown)
+    splits = split_ids(dataset, DataConfig(holdout_fraction=0.1, holdout_seed=seed), final=False)
+    assert dataset.classes(splits.holdout) == dataset.classes(splits.train) == {0, 1, 4}
+    assert len(splits.holdout) == 4
+
+
+def test_a_split_that_has_every_class_stays_as_it_is():
+    plain = split_ids(Listed([1] * 30), DataConfig(), final=False)
+    assert split_ids(Shown([{0, 1, 2}] * 30), DataConfig(), final=False) == plain
+    # A class of a single group cannot be on both sides, so nothing moves for it either.
+    assert split_ids(Shown([{0, 1}] * 29 + [{0, 1, 3}]), DataConfig(), final=False) == plain
+
+
+def test_a_final_run_asks_for_no_classes():
+    dataset = Shown([{0}] * 5)
+    split_ids(dataset, DataConfig(), final=True)
+    assert dataset.asked == []
