@@ -192,6 +192,11 @@ def test_importing_the_package_loads_nothing_else():
     assert loaded_outside_packages("import dtme_search") == set()
 
 
+def test_preparing_data_loads_no_torch():
+    # Every process of `data prepare` would pay for it in memory and in seconds.
+    assert "torch" not in loaded_outside_packages("import dtme_search.data.nyud_prepare")
+
+
 def test_help_loads_only_what_prints_it():
     # Half a second is all it may take; pydantic alone would cost most of that.
     if importlib.util.find_spec("dtme_search.cli") is None:

@@ -1,12 +1,30 @@
-"""Data sets, their splits, and batches on the device."""
+"""Data sets, their splits, and batches on the device.
 
-from dtme_search.data.augment import restore_colours
+What needs torch is imported at its first use: the processes of ``prepare`` never need it, and it would be
+most of the memory they take.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 from dtme_search.data.base import Batch, Dataset, Sample, SourceSplit, Split
 from dtme_search.data.check import CheckReport, check_dataset, verify_readable
-from dtme_search.data.pipeline import TaskData, build_data
-from dtme_search.data.randomness import Purpose, make_generator
 from dtme_search.data.registry import build_dataset, resolve_root
 from dtme_search.data.splits import Splits, split_ids
+
+if TYPE_CHECKING:
+    from dtme_search.data.augment import restore_colours
+    from dtme_search.data.pipeline import TaskData, build_data
+    from dtme_search.data.randomness import Purpose, make_generator
+
+_WITH_TORCH = {
+    "Purpose": "randomness",
+    "TaskData": "pipeline",
+    "build_data": "pipeline",
+    "make_generator": "randomness",
+    "restore_colours": "augment",
+}
 
 __all__ = [
     "Batch",
@@ -27,3 +45,11 @@ __all__ = [
     "split_ids",
     "verify_readable",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WITH_TORCH:
+        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+    from importlib import import_module
+
+    return getattr(import_module(f"{__name__}.{_WITH_TORCH[name]}"), name)

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from torch import Tensor
 
 from dtme_search.tasks import TaskSpec
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SourceSplit = Literal["train", "test"]
 """Splits a data set comes with."""
