@@ -26,6 +26,7 @@ from dtme_search.config.run import (
     ScheduleConfig,
     TaskConfig,
     TaskGroups,
+    TaskonomyConfig,
     TrainConfig,
 )
 from dtme_search.config.study import Distribution, PrunerConfig, SamplerConfig, Scalar, StudyConfig
@@ -52,6 +53,7 @@ __all__ = [
     "StudyConfig",
     "TaskConfig",
     "TaskGroups",
+    "TaskonomyConfig",
     "TrainConfig",
     "apply_overrides",
     "base_config",

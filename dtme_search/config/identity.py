@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
+import operator
 from typing import Any
 
 from dtme_search.config.run import ExpansionConfig, RunConfig, ScheduleConfig
@@ -12,9 +14,13 @@ NUMERICS_VERSION = 1
 """Raised whenever the same config would train to other numbers; part of every fingerprint."""
 
 _WHERE_NOT_WHAT = {
-    "data": {"root", "folder", "storage", "storage_limit_gb", "loader_workers"},
-    "train": {"checkpoint_seconds"},
+    ("data",): {"root", "folder", "storage", "storage_limit_gb", "loader_workers"},
+    ("data", "taskonomy"): {"split", "incomplete"},
+    ("train",): {"checkpoint_seconds"},
 }
+"""What the data set then holds is known by its own fingerprint."""
+_OF_DATA_SETS = {"scenes", "nyud", "taskonomy"}
+"""Sections of data that only the data set of that name reads."""
 _MEASURING = {"variance_ratio", "num_images", "analysis_batch_size", "decoder_warmup_steps"}
 _RANKING = {
     "range_layer_ratio",
@@ -35,10 +41,11 @@ def canonical(config: RunConfig) -> dict[str, Any]:
     fields that the chosen policy, schedule or data set never reads.
     """
     form = config.model_dump(mode="json")
-    for section, names in _WHERE_NOT_WHAT.items():
+    for sections, names in _WHERE_NOT_WHAT.items():
+        section = functools.reduce(operator.getitem, sections, form)
         for name in names:
-            del form[section][name]
-    for name in {"scenes", "nyud"} - {config.data.name}:
+            del section[name]
+    for name in _OF_DATA_SETS - {config.data.name}:
         del form["data"][name]
     if not config.data.options:
         del form["data"]["options"]

@@ -83,11 +83,25 @@ class FolderConfig(Section):
     """YAML that says where images and labels are. The fingerprint holds its content, not its place."""
 
 
+class TaskonomyConfig(Section):
+    """Taskonomy in one of the published layouts (data.name: taskonomy)."""
+
+    split: str = "tiny"
+    """tiny, or a csv file with the columns id, train, val and test (relative to data.root). Not part of the
+    fingerprint: the buildings it lists are."""
+    incomplete: Literal["refuse", "skip"] = "refuse"
+    """Views and buildings of which files are missing: stop with an error, or leave them out."""
+    mask_margin: Annotated[int, Field(ge=0, le=64)] = 4
+    """Pixels around a hole of the scan that do not count; 0 is the mask of the Taskonomy task bank."""
+    test_images: Annotated[int, Field(ge=1)] | None = None
+    """Score only this many test views, chosen by a hash of their names; empty = all."""
+
+
 class DataConfig(Section):
     """Which images, at what size, split how."""
 
     name: str = "scenes"
-    """Data set: scenes, nyud, folder, or one that an installed package brings."""
+    """Data set: scenes, nyud, pascal_context, taskonomy, folder, or one that an installed package brings."""
     root: str | None = None
     """Folder of the data set; --data-root and DTME_DATA_ROOT take its place. Not part of the fingerprint."""
     image_size: tuple[int, int] = (64, 96)
@@ -112,6 +126,7 @@ class DataConfig(Section):
     folder: FolderConfig = FolderConfig()
     options: dict[str, int | float | bool | str] = {}
     """Handed to the data set of an installed package; what they mean is its affair."""
+    taskonomy: TaskonomyConfig = TaskonomyConfig()
 
     @model_validator(mode="after")
     def _sizes_are_positive(self) -> Self:

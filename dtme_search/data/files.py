@@ -7,17 +7,21 @@ from __future__ import annotations
 
 import struct
 import zlib
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
+from dtme_search.data.base import Sample
 from dtme_search.data.threads import numpy_header_lock
 from dtme_search.errors import DataError
 
 Bools = npt.NDArray[np.bool_]
+Label = tuple[npt.NDArray[Any], Bools]
+"""A label and where it counts."""
 
 # What Pillow and numpy raise on damaged files.
 _DAMAGED = (
@@ -142,6 +146,52 @@ def read_array(path: Path) -> npt.NDArray[Any]:
         DataError: If the file is missing or damaged.
     """
     return _load(path) if path.suffix.lower() == ".npy" else np.asarray(_open(path))
+
+
+def read_levels(path: Path, what: str, bits: Literal[8, 16, 24]) -> npt.NDArray[np.integer[Any]]:
+    """Stored numbers of a png as they are: grey of 8 or 16 bits (H, W), or 24 for RGB (H, W, 3).
+
+    Args:
+        path: The file.
+        what: What it holds, for the message.
+        bits: Bits of a pixel.
+
+    Raises:
+        DataError: If the file is missing, damaged or of another depth.
+    """
+    image = _open(path)
+    # Pillow gives 16-bit grey the mode I;16, before version 10 partly I.
+    found = {"L": 8, "P": 8, "I;16": 16, "I;16B": 16, "I": 16, "RGB": 24, "RGBA": 24}.get(image.mode)
+    if found != bits:
+        kind = {8: "an 8-bit grey", 16: "a 16-bit grey", 24: "an RGB"}[bits]
+        raise DataError(f"{path}: {what} must be {kind} png, got mode {image.mode}. Replace the file.")
+    return np.asarray(image)[..., :3] if bits == 24 else np.asarray(image)
+
+
+def make_sample(
+    image: npt.NDArray[np.uint8], labels: Mapping[str, Label], source: Callable[[str], Path]
+) -> Sample:
+    """Put an image and its labels together.
+
+    Args:
+        image: RGB, shape (H, W, 3).
+        labels: Per task, of the same H and W.
+        source: Task -> file that its label comes from.
+
+    Raises:
+        DataError: Names the file of the first label that has another size.
+    """
+    for task, (label, _) in labels.items():
+        if label.shape[:2] != image.shape[:2]:
+            raise DataError(
+                f"{source(task)}: the size of {task} must be that of the image, "
+                f"{image.shape[0]}x{image.shape[1]}, got {label.shape[0]}x{label.shape[1]}. Replace one."
+            )
+    return Sample(
+        image,
+        {task: label for task, (label, _) in labels.items()},
+        {task: valid for task, (_, valid) in labels.items()},
+    )
 
 
 def _as_map(path: Path) -> npt.NDArray[Any]:

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from operator import methodcaller
 from pathlib import Path
 from typing import IO
 
 from dtme_search.errors import DataError
+
+FilesById = Mapping[str, str]
+"""Sample id -> file name in one folder."""
+
+_NUM_PROBES = 16
 
 
 def read_ids(path: Path) -> tuple[str, ...]:
@@ -93,6 +100,78 @@ def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     with partial.open("wb") as file:
         write(file)
     os.replace(partial, path)
+
+
+def claim_folder(out: Path, stamp: Mapping[str, object]) -> None:
+    """Note what a folder is prepared from, and refuse one that holds something else.
+
+    Args:
+        out: Folder, empty or of an earlier call.
+        stamp: Identity of the source, as JSON can hold it.
+
+    Raises:
+        DataError: If the folder is of another source, or holds other files.
+    """
+    path = out / "prepared.json"
+    if path.exists():
+        try:
+            earlier = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            earlier = None
+        if earlier != stamp:
+            raise DataError(
+                f"{out}: was prepared from another file, mapping or version (see prepared.json), so this "
+                "call cannot go on with it. Delete the folder, or give --out another name."
+            )
+    elif any(out.iterdir()):
+        raise DataError(
+            f"{out}: must be empty or of an earlier call, got other files. Give --out another name."
+        )
+    write_whole(path, methodcaller("write", json.dumps(stamp, indent=2).encode()))
+
+
+def name_gaps(ids: Sequence[str], files: Mapping[str, FilesById]) -> str | None:
+    """Say which folders lack files: "depth: 2 of 9 missing (0003, 0007)"; ``None`` if none does."""
+    gaps = {folder: [i for i in ids if i not in listed] for folder, listed in files.items()}
+    return (
+        "; ".join(
+            f"{folder}: {len(gap)} of {len(ids)} missing ({', '.join(gap[:3])}{', ...' * (len(gap) > 3)})"
+            for folder, gap in gaps.items()
+            if gap
+        )
+        or None
+    )
+
+
+def summarise_files(
+    root: Path, files: Mapping[str, FilesById], ids: Iterable[str], probed: Sequence[str]
+) -> tuple[list[tuple[str, str, int]], list[str]]:
+    """What tells one copy of a data set from a changed one, for its fingerprint.
+
+    The place of the folder and file times do not count, so a copy is the same data set.
+
+    Args:
+        root: Folder of the data set.
+        files: Per folder below it, the files.
+        ids: Samples whose files count by name and size.
+        probed: Samples of which a few, spread evenly, are read and count by content too.
+
+    Raises:
+        DataError: If one of those few cannot be read.
+    """
+    sizes = [
+        (folder, name, file_size(root / folder / name))
+        for sample_id in ids
+        for folder, listed in files.items()
+        for name in (listed.get(sample_id, ""),)
+    ]
+    contents = [
+        content_digest(root / folder / listed[sample_id])
+        for sample_id in probed[:: max(1, len(probed) // _NUM_PROBES)]
+        for folder, listed in files.items()
+        if sample_id in listed
+    ]
+    return sizes, contents
 
 
 def _read_lines(path: Path) -> list[str]:

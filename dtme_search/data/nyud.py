@@ -28,14 +28,27 @@ from dtme_search.config import NyudConfig, fingerprint
 from dtme_search.data.base import Sample, SourceSplit
 from dtme_search.data.cache import open_cache
 from dtme_search.data.derive import DERIVE_VERSION, Camera, edges_from_labels, normals_from_depth
-from dtme_search.data.files import read_class_ids, read_depth, read_image, read_mask, read_normals
-from dtme_search.data.folders import content_digest, file_size, list_files, read_ids, read_pairs
+from dtme_search.data.files import (
+    Bools,
+    Label,
+    make_sample,
+    read_class_ids,
+    read_depth,
+    read_image,
+    read_mask,
+    read_normals,
+)
+from dtme_search.data.folders import (
+    content_digest,
+    list_files,
+    name_gaps,
+    read_ids,
+    read_pairs,
+    summarise_files,
+)
 from dtme_search.data.presence import class_presence
 from dtme_search.errors import DataError, nearest
 from dtme_search.tasks import TaskSpec, depth, edge, normals, semseg
-
-Bools = npt.NDArray[np.bool_]
-Label = tuple[npt.NDArray[Any], Bools]
 
 CLASS_NAMES = (
     *("wall", "floor", "cabinet", "bed", "chair", "sofa", "table", "door", "window", "bookshelf"),
@@ -88,7 +101,6 @@ _CRACK_RADIUS, _SPECK_AREA = 3, 8
 """Width of the unlabelled strips between objects, and size of stray labels, in pixels of a 320x240 frame."""
 _COARSEST_STEP = 0.05
 """Metres; a larger common divisor of all depths is chance, as in a picture of one flat wall."""
-_FINGERPRINTED_IDS = 16
 UNKNOWN_EDGE = 127
 """Grey of pixels in a prepared edge file of which nothing is known."""
 
@@ -153,26 +165,11 @@ class NyudDataset:
 
     @cached_property
     def fingerprint(self) -> str:
-        """From names and sizes of all files, and the bytes of a few training ids spread over the set.
-
-        The place of the folder and file times do not count, so a copy is the same data set.
-        """
+        """From names and sizes of all files, and the bytes of a few training samples."""
         ids = [sample_id for listed in self._ids.values() for sample_id in listed]
-        # Of the training ids: a search opens no file of the test split.
-        probes = self._ids["train"][:: max(1, len(self._ids["train"]) // _FINGERPRINTED_IDS)]
-        files = [
-            (folder, name, file_size(self._root / folder / name))
-            for folder, listed in self._files.items()
-            for name in (listed.get(sample_id, "") for sample_id in ids)
-        ]
-        contents = [
-            content_digest(self._path(folder, sample_id))
-            for folder, listed in self._files.items()
-            for sample_id in probes
-            if sample_id in listed
-        ]
+        summary = summarise_files(self._root, self._files, ids, self._ids["train"])
         version = DERIVE_VERSION if self._derived else None
-        return fingerprint("nyud", self._num_classes, version, files, contents)
+        return fingerprint("nyud", self._num_classes, version, *summary)
 
     def ids(self, split: SourceSplit) -> tuple[str, ...]:
         """Ids in the order of the split file; "test" is the published val.txt, the official test split."""
@@ -209,17 +206,7 @@ class NyudDataset:
             raise ValueError(f"task must be known, got '{unknown[0]}'.{nearest(unknown[0], _FOLDERS)}")
         read = {task: self._read_label(task, sample_id) for task in tasks}
         image = read_image(self._path("images", sample_id))
-        for task, (label, _) in read.items():
-            if label.shape[:2] != image.shape[:2]:
-                raise DataError(
-                    f"{self._source(task, sample_id)}: the size of {task} must be that of the image, "
-                    f"{image.shape[0]}x{image.shape[1]}, got {label.shape[0]}x{label.shape[1]}. Replace one."
-                )
-        return Sample(
-            image,
-            {task: label for task, (label, _) in read.items()},
-            {task: valid for task, (_, valid) in read.items()},
-        )
+        return make_sample(image, read, lambda task: self._source(task, sample_id))
 
     def _read_label(self, task: str, sample_id: str) -> Label:
         path = self._source(task, sample_id)
@@ -259,17 +246,12 @@ class NyudDataset:
 
     def _check_complete(self) -> None:
         ids = [sample_id for listed in self._ids.values() for sample_id in listed]
-        gaps = {folder: [i for i in ids if i not in listed] for folder, listed in self._files.items()}
-        if any(gaps.values()):
-            found = "; ".join(
-                f"{folder}: {len(gap)} of {len(ids)} missing ({', '.join(gap[:3])}{', ...' * (len(gap) > 3)})"
-                for folder, gap in gaps.items()
-                if gap
-            )
-            optional = [folder for folder in _OPTIONAL if gaps.get(folder)]
+        gaps = name_gaps(ids, self._files)
+        if gaps:
+            optional = [f for f in _OPTIONAL if f in self._files and not self._files[f].keys() >= set(ids)]
             remedy = f", or remove the folder {' and '.join(optional)} to have it derived" if optional else ""
             raise DataError(
-                f"{self._root}: every id of gt_sets/*.txt must have its files, got {found}. "
+                f"{self._root}: every id of gt_sets/*.txt must have its files, got {gaps}. "
                 f"Complete the data set or shorten the lists{remedy}."
             )
 

@@ -10,12 +10,10 @@ Shapes: H height, W width.
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from operator import methodcaller
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +21,7 @@ from joblib import Parallel, delayed
 from PIL import Image
 
 from dtme_search.data.derive import DERIVE_VERSION, edges_from_labels, normals_from_depth
-from dtme_search.data.folders import write_whole
+from dtme_search.data.folders import claim_folder, write_whole
 from dtme_search.data.nyud import CLASS_NAMES, UNKNOWN_EDGE, crop_of_frame
 from dtme_search.data.nyud_mat import Frame, inspect_mat, read_class_mapping, read_frames, read_split
 from dtme_search.errors import DataError
@@ -53,7 +51,7 @@ def prepare_nyud(source: Path, out: Path, *, jobs: int, on_progress: Callable[[i
     split = read_split(source.with_name("splits.mat"), content.num_images)
     class_of_label = read_class_mapping(source.with_name("classMapping40.mat"), content.names)
     num_classes = int(class_of_label.max())
-    _claim(
+    claim_folder(
         out,
         {
             "source": source.name,
@@ -76,26 +74,6 @@ def prepare_nyud(source: Path, out: Path, *, jobs: int, on_progress: Callable[[i
         on_progress(done, len(numbers))
     _write_lists(out, split, content.scenes, num_classes)
     return len(waiting)
-
-
-def _claim(out: Path, stamp: dict[str, Any]) -> None:
-    """Note what a folder is prepared from, and refuse one that holds something else."""
-    path = out / "prepared.json"
-    if path.exists():
-        try:
-            earlier = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            earlier = None
-        if earlier != stamp:
-            raise DataError(
-                f"{out}: was prepared from another file, mapping or version (see prepared.json), so this "
-                "call cannot go on with it. Delete the folder, or give --out another name."
-            )
-    elif any(out.iterdir()):
-        raise DataError(
-            f"{out}: must be empty or of an earlier call, got other files. Give --out another name."
-        )
-    write_whole(path, methodcaller("write", json.dumps(stamp, indent=2).encode()))
 
 
 def _is_complete(out: Path, number: int) -> bool:

@@ -27,6 +27,8 @@ CROP_TASK = "semseg"
 same crops."""
 
 _MEANS_BATCH = 16
+_AVERAGED_IMAGES = 1024
+_VERIFIED_IMAGES = 20_000
 _PROBED_SAMPLES = 8
 _SMALLEST_COVER = 0.5
 
@@ -102,9 +104,19 @@ class TaskData:
         chosen = torch.randperm(len(self.splits.train), generator=generator)[:num_images]
         return self._plain("train", chosen.tolist(), batch_size)
 
-    def target_means(self) -> dict[str, Tensor]:
-        """Mean of the valid training targets per channel, float32 (C,) on the CPU; sums are float64.
+    def average_batches(self, batch_size: int) -> Iterator[Batch]:
+        """The training images that averages over them are taken from, not augmented.
 
+        All of them, or of more than 1,024 an even choice of about that many: an average needs no more, and
+        reading all of Taskonomy takes hours.
+        """
+        _check_positive(batch_size=batch_size)
+        return self._plain("train", _even_choice(len(self.splits.train), _AVERAGED_IMAGES), batch_size)
+
+    def target_means(self) -> dict[str, Tensor]:
+        """Mean of the valid targets of ``average_batches`` per channel, float32 (C,) on the CPU.
+
+        Sums are float64.
         Only kinds distance, normals and values have one. Without a single valid pixel it is 0.
         """
         kinds = ("distance", "normals", "values")
@@ -113,7 +125,7 @@ class TaskData:
             return {}
         sums = {task: torch.zeros(self.specs[task].channels, dtype=torch.float64) for task in tasks}
         counts = dict.fromkeys(tasks, 0)
-        for batch in self.for_tasks(tasks).eval_batches("train", _MEANS_BATCH):
+        for batch in self.for_tasks(tasks).average_batches(_MEANS_BATCH):
             for task in tasks:
                 # Targets are 0 where they are not valid.
                 sums[task] += batch.targets[task].sum((0, 2, 3), dtype=torch.float64).cpu()
@@ -162,7 +174,8 @@ def build_data(
         device: Where batches are to be.
         final: Train on all training ids; nothing is held out.
         dataset: Takes the place of the data set that ``data.name`` names.
-        read: Splits that are read (or, behind a loader, decoded once) now; the others at their first use.
+        read: Splits that are read now; the others at their first use. Behind a loader they are decoded once
+            to find broken files, of more than 20,000 images an even choice of about that many.
         on_progress: Called with images read and images in all, from this thread.
 
     Raises:
@@ -201,7 +214,8 @@ def build_data(
         for split in read:
             open_split(split)
     else:
-        _verify_once(source, read_now, tuple(stored), identity, on_progress)
+        verified = [read_now[index] for index in _even_choice(len(read_now), _VERIFIED_IMAGES)]
+        _verify_once(source, verified, tuple(stored), identity, on_progress)
     return TaskData(specs, splits, identity, config, device, open_split, crop_task)
 
 
@@ -224,6 +238,16 @@ def training_order(num_images: int, batch_size: int, seed: int, start_step: int 
             yield [order[position % num_images] for position in range(start, start + batch_size)]
 
 
+def _even_choice(num_images: int, most: int) -> range:
+    """Every image, or every second, third, ... one, so that at most ``most`` are left.
+
+    Example:
+        >>> list(_even_choice(5, 8)), list(_even_choice(5, 2))
+        ([0, 1, 2, 3, 4], [0, 3])
+    """
+    return range(0, num_images, max(1, -(-num_images // most)))
+
+
 def _verify_once(
     source: Dataset,
     ids: Sequence[str],
@@ -231,7 +255,7 @@ def _verify_once(
     identity: str,
     on_progress: Callable[[int, int], None] | None,
 ) -> None:
-    """Decode every file before the first training on this data, so that a broken one is named now."""
+    """Decode the files of ``ids`` before the first training on this data: a broken one is named now."""
     stamp = cache_folder() / "verified" / fingerprint(identity, list(ids), sorted(tasks))
     if stamp.exists():
         return

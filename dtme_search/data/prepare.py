@@ -90,5 +90,11 @@ def _nyud(source: Path, out: Path, *, jobs: int, on_progress: Progress) -> int:
     return prepare_nyud(source, out, jobs=jobs, on_progress=on_progress)
 
 
-PREPARERS: dict[str, Preparer] = {"nyud": _nyud}
+def _pascal_context(source: Path, out: Path, *, jobs: int, on_progress: Progress) -> int:
+    from dtme_search.data.pascal_prepare import prepare_pascal_context
+
+    return prepare_pascal_context(source, out, jobs=jobs, on_progress=on_progress)
+
+
+PREPARERS: dict[str, Preparer] = {"nyud": _nyud, "pascal_context": _pascal_context}
 """Name of a data set -> what writes its folder."""

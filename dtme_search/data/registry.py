@@ -79,9 +79,23 @@ def _folder(config: DataConfig, require_complete: bool) -> Dataset:
     return FolderDataset(description, root, require_complete=require_complete)
 
 
+def _pascal_context(config: DataConfig, require_complete: bool) -> Dataset:
+    from dtme_search.data.pascal_context import PascalContextDataset
+
+    return PascalContextDataset(resolve_root(config), require_complete=require_complete)
+
+
+def _taskonomy(config: DataConfig, require_complete: bool) -> Dataset:
+    from dtme_search.data.taskonomy import TaskonomyDataset
+
+    return TaskonomyDataset(resolve_root(config), config.taskonomy, require_complete=require_complete)
+
+
 BUILDERS: dict[str, Callable[[DataConfig, bool], Dataset]] = {
     "scenes": _scenes,
     "nyud": _nyud,
     "folder": _folder,
+    "pascal_context": _pascal_context,
+    "taskonomy": _taskonomy,
 }
 """Name in ``data.name`` -> function that opens the data set."""

@@ -130,7 +130,7 @@ def _average_labels(data: TaskData, batch_size: int) -> dict[str, Tensor]:
         for name, spec in data.specs.items()
     }
     counts = {name: torch.zeros(1, height, width, dtype=torch.float64, device=data.device) for name in sums}
-    for batch in data.eval_batches("train", batch_size):
+    for batch in data.average_batches(batch_size):
         for name, spec in data.specs.items():
             valid = batch.valid[name]
             target = _as_channels(batch.targets[name], spec)

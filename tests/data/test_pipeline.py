@@ -11,7 +11,7 @@ import torch
 from fake_dataset import TASKS, FakeDataset
 
 from dtme_search.config import DataConfig
-from dtme_search.data import build_data, registry
+from dtme_search.data import build_data, pipeline, registry
 from dtme_search.data.pipeline import training_order
 from dtme_search.data.tensors import bytes_per_sample, read_sample
 from dtme_search.errors import ConfigError, DataError
@@ -372,3 +372,26 @@ def test_a_gpu_gets_the_crops_and_targets_of_the_cpu():
             for task in ALL:
                 assert torch.equal(batch.valid[task].cpu(), expected.valid[task])
                 torch.testing.assert_close(batch.targets[task].cpu(), expected.targets[task])
+
+
+def test_averages_and_the_look_for_broken_files_take_an_even_choice_of_a_large_set(monkeypatch, tmp_path):
+    monkeypatch.setenv("DTME_CACHE", str(tmp_path))
+    monkeypatch.setattr(pipeline, "_AVERAGED_IMAGES", 4)
+    monkeypatch.setattr(pipeline, "_VERIFIED_IMAGES", 5)
+    dataset = FakeDataset(num_train=16)
+    seen = []
+    data = make_data(
+        dataset,
+        ["depth"],
+        storage="loader",
+        loader_workers=0,
+        final=True,
+        on_progress=lambda done, total: seen.append((done, total)),
+        augment={"crop_tries": 1},
+    )
+    assert seen == [(done, 4) for done in range(1, 5)]
+    indices = torch.cat([batch.indices for batch in data.average_batches(3)])
+    assert indices.tolist() == [0, 4, 8, 12]
+    dataset.reads.clear()
+    data.target_means()
+    assert dataset.reads == ["a000", "a004", "a008", "a012"]
