@@ -34,6 +34,7 @@ class Pair:
     """A trial trained plainly, and its twin that shared what it could.
 
     Attributes:
+        number: Its number, in both studies.
         steps: Steps trained, plain and shared.
         seconds: From proposal to values.
         training: Seconds of training and evaluating.
@@ -43,6 +44,7 @@ class Pair:
         start: When it grows, in steps; ``None`` for never.
     """
 
+    number: int
     steps: tuple[int, int]
     seconds: tuple[float, float]
     training: tuple[float, float]
@@ -93,6 +95,8 @@ def check_equal(plain: LoadedStudy, shared: LoadedStudy) -> None:
     for one, other in zip(plain.optuna.trials, shared.optuna.trials, strict=True):
         assert one.params == other.params, f"trial {one.number}: {one.params} is not {other.params}"
         assert one.state == other.state, f"trial {one.number}: {one.state} is not {other.state}"
+        if one.values is None:  # points that wait for their turn, failures
+            continue
         # What a step costs is timed, and no two timings are equal.
         both = zip(plain.config.objectives, one.values, other.values, strict=True)
         assert all(a == b for name, a, b in both if name != "step_cost_ratio"), (
@@ -106,12 +110,14 @@ def check_equal(plain: LoadedStudy, shared: LoadedStudy) -> None:
 def pairs(plain: LoadedStudy, shared: LoadedStudy) -> list[Pair]:
     """Every trial beside its twin."""
     found = []
-    for number, runs in enumerate(
-        zip(plain.records.runs(plain.name), shared.records.runs(shared.name), strict=True)
-    ):
-        trials = (plain.optuna.trials[number], shared.optuna.trials[number])
+    both = zip(plain.records.runs(plain.name), shared.records.runs(shared.name), strict=True)
+    for runs in both:
+        if runs[0].state != "complete":
+            continue
+        trials = [study.optuna.trials[runs[0].trial] for study in (plain, shared)]
         found.append(
             Pair(
+                number=runs[0].trial,
                 steps=tuple(run.steps_trained for run in runs),
                 seconds=tuple(trial.duration.total_seconds() for trial in trials),
                 training=tuple((run.seconds_train or 0.0) + (run.seconds_evaluate or 0.0) for run in runs),
@@ -127,9 +133,9 @@ def pairs(plain: LoadedStudy, shared: LoadedStudy) -> list[Pair]:
 def print_result(found: Sequence[Pair], plain: LoadedStudy, shared: LoadedStudy, reports: int) -> None:
     """A line per trial, then the ratios and what each saving has in them."""
     print("\ntrial  policy      grows at  steps plain  shared  seconds plain  shared  origin")
-    for number, pair in enumerate(found):
+    for pair in found:
         print(
-            f"{number:5d}  {pair.policy:10s}  {'never' if pair.start is None else pair.start!s:>8s}  "
+            f"{pair.number:5d}  {pair.policy:10s}  {'never' if pair.start is None else pair.start!s:>8s}  "
             f"{pair.steps[0]:11d}  {pair.steps[1]:6d}  {pair.seconds[0]:13.1f}  {pair.seconds[1]:6.1f}  "
             f"{'' if pair.origin is None else pair.origin!s:>6s}"
         )
@@ -150,7 +156,7 @@ def print_result(found: Sequence[Pair], plain: LoadedStudy, shared: LoadedStudy,
     print("\nsaved by          steps  share   seconds  share")
     for name, (part, time) in {**by_saving, "the rest": (0, rest)}.items():
         print(f"{name:16s}  {part:5d}  {part / steps[0]:5.1%}  {time:8.1f}  {time / seconds[0]:5.1%}")
-    measured = sum(bool(plain.records.conflicts(plain.name, number)) for number in range(len(found)))
+    measured = sum(bool(plain.records.conflicts(plain.name, pair.number)) for pair in found)
     starts = Counter(pair.start or 0 for pair in found if pair.start is not None)
     never = sum(pair.start is None for pair in found)
     print(f"\nequal values in all {len(found)} trials")
