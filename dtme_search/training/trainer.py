@@ -180,14 +180,23 @@ class Trainer:
 
     def _train_to_the_end(self) -> None:
         self._last_saved = time.monotonic()
-        if self.trunk is not None and self.plan is None:
-            self._follow(self.trunk)
+        if self.trunk is not None:
+            self._share(self.trunk)
         self._train_until(self.config.total_steps)
 
-    def _follow(self, trunk: Trunk) -> None:
-        """Come to the expansion step (or to the trunk's last one) on stretches shared with other runs."""
-        until = self.config.expansion_step
-        for step in trunk.steps(self.step, self.config.total_steps if until is None else until):
+    def _share(self, trunk: Trunk) -> None:
+        """Train on the trunk as long as the network is the unexpanded one, which may be to the end."""
+        growth, end = self.config.expansion_step, self.config.total_steps
+        if self.plan is None:
+            self._follow(trunk, end if growth is None else growth)
+            if self.step == growth:
+                self._begin_step()
+        if self.plan is not None and self.plan.is_empty:
+            self._follow(trunk, end)
+
+    def _follow(self, trunk: Trunk, until: int) -> None:
+        """Come to the last step of the trunk up to ``until`` on stretches shared with other runs."""
+        for step in trunk.steps(self.step, until):
             with trunk.claim(step) as snapshot:
                 if snapshot is not None:
                     self._fork(snapshot)

@@ -234,6 +234,18 @@ def test_what_is_equal_to_a_pruned_trial_is_pruned(tmp_path):
     assert saved.trained + saved.from_equal_work + saved.pruned_away == saved.total == 12
 
 
+def test_a_growth_that_comes_to_nothing_at_once_trains_the_trunk(plain, tmp_path):
+    """The first one makes it and the second forks from it; alone, both would have trained these steps."""
+    share_baselines(plain, tmp_path / "runs")
+    file = write(tmp_path, [by_conflict(0.0, 1.0, 1.0), TWO_LAYERS])
+    study = optimize(file, workdir=tmp_path / "runs", device="cpu")
+    nothing, grown_later = study.optuna.trials
+    assert trained(study) == [(4, 0), (2, 2)]
+    assert [(row.trial, row.from_step, row.to_step) for row in study.records.trunks("tiny")] == [(0, 0, 2)]
+    assert nothing.values == plain.optuna.trials[0].values, "as the one that never grows"
+    assert grown_later.values == plain.optuna.trials[3].values
+
+
 def test_deleting_what_is_shared_costs_time_only(plain, tmp_path):
     """Once while the study runs, once between two runs of it."""
     share_baselines(plain, tmp_path / "runs")
