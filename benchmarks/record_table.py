@@ -129,11 +129,11 @@ def write_table(study: LoadedStudy, definition: StudyConfig, file: Path) -> None
         run = runs.get(trial.number)
         if run is None:
             continue
-        rungs = study.records.rungs(study.name, run.trial if run.origin_trial is None else run.origin_trial)
+        origin = run if run.origin_trial is None else runs[run.origin_trial]
         rows.append(
             {path: trial.params[path] for path in definition.search}
             | {
-                "work": (run.resolved_fingerprint or "")[:12],
+                "work": (origin.resolved_fingerprint or "")[:12],
                 "trained": int(run.origin_trial is None),
                 "operations": run.operations,
                 "param_overhead_percent": round(run.param_overhead_percent or 0.0, 6),
@@ -141,7 +141,10 @@ def write_table(study: LoadedStudy, definition: StudyConfig, file: Path) -> None
                 "total_steps": run.total_steps,
                 "grown_step_cost": round(costs[plan_of(RunConfig.model_validate_json(run.config or ""))], 3),
             }
-            | {f"delta_m_at_{rung.step}": round(rung.delta_m_percent, 4) for rung in rungs}
+            | {
+                f"delta_m_at_{rung.step}": round(rung.delta_m_percent, 4)
+                for rung in study.records.rungs(study.name, origin.trial)
+            }
         )
     with file.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
