@@ -2,7 +2,7 @@
 
     python benchmarks/search_quality.py                      20 repeats, a table of numbers
     python benchmarks/search_quality.py --plot quality.png   and the curves as a picture
-    python benchmarks/search_quality.py --pruners            which eta and which first evaluation
+    python benchmarks/search_quality.py --pruners            which eta and which correlation
 
 Nothing is trained: every proposal is looked up in ``data/quality.csv``, which ``record_table.py`` trained.
 Sampler, search space and pruning are the program's own. The quality of a search is the hypervolume of what
@@ -213,7 +213,8 @@ class Replay:
         return point.paid(first, end), complete
 
     def _end(self, number: int, point: Point) -> tuple[int, bool]:
-        for rung, gain in enumerate(point.delta_m[:-1]):
+        last = len(point.delta_m) - 1
+        for rung, gain in enumerate(point.delta_m):
             step = point.step_of(rung)
             overhead = point.overhead if step > point.start else None
             rows = self.rungs.setdefault(rung, [])
@@ -226,7 +227,8 @@ class Replay:
                     param_overhead_percent=overhead,
                 )
             )
-            if self.prunes and self.pruner.reason(number, rows) is not None:
+            at_the_end = self.rungs.setdefault(last, [])
+            if self.prunes and self.pruner.reason(number, rows, at_the_end) is not None:
                 return step, False
         return point.total, True
 
@@ -336,7 +338,7 @@ def compare_samplers(table: Table, pruner: PrunerConfig, repeats: int, trials: i
 
 
 def compare_pruners(table: Table, repeats: int, trials: int) -> None:
-    """What eta and the first evaluation at which a trial may be pruned do to plain TPE."""
+    """What eta and the correlation that an evaluation must have shown do to plain TPE."""
     plain = repeat(table, "tpe", "plain", PrunerConfig(), repeats, trials)
     budget = float(np.median([replay.compute[-1] for replay in plain.replays]))
     print("TPE with pruning, the same number of trials: compute of plain, hypervolume, front lost")
@@ -344,12 +346,12 @@ def compare_pruners(table: Table, repeats: int, trials: int) -> None:
         f"none                    1.00  {spread(np.array([replay.quality[-1] for replay in plain.replays]))}"
     )
     for eta in (2.0, 3.0, 4.0):
-        for first in (0, 1, 2, 4):
-            pruner = PrunerConfig(name="pareto", eta=eta, num_warmup_evaluations=first)
+        for least in (-1.0, 0.3, 0.5, 0.7):
+            pruner = PrunerConfig(name="pareto", eta=eta, min_correlation=least)
             pruned = repeat(table, "tpe", "pruned", pruner, repeats, trials)
             spent = np.median([replay.compute[-1] for replay in pruned.replays]) / budget
             quality = spread(np.array([replay.quality[-1] for replay in pruned.replays]))
-            print(f"eta {eta}, from evaluation {first + 1}  {spent:.2f}  {quality}  {pruned.share_lost:4.0%}")
+            print(f"eta {eta}, correlation {least:4.1f}  {spent:.2f}  {quality}  {pruned.share_lost:4.0%}")
 
 
 def spread(values: np.ndarray) -> str:

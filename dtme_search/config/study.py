@@ -100,6 +100,8 @@ class PrunerConfig(Section):
     """pareto: one trial in eta goes on, and always those that no other dominates."""
     min_trials: Annotated[int, Field(ge=2)] = 8
     """pareto: trials that must have reached an evaluation before one is pruned there."""
+    min_correlation: Annotated[float, Field(ge=-1.0, le=1.0)] = 0.7
+    """pareto: rank correlation with the final delta_m that an evaluation must have shown; -1 = trust any."""
 
 
 class ReuseConfig(Section):

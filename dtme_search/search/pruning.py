@@ -11,6 +11,9 @@ the best 1 / ``eta`` of them go on, as in successive halving without waiting (AS
 - A trial that has not grown yet is neither judged nor compared with: its delta_m is that of the shared
   network. One that never grows takes part at cost 0.
 - A trial above a limit is dominated by every trial within the limits, as in Optuna's samplers.
+- A rung prunes only after it has shown that it can tell: among the trials that were trained to their end,
+  delta_m there and at the end must go together (Spearman's rank correlation). In short runs, and soon after a
+  growth, evaluations tell nothing, and a rule that trusts them loses the front (docs/results.md).
 """
 
 from __future__ import annotations
@@ -48,10 +51,13 @@ class ParetoPruner:
         min_trials: Trials that must have reached a rung, the judged one included, before one is pruned there.
         first_rung: First rung (from 0) at which a trial may be pruned.
         num_evaluations: Evaluations of a trial; at the last one it is finished anyway.
+        min_correlation: Rank correlation that a rung must have shown with the end, over at least
+            ``min_trials`` finished trials; -1 trusts every rung at once.
 
     Example:
         >>> pruner = ParetoPruner({"delta_m_percent": "maximize", "param_overhead_percent": "minimize"},
-        ...                       {}, eta=3.0, min_trials=3, first_rung=0, num_evaluations=4)
+        ...                       {}, eta=3.0, min_trials=3, first_rung=0, num_evaluations=4,
+        ...                       min_correlation=-1.0)
         >>> rows = [RungRow(trial=0, rung=1, step=50, delta_m_percent=1.0, param_overhead_percent=0.2),
         ...         RungRow(trial=1, rung=1, step=50, delta_m_percent=0.0, param_overhead_percent=0.0),
         ...         RungRow(trial=2, rung=1, step=50, delta_m_percent=-3.1, param_overhead_percent=0.41)]
@@ -68,6 +74,7 @@ class ParetoPruner:
     min_trials: int
     first_rung: int
     num_evaluations: int
+    min_correlation: float
 
     @classmethod
     def of_study(cls, study: StudyConfig, num_evaluations: int) -> ParetoPruner:
@@ -79,14 +86,16 @@ class ParetoPruner:
             min_trials=study.pruner.min_trials,
             first_rung=study.pruner.num_warmup_evaluations,
             num_evaluations=num_evaluations,
+            min_correlation=study.pruner.min_correlation,
         )
 
-    def reason(self, trial: int, rows: Sequence[RungRow]) -> str | None:
+    def reason(self, trial: int, rows: Sequence[RungRow], finished: Sequence[RungRow] = ()) -> str | None:
         """Why ``trial`` should stop, in words, or ``None`` if it should go on.
 
         Args:
             trial: Number of the trial.
             rows: What every trial that counts was worth at this rung, ``trial`` included.
+            finished: What every trial that counts was worth at the last rung.
 
         Raises:
             ValueError: If ``trial`` is not among ``rows``, or ``rows`` are of several rungs.
@@ -100,6 +109,8 @@ class ParetoPruner:
         last = self.num_evaluations - 1
         if place is None or not self.first_rung <= rung < last or len(grown) < self.min_trials:
             return None
+        if not self._can_tell(grown, finished):
+            return None
         losses = np.array([self._losses(row) for row in grown])
         violations = np.array([self._violation(row) for row in grown])
         ranks = dominance_ranks(losses, violations)
@@ -108,6 +119,17 @@ class ParetoPruner:
         return (
             f"outside the best {_share(self.eta)} at evaluation {rung + 1} of {self.num_evaluations}: "
             f"{self._in_words(grown[place])}; {ranks[place]} of {len(grown)} trials dominate it"
+        )
+
+    def _can_tell(self, rows: Sequence[RungRow], finished: Sequence[RungRow]) -> bool:
+        """Whether delta_m at this rung has gone together with delta_m at the end."""
+        if self.min_correlation == -1:
+            return True
+        ends = {row.trial: row.delta_m_percent for row in finished}
+        here = [row for row in rows if row.trial in ends]
+        return len(here) >= self.min_trials and (
+            rank_correlation([row.delta_m_percent for row in here], [ends[row.trial] for row in here])
+            >= self.min_correlation
         )
 
     def _is_judged(self, row: RungRow) -> bool:
@@ -173,6 +195,19 @@ def stays(ranks: NDArray[np.int64], eta: float) -> NDArray[np.bool_]:
     return kept
 
 
+def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float:
+    """Spearman's rank correlation, between -1 and 1; 0 where all values of one side are equal.
+
+    Example:
+        >>> round(rank_correlation([1.0, 2.0, 3.0, 4.0], [0.1, 0.3, 0.2, 0.9]), 6)
+        0.8
+    """
+    ranks = np.array([_mean_ranks(np.asarray(values)) for values in (first, second)])
+    if np.ptp(ranks, axis=1).min() == 0:
+        return 0.0
+    return float(np.corrcoef(ranks)[0, 1])
+
+
 def violations(row: RungRow | RunRow, limits: Mapping[str, float]) -> dict[str, float]:
     """Limit -> how far it is exceeded, at most 0 when kept; limits on what is not known yet are left out."""
     measured = {name: getattr(row, name) for name in limits}
@@ -188,6 +223,14 @@ def stop(trial: optuna.Trial, reason: str, row: RungRow | RunRow, limits: Mappin
     for name, violation in violations(row, limits).items():
         trial.set_constraint(name, violation)
     raise optuna.TrialPruned(reason)
+
+
+def _mean_ranks(values: Numbers) -> Numbers:
+    """Places in order; equal values share the mean of theirs."""
+    ordered = np.sort(values)
+    before, until = (np.searchsorted(ordered, values, side=side) for side in ("left", "right"))
+    mean: Numbers = (before + until) / 2
+    return mean
 
 
 def _share(eta: float) -> str:

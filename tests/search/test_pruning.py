@@ -12,7 +12,7 @@ from watching import Heard
 from dtme_search.config import StudyConfig
 from dtme_search.reporting import pruned_table
 from dtme_search.search import load_study, optimize
-from dtme_search.search.pruning import ParetoPruner, dominance_ranks, stays, violations
+from dtme_search.search.pruning import ParetoPruner, dominance_ranks, rank_correlation, stays, violations
 from dtme_search.search.records import RungRow, RunRow
 
 OBJECTIVES = {"delta_m_percent": "maximize", "param_overhead_percent": "minimize"}
@@ -28,7 +28,7 @@ def rows(*numbers: tuple[float, float | None], rung: int = 1) -> list[RungRow]:
 
 def pruner(**changes) -> ParetoPruner:
     given = {"objectives": OBJECTIVES, "limits": {}, "eta": 3.0, "min_trials": 2, "first_rung": 1}
-    return ParetoPruner(**given | {"num_evaluations": 4} | changes)
+    return ParetoPruner(**given | {"num_evaluations": 4, "min_correlation": -1.0} | changes)
 
 
 def stopped(ranking: ParetoPruner, trials: list[RungRow]) -> list[int]:
@@ -122,9 +122,47 @@ class TestWhoIsPruned:
             }
         )
         expected = pruner(
-            limits={"param_overhead_percent": 1.0}, eta=4.0, min_trials=5, first_rung=2, num_evaluations=8
+            limits={"param_overhead_percent": 1.0},
+            eta=4.0,
+            min_trials=5,
+            first_rung=2,
+            num_evaluations=8,
+            min_correlation=0.7,
         )
         assert ParetoPruner.of_study(study, 8) == expected
+
+
+class TestARungMustHaveShownThatItCanTell:
+    """SEVEN at rung 1; what became of some of them at the last rung."""
+
+    def stopped(self, ends: dict[int, float], **changes) -> list[int]:
+        finished = [
+            RungRow(trial=trial, rung=3, step=60, delta_m_percent=gain) for trial, gain in ends.items()
+        ]
+        ranking = pruner(**{"min_correlation": 0.7, "min_trials": 4} | changes)
+        return [row.trial for row in SEVEN if ranking.reason(row.trial, SEVEN, finished) is not None]
+
+    # At rung 1 the trials 0, 1, 4 and 5 had 2, 1, 0 and -1.
+    def test_it_prunes_when_the_order_held(self):
+        assert self.stopped({0: 9.0, 1: 8.0, 4: 5.0, 5: 7.0}) == [3, 4, 6], "rank correlation 0.8"
+
+    def test_not_when_it_did_not(self):
+        assert self.stopped({0: 8.0, 1: 9.0, 4: 5.0, 5: 7.0}) == [], "rank correlation 0.6"
+        assert self.stopped({0: 8.0, 1: 9.0, 4: 5.0, 5: 7.0}, min_correlation=0.5) == [3, 4, 6]
+        assert self.stopped({0: 1.0, 1: 2.0, 4: 3.0, 5: 4.0}) == []
+        assert self.stopped({0: 1.0, 1: 1.0, 4: 1.0, 5: 1.0}) == []
+
+    def test_not_before_enough_trials_have_finished(self):
+        assert self.stopped({0: 9.0, 1: 8.0, 4: 7.0}) == []
+        assert self.stopped({0: 9.0, 1: 8.0, 4: 7.0, 99: 5.0}) == [], "one of them was not here"
+
+    def test_unless_every_rung_is_trusted(self):
+        assert self.stopped({}, min_correlation=-1) == [3, 4, 6]
+
+    def test_equal_values_share_their_ranks(self):
+        # Ranks 1, 2.5, 2.5, 4 against 1, 3, 2, 4.
+        expected = 4.5 / (4.5 * 5.0) ** 0.5
+        assert rank_correlation([0.0, 1.0, 1.0, 2.0], [0.0, 6.0, 5.0, 9.0]) == pytest.approx(expected)
 
 
 numbers = st.tuples(st.integers(-4, 4).map(float), st.integers(0, 4).map(float))
@@ -188,7 +226,7 @@ def study(tmp_path_factory, heard):
         search=SEARCH
         | {"train.lr": {"choices": [1e-3, 10.0]}, "expansion.variance_ratio": {"choices": [10.0, 100.0]}},
         sampler={"num_startup_trials": 2},
-        pruner={"name": "pareto", "num_warmup_evaluations": 0, "min_trials": 2},
+        pruner={"name": "pareto", "num_warmup_evaluations": 0, "min_trials": 2, "min_correlation": -1},
         enqueue=[
             {"expansion.policy": "none", "train.lr": 1e-3, "expansion.variance_ratio": 10.0},
             {"train.lr": 10.0, "expansion.variance_ratio": 10.0, **everywhere},
