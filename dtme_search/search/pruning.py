@@ -22,15 +22,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
-import numpy as np
 import optuna
-from numpy.typing import NDArray
+import torch
+from torch import Tensor
 
 from dtme_search.config import StudyConfig
 from dtme_search.config.study import Direction
 from dtme_search.search.records import RungRow, RunRow
-
-Numbers = NDArray[np.float64]
 
 _IN_WORDS = {
     "delta_m_percent": ("delta_m", "{:+.2f} %"),
@@ -111,14 +109,14 @@ class ParetoPruner:
             return None
         if not self._can_tell(grown, finished):
             return None
-        losses = np.array([self._losses(row) for row in grown])
-        violations = np.array([self._violation(row) for row in grown])
-        ranks = dominance_ranks(losses, violations)
+        losses = torch.tensor([self._losses(row) for row in grown], dtype=torch.float64)
+        violation = torch.tensor([self._violation(row) for row in grown], dtype=torch.float64)
+        ranks = dominance_ranks(losses, violation)
         if stays(ranks, self.eta)[place]:
             return None
         return (
             f"outside the best {_share(self.eta)} at evaluation {rung + 1} of {self.num_evaluations}: "
-            f"{self._in_words(grown[place])}; {ranks[place]} of {len(grown)} trials dominate it"
+            f"{self._in_words(grown[place])}; {int(ranks[place])} of {len(grown)} trials dominate it"
         )
 
     def _can_tell(self, rows: Sequence[RungRow], finished: Sequence[RungRow]) -> bool:
@@ -158,7 +156,7 @@ class ParetoPruner:
         return ", ".join([*words, *above])
 
 
-def dominance_ranks(losses: Numbers, violations: Numbers) -> NDArray[np.int64]:
+def dominance_ranks(losses: Tensor, violations: Tensor) -> Tensor:
     """For each of N points, how many of the others dominate it.
 
     One point dominates another if it violates the limits less, or if both keep them, no objective is worse
@@ -172,27 +170,25 @@ def dominance_ranks(losses: Numbers, violations: Numbers) -> NDArray[np.int64]:
         (N,) counts; 0 on the front.
 
     Example:
-        >>> dominance_ranks(np.array([[0.0, 1.0], [1.0, 0.0], [1.0, 1.0]]), np.zeros(3)).tolist()
+        >>> dominance_ranks(torch.tensor([[0.0, 1.0], [1.0, 0.0], [1.0, 1.0]]), torch.zeros(3)).tolist()
         [0, 0, 2]
     """
     first, second = losses[:, None, :], losses[None, :, :]
-    better = (first <= second).all(axis=2) & (first < second).any(axis=2)
+    better = (first <= second).all(dim=2) & (first < second).any(dim=2)
     both_keep = (violations[:, None] == 0) & (violations[None, :] == 0)
-    dominates = np.where(both_keep, better, violations[:, None] < violations[None, :])
-    ranks: NDArray[np.int64] = dominates.sum(axis=0)
-    return ranks
+    dominates = torch.where(both_keep, better, violations[:, None] < violations[None, :])
+    return dominates.sum(dim=0)
 
 
-def stays(ranks: NDArray[np.int64], eta: float) -> NDArray[np.bool_]:
+def stays(ranks: Tensor, eta: float) -> Tensor:
     """Which of N points belong to the best 1 / ``eta``; equal ranks stay or go together.
 
     Example:
-        >>> stays(np.array([0, 3, 0, 1, 2, 2]), eta=3.0).tolist()
+        >>> stays(torch.tensor([0, 3, 0, 1, 2, 2]), eta=3.0).tolist()
         [True, False, True, False, False, False]
     """
-    ahead = np.searchsorted(np.sort(ranks), ranks, side="left")
-    kept: NDArray[np.bool_] = ahead < len(ranks) / eta
-    return kept
+    ahead = torch.searchsorted(ranks.sort().values, ranks)
+    return ahead < len(ranks) / eta
 
 
 def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float:
@@ -202,10 +198,12 @@ def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float:
         >>> round(rank_correlation([1.0, 2.0, 3.0, 4.0], [0.1, 0.3, 0.2, 0.9]), 6)
         0.8
     """
-    ranks = np.array([_mean_ranks(np.asarray(values)) for values in (first, second)])
-    if np.ptp(ranks, axis=1).min() == 0:
+    ranks = torch.stack(
+        [_mean_ranks(torch.tensor(values, dtype=torch.float64)) for values in (first, second)]
+    )
+    if not (ranks != ranks[:, :1]).any(dim=1).all():
         return 0.0
-    return float(np.corrcoef(ranks)[0, 1])
+    return float(torch.corrcoef(ranks)[0, 1])
 
 
 def violations(row: RungRow | RunRow, limits: Mapping[str, float]) -> dict[str, float]:
@@ -225,12 +223,10 @@ def stop(trial: optuna.Trial, reason: str, row: RungRow | RunRow, limits: Mappin
     raise optuna.TrialPruned(reason)
 
 
-def _mean_ranks(values: Numbers) -> Numbers:
+def _mean_ranks(values: Tensor) -> Tensor:
     """Places in order; equal values share the mean of theirs."""
-    ordered = np.sort(values)
-    before, until = (np.searchsorted(ordered, values, side=side) for side in ("left", "right"))
-    mean: Numbers = (before + until) / 2
-    return mean
+    ordered = values.sort().values
+    return (torch.searchsorted(ordered, values) + torch.searchsorted(ordered, values, right=True)) / 2
 
 
 def _share(eta: float) -> str:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny import SEARCH, grown, write_tiny_study
@@ -46,23 +46,23 @@ SEVEN = rows((2.0, 0.3), (1.0, 0.0), (1.0, 0.2), (1.0, 0.4), (0.0, 0.3), (-1.0, 
 
 class TestRanks:
     def test_by_hand(self):
-        losses = np.array([(-row.delta_m_percent, row.param_overhead_percent) for row in SEVEN])
+        losses = torch.tensor([(-row.delta_m_percent, row.param_overhead_percent) for row in SEVEN])
         # 2: by 1. 3: by 0, 1, 2. 4: by 0, 1, 2. 5: by 1. 6: by all.
-        assert dominance_ranks(losses, np.zeros(7)).tolist() == [0, 0, 1, 3, 3, 1, 6]
+        assert dominance_ranks(losses, torch.zeros(7)).tolist() == [0, 0, 1, 3, 3, 1, 6]
 
     def test_equal_points_do_not_dominate_each_other(self):
-        assert dominance_ranks(np.array([[1.0, 2.0]] * 3), np.zeros(3)).tolist() == [0, 0, 0]
+        assert dominance_ranks(torch.tensor([[1.0, 2.0]] * 3), torch.zeros(3)).tolist() == [0, 0, 0]
 
     def test_who_keeps_the_limits_dominates_who_does_not(self):
-        losses = np.array([[0.0, 0.0], [9.0, 9.0], [-5.0, -5.0], [8.0, 8.0]])
-        assert dominance_ranks(losses, np.array([0.0, 0.0, 2.0, 1.0])).tolist() == [0, 1, 3, 2]
+        losses = torch.tensor([[0.0, 0.0], [9.0, 9.0], [-5.0, -5.0], [8.0, 8.0]])
+        assert dominance_ranks(losses, torch.tensor([0.0, 0.0, 2.0, 1.0])).tolist() == [0, 1, 3, 2]
 
     @pytest.mark.parametrize(
         ("eta", "expected"),
         [(7.0, [0, 1]), (3.0, [0, 1, 2, 5]), (2.0, [0, 1, 2, 5]), (1.5, [0, 1, 2, 3, 4, 5])],
     )
     def test_equal_ranks_stay_together_while_there_is_room_for_the_first_of_them(self, eta, expected):
-        assert np.flatnonzero(stays(np.array([0, 0, 1, 3, 3, 1, 6]), eta)).tolist() == expected
+        assert stays(torch.tensor([0, 0, 1, 3, 3, 1, 6]), eta).nonzero().flatten().tolist() == expected
 
 
 class TestWhoIsPruned:
