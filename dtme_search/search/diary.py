@@ -168,6 +168,8 @@ class Diary:
         pictures = () if self.draw is None else self.draw(self.folder, result)
         self._upload(pictures)
         inside = sum(result.seconds.values())
+        # A session that was killed left no total, but the seconds up to its checkpoint.
+        total = max(self._seconds(), inside)
         self._save_result(
             outcome,
             config=resolved.model_dump_json(),
@@ -175,13 +177,12 @@ class Diary:
             steps_trained=result.total_steps - result.steps_reused,
             steps_reused=result.steps_reused,
             seconds_saved=result.seconds_saved,
-            # A session that was killed left no total, but the seconds up to its checkpoint.
-            seconds_total=max(self._seconds(), inside),
+            seconds_total=total,
             seconds_train=result.seconds.get("train", 0.0),
             seconds_evaluate=result.seconds.get("evaluate", 0.0),
             seconds_measure=result.seconds.get("measure", 0.0),
             seconds_checkpoint=result.seconds.get("checkpoint", 0.0),
-            seconds_overhead=max(0.0, self._seconds() - inside),
+            seconds_overhead=total - inside,
             peak_memory_mb=result.peak_memory_mb,
             precision=result.precision,
         )
