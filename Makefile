@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow check format bench clean
+.PHONY: help setup demo test browser test-slow check format bench clean
 
 help: ## Say what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -25,8 +25,15 @@ demo: setup ## Search on built-in scenes: baselines, trials, the front (minutes 
 	$(BIN)/dtme-search optimize --study demo
 	$(BIN)/dtme-search show --study demo
 
-test: setup ## Fast tests
+test: setup browser ## Fast tests
 	$(BIN)/python -m pytest -m 'not slow'
+
+# A browser for the tests that open pages; without one they are skipped and say so.
+browser:
+	@command -v chromium chromium-browser google-chrome >/dev/null || { \
+	  [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \
+	  { apt-get -qq update && apt-get -qq install -y --no-install-recommends chromium; } >/dev/null 2>&1; } || \
+	  echo "No browser found: tests that need one are skipped."
 
 test-slow: setup ## Tests that train for real or start many processes
 	$(BIN)/python -m pytest -m slow

@@ -21,7 +21,7 @@ _PUBLIC = {
     "delta_m": "dtme_search.metrics",
     "MultiTaskViT": "dtme_search.models",
     "Trainer": "dtme_search.training",
-    "load_study": "dtme_search.search",
+    "load_study": "dtme_search.reporting",
     "optimize": "dtme_search.search",
     "export_best": "dtme_search.reporting",
 }
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from dtme_search.errors import DtmeSearchError
     from dtme_search.metrics import delta_m
     from dtme_search.models import MultiTaskViT
-    from dtme_search.reporting import export_best
-    from dtme_search.search import load_study, optimize
+    from dtme_search.reporting import export_best, load_study
+    from dtme_search.search import optimize
     from dtme_search.token_space import (
         ConflictReport,
         ExpansionPlan,

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Literal
 
 TargetKind = Literal["classes", "distance", "normals", "mask", "values"]
@@ -154,3 +157,16 @@ def regression(name: str, channels: int = 1, loss: LossName = "l1", metric: Metr
         metric: ``l1`` or ``rmse``; a plain number either way.
     """
     return TaskSpec(name, channels, "values", loss, metric, "none", False)
+
+
+def save_specs(path: Path, specs: Mapping[str, TaskSpec]) -> None:
+    """Write descriptions of tasks as JSON, so that a checkpoint can be used without its data set."""
+    text = json.dumps([asdict(spec) for spec in specs.values()], indent=1)
+    path.write_text(text + "\n", encoding="utf-8")
+
+
+def load_specs(path: Path) -> dict[str, TaskSpec]:
+    """Read what :func:`save_specs` wrote."""
+    forms = json.loads(path.read_text(encoding="utf-8"))
+    specs = [TaskSpec(**{**form, "class_names": tuple(form["class_names"])}) for form in forms]
+    return {spec.name: spec for spec in specs}

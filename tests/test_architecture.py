@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "dtme_search"
 
 ROWS = (
-    ("errors", "tasks"),
+    ("errors", "tasks", "words"),
     ("config",),
     ("data", "metrics", "token_space", "schedules"),
     ("models",),
@@ -33,6 +33,7 @@ ROW_OF = {part: row for row, parts in enumerate(ROWS) for part in parts}
 OUTSIDE = {
     "errors": set(),
     "tasks": set(),
+    "words": set(),
     "config": {"pydantic", "pydantic_core", "yaml"},
     "data": {"torch", "numpy", "PIL", "h5py", "scipy", "joblib"},
     "metrics": {"torch", "numpy", "scipy", "joblib"},
@@ -42,15 +43,8 @@ OUTSIDE = {
     "training": {"torch"},
     "search": {"optuna", "sqlalchemy", "joblib", "filelock", "dask", "torch"},
     "reporting": {
-        "pandas",
-        "plotly",
-        "matplotlib",
-        "numpy",
-        "PIL",
-        "torch",
-        "optuna_dashboard",
-        "optuna",
-        "sqlalchemy",
+        *("pandas", "plotly", "matplotlib", "numpy", "PIL", "torch", "scipy"),
+        *("optuna", "optuna_dashboard", "sqlalchemy"),
     },
     "cli": {"typer", "rich"},
     "__main__": set(),

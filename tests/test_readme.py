@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from dtme_search.cli import datasets, searching, training  # noqa: F401  (they add their commands)
+from dtme_search.cli import main  # noqa: F401  (it adds all commands)
 from dtme_search.cli.app import app
 from dtme_search.config import base_config, load_study_config
 
@@ -71,6 +71,20 @@ def test_the_table_of_commands_is_complete():
     assert named == (set(PROGRAM.commands) - {"data"}) | {"data check", "data prepare", "data show"}
 
 
+def test_the_reference_of_fields_is_fresh():
+    """If not: dtme-search schema reference > docs/configuration.md."""
+    from dtme_search.config.reference import reference
+
+    assert (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8") == reference()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_pages_and_pictures_that_are_linked_are_there(page):
+    text = page.read_text(encoding="utf-8")
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", text):
+        assert (page.parent / target).exists(), target
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_make_targets_are_there(page):
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
@@ -93,3 +107,21 @@ def test_a_yaml_is_a_study(tmp_path, text):
     study = load_study_config(str(tmp_path / "study.yaml"))
     space = SearchSpace.from_study(study, base_config(study, tmp_path), num_layers=12)
     assert all(space.config(space.point(point)) for point in study.enqueue)
+
+
+def test_messages_of_the_faq_are_those_of_the_program():
+    text = (ROOT / "docs" / "faq.md").read_text(encoding="utf-8")
+    source = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "dtme_search").rglob("*.py"))
+    # Adjacent literals are one text; names and numbers in a message stand for any.
+    source = re.sub(r'"\s+f?"', "", source)
+    table = text.partition("## The dashboard")[0]
+    messages = re.findall(r"^\| `([^`]+)` \|", table, re.MULTILINE)
+    assert len(messages) > 8
+    system = {"Address already in use"}
+    missing = [
+        message
+        for message in messages
+        if message not in system
+        and not all(part in source for part in re.split(r" Did you mean|'\w+'|\d+", message))
+    ]
+    assert missing == []

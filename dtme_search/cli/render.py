@@ -4,39 +4,26 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from dtme_search.cli.screen import Screen
+from dtme_search.cli.sketch import front_points, layer_blocks, plot_points
 from dtme_search.tasks import display_metric
+from dtme_search.words import cell, heading
 
 if TYPE_CHECKING:
     from dtme_search.reporting import Frame
     from dtme_search.search import BaselineRow, FinalResult, LoadedStudy
 
-_HEADINGS = {
-    "delta_m_percent": "delta_m",
-    "delta_m_mean": "mean",
-    "delta_m_std": "std",
-    "num_seeds": "seeds",
-    "param_overhead_percent": "overhead",
-    "step_cost_ratio": "step cost",
-}
-_DECIMALS = {
-    "delta_m_percent": 2,
-    "delta_m_mean": 2,
-    "delta_m_std": 2,
-    "search": 2,
-    "param_overhead_percent": 3,
-    "step_cost_ratio": 2,
-    "start": 2,
-}
 _LAST_PRUNED = 5
 _NARROWEST_WORDS = 16
 """Columns of words are wrapped down to this width before the gaps between all columns shrink."""
+_MOST_MAPS = 10
 _NUMBER = re.compile(r"[-+]?\d[\d.]*(e[-+]?\d+)?( (%|m|deg))?")
 
 
@@ -68,7 +55,7 @@ def print_table(console: Console, title: str, columns: Sequence[str], rows: Iter
 
 def print_frame(console: Console, title: str, frame: Frame) -> None:
     """A DataFrame, its numbers rounded for reading."""
-    rows = [[_cell(str(column), value) for column, value in row.items()] for row in frame.to_dict("records")]
+    rows = [[cell(str(column), value) for column, value in row.items()] for row in frame.to_dict("records")]
     print_table(console, title, [heading(column) for column in frame.columns], rows)
 
 
@@ -103,7 +90,17 @@ def print_study(screen: Screen, study: LoadedStudy, where: str = "", data: str =
         goal = " and ".join(
             f"{heading(name)} ({direction})" for name, direction in study.config.objectives.items()
         )
-        shown = front.drop(columns=["state", "feasible", "seconds", "dead_tasks", *CONFIRMED])
+        hidden = (
+            "state",
+            "feasible",
+            "seconds",
+            "dead_tasks",
+            "reason",
+            "origin_trial",
+            "steps_reused",
+            *CONFIRMED,
+        )
+        shown = front.drop(columns=[name for name in hidden if name in front])
         screen.line("")
         print_frame(screen.console, f"Front: {goal}", shown)
         screen.line("")
@@ -113,6 +110,7 @@ def print_study(screen: Screen, study: LoadedStudy, where: str = "", data: str =
         screen.say(f"{LEGEND}.", style="dim")
         _print_doubts(screen, front)
         print_confirmed(screen, study)
+        _print_sketches(screen, study, trials, front)
     pruned = pruned_table(study)
     if not pruned.empty:
         screen.line("")
@@ -219,12 +217,22 @@ def _listed_extras(result: FinalResult) -> str:
     return f"{' and '.join(names)} {'is' if len(names) == 1 else 'are'} there"
 
 
-def heading(column: object) -> str:
-    """Column title of a measure."""
-    name = str(column)
-    if name.startswith("gain_"):
-        return name.removeprefix("gain_").removesuffix("_percent")
-    return _HEADINGS.get(name, name.replace("_", " "))
+def _print_sketches(screen: Screen, study: LoadedStudy, trials: Frame, front: Frame) -> None:
+    """The front as a plot, its layers as blocks."""
+    price = next((name for name in study.config.objectives if name != "delta_m_percent"), None)
+    points = front_points(trials, price) if price else []
+    if price and len({point[:2] for point in points}) > 1:
+        screen.line(f"\ndelta_m in percent (up) by {heading(price)} (across):")
+        for line in plot_points(points, width=min(60, screen.console.width - 12)):
+            screen.line(line)
+        screen.say("* on the front, o feasible, x above a limit", style="dim")
+    shown = front[front["layers"] != ""].head(_MOST_MAPS)
+    if len(shown) and len(shown["layers"].iloc[0]) * 3 + 24 <= screen.console.width:
+        screen.line("\nLayers from the input on:")
+        for _, row in shown.iterrows():
+            number, gain = row["trial"], cell("delta_m_percent", row["delta_m_percent"])
+            blocks = Text(f"trial {number:<5}").append(layer_blocks(row["layers"])).append(f"  {gain} %")
+            screen.console.print(blocks, soft_wrap=True)
 
 
 def _print_doubts(screen: Screen, front: Frame) -> None:
@@ -240,18 +248,3 @@ def _print_doubts(screen: Screen, front: Frame) -> None:
 
 def _is_numeric(texts: Sequence[str]) -> bool:
     return any(texts) and all(_NUMBER.fullmatch(text) for text in texts if text)
-
-
-def _cell(column: str, value: Any) -> str:
-    if value is None or value != value:
-        return ""
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, float):
-        sign = (
-            "+"
-            if column in ("delta_m_percent", "delta_m_mean", "search") or column.startswith("gain_")
-            else ""
-        )
-        return f"{value:{sign}.{_DECIMALS.get(column, 1)}f}"
-    return str(value)

@@ -1,8 +1,7 @@
-"""Commands around a study: run it, look at it, take the best out."""
+"""Commands around a study: run it, take the best out, see what there is."""
 
 from __future__ import annotations
 
-import errno
 import json
 from enum import StrEnum
 from pathlib import Path
@@ -16,19 +15,12 @@ from dtme_search.cli.screen import stoppable
 from dtme_search.errors import ConfigError
 
 
-class TableFormat(StrEnum):
-    """Forms of a table."""
-
-    table = "table"
-    csv = "csv"
-    json = "json"
-
-
 class SchemaOf(StrEnum):
     """What a schema describes."""
 
     study = "study"
     config = "config"
+    reference = "reference"
 
 
 @app.command(epilog="Example:  dtme-search optimize --study nyud --data-root /data/NYUDv2 --trials 64")
@@ -70,7 +62,7 @@ def optimize(
     """
     from dtme_search.cli.progress import TerminalListener
     from dtme_search.cli.render import print_study
-    from dtme_search.reporting import draw_trial
+    from dtme_search.reporting import PageKeeper, draw_trial, write_page
     from dtme_search.search import optimize as run
 
     if warm_start_storage is not None and warm_start_from is None:
@@ -91,7 +83,9 @@ def optimize(
             draw=draw_trial,
             warm_start_from=warm_start_from,
             warm_start_storage=warm_start_storage,
+            publish=PageKeeper(),
         )
+    write_page(loaded)
     where, data = repeated(context, "storage", "workdir"), repeated(context, "data_root")
     print_study(screen, loaded, where, data)
     if loaded.stopped:
@@ -131,30 +125,6 @@ def baseline(
     print_baselines(screen, rows.values())
 
 
-@app.command(epilog="Example:  dtme-search show --study demo --format csv > trials.csv")
-def show(
-    context: typer.Context,
-    study: options.Study,
-    format_: Annotated[
-        TableFormat, typer.Option("--format", help="As csv or json: every trial.")
-    ] = TableFormat.table,
-    storage: options.Storage = None,
-    workdir: options.Workdir = options.DEFAULT_WORKDIR,
-) -> None:
-    """Show the front, the best trial and the failures."""
-    from dtme_search.cli.render import print_study
-    from dtme_search.reporting import trials_table
-    from dtme_search.search import load_study
-
-    loaded = load_study(study, storage=storage, workdir=workdir)
-    if format_ is TableFormat.table:
-        print_study(screen_of(context), loaded, repeated(context, "storage", "workdir"))
-    elif format_ is TableFormat.csv:
-        typer.echo(trials_table(loaded).to_csv(index=False), nl=False)
-    else:
-        typer.echo(trials_table(loaded).to_json(orient="records", indent=1))
-
-
 @app.command(epilog="Example:  dtme-search confirm --study demo --top 3 --seeds 3")
 def confirm(
     context: typer.Context,
@@ -178,7 +148,7 @@ def confirm(
     """
     from dtme_search.cli.confirmed import best_in_words, print_confirmed
     from dtme_search.cli.progress import TerminalListener
-    from dtme_search.reporting import best_trial
+    from dtme_search.reporting import best_trial, write_page
     from dtme_search.search import confirm as run
 
     screen = screen_of(context)
@@ -193,6 +163,7 @@ def confirm(
             workdir=workdir,
             listener=listener,
         )
+    write_page(loaded)
     print_confirmed(screen, loaded)
     screen.say(best_in_words(loaded, best_trial(loaded)))
 
@@ -229,33 +200,12 @@ def export(
         screen_of(context).line(str(path))
 
 
-@app.command(epilog="Example:  dtme-search dashboard --study demo --port 8080")
-def dashboard(
-    context: typer.Context,
-    study: options.Study,
-    port: Annotated[int, typer.Option("--port", min=1, max=65535, help="On 127.0.0.1.")] = 8080,
-    storage: options.Storage = None,
-    workdir: options.Workdir = options.DEFAULT_WORKDIR,
-) -> None:
-    """Serve the optuna-dashboard of a study on 127.0.0.1."""
-    from dtme_search.reporting.dashboard import HOST, serve_dashboard
-    from dtme_search.search import load_study
-
-    loaded = load_study(study, storage=storage, workdir=workdir)
-    screen_of(context).line(f"http://{HOST}:{port}/  (Ctrl-C ends it)")
-    try:
-        serve_dashboard(loaded, workdir, port)
-    except OSError as error:
-        if error.errno not in (errno.EADDRINUSE, errno.EACCES):
-            raise
-        raise ConfigError(f"--port {port}: {error.strerror}. Give another port.") from error
-
-
 @app.command(epilog="Example:  dtme-search studies")
 def studies(context: typer.Context) -> None:
     """List the studies and configs that are there."""
-    from dtme_search.cli.render import heading, print_table
+    from dtme_search.cli.render import print_table
     from dtme_search.config import load_study_config, shipped
+    from dtme_search.words import heading
 
     rows = []
     for name, path in sorted(shipped("studies").items()):
@@ -276,13 +226,19 @@ def studies(context: typer.Context) -> None:
 
 @app.command(epilog="Example:  dtme-search schema study > study.schema.json")
 def schema(
-    of: Annotated[SchemaOf, typer.Argument(help="What the YAML is.")] = SchemaOf.study,
+    of: Annotated[
+        SchemaOf, typer.Argument(help="What the YAML is; reference: all fields to read, as Markdown.")
+    ] = SchemaOf.study,
 ) -> None:
     """Print the JSON schema of a study or a config.
 
     With it an editor completes and checks the YAML.
     """
     from dtme_search.config import RunConfig, StudyConfig
+    from dtme_search.config.reference import reference
 
+    if of is SchemaOf.reference:
+        typer.echo(reference(), nl=False)
+        return
     described = StudyConfig if of is SchemaOf.study else RunConfig
     typer.echo(json.dumps(described.model_json_schema(), indent=1))

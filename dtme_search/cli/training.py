@@ -15,6 +15,8 @@ from dtme_search.errors import ConfigError, TrainingError
 
 if TYPE_CHECKING:
     from dtme_search.config import RunConfig
+    from dtme_search.data import TaskData
+    from dtme_search.models import MultiTaskViT
 
 Config = Annotated[
     str, typer.Argument(help="A name from configs/, or a YAML file, for example an exported one.")
@@ -70,6 +72,10 @@ def evaluate(
     context: typer.Context,
     checkpoint: Annotated[Path, typer.Argument(help="A checkpoint, or the folder of its run.")],
     split: Annotated[MeasuredOn, typer.Option("--split", help="What to measure on.")] = MeasuredOn.test,
+    save_panels: Annotated[
+        int, typer.Option("--save-panels", min=0, help="Draw labels and predictions of this many images.")
+    ] = 0,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the panels.")] = Path("panels"),
     device: options.Device = None,
     data_root: options.DataRoot = None,
     set_: options.Set = None,
@@ -82,9 +88,58 @@ def evaluate(
     path = _find_checkpoint(checkpoint)
     run_config = _run_config(str(path.with_name("config.yaml")), data_root, set_)
     screen = screen_of(context)
+    saved: list[Path] = []
+
+    def look(model: MultiTaskViT, data: TaskData) -> None:
+        from dtme_search.reporting import save_split_panels
+        from dtme_search.training import Predictor
+
+        predictor = Predictor(model, data.specs, run_config, data.device)
+        saved.extend(save_split_panels(predictor, data, split.value, save_panels, out))
+
     with stoppable("Nothing was written."), TerminalListener(screen) as listener:
-        result = evaluate_checkpoint(run_config, path, split.value, device=device, listener=listener)
+        result = evaluate_checkpoint(
+            run_config,
+            path,
+            split.value,
+            device=device,
+            listener=listener,
+            look=look if save_panels else None,
+        )
     print_final(screen, result)
+    if saved:
+        screen.line(f"Written: {len(saved)} panels in {out}")
+
+
+@app.command(epilog="Example:  dtme-search predict dtme-runs/train/best-1a2b3c4d photo.jpg --out panels")
+def predict(
+    context: typer.Context,
+    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint, or the folder of its run.")],
+    images: Annotated[list[Path], typer.Argument(help="Pictures of any size.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the panels.")] = Path("panels"),
+    device: options.Device = None,
+) -> None:
+    """Draw what a trained model sees in your pictures.
+
+    One PNG for each: the picture and a panel with legend for every task. The data set is not needed.
+    """
+    from dtme_search.reporting import predict_image
+    from dtme_search.tasks import load_specs
+    from dtme_search.training import Predictor, pick_device, restore_model
+
+    path = _find_checkpoint(checkpoint)
+    described = path.with_name("tasks.json")
+    if not described.is_file():
+        raise TrainingError(
+            f"{path}: its tasks.json must lie beside it, got none. The same `dtme-search train` writes it."
+        )
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"--out must be a folder, got the file {out}.")
+    config = _run_config(str(path.with_name("config.yaml")), None, None)
+    specs, where = load_specs(described), pick_device(device)
+    predictor = Predictor(restore_model(path, config, specs, where), specs, config, where)
+    for image in images:
+        screen_of(context).line(str(predict_image(predictor, image, out)))
 
 
 @app.command(epilog="Example:  dtme-search conflicts demo --set expansion.start=0.25 --out conflicts")

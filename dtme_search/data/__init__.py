@@ -14,7 +14,7 @@ from dtme_search.data.registry import build_dataset, resolve_root
 from dtme_search.data.splits import Splits, split_ids
 
 if TYPE_CHECKING:
-    from dtme_search.data.augment import restore_colours
+    from dtme_search.data.augment import normalize_images, restore_colours
     from dtme_search.data.pipeline import TaskData, build_data
     from dtme_search.data.randomness import Purpose, make_generator
 
@@ -23,6 +23,7 @@ _WITH_TORCH = {
     "TaskData": "pipeline",
     "build_data": "pipeline",
     "make_generator": "randomness",
+    "normalize_images": "augment",
     "restore_colours": "augment",
 }
 
@@ -40,6 +41,7 @@ __all__ = [
     "build_dataset",
     "check_dataset",
     "make_generator",
+    "normalize_images",
     "resolve_root",
     "restore_colours",
     "split_ids",

@@ -165,7 +165,7 @@ def prepare_batch(
         images = _look_up(raw.images, nearest).float()
     else:
         images = _bilinear(raw.images, rows, columns)
-    images = _normalize(distort_colors(images, draws), config.normalize)
+    images = normalize_images(distort_colors(images, draws), config.normalize)
     return Batch(images.mul_(inside), targets, valid, indices.to(device))
 
 
@@ -252,8 +252,8 @@ def _choose_crops(
     return candidates[torch.arange(num_samples, device=labels.device), first]
 
 
-def _normalize(images: Tensor, statistics: str) -> Tensor:
-    """In place, from 0..255."""
+def normalize_images(images: Tensor, statistics: str) -> Tensor:
+    """Normalise images (B, 3, H, W) of 0..255 in place; ``statistics`` is ``data.normalize``."""
     mean, deviation = (
         255.0 * images.new_tensor(values).view(1, 3, 1, 1) for values in _STATISTICS[statistics]
     )

@@ -1,8 +1,15 @@
-"""What people look at: tables, pictures, exports, the dashboard."""
+"""What people look at: tables, pictures, exports, reports, the dashboard."""
 
+from dtme_search.reporting.dashboard import make_server
 from dtme_search.reporting.export import best_trial, export_best, export_front, export_trial
-from dtme_search.reporting.figures import conflict_heat_map, draw_trial, save_png
+from dtme_search.reporting.figures import FIGURES, conflict_heat_map, draw_trial, save_png
+from dtme_search.reporting.guard import Access
+from dtme_search.reporting.notebook import StudyView, load_study
+from dtme_search.reporting.page import PageKeeper, write_page
+from dtme_search.reporting.panels import PanelRow, draw_panels, predict_image, save_split_panels
+from dtme_search.reporting.report import write_report
 from dtme_search.reporting.sheet import label_sheet
+from dtme_search.reporting.study_data import StudyData, read_study_data
 from dtme_search.reporting.tables import (
     LEGEND,
     Frame,
@@ -15,12 +22,19 @@ from dtme_search.reporting.tables import (
 )
 
 __all__ = [
+    "FIGURES",
     "LEGEND",
+    "Access",
     "Frame",
+    "PageKeeper",
+    "PanelRow",
+    "StudyData",
+    "StudyView",
     "baselines_table",
     "best_trial",
     "confirmed_table",
     "conflict_heat_map",
+    "draw_panels",
     "draw_trial",
     "export_best",
     "export_front",
@@ -28,7 +42,14 @@ __all__ = [
     "failed_table",
     "front_table",
     "label_sheet",
+    "load_study",
+    "make_server",
+    "predict_image",
     "pruned_table",
+    "read_study_data",
     "save_png",
+    "save_split_panels",
     "trials_table",
+    "write_page",
+    "write_report",
 ]

@@ -1,23 +1,150 @@
-"""The optuna-dashboard on a study's database, on this machine only."""
+"""The optuna-dashboard on a study's database, with what it lacks: access rules, constraints, threads."""
 
 from __future__ import annotations
 
+import copy
+import json
+import re
+import socket
+from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
+from socketserver import ThreadingMixIn
+from typing import Any, cast
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
 from optuna.artifacts import FileSystemArtifactStore
-from optuna_dashboard import run_server
+from optuna.storages import _CachedStorage
+from optuna.study._frozen import FrozenStudy
+from optuna.trial import FrozenTrial, TrialState
+from optuna_dashboard import wsgi
 
+from dtme_search.reporting.guard import LOOPBACK, Access, Environ, Guard, StartResponse, WsgiApp
 from dtme_search.search import LoadedStudy, Workspace
 
-HOST = "127.0.0.1"
+__all__ = ["LOOPBACK", "Access", "make_server"]
+
+_STUDY_PAGE = re.compile(r"/api/studies/(\d+)/?")
+_TRIAL_NOTE = re.compile(r"dashboard:(?P<trial>\d+):note_(ver|str:(?P<piece>\d+))$")
 
 
-def serve_dashboard(study: LoadedStudy, workdir: Path, port: int) -> None:
-    """Serve until interrupted. Only this machine can connect: the dashboard itself asks for no password."""
-    workspace = Workspace.of_study(workdir, study.name)
-    run_server(
-        study.optuna._storage,
-        host=HOST,
-        port=port,
-        artifact_store=FileSystemArtifactStore(workspace.artifacts),
-    )
+class ShownStorage(_CachedStorage):
+    """The database as optuna-dashboard 0.21 can show it.
+
+    Trials above a limit get their constraints as a list, the only form it knows. The notes of trials are
+    kept apart: it would look for each of them among all attributes of the study.
+    """
+
+    def get_all_trials(
+        self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
+    ) -> list[FrozenTrial]:
+        """Trials with their constraints as a list, too."""
+        trials = super().get_all_trials(study_id, deepcopy=deepcopy, states=states)
+        return [_with_constraint_list(trial) if trial.constraints else trial for trial in trials]
+
+    def get_all_studies(self) -> list[FrozenStudy]:
+        """Studies without the notes of their trials, oldest first."""
+        studies = sorted(super().get_all_studies(), key=lambda study: study._study_id)
+        for study in studies:
+            attributes = study.system_attrs.items()
+            study.system_attrs = {key: value for key, value in attributes if not _TRIAL_NOTE.match(key)}
+        return studies
+
+    def trial_notes(self, study_id: int) -> dict[int, dict[str, Any]]:
+        """Trial id -> its note as the dashboard sends it."""
+        versions: dict[int, int] = {}
+        pieces: dict[int, dict[int, str]] = {}
+        for key, value in self.get_study_system_attrs(study_id).items():
+            found = _TRIAL_NOTE.match(key)
+            if found and found["piece"] is not None:
+                pieces.setdefault(int(found["trial"]), {})[int(found["piece"])] = value
+            elif found:
+                versions[int(found["trial"])] = int(value)
+        return {
+            trial: {
+                "version": version,
+                "body": "".join(text for _, text in sorted(pieces.get(trial, {}).items())),
+            }
+            for trial, version in versions.items()
+        }
+
+
+def make_server(study: LoadedStudy, workdir: Path, access: Access) -> WSGIServer:
+    """A server of the study's database that listens already; ``serve_forever`` answers.
+
+    Raises:
+        OSError: If it cannot listen there.
+    """
+    server = _Server((access.host, access.port), _Silent)
+    server.set_app(Guard(dashboard_app(study, workdir), access, server.server_port))
+    return server
+
+
+def dashboard_app(study: LoadedStudy, workdir: Path) -> WsgiApp:
+    """The dashboard as a WSGI application, open to all."""
+    backend = cast("_CachedStorage", study.optuna._storage)._backend
+    store = FileSystemArtifactStore(Workspace.of_study(workdir, study.name).artifacts)
+    storage = ShownStorage(backend)
+    return _MendedStudyPage(cast("WsgiApp", wsgi(storage, artifact_store=store)), storage)
+
+
+class _MendedStudyPage:
+    """Mends what the dashboard says of a study.
+
+    Trials above a limit are not among the best, figures have an order, trials get back their notes.
+    """
+
+    def __init__(self, app: WsgiApp, storage: ShownStorage) -> None:
+        self._app = app
+        self._storage = storage
+
+    def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        place = _STUDY_PAGE.fullmatch(environ.get("PATH_INFO", ""))
+        if environ["REQUEST_METHOD"] != "GET" or place is None:
+            return self._app(environ, start_response)
+        started: list[tuple[str, list[tuple[str, str]]]] = []
+
+        def start(status: str, headers: list[tuple[str, str]], *_: Any) -> None:
+            started[:] = [(status, headers)]
+
+        body = b"".join(self._app(environ, start))
+        status, headers = started[0]
+        if status.startswith("200"):
+            body = _mended(body, self._storage.trial_notes(int(place[1])))
+        kept = [(name, value) for name, value in headers if name.lower() != "content-length"]
+        start_response(status, [*kept, ("Content-Length", str(len(body)))])
+        return [body]
+
+
+def _mended(body: bytes, notes: Mapping[int, Mapping[str, Any]]) -> bytes:
+    page = json.loads(body)
+    for trial in [*page["trials"], *page["best_trials"]]:
+        trial["note"] = notes.get(trial["trial_id"], trial["note"])
+    page["best_trials"] = [
+        trial for trial in page["best_trials"] if all(value <= 0 for value in trial["constraints"])
+    ]
+    page["plotly_graph_objects"].sort(key=lambda figure: figure["id"])
+    return json.dumps(page).encode()
+
+
+def _with_constraint_list(trial: FrozenTrial) -> FrozenTrial:
+    shown = copy.copy(trial)
+    shown.system_attrs = {**trial.system_attrs, "constraints": list(trial.constraints.values())}
+    return shown
+
+
+class _Server(ThreadingMixIn, WSGIServer):
+    """A thread for each request: reading a large study must not keep the page from loading."""
+
+    daemon_threads = True
+
+    def __init__(self, address: tuple[str, int], handler: type[WSGIRequestHandler]) -> None:
+        if ":" in address[0]:
+            self.address_family = socket.AF_INET6
+        super().__init__(address, handler)
+
+
+class _Silent(WSGIRequestHandler):
+    """Logs nothing: a line for every request, some with the token in it, helps nobody."""
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
 from optuna.trial import TrialState
 
-from dtme_search.search import LoadedStudy, confirmations, front_numbers, own_trials
+from dtme_search.search import LoadedStudy, RunRow, confirmations, front_numbers, own_trials
 
 Frame = pd.DataFrame
 
-_COMPACT = {"none": ".", "modulate": "M", "expand": "E", "both": "B"}
+OPERATION_LETTERS = {"none": ".", "modulate": "M", "expand": "E", "both": "B"}
 
 LEGEND = (
     "layers: . none, M token modulation, E token expansion, B both; one letter per layer from the input on"
@@ -25,9 +26,15 @@ def trials_table(study: LoadedStudy) -> pd.DataFrame:
     ``delta_m_std`` and ``num_seeds`` (in percent, over the further seeds of ``confirm`` only, because the
     search chose by its own seed; NaN where unconfirmed), ``param_overhead_percent``, ``step_cost_ratio``,
     ``start`` (fraction of all steps), ``layers`` (see ``LEGEND``), ``feasible``, ``dead_tasks``,
-    ``seconds``, ``on_front``, ``error`` (first line).
+    ``seconds``, ``on_front``, ``error`` (first line). Where a study has such trials: ``reason`` (why it was
+    pruned or took a result over), ``origin_trial`` (whose result it took), ``steps_reused``. delta_m of a
+    trial without a result is that of its last evaluation.
     """
-    runs = {run.trial: run for run in study.records.runs(study.name)}
+    return table_of_runs(study, {run.trial: run for run in study.records.runs(study.name)})
+
+
+def table_of_runs(study: LoadedStudy, runs: Mapping[int, RunRow]) -> pd.DataFrame:
+    """``trials_table`` of runs that are read already."""
     front = front_numbers(study)
     confirmed = confirmations(study)
     rows = []
@@ -52,6 +59,8 @@ def trials_table(study: LoadedStudy) -> pd.DataFrame:
                 "dead_tasks": run.dead_tasks or "",
                 "seconds": run.seconds_total,
             }
+            facts = {name: getattr(run, name) for name in ("reason", "origin_trial", "steps_reused")}
+            row |= {name: value for name, value in facts.items() if value is not None}
             for task, gain in trial.user_attrs.get("gains_percent", {}).items():
                 row[f"gain_{task}_percent"] = gain
         if trial.number in confirmed:
@@ -148,7 +157,7 @@ def compact_layers(operations: str | None) -> str:
         >>> compact_layers("none modulate both")
         '.MB'
     """
-    return "".join(_COMPACT[operation] for operation in (operations or "").split())
+    return "".join(OPERATION_LETTERS[operation] for operation in (operations or "").split())
 
 
 def _start(step: int | None, total: int | None, operations: str | None) -> float | None:
@@ -173,4 +182,5 @@ def _ordered(columns: list[str]) -> list[str]:
         "on_front",
         "error",
     ]
-    return [*first, *gains, *rest]
+    listed = [*first, *gains, *rest]
+    return [*listed, *(name for name in columns if name not in listed)]

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 from dtme_search.config import RunConfig, dump_yaml, run_fingerprint
-from dtme_search.data import Split
-from dtme_search.models import build_model, describe_backbone
+from dtme_search.data import Split, TaskData
+from dtme_search.models import MultiTaskViT, build_model, describe_backbone
 from dtme_search.search.baselines import Baselines
 from dtme_search.search.comparison import Comparison, compare
 from dtme_search.search.data_shelf import DataShelf
@@ -19,7 +19,7 @@ from dtme_search.search.records import BaselineRow, records_for
 from dtme_search.search.stopping import StopSwitch
 from dtme_search.search.storage import check_storage, default_storage_url, open_storage
 from dtme_search.search.workspace import Workspace
-from dtme_search.tasks import TaskSpec
+from dtme_search.tasks import TaskSpec, save_specs
 from dtme_search.training import (
     Callbacks,
     Trainer,
@@ -117,6 +117,7 @@ def train_final(
     folder = workspace.root / f"{name}-{run_fingerprint(config, data.fingerprint)[:8]}"
     folder.mkdir(mode=0o700, exist_ok=True)
     (folder / "config.yaml").write_text(dump_yaml(config), encoding="utf-8")
+    save_specs(folder / "tasks.json", data.specs)
     baselines: dict[str, BaselineRow] = {}
     with StopSwitch() as switch:
         if with_baselines:
@@ -159,13 +160,25 @@ def evaluate_checkpoint(
     *,
     device: str | None = None,
     listener: Listener | None = None,
+    look: Callable[[MultiTaskViT, TaskData], None] | None = None,
 ) -> FinalResult:
-    """Metrics of a checkpoint on the hold-out or the test split; only that split is read."""
+    """Metrics of a checkpoint on the hold-out or the test split; only that split is read.
+
+    Args:
+        config: Config of the checkpoint.
+        checkpoint: The file.
+        split: What to measure on.
+        device: ``cpu``, ``cuda`` or ``cuda:N``; the best there is by default.
+        listener: Hears of progress.
+        look: Called with the model and the data afterwards, for pictures.
+    """
     hears = listener or Listener()
     final = split == "test"
     shelf = DataShelf(pick_device(device), final=final, read=(split,), on_progress=hears.data_reading)
     data = shelf.get(config)
-    model = restore_model(checkpoint, config, data)
+    model = restore_model(checkpoint, config, data.specs, data.device)
     metrics = evaluate(model, data, split, config.train)
     extra = evaluate_extra(model, data, split, config.train, tuple(metrics), hears.scoring)
+    if look is not None:
+        look(model, data)
     return FinalResult(split, len(data.splits.ids(split)), data.specs, metrics, {}, checkpoint.parent, extra)

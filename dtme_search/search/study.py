@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import optuna
@@ -95,6 +95,7 @@ def optimize(
     draw: DrawFiles | None = None,
     warm_start_from: str | None = None,
     warm_start_storage: str | None = None,
+    publish: Callable[[LoadedStudy], None] | None = None,
 ) -> LoadedStudy:
     """Run a study until it has its total of finished trials; continues where it stopped.
 
@@ -113,6 +114,7 @@ def optimize(
         warm_start_from: Another study whose finished trials the sampler should know, by name or YAML.
         warm_start_storage: Its database; by default where it would lie with the other arguments of this
             call.
+        publish: Called with the study after each trial, for what is shown of it.
 
     Raises:
         DtmeSearchError: If something is wrong that the user can mend. What can be checked is checked
@@ -165,8 +167,9 @@ def optimize(
         except TrainingInterrupted:
             return LoadedStudy(config, found, records, switch.asked)
         objective = Objective(config, space, baselines, shelf, records, workspace, total, hears, draw, switch)
+        study_so_far = LoadedStudy(config, found, records)
         warm_start = WarmStart(knowledge, space, records, hears)
-        _run_trials(found, objective, total, switch, config.max_failures_in_a_row, warm_start)
+        _run_trials(study_so_far, objective, total, switch, publish, warm_start)
     return LoadedStudy(config, found, records, switch.asked)
 
 
@@ -187,13 +190,14 @@ def check_same_data(study: optuna.Study, fingerprint: str) -> None:
 
 
 def _run_trials(
-    study: optuna.Study,
+    loaded: LoadedStudy,
     objective: Objective,
     total: int,
     switch: StopSwitch,
-    failures_in_a_row: int,
+    publish: Callable[[LoadedStudy], None] | None,
     warm_start: WarmStart,
 ) -> None:
+    study = loaded.optuna
     try:
         while not switch() and num_left(study, total) > 0:
             with objective.asking:
@@ -201,7 +205,9 @@ def _run_trials(
                 # One trial a call: Optuna's own n_trials counts per call, not per study.
                 study.optimize(objective, n_trials=1, catch=(Exception,))
             _close(study, objective, stopped=switch())
-            check_failures(study, failures_in_a_row)
+            if publish is not None:
+                publish(loaded)
+            check_failures(study, loaded.config.max_failures_in_a_row)
     except KeyboardInterrupt:
         _close(study, objective, stopped=True)
         raise

@@ -3,16 +3,19 @@
 from dtme_search.training.checkpoint import load_checkpoint, save_checkpoint
 from dtme_search.training.evaluation import Evaluation, evaluate, evaluate_extra, no_image_priors
 from dtme_search.training.inspection import check_run, conflicts_at_expansion, restore_model
+from dtme_search.training.prediction import Predictor, as_label
 from dtme_search.training.runtime import pick_device
 from dtme_search.training.trainer import Callbacks, Progress, RunResult, Trainer, TrainingInterrupted
 
 __all__ = [
     "Callbacks",
     "Evaluation",
+    "Predictor",
     "Progress",
     "RunResult",
     "Trainer",
     "TrainingInterrupted",
+    "as_label",
     "check_run",
     "conflicts_at_expansion",
     "evaluate",

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+
+import torch
 
 from dtme_search.config import RunConfig
 from dtme_search.data import TaskData
 from dtme_search.errors import TrainingError
 from dtme_search.models import MultiTaskViT, build_model
+from dtme_search.tasks import TaskSpec
 from dtme_search.token_space import ConflictReport, ExpansionPlan, needs_conflicts, plan_expansion
 from dtme_search.training.checkpoint import load_checkpoint
 from dtme_search.training.trainer import Callbacks, Trainer, TrainingInterrupted
@@ -54,17 +58,19 @@ def conflicts_at_expansion(
     return report, plan
 
 
-def restore_model(path: Path, config: RunConfig, data: TaskData) -> MultiTaskViT:
+def restore_model(
+    path: Path, config: RunConfig, specs: Mapping[str, TaskSpec], device: torch.device
+) -> MultiTaskViT:
     """The model of a checkpoint, grown as its plan says.
 
     Raises:
         TrainingError: If there is no checkpoint or it does not fit the config.
     """
-    saved = load_checkpoint(path, None, data.device)
+    saved = load_checkpoint(path, None, device)
     if saved is None:
         raise TrainingError(f"{path}: no such checkpoint. `dtme-search train` writes one.")
     model_config = config.model.model_copy(update={"pretrained": False, "checkpoint": None})
-    model = build_model(model_config, data.specs, data.image_size, seed=config.seed).to(data.device)
+    model = build_model(model_config, specs, config.data.image_size, seed=config.seed).to(device)
     try:
         if saved["plan"] is not None:
             plan = ExpansionPlan.from_json(saved["plan"])

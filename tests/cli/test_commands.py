@@ -8,7 +8,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -411,26 +410,6 @@ class TestOneConfig:
         assert "None" not in ran.out
         assert ran.out.endswith("Every file was read.\n")
         assert all(len(line.rstrip()) <= 80 for line in table_lines(ran.out))
-
-
-class TestDashboard:
-    def test_it_is_served_on_this_machine_only(self, run, finished_study, monkeypatch):
-        served = []
-        monkeypatch.setattr(
-            "dtme_search.reporting.dashboard.run_server", lambda _, **where: served.append(where)
-        )
-        ran = run("dashboard", "--study", "tiny", "--workdir", finished_study.workdir, "--port", 8123)
-        assert (ran.code, ran.out) == (0, "http://127.0.0.1:8123/  (Ctrl-C ends it)\n")
-        assert (served[0]["host"], served[0]["port"]) == ("127.0.0.1", 8123)
-
-    def test_a_port_that_is_taken(self, run, finished_study):
-        with socket.create_server(("127.0.0.1", 0)) as taken:
-            port = taken.getsockname()[1]
-            ran = run("dashboard", "--study", "tiny", "--workdir", finished_study.workdir, "--port", port)
-        assert ran.code == 2
-        assert ran.err.splitlines()[-1] == (
-            f"dtme-search: --port {port}: Address already in use. Give another port."
-        )
 
 
 def values(text: str) -> list[str]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
+from datetime import UTC, datetime
 
 import pytest
 
 from dtme_search.search import LoadedStudy, RunRow
+from dtme_search.search.records import ConfirmationRow
 
 
 @pytest.fixture
@@ -32,3 +34,27 @@ def empty_study(tmp_path) -> LoadedStudy:
     file = write_tiny_study(tmp_path, {"tasks": {"depth": {}}, "train.num_steps": 1}, name="empty")
     # The time is up before the first trial begins.
     return optimize(file, workdir=tmp_path / "empty-runs", device="cpu", timeout=0.0)
+
+
+@pytest.fixture
+def confirm(study_copy: LoadedStudy) -> Callable[..., None]:
+    """Say what a trial of the copied study reached with further seeds."""
+
+    def write(number: int, values: Iterable[float]) -> None:
+        for seed, value in enumerate(values, start=1):
+            row = ConfirmationRow(
+                trial=number, seed=seed, delta_m_percent=value, gains_percent="{}", metrics="{}",
+                steps_trained=10, steps_reused=0, seconds=1.0, split="holdout", device="cpu",
+                code_version="0", created_at=datetime.now(UTC),
+            )  # fmt: skip
+            study_copy.records.save_confirmation("tiny", row)
+
+    return write
+
+
+@pytest.fixture
+def confirmed_study(study_copy: LoadedStudy, confirm: Callable[..., None]) -> LoadedStudy:
+    """Trials 0 (unexpanded) and 4 trained again with three seeds: the grown one is better by two points."""
+    confirm(0, (-1.1, -1.0, -0.9))
+    confirm(4, (0.9, 1.0, 1.1))
+    return study_copy

@@ -1,52 +1,67 @@
-"""The dashboard on a study's database: asked in process, without a socket."""
+"""The dashboard of a finished study, served for real: what it answers, and what a browser makes of it."""
 
 from __future__ import annotations
 
-import io
 import json
+import os
+import shutil
+import subprocess
+import threading
+import urllib.error
+import urllib.request
+from io import BytesIO
+from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from dtme_search.reporting import dashboard
+from dtme_search.reporting import FIGURES, Access, make_server, write_page
+from dtme_search.search import load_study
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+TITLES = (
+    "Gain and price of every trial",
+    "delta_m while training",
+    "Operation by layer",
+    "Gain by expansion start",
+    "Conflicting tokens by layer and pair of tasks",
+    "Importance of the searched parameters",
+)
 
 
-@pytest.fixture
-def ask(finished_study, monkeypatch):
-    """GET a path of the app that ``serve_dashboard`` would serve."""
-    from optuna_dashboard import wsgi
+class Site:
+    """A served copy of the finished study."""
 
-    served = {}
+    def __init__(self, server) -> None:
+        self.root = f"http://127.0.0.1:{server.server_port}"
 
-    def run_server(storage, **options) -> None:
-        served.update(options, storage=storage)
+    def get(self, path: str) -> bytes:
+        with urllib.request.urlopen(self.root + path, timeout=60) as answer:
+            return answer.read()
 
-    monkeypatch.setattr(dashboard, "run_server", run_server)
-    dashboard.serve_dashboard(finished_study.study, finished_study.workdir, port=8123)
-    assert (served["host"], served["port"]) == ("127.0.0.1", 8123)
-    app = wsgi(served["storage"], artifact_store=served["artifact_store"])
-
-    def get(path: str) -> bytes:
-        answer = []
-        environment = {
-            "REQUEST_METHOD": "GET", "PATH_INFO": path, "SERVER_NAME": "127.0.0.1", "SERVER_PORT": "8123",
-            "wsgi.url_scheme": "http", "wsgi.input": io.BytesIO(), "wsgi.errors": io.StringIO(),
-            "SERVER_PROTOCOL": "HTTP/1.1", "SCRIPT_NAME": "", "QUERY_STRING": "",
-        }  # fmt: skip
-        chunks = app(environment, lambda status, headers, exc_info=None: answer.append(status))
-        body = b"".join(chunks)
-        # A server does so too; the app closes its files then.
-        getattr(chunks, "close", lambda: None)()
-        assert answer == ["200 OK"], (answer, body[:300])
-        return body
-
-    return get
+    def json(self, path: str):
+        return json.loads(self.get(path))
 
 
-def test_it_lists_the_study_its_trials_and_their_pictures(ask, finished_study):
-    (summary,) = json.loads(ask("/api/studies"))["study_summaries"]
+@pytest.fixture(scope="module")
+def site(finished_study, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("served") / "runs"
+    shutil.copytree(finished_study.workdir, workdir)
+    study = load_study("tiny", workdir=workdir)
+    write_page(study)
+    server = make_server(study, workdir, Access(port=0))
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield Site(server)
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_it_lists_the_study_its_trials_and_their_pictures(site, finished_study):
+    (summary,) = site.json("/api/studies")["study_summaries"]
     assert summary["study_name"] == "tiny"
-    detail = json.loads(ask(f"/api/studies/{summary['study_id']}"))
+    detail = site.json(f"/api/studies/{summary['study_id']}")
     assert detail["objective_names"] == ["delta_m_percent", "param_overhead_percent"]
     states = [trial["state"] for trial in detail["trials"]]
     assert states == ["Complete", "Complete", "Fail", "Complete", "Complete", "Complete"]
@@ -56,9 +71,83 @@ def test_it_lists_the_study_its_trials_and_their_pictures(ask, finished_study):
     names = {artifact["filename"]: artifact["artifact_id"] for artifact in trial["artifacts"]}
     assert names.keys() == {"resolved.yaml", "plan.txt", "conflicts.json", "curves.csv", "conflicts.png"}
     path = f"/artifacts/{summary['study_id']}/{trial['trial_id']}/{names['conflicts.png']}"
-    with Image.open(io.BytesIO(ask(path))) as picture:
+    with Image.open(BytesIO(site.get(path))) as picture:
         assert picture.width > 500
 
 
-def test_the_page_itself_is_there(ask):
-    assert b"<html" in ask("/dashboard").lower()
+def test_notes_and_figures_are_there_in_order(site):
+    detail = site.json("/api/studies/1")
+    assert [figure["id"] for figure in detail["plotly_graph_objects"]] == [figure.key for figure in FIGURES]
+    drawn = [json.loads(figure["graph_object"]) for figure in detail["plotly_graph_objects"]]
+    assert all(
+        figure["layout"]["title"]["text"].startswith(title)
+        for figure, title in zip(drawn, TITLES, strict=True)
+    )
+    assert "## Front" in detail["note"]["body"]
+    assert all(trial["note"]["body"] for trial in detail["trials"])
+
+
+def test_a_trial_above_a_limit_is_infeasible_and_not_among_the_best(site, finished_study):
+    detail = site.json("/api/studies/1")
+    constraints = [trial["constraints"] for trial in detail["trials"]]
+    assert constraints[5][0] > 0 and all(value <= 0 for value in constraints[4])
+    best = {trial["number"] for trial in detail["best_trials"]}
+    assert best == {trial.number for trial in finished_study.study.optuna.best_trials} and 5 not in best
+
+
+def test_it_cannot_be_changed(site):
+    for method, path in (
+        ("DELETE", "/api/studies/1"),
+        ("PUT", "/api/studies/1/note"),
+        ("POST", "/api/studies"),
+    ):
+        request = urllib.request.Request(site.root + path, b"{}", method=method)
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            urllib.request.urlopen(request, timeout=60)
+        assert refused.value.code == 403
+        refused.value.close()
+    assert len(site.json("/api/studies")["study_summaries"]) == 1
+
+
+def test_many_requests_at_once_are_answered(site):
+    answers: list[int] = []
+    threads = [
+        threading.Thread(target=lambda: answers.append(len(site.json("/api/studies/1")["trials"])))
+        for _ in range(6)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert answers == [6] * 6
+
+
+def browse(address: str, folder: Path) -> str:
+    """What a browser has made of a page after half a minute of its own time."""
+    options = ["--headless", "--disable-gpu", f"--user-data-dir={folder}", "--virtual-time-budget=30000"]
+    if os.geteuid() == 0:
+        options.append("--no-sandbox")
+    done = subprocess.run(
+        [BROWSER, *options, "--window-size=1600,4000", "--dump-dom", address],
+        capture_output=True, text=True, timeout=240,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.skipif(BROWSER is None, reason="needs a browser: chromium or google-chrome on the PATH")
+class TestInABrowser:
+    def test_the_study_page_draws_every_figure(self, site, tmp_path):
+        page = browse(f"{site.root}/dashboard/studies/1", tmp_path)
+        assert [title for title in TITLES if title not in page] == []
+        assert "Pareto Front" in page and "delta_m_percent" in page
+
+    def test_the_note_is_a_text_with_tables(self, site, tmp_path):
+        page = browse(f"{site.root}/dashboard/studies/1/note", tmp_path)
+        assert "<table" in page and "Baselines" in page and "The best feasible trial" in page
+
+    def test_a_trial_shows_its_plan_and_its_artifacts(self, site, tmp_path):
+        page = browse(f"{site.root}/dashboard/studies/1/trials?numbers=3", tmp_path)
+        for name in ("conflicts.png", "curves.csv", "resolved.yaml", "plan.txt"):
+            assert name in page
+        assert "gain over its baseline" in page and "modulation for" in page

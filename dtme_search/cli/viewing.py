@@ -1,0 +1,130 @@
+"""Commands that show a study: in the terminal, in the browser, as a file."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from contextlib import suppress
+from dataclasses import replace
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dtme_search.cli import options
+from dtme_search.cli.app import app, repeated, screen_of
+from dtme_search.errors import ConfigError
+
+
+class TableFormat(StrEnum):
+    """Forms of a table."""
+
+    table = "table"
+    csv = "csv"
+    json = "json"
+
+
+class ReportForm(StrEnum):
+    """Forms of a report."""
+
+    html = "html"
+    md = "md"
+
+
+@app.command(epilog="Example:  dtme-search show --study demo --format csv > trials.csv")
+def show(
+    context: typer.Context,
+    study: options.Study,
+    format_: Annotated[
+        TableFormat, typer.Option("--format", help="As csv or json: every trial.")
+    ] = TableFormat.table,
+    storage: options.Storage = None,
+    workdir: options.Workdir = options.DEFAULT_WORKDIR,
+) -> None:
+    """Show the front, the best trial and the failures."""
+    from dtme_search.cli.render import print_study
+    from dtme_search.reporting import trials_table
+    from dtme_search.search import load_study
+
+    loaded = load_study(study, storage=storage, workdir=workdir)
+    if format_ is TableFormat.table:
+        print_study(screen_of(context), loaded, repeated(context, "storage", "workdir"))
+    elif format_ is TableFormat.csv:
+        typer.echo(trials_table(loaded).to_csv(index=False), nl=False)
+    else:
+        typer.echo(trials_table(loaded).to_json(orient="records", indent=1))
+
+
+@app.command(epilog="Example:  dtme-search report --study demo --out report.html")
+def report(
+    context: typer.Context,
+    study: options.Study,
+    out: Annotated[Path, typer.Option("--out", "-o", help="File to write.")],
+    format_: Annotated[
+        ReportForm | None, typer.Option("--format", help="Default: md for a file named so, else html.")
+    ] = None,
+    storage: options.Storage = None,
+    workdir: options.Workdir = options.DEFAULT_WORKDIR,
+) -> None:
+    """Write a study as one file for people who were not there.
+
+    What came out in plain sentences, figures, tables by task, versions, commands to repeat it. The HTML file
+    needs no network.
+    """
+    from dtme_search.reporting import write_report
+    from dtme_search.search import load_study
+
+    loaded = load_study(study, storage=storage, workdir=workdir)
+    screen_of(context).line(str(write_report(loaded, out, format_.value if format_ else None)))
+
+
+@app.command(epilog="Example:  dtme-search dashboard --study demo --port 8080")
+def dashboard(
+    context: typer.Context,
+    study: options.Study,
+    host: Annotated[
+        str, typer.Option("--host", help="Address to listen on; another than 127.0.0.1 asks for a token.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=1, max=65535, help="Port to listen on.")] = 8080,
+    token: Annotated[bool, typer.Option("--token", help="Ask for a token on 127.0.0.1 too.")] = False,
+    writable: Annotated[
+        bool, typer.Option("--writable", help="Let the page change and delete; on 127.0.0.1 only.")
+    ] = False,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option("--allow-host", metavar="NAME", help="Another name that users reach it by."),
+    ] = None,
+    storage: options.Storage = None,
+    workdir: options.Workdir = options.DEFAULT_WORKDIR,
+) -> None:
+    """Serve the figures, notes and files of a study to a browser.
+
+    Only this machine can connect, and nothing can be changed, unless asked otherwise. DTME_DASHBOARD_TOKEN
+    sets the token; else a new one is made.
+    """
+    from dtme_search.reporting import Access, make_server, write_page
+    from dtme_search.search import load_study
+
+    access = Access(host, port, writable=writable, names=tuple(allow_host or ()))
+    if writable and not access.is_local:
+        raise ConfigError(f"--writable must go with --host 127.0.0.1, got {host}. Leave one of them out.")
+    secret = os.environ.get("DTME_DASHBOARD_TOKEN") or (
+        secrets.token_urlsafe(24) if token or not access.is_local else None
+    )
+    access = replace(access, token=secret)
+    loaded = load_study(study, storage=storage, workdir=workdir)
+    write_page(loaded)
+    try:
+        server = make_server(loaded, workdir, access)
+    except OSError as error:
+        raise ConfigError(
+            f"--host {host} --port {port}: {error.strerror}. Give another --port or --host."
+        ) from error
+    screen = screen_of(context)
+    number = loaded.optuna._study_id
+    query = f"?token={secret}" if secret else ""
+    shown = f"[{host}]" if ":" in host else host
+    screen.line(f"http://{shown}:{server.server_port}/dashboard/studies/{number}{query}  (Ctrl-C ends it)")
+    with server, suppress(KeyboardInterrupt):
+        server.serve_forever()

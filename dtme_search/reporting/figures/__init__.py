@@ -1,0 +1,74 @@
+"""Figures: one file each. Interactive ones for the dashboard and the report, heat maps as PNG.
+
+Every axis says what it shows and in which unit; colours are safe for colour-blind eyes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import plotly.graph_objects as go
+
+from dtme_search.reporting.figures.conflicts import draw_conflicts
+from dtme_search.reporting.figures.front import draw_front
+from dtme_search.reporting.figures.heat_map import conflict_heat_map, draw_trial, save_png
+from dtme_search.reporting.figures.importance import draw_importance
+from dtme_search.reporting.figures.layers import draw_layers
+from dtme_search.reporting.figures.rungs import draw_rungs
+from dtme_search.reporting.figures.start import draw_start
+from dtme_search.reporting.study_data import StudyData
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure of a study.
+
+    Attributes:
+        key: Its name in the dashboard and as an anchor in the report.
+        draw: Draws it.
+        caption: How to read it.
+    """
+
+    key: str
+    draw: Callable[[StudyData], go.Figure]
+    caption: str
+
+    @property
+    def name(self) -> str:
+        """The key without the number that sorts it."""
+        return self.key.partition("-")[2]
+
+
+FIGURES = (
+    Figure(
+        "1-front",
+        draw_front,
+        "Each point is a trial. On the front no feasible trial is better in every objective.",
+    ),
+    Figure(
+        "2-rungs",
+        draw_rungs,
+        "delta_m on the hold-out at each evaluation, over the trial's own training.",
+    ),
+    Figure(
+        "3-layers",
+        draw_layers,
+        "Where the best trials differ from all trials, growing there goes with a better delta_m. "
+        "The sampler looks where it was good before, so all trials are no even sample.",
+    ),
+    Figure("4-start", draw_start, "Feasible trials by the time at which the network grew."),
+    Figure(
+        "5-conflicts",
+        draw_conflicts,
+        "Share of token positions at which the gradients of two tasks oppose each other.",
+    ),
+    Figure(
+        "6-importance",
+        draw_importance,
+        "Each parameter's share in what separates the best tenth of the trials from all of them.",
+    ),
+)
+"""In the order in which they are read."""
+
+__all__ = ["FIGURES", "Figure", "conflict_heat_map", "draw_trial", "save_png"]

@@ -1,0 +1,93 @@
+"""What was reached at which price: every finished trial and the feasible front."""
+
+from __future__ import annotations
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from dtme_search.reporting.colours import BLACK, STATE_COLOURS
+from dtme_search.reporting.figures.style import AXIS_TITLES, axis, new_figure, sentence
+from dtme_search.reporting.study_data import StudyData
+
+_TITLE = "Gain and price of every trial"
+_SYMBOLS = {"front": "star", "complete": "circle", "infeasible": "x-thin-open", "taken over": "circle-open"}
+_SIZES = {"front": 13, "complete": 8, "infeasible": 8, "taken over": 8}
+_NAMES = {
+    "front": "feasible front",
+    "complete": "feasible",
+    "infeasible": "exceeds a limit",
+    "taken over": "taken over from equal work",
+}
+
+
+def draw_front(data: StudyData) -> go.Figure:
+    """delta_m against the study's other objective (parameter overhead if it has none).
+
+    Confirmed trials carry the standard deviation over their seeds as error bars.
+    """
+    shown = data.complete.dropna(subset=["delta_m_percent"])
+    if shown.empty:
+        return sentence(_TITLE, "No trial is complete yet.")
+    price = price_of(data)
+    figure = new_figure(_TITLE, legend={"orientation": "h", "y": -0.22}, hovermode="closest")
+    kinds = data.kinds[shown.index]
+    for kind in ("infeasible", "complete", "taken over", "front"):
+        group = shown[kinds == kind].sort_values(price)
+        if not group.empty:
+            figure.add_trace(_points(group, kind, price))
+    confirmed = shown[shown["delta_m_mean"].notna()]
+    if not confirmed.empty:
+        figure.add_trace(_confirmed(confirmed, price))
+    limit = data.config.limits.get(price)
+    if limit is not None:
+        figure.add_vline(x=limit, line={"dash": "dot", "color": BLACK, "width": 1})
+        figure.add_annotation(x=limit, y=1, yref="paper", text=" limit", showarrow=False, xanchor="left")
+    figure.update_xaxes(axis(AXIS_TITLES[price]))
+    figure.update_yaxes(axis(AXIS_TITLES["delta_m_percent"]))
+    return figure
+
+
+def price_of(data: StudyData) -> str:
+    """The measure that stands against delta_m."""
+    others = [name for name in data.config.objectives if name != "delta_m_percent"]
+    return others[0] if others else "param_overhead_percent"
+
+
+def _points(group: pd.DataFrame, kind: str, price: str) -> go.Scatter:
+    return go.Scatter(
+        x=group[price].tolist(),
+        y=group["delta_m_percent"].round(4).tolist(),
+        mode="lines+markers" if kind == "front" else "markers",
+        line={"color": STATE_COLOURS[kind], "width": 1, "dash": "dash"},
+        marker={
+            "color": STATE_COLOURS[kind],
+            "symbol": _SYMBOLS[kind],
+            "size": _SIZES[kind],
+            "line": {"width": 2 if kind in ("infeasible", "taken over") else 0.5},
+        },
+        name=_NAMES[kind],
+        text=[_hover(row) for _, row in group.iterrows()],
+        hovertemplate="%{text}<br>delta_m %{y:+.2f} %, %{x:.4g}<extra></extra>",
+    )
+
+
+def _hover(row: pd.Series) -> str:
+    start = f", start {row['start']:g}" if row["start"] == row["start"] else ""
+    doubt = f"<br>not to be trusted: {row['dead_tasks']}" if row["dead_tasks"] else ""
+    return f"trial {row['trial']}: {row['layers']}{start}{doubt}"
+
+
+def _confirmed(group: pd.DataFrame, price: str) -> go.Scatter:
+    return go.Scatter(
+        x=group[price].tolist(),
+        y=group["delta_m_mean"].round(4).tolist(),
+        error_y={"type": "data", "array": group["delta_m_std"].round(4).tolist(), "thickness": 1.5},
+        mode="markers",
+        marker={"color": BLACK, "symbol": "diamond", "size": 9},
+        name="confirmed: mean and standard deviation over seeds",
+        text=[
+            f"trial {number}, {seeds} seeds"
+            for number, seeds in zip(group["trial"], group["num_seeds"], strict=True)
+        ],
+        hovertemplate="%{text}<br>mean delta_m %{y:+.2f} %<extra></extra>",
+    )

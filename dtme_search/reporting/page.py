@@ -1,0 +1,178 @@
+"""The dashboard's page of a study: its note, a note per trial, figures; kept fresh at little cost.
+
+Notes and figures lie among Optuna's study attributes, where optuna-dashboard looks for them. All that
+changed is written in one transaction: a browser never sees half a figure, and a page costs one commit.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import optuna
+from optuna.storages import BaseStorage
+from optuna.storages._rdb.models import StudySystemAttributeModel as Attribute
+from optuna_dashboard import save_note, save_plotly_graph_object
+from sqlalchemy import insert, select, update
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+from sqlalchemy.orm import Session
+
+from dtme_search.errors import DtmeSearchError
+from dtme_search.reporting.document import Block, Bullets, Code, Heading, Paragraph, to_markdown
+from dtme_search.reporting.figures import FIGURES
+from dtme_search.reporting.sections import baseline_section, front_section, trial_note
+from dtme_search.reporting.story import story, subject
+from dtme_search.reporting.study_data import StudyData, read_study_data
+from dtme_search.search import LoadedStudy, own_trials
+
+_log = logging.getLogger(__name__)
+
+SHARE_OF_TIME = 0.01
+"""What keeping the page fresh may take of a search."""
+SECONDS_BETWEEN = 30.0
+
+
+@dataclass
+class PageKeeper:
+    """Writes the page again when trials have ended, for at most a hundredth of the time.
+
+    Several workers may do so: a page is written as a whole, and the last one stands.
+    """
+
+    _due: float = field(default_factory=lambda: time.monotonic() + SECONDS_BETWEEN, init=False)
+
+    def __call__(self, study: LoadedStudy) -> None:
+        """Write the page unless that was done lately."""
+        started = time.monotonic()
+        if started < self._due:
+            return
+        try:
+            write_page(study)
+        except (SQLAlchemyError, DtmeSearchError) as error:
+            # The page is no reason to end a search; the next one is written as if nothing had happened.
+            _log.warning("the dashboard's page was not written: %s", error)
+        ended = time.monotonic()
+        self._due = ended + max(SECONDS_BETWEEN, (ended - started) / SHARE_OF_TIME)
+
+
+def write_page(study: LoadedStudy) -> int:
+    """Write the note, those of finished trials and the figures; gives the number of changed attributes."""
+    data = read_study_data(study)
+    known = study.optuna._storage.get_study_system_attrs(study.optuna._study_id)
+    attributes = _Attributes(known)
+    shadow = copy.copy(study.optuna)
+    shadow._storage = cast("BaseStorage", attributes)
+    save_note(shadow, to_markdown(study_note(data)))
+    for trial in own_trials(study.optuna)[: len(data.trials)]:
+        if trial.state.is_finished() and f"dashboard:{trial._trial_id}:note_ver" not in known:
+            noted = cast("optuna.Trial", _Noted(shadow, trial._trial_id))
+            save_note(noted, to_markdown(trial_note(data, trial.number)))
+    for figure in FIGURES:
+        save_plotly_graph_object(shadow, figure.draw(data), graph_object_id=figure.key)
+    try:
+        return _write(study, attributes)
+    except IntegrityError:  # another worker added the same pieces in between
+        return _write(study, attributes)
+
+
+def study_note(data: StudyData) -> list[Block]:
+    """What the page says before its figures."""
+    return [
+        Heading(f"Study {data.name}", 2),
+        Paragraph(subject(data)),
+        Bullets(story(data)),
+        *front_section(data),
+        *baseline_section(data),
+        Heading("Next"),
+        Code(
+            f"dtme-search report --study {data.name} --out report.html\n"
+            f"dtme-search export --study {data.name} --best --out best.yaml"
+        ),
+        Paragraph(
+            "The numbered figures below are ours. In the dashboard's own plots trials above a limit are grey "
+            "when `dtme-search dashboard` serves them; a trial that took its result over says so in its note."
+        ),
+    ]
+
+
+@dataclass
+class _Attributes:
+    """Stands in for Optuna's storage: takes what the dashboard's functions write, for one transaction."""
+
+    known: Mapping[str, Any]
+    written: dict[str, Any] = field(default_factory=dict)
+
+    def get_study_system_attrs(self, _study_id: int) -> Mapping[str, Any]:
+        return self.known
+
+    def set_study_system_attr(self, _study_id: int, key: str, value: Any) -> None:
+        self.written[key] = value
+
+    def changes(self) -> dict[str, Any]:
+        """What differs from the database; a note whose text is the same keeps its version."""
+        return {
+            key: value
+            for key, value in self.written.items()
+            if self.known.get(key) != value and not (key.endswith("note_ver") and self._same_note(key))
+        }
+
+    def _same_note(self, version_key: str) -> bool:
+        prefix = version_key.removesuffix("note_ver") + "note_str:"
+        return version_key in self.known and all(
+            self.known.get(key) == value for key, value in self.written.items() if key.startswith(prefix)
+        )
+
+
+@dataclass(frozen=True)
+class _Noted:
+    """What ``save_note`` needs of a trial; Optuna's own may be noted only while it runs."""
+
+    study: optuna.Study
+    _trial_id: int
+
+    @property
+    def storage(self) -> Any:
+        return self.study._storage
+
+
+def _write(study: LoadedStudy, attributes: _Attributes) -> int:
+    study_id = study.optuna._study_id
+    with Session(study.records.engine) as session, session.begin():
+        query = select(Attribute.key, Attribute.study_system_attribute_id).where(
+            Attribute.study_id == study_id
+        )
+        ids = {row.key: row.study_system_attribute_id for row in session.execute(query)}
+        changes = attributes.changes()
+        values = {key: json.dumps(value) for key, value in changes.items()}
+        # Pieces that another worker wrote since this one looked would be left over behind a shorter text.
+        texts = {_text_of(key) for key in changes}
+        values |= {
+            key: '""'
+            for key in ids.keys() - attributes.known.keys() - attributes.written.keys()
+            if _text_of(key) in texts
+        }
+        new = [
+            {"study_id": study_id, "key": key, "value_json": value}
+            for key, value in values.items()
+            if key not in ids
+        ]
+        old = [
+            {"study_system_attribute_id": ids[key], "value_json": value}
+            for key, value in values.items()
+            if key in ids
+        ]
+        if new:
+            session.execute(insert(Attribute), new)
+        if old:
+            session.execute(update(Attribute), old)
+    return len(values)
+
+
+def _text_of(key: str) -> str:
+    """What a numbered piece of a note or figure belongs to."""
+    return key.rsplit(":", 1)[0]

@@ -1,0 +1,225 @@
+"""Predictions as pictures: the image beside a panel for every task, each with its legend.
+
+Shapes: H height, W width of an image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from dtme_search.data import Split, TaskData, restore_colours
+from dtme_search.errors import DataError
+from dtme_search.reporting.colours import CONTINUOUS, class_colours, paint, value_limits
+from dtme_search.reporting.figures.heat_map import save_png
+from dtme_search.tasks import TaskSpec
+from dtme_search.training import Predictor, as_label
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_WIDTH = 2.9
+"""Inches of a panel."""
+_LEGEND = 0.95
+"""Inches below the panels."""
+_MOST_CLASSES = 10
+"""Classes that a legend names, the most frequent ones."""
+_DIRECTIONS = (("right", (1.0, 0.0, 0.0)), ("up", (0.0, -1.0, 0.0)), ("to the camera", (0.0, 0.0, -1.0)))
+
+
+@dataclass(frozen=True)
+class PanelRow:
+    """One line of panels: what the tasks say about an image.
+
+    Attributes:
+        name: What the line is, for example ``prediction``.
+        labels: Task -> label or prediction in the form of a label, (H, W) or (H, W, C).
+        valid: Task -> where it counts, (H, W); everywhere for tasks that are missing.
+    """
+
+    name: str
+    labels: Mapping[str, npt.NDArray[Any]]
+    valid: Mapping[str, npt.NDArray[np.bool_]]
+
+
+def draw_panels(
+    image: npt.NDArray[np.uint8], rows: Sequence[PanelRow], specs: Mapping[str, TaskSpec], title: str
+) -> Figure:
+    """The image and a panel per task, in the image's own aspect, with a legend below each task.
+
+    Args:
+        image: RGB, (H, W, 3).
+        rows: Lines of panels; colour scales are those of the first line.
+        specs: The tasks, in the order of the panels.
+        title: Stands above.
+    """
+    from matplotlib.figure import Figure
+
+    aspect = image.shape[0] / image.shape[1]
+    panel = _WIDTH * min(1.0, 1.4 / aspect), _WIDTH * min(1.4, aspect)
+    height = len(rows) * (panel[1] + 0.3) + _LEGEND + 0.35
+    figure = Figure(figsize=((len(specs) + 1) * (panel[0] + 0.12) + 0.2, height))
+    figure.text(0.01, 1 - 0.06 / height, title, ha="left", va="top", fontsize=10)
+    grid = figure.add_gridspec(
+        len(rows), len(specs) + 1, left=0.01, right=0.99, wspace=0.04, hspace=0.3 / panel[1],
+        top=1 - 0.55 / height, bottom=_LEGEND / height,
+    )  # fmt: skip
+    for line, row in enumerate(rows):
+        _panel(figure.add_subplot(grid[line, 0]), image, "image")
+        for column, (task, spec) in enumerate(specs.items(), start=1):
+            limits = _limits(rows[0], task, spec)
+            picture = paint(spec, row.labels[task], row.valid.get(task), limits)
+            axes = _panel(figure.add_subplot(grid[line, column]), picture, f"{task}, {row.name}")
+            if line == len(rows) - 1:
+                shown = np.concatenate([each.labels[task].ravel() for each in rows])
+                _legend(figure, axes, spec, shown, limits, height)
+    return figure
+
+
+def read_image(path: Path) -> npt.NDArray[np.uint8]:
+    """Read a picture upright as RGB, (H, W, 3).
+
+    Raises:
+        DataError: If it cannot be read as a picture.
+    """
+    try:
+        with Image.open(path) as file:
+            return np.asarray(ImageOps.exif_transpose(file).convert("RGB"))
+    except (UnidentifiedImageError, OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "it is no picture that can be read"
+        raise DataError(f"{path}: {reason}. Give an image, for example a PNG or JPEG.") from error
+
+
+def predict_image(predictor: Predictor, path: Path, folder: Path) -> Path:
+    """Predict all tasks of a picture and write the panels as PNG; gives their path."""
+    image = read_image(path)
+    found = predictor(torch.from_numpy(np.array(image)).permute(2, 0, 1))
+    row = PanelRow("predicted", {task: label.numpy() for task, label in found.items()}, {})
+    title = f"{path.name}, {image.shape[1]}x{image.shape[0]}"
+    target = folder / f"{path.stem}-panels.png"
+    save_png(draw_panels(image, [row], predictor.specs, title), target)
+    return target
+
+
+@torch.no_grad()
+def save_split_panels(
+    predictor: Predictor, data: TaskData, split: Split, count: int, folder: Path
+) -> list[Path]:
+    """Write labels above predictions for the first ``count`` images of a split; gives the paths."""
+    paths: list[Path] = []
+    ids = data.splits.ids(split)
+    predictor.model.eval()
+    for batch in data.eval_batches(split, 1):
+        if len(paths) == count:
+            break
+        outputs = predictor.model(batch.images, tuple(data.specs))
+        image = restore_colours(batch.images, predictor.config.data)[0].permute(1, 2, 0).cpu().numpy()
+        valid = {task: mask[0, 0].cpu().numpy() for task, mask in batch.valid.items()}
+        target = {task: _plain(label, data.specs[task]) for task, label in batch.targets.items()}
+        guess = {
+            task: as_label(out.float(), data.specs[task])[0].cpu().numpy() for task, out in outputs.items()
+        }
+        rows = [PanelRow("labelled", target, valid), PanelRow("predicted", guess, {})]
+        sample = ids[int(batch.indices[0])]
+        path = folder / f"{split}-{len(paths):03d}.png"
+        save_png(draw_panels(image, rows, data.specs, f"{split} split, {sample}"), path)
+        paths.append(path)
+    return paths
+
+
+def _plain(target: torch.Tensor, spec: TaskSpec) -> npt.NDArray[Any]:
+    """The first target of a batch in the form of a label."""
+    if spec.kind == "classes":
+        return target[0].cpu().numpy()
+    label = target[0].permute(1, 2, 0).cpu().numpy()
+    return label[..., 0] if label.shape[-1] == 1 else label
+
+
+def _limits(row: PanelRow, task: str, spec: TaskSpec) -> tuple[float, float] | None:
+    if spec.kind not in ("distance", "values"):
+        return None
+    label = row.labels[task]
+    values = label if label.ndim == 2 else np.linalg.norm(label, axis=-1)
+    return value_limits(values, row.valid.get(task, np.ones(values.shape, dtype=bool)))
+
+
+def _panel(axes: Axes, picture: npt.NDArray[np.uint8], title: str) -> Axes:
+    axes.imshow(picture, aspect="equal")
+    axes.set_title(title, fontsize=9, pad=3)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    return axes
+
+
+def _legend(
+    figure: Figure,
+    axes: Axes,
+    spec: TaskSpec,
+    shown: npt.NDArray[Any],
+    limits: tuple[float, float] | None,
+    height: float,
+) -> None:
+    place = axes.get_position()
+    if limits is not None:
+        _colour_bar(figure, (place.x0, place.width, height), spec, limits)
+        return
+    entries = _entries(spec, shown)
+    from matplotlib.patches import Patch
+
+    handles = [
+        Patch(
+            facecolor=_hex(colour),
+            edgecolor="black",
+            linewidth=0.4,
+            label=name,
+        )
+        for name, colour in entries
+    ]
+    figure.legend(
+        handles=handles, loc="upper center", ncols=2 if len(entries) > 3 else 1, fontsize=6.5, frameon=False,
+        bbox_to_anchor=(place.x0 + place.width / 2, (_LEGEND - 0.02) / height), handlelength=1.2,
+        columnspacing=1.0, labelspacing=0.25,
+    )  # fmt: skip
+
+
+def _hex(colour: Sequence[int]) -> str:
+    return "#" + "".join(f"{int(channel):02x}" for channel in colour)
+
+
+def _colour_bar(
+    figure: Figure, place: tuple[float, float, float], spec: TaskSpec, limits: tuple[float, float]
+) -> None:
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+
+    left, width, height = place
+    axes = figure.add_axes((left + 0.1 * width, (_LEGEND - 0.22) / height, 0.8 * width, 0.1 / height))
+    bar = figure.colorbar(ScalarMappable(Normalize(*limits), CONTINUOUS), cax=axes, orientation="horizontal")
+    bar.set_label(spec.name if spec.unit == "none" else f"{spec.name} ({spec.unit})", fontsize=7)
+    bar.ax.tick_params(labelsize=6.5)
+
+
+def _entries(spec: TaskSpec, shown: npt.NDArray[Any]) -> list[tuple[str, Sequence[int]]]:
+    if spec.kind == "classes":
+        counts = np.bincount(np.clip(shown.astype(np.int64), 0, spec.channels - 1), minlength=spec.channels)
+        frequent = [
+            int(index) for index in np.argsort(-counts, kind="stable")[:_MOST_CLASSES] if counts[index]
+        ]
+        colours = class_colours(spec.channels)
+        return [
+            (spec.class_names[index] if spec.class_names else str(index), colours[index])
+            for index in frequent
+        ]
+    if spec.kind == "normals":
+        return [
+            (name, paint(spec, np.array([[normal]], dtype=np.float32))[0, 0]) for name, normal in _DIRECTIONS
+        ]
+    return [(f"{spec.name}, certain", (0, 0, 0)), ("none", (255, 255, 255))]

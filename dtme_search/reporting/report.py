@@ -1,0 +1,169 @@
+"""``report``: a study as one file, for people who were not there."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+import pandas as pd
+
+from dtme_search import __version__
+from dtme_search.errors import ExportError
+from dtme_search.reporting.document import (
+    Block,
+    Bullets,
+    Chart,
+    Code,
+    Heading,
+    Paragraph,
+    Table,
+    to_html,
+    to_markdown,
+)
+from dtme_search.reporting.effects import effects
+from dtme_search.reporting.figures import FIGURES
+from dtme_search.reporting.sections import baseline_section, frame_table, front_section, task_section
+from dtme_search.reporting.story import story, subject
+from dtme_search.reporting.study_data import StudyData, read_study_data
+from dtme_search.search import LoadedStudy
+
+ReportFormat = Literal["html", "md"]
+
+_MOST_ROWS = 100
+"""Trials listed one by one; a longer list is nobody's reading, and `show --format csv` gives it."""
+
+
+def write_report(study: LoadedStudy, path: Path, form: ReportFormat | None = None) -> Path:
+    """Write the report of a study.
+
+    Args:
+        study: The study.
+        path: File to write.
+        form: ``html`` (figures, no network needed) or ``md`` (words and tables); by the file's name if not
+            given.
+
+    Raises:
+        ExportError: If the file cannot be written.
+    """
+    chosen = form or ("md" if path.suffix == ".md" else "html")
+    data = read_study_data(study)
+    title = f"Study {study.name}"
+    blocks = report_blocks(data, with_figures=chosen == "html")
+    text = to_html(title, blocks) if chosen == "html" else to_markdown(blocks)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ExportError(f"{path}: cannot be written: {error.strerror}. Give another --out.") from error
+    return path
+
+
+def report_blocks(data: StudyData, *, with_figures: bool = True) -> list[Block]:
+    """Everything the report says."""
+    charts = (
+        [Chart(figure.key, figure.draw(data), figure.caption) for figure in FIGURES] if with_figures else []
+    )
+    return [
+        Heading(f"Study {data.name}", 1),
+        *([Paragraph(f"{data.config.description}.")] if data.config.description else []),
+        Paragraph(subject(data)),
+        Heading("What came out"),
+        Bullets(story(data)),
+        *front_section(data),
+        *task_section(data),
+        *baseline_section(data),
+        *([Heading("Figures")] if charts else []),
+        *charts,
+        *_choices(data),
+        *_trials(data),
+        *_again(data),
+        *_provenance(data),
+    ]
+
+
+def _choices(data: StudyData) -> list[Block]:
+    found = effects(data)
+    if not found:
+        return []
+    rows = [
+        (
+            effect.parameter,
+            effect.best,
+            effect.worst,
+            f"{effect.difference:+.2f}",
+            str(effect.num_trials),
+            f"{effect.p_value:.2g}",
+            "yes" if effect.is_distinguishable else "no",
+        )
+        for effect in found
+    ]
+    columns = ("choice", "better", "worse", "difference of delta_m", "trials", "p", "more than chance")
+    return [
+        Heading("Which choices go with delta_m"),
+        Table(columns, rows),
+        Paragraph(
+            "Rank tests over the feasible trials (Kruskal-Wallis by value, Spearman along a scale), p-values "
+            "corrected for the number of choices by Holm's method. The sampler returns to where it was good, "
+            "so trials are not independent: a guide, no proof."
+        ),
+    ]
+
+
+def _trials(data: StudyData) -> list[Block]:
+    if data.trials.empty:
+        return []
+    shown = data.trials.assign(state=data.kinds).drop(columns=["feasible", "on_front"])
+    empty = [name for name in shown if shown[name].isna().all() or (shown[name] == "").all()]
+    shown = shown.drop(columns=empty)
+    blocks: list[Block] = [Heading("All trials"), frame_table(shown.tail(_MOST_ROWS))]
+    if len(shown) > _MOST_ROWS:
+        blocks.append(
+            Paragraph(
+                f"The last {_MOST_ROWS} of {len(shown)}; `dtme-search show --study {data.name} --format csv` "
+                "gives all."
+            )
+        )
+    return blocks
+
+
+def _again(data: StudyData) -> list[Block]:
+    name = data.name
+    force = " --force" if data.best is not None and data.best["dead_tasks"] else ""
+    lines = [
+        f"dtme-search optimize --study {name}",
+        f"dtme-search export --study {name} --best{force} --out best.yaml",
+        "dtme-search train best.yaml",
+        f"dtme-search report --study {name} --out report.html",
+    ]
+    return [
+        Heading("To repeat this"),
+        Code("\n".join(lines)),
+        Paragraph("A study of data on disk needs its `--data-root`, one in another place its `--storage`."),
+    ]
+
+
+def _provenance(data: StudyData) -> list[Block]:
+    runs = list(data.runs.values())
+    if not runs:
+        return []
+    found = pd.DataFrame(
+        [
+            {
+                "dtme-search": run.code_version, "torch": run.torch_version, "timm": run.timm_version,
+                "optuna": run.optuna_version, "python": run.python_version, "device": run.device,
+                "precision": run.precision, "split": run.split, "seed": run.seed,
+            }
+            for run in runs
+        ]
+    )  # fmt: skip
+    rows = [(name, ", ".join(sorted({str(v) for v in column.dropna()}))) for name, column in found.items()]
+    hours = sum(run.seconds_total or 0.0 for run in runs if run.state != "interrupted") / 3600
+    return [
+        Heading("Versions and machine"),
+        Table(("what", "of the trials"), [(str(name), text) for name, text in rows if text]),
+        Paragraph(
+            f"All trials together took {hours:.1f} hours. Written {datetime.now(UTC):%Y-%m-%d %H:%M} UTC by "
+            f"dtme-search {__version__}."
+        ),
+    ]

@@ -1,0 +1,154 @@
+"""Tables and sections that the report, the study's note and the trials' notes are put together from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from dtme_search.reporting.document import Block, Heading, Paragraph, Table
+from dtme_search.reporting.study_data import StudyData, plan_of_run
+from dtme_search.reporting.tables import LEGEND
+from dtme_search.search import RunRow
+from dtme_search.tasks import display_metric
+from dtme_search.token_space import ExpansionPlan
+from dtme_search.words import cell, heading
+
+_HIDDEN = ("state", "feasible", "seconds", "on_front", "error", "reason", "steps_reused", "dead_tasks")
+
+
+def frame_table(frame: pd.DataFrame) -> Table:
+    """A DataFrame as texts, rounded for reading."""
+    rows = [[cell(str(name), value) for name, value in row.items()] for row in frame.to_dict("records")]
+    return Table([heading(name) for name in frame.columns], rows)
+
+
+def front_section(data: StudyData) -> list[Block]:
+    """The feasible front, best delta_m first, with its legend."""
+    front = data.trials[data.trials["on_front"].astype(bool)].sort_values("delta_m_percent", ascending=False)
+    if front.empty:
+        return []
+    shown = front.drop(columns=[name for name in _HIDDEN if name in front]).dropna(axis=1, how="all")
+    return [
+        Heading("Front"),
+        frame_table(shown),
+        Paragraph(
+            "delta_m, gain by task and overhead in percent; step cost in steps of the unexpanded network; "
+            f"start as share of the training; {LEGEND}."
+        ),
+    ]
+
+
+def baseline_section(data: StudyData) -> list[Block]:
+    """Single-task baselines beside what a guess without the image reaches."""
+    if not data.baselines:
+        return []
+    rows = [
+        (
+            task,
+            f"{row.metric}, {'higher' if row.higher_is_better else 'lower'} is better",
+            display_metric(row.value, row.unit),
+            display_metric(row.prior_value, row.unit),
+            str(row.num_steps),
+            str(row.seed),
+        )
+        for task, row in data.baselines.items()
+    ]
+    columns = ("task", "metric", "single-task baseline", "no-image prior", "steps", "seed")
+    return [Heading("Baselines"), Table(columns, rows)]
+
+
+def task_section(data: StudyData) -> list[Block]:
+    """Metric of every task: baseline, unexpanded network, best trial."""
+    best = data.best
+    if best is None:
+        return []
+    never = data.unexpanded.dropna(subset=["delta_m_percent"])
+    trials = {f"best, trial {best['trial']}": int(best["trial"])}
+    if not never.empty:
+        number = int(never.sort_values("delta_m_percent").iloc[-1]["trial"])
+        trials = {f"unexpanded, trial {number}": number, **trials}
+    metrics = {name: data.metrics(number) for name, number in trials.items()}
+    rows = []
+    for task, row in data.baselines.items():
+        values = [
+            f"{display_metric(found[task], row.unit)} ({_gain(found[task], row.value, row.higher_is_better)})"
+            if task in found else ""
+            for found in metrics.values()
+        ]  # fmt: skip
+        rows.append((task, row.metric, display_metric(row.value, row.unit), *values))
+    return [
+        Heading("Task by task"),
+        Table(("task", "metric", "baseline", *metrics), rows),
+        Paragraph("In brackets the signed gain over the baseline: positive is better, whatever the metric."),
+    ]
+
+
+def trial_note(data: StudyData, number: int) -> list[Block]:
+    """What a trial is and what came of it."""
+    row = data.trials[data.trials["trial"] == number].iloc[0]
+    run = data.runs.get(number)
+    blocks: list[Block] = [Paragraph(_verdict(row, run))]
+    gains = [(task, row.get(f"gain_{task}_percent")) for task in data.tasks]
+    known = [(task, f"{gain:+.2f} %") for task, gain in gains if gain is not None and gain == gain]
+    if known:
+        blocks.append(Table(("task", "gain over its baseline"), known))
+    plan = plan_of_run(run) if run is not None else None
+    if plan is not None:
+        blocks.append(plan_table(plan))
+    return blocks
+
+
+def plan_table(plan: ExpansionPlan) -> Block:
+    """The layers of a plan that grow; one sentence if none does."""
+    if plan.is_empty:
+        return Paragraph("The network never grows.")
+    rows = [
+        (
+            str(layer),
+            plan.operations()[layer],
+            _groups(plan, plan.modulate.get(layer, ())),
+            _groups(plan, plan.expand.get(layer, ())),
+            str(plan.num_streams(layer)),
+        )
+        for layer in plan.layers
+    ]
+    return Table(("layer", "operation", "modulation for", "expansion for", "streams"), rows)
+
+
+def _verdict(row: pd.Series, run: RunRow | None) -> str:
+    state = row["state"]
+    if state in ("fail", "interrupted"):
+        why = f": {row['error']}" if row["error"] else ", a later trial continues it"
+        return f"**{'Failed' if state == 'fail' else 'Interrupted'}**{why}."
+    if state == "pruned":
+        return f"**Pruned**: {(run and run.reason) or (run and run.error) or 'behind the others'}."
+    parts = [f"**delta_m {row['delta_m_percent']:+.2f} %**"]
+    if row["on_front"]:
+        parts.append("**on the feasible front**")
+    if row["feasible"] is False or row["feasible"] == False:  # noqa: E712
+        parts.append("**exceeds a limit**")
+    parts.append(f"overhead {row['param_overhead_percent']:.3f} %")
+    parts.append(f"step cost {row['step_cost_ratio']:.2f}")
+    if row["start"] == row["start"]:
+        parts.append(f"grown after {row['start']:.0%} of the training")
+    if run is not None and run.origin_trial is not None:
+        parts.append(f"**taken over from trial {run.origin_trial}**, which did the same work")
+    elif run is not None and run.steps_reused:
+        parts.append(f"{run.steps_reused} of {run.total_steps} steps taken over from a shared trunk")
+    text = "; ".join(parts) + "."
+    if row["dead_tasks"]:
+        text += f" **Not to be trusted**: {row['dead_tasks']} does not clearly beat the no-image prior."
+    return text
+
+
+def _groups(plan: ExpansionPlan, groups: Sequence[Sequence[str]]) -> str:
+    if len(groups) == len(plan.tasks) > 1:
+        return "each task"
+    if len(groups) == 1 and len(groups[0]) == len(plan.tasks) > 1:
+        return "all tasks together"
+    return ", ".join("+".join(group) for group in groups)
+
+
+def _gain(value: float, base: float, higher_is_better: bool) -> str:
+    return f"{(1 if higher_is_better else -1) * 100 * (value - base) / base:+.2f} %"

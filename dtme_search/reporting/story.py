@@ -1,0 +1,238 @@
+"""What a study found, in plain sentences made from its numbers: what helped, by how much, how sure."""
+
+from __future__ import annotations
+
+import math
+
+import pandas as pd
+
+from dtme_search.reporting.effects import Effect, effects
+from dtme_search.reporting.study_data import StudyData
+from dtme_search.words import heading
+
+_LARGEST_OF_MANY = 5
+"""Trials from which on choosing the best by one seed is worth a warning [ours]."""
+
+
+def story(data: StudyData) -> list[str]:
+    """Sentences about the result, the most important first."""
+    if data.best is None:
+        return [f"{counts(data)} No finished trial keeps the limits, so there is no result yet."]
+    told = [
+        counts(data),
+        _best(data, data.best),
+        _against_unexpanded(data, data.best),
+        _tasks(data, data.best),
+        _price(data.best),
+        _helped(data),
+        _conflicts(data),
+        data.study.savings().sentence(),
+        _doubts(data),
+    ]
+    return [text for text in told if text]
+
+
+def counts(data: StudyData) -> str:
+    """How many trials there are of each kind."""
+    if data.trials.empty:
+        return f"The study has no trials yet; {data.config.trials} are planned."
+    found = data.kinds.replace({"front": "complete"}).value_counts()
+    listed = ", ".join(f"{count} {_KIND_WORDS.get(str(kind), kind)}" for kind, count in found.items())
+    return f"Of {data.config.trials} planned trials there are {listed}."
+
+
+def subject(data: StudyData) -> str:
+    """One sentence on what is searched, on which data, with which network."""
+    config = data.run_config
+    first = next(iter(data.runs.values()), None)
+    searched = ", ".join(f"`{path}`" for path in data.config.search)
+    if config is None or first is None:
+        return f"Searched: {searched}."
+    seeds = sorted({run.seed for run in data.runs.values() if run.seed is not None})
+    return (
+        f"Every trial trains `{config.model.backbone}` on {', '.join(config.tasks)} of "
+        f"`{config.data.name}` at "
+        f"{config.data.image_size[0]}x{config.data.image_size[1]} for {first.total_steps} steps "
+        f"({_plural(len(seeds), 'seed')}) and is measured on the {_split(first.split)}. Searched: "
+        f"{searched}. "
+        f"Objectives: {objectives(data)}."
+    )
+
+
+def objectives(data: StudyData) -> str:
+    """Objectives and limits in words."""
+    wanted = " and ".join(f"{verb} {heading(name)}" for name, verb in data.config.objectives.items())
+    limits = ", ".join(f"{heading(name)} at most {limit:g}" for name, limit in data.config.limits.items())
+    return f"{wanted}; limits: {limits}" if limits else wanted
+
+
+def noise_of_difference(data: StudyData, number: int, other: int) -> float | None:
+    """Standard error of the difference of two confirmed trials; ``None`` unless both have two new seeds."""
+    errors = []
+    for trial in (number, other):
+        row = data.trials[data.trials["trial"] == trial].iloc[0]
+        seeds, deviation = row.get("num_seeds"), row.get("delta_m_std")
+        if seeds is None or not seeds >= 2 or deviation is None or math.isnan(deviation):
+            return None
+        errors.append(deviation**2 / seeds)
+    return math.sqrt(sum(errors))
+
+
+def _best(data: StudyData, best: pd.Series) -> str:
+    goal = next(iter(data.config.objectives))
+    grown = f"layers {best['layers']}" if set(best["layers"]) != {"."} else "a network that never grew"
+    start = _grown_when(best["start"])
+    text = f"The best feasible trial by {heading(goal)} is **trial {best['trial']}** ({grown}{start}): "
+    text += f"delta_m **{best['delta_m_percent']:+.2f} %** against single-task baselines of the same recipe. "
+    seeds = best.get("num_seeds")
+    if seeds is not None and seeds >= 1:
+        spread = best["delta_m_std"]
+        deviation = f" ± {spread:.2f}" if spread == spread else ""
+        return text + (
+            f"Trained again with {_plural(int(seeds), 'new seed')} it reached "
+            f"**{best['delta_m_mean']:+.2f}{deviation} %**; that, not the value of the search, is "
+            "what to expect."
+        )
+    if len(data.feasible) >= _LARGEST_OF_MANY:
+        return text + (
+            f"It is the largest of {len(data.feasible)} values of one seed each, so luck is part of it: "
+            "further seeds will most likely give less."
+        )
+    return text + "That is one seed."
+
+
+def _grown_when(start: float) -> str:
+    if start != start:
+        return ""
+    return f", grown after {start:.0%} of the training" if start else ", grown from the start"
+
+
+def _against_unexpanded(data: StudyData, best: pd.Series) -> str:
+    never = data.unexpanded.dropna(subset=["delta_m_percent"])
+    if never.empty:
+        return "No unexpanded network was trained in this study, so it cannot tell what growing brings."
+    reference = never.sort_values("delta_m_percent").iloc[-1]
+    if reference["trial"] == best["trial"]:
+        return "No grown network is better than the unexpanded one here."
+    difference = best["delta_m_percent"] - reference["delta_m_percent"]
+    text = (
+        f"That is {difference:+.2f} points against the best network that never grew (trial "
+        f"{reference['trial']}, {reference['delta_m_percent']:+.2f} %)"
+    )
+    error = noise_of_difference(data, best["trial"], reference["trial"])
+    if error is None:
+        return f"{text}; one seed each, so **how much of it is chance is unknown**."
+    confirmed = best["delta_m_mean"] - reference["delta_m_mean"]
+    verdict = (
+        "is more than the noise between seeds" if abs(confirmed) > 2 * error else
+        "**cannot be told from the noise between seeds**"
+    )  # fmt: skip
+    return (
+        f"{text}; over the new seeds it is {confirmed:+.2f} with a standard error of {error:.2f}: "
+        f"it {verdict}."
+    )
+
+
+def _tasks(data: StudyData, best: pd.Series) -> str:
+    gains = {task: best.get(f"gain_{task}_percent") for task in data.tasks}
+    known = {task: float(gain) for task, gain in gains.items() if gain is not None and gain == gain}
+    if not known:
+        return ""
+    words = {
+        "gain from sharing the network": [
+            f"{task} {gain:+.1f} %" for task, gain in known.items() if gain > 0
+        ],
+        "lose": [f"{task} {gain:+.1f} %" for task, gain in known.items() if gain <= 0],
+    }
+    parts = [f"{', '.join(tasks)} {verb}" for verb, tasks in words.items() if tasks]
+    return f"In that trial {'; '.join(parts)}, each against its own single-task baseline."
+
+
+def _price(best: pd.Series) -> str:
+    ratio = best["step_cost_ratio"]
+    if not best["param_overhead_percent"]:
+        return ""
+    text = (
+        f"It adds {best['param_overhead_percent']:.3f} % parameters; its steps cost {ratio:.2f} "
+        "unexpanded steps"
+    )
+    if ratio <= 1.05:
+        return f"{text}."
+    return f"{text}, so at equal compute the unexpanded network could train {100 * (ratio - 1):.0f} % longer."
+
+
+def _helped(data: StudyData) -> str:
+    found = effects(data)
+    if not found:
+        return "There are too few trials of each choice to say which of them helped."
+    sure = [effect for effect in found if effect.is_distinguishable]
+    if not sure:
+        return (
+            f"**None of the {len(found)} choices that can be compared goes with delta_m more than chance "
+            f"would** (rank tests over {found[0].num_trials} trials, corrected for their number; the "
+            "closest is "
+            f"`{found[0].parameter}`, p = {found[0].p_value:.2g})."
+        )
+    rest = len(found) - len(sure)
+    others = f" {_plural(rest, 'other choice')} cannot be told from chance." if rest else ""
+    return f"What goes with a better delta_m: {'; '.join(map(effect_words, sure[:5]))}.{others}"
+
+
+def effect_words(effect: Effect) -> str:
+    """An effect as part of a sentence."""
+    if effect.best in ("more", "less"):
+        thirds = f"upper against lower third {effect.difference:+.2f} points"
+        how = f"{effect.best} of `{effect.parameter}` ({thirds}"
+    else:
+        how = (
+            f"`{effect.parameter}` {effect.best} rather than {effect.worst} ({effect.difference:+.2f} points"
+        )
+    return f"{how}, p = {effect.p_value:.2g})"
+
+
+def _conflicts(data: StudyData) -> str:
+    if data.conflicts.empty:
+        return ""
+    by_layer = data.conflicts.groupby("layer")[["range_percent", "null_percent"]].mean()
+    parts = []
+    for space in ("range", "null"):
+        rates = by_layer[f"{space}_percent"]
+        parts.append(
+            f"in the {space} space from {rates.min():.1f} % (layer {rates.idxmin()}) to {rates.max():.1f} % "
+            f"(layer {rates.idxmax()})"
+        )
+    return (
+        f"Tasks conflict at a similar share of tokens everywhere: {' and '.join(parts)}."
+        if _is_flat(by_layer)
+        else f"The share of tokens at which tasks conflict goes {' and '.join(parts)}."
+    )
+
+
+def _is_flat(by_layer: pd.DataFrame) -> bool:
+    return bool((by_layer.max() - by_layer.min()).max() < 1.0)
+
+
+def _doubts(data: StudyData) -> str:
+    doubtful = data.complete[data.complete["dead_tasks"] != ""]
+    if doubtful.empty:
+        return ""
+    tasks = ", ".join(sorted({task for tasks in doubtful["dead_tasks"] for task in tasks.split(",")}))
+    return (
+        f"**{_plural(len(doubtful), 'trial')} of {len(data.complete)} should not be trusted**: {tasks} "
+        "does not clearly beat a guess that ignores the image, in the baseline or in the trial."
+    )
+
+
+_KIND_WORDS = {
+    "infeasible": "above a limit",
+    "taken over": "taken over from equal work",
+    "fail": "failed",
+}
+
+
+def _plural(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def _split(split: str | None) -> str:
+    return "hold-out" if split == "holdout" else f"{split or 'hold-out'} split"

@@ -1,0 +1,252 @@
+"""All that figures, pages and reports show of a study, read once."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import pandas as pd
+from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
+from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from dtme_search.config import RunConfig, StudyConfig
+from dtme_search.reporting.tables import table_of_runs
+from dtme_search.search import BaselineRow, LoadedStudy, RunRow, own_trials
+from dtme_search.search.tables import ConflictTable, EvaluationTable
+from dtme_search.token_space import ExpansionPlan
+
+_FEWEST_FOR_IMPORTANCE = 8
+"""Complete trials below which an importance would be guessing [ours]."""
+
+KINDS = (
+    "front",
+    "complete",
+    "infeasible",
+    "taken over",
+    "pruned",
+    "fail",
+    "interrupted",
+    "running",
+    "waiting",
+)
+"""How a trial may have ended; the first that fits, see :attr:`StudyData.kinds`."""
+
+
+@dataclass(frozen=True)
+class StudyData:
+    """A study as tables.
+
+    Attributes:
+        study: The study itself.
+        runs: Facts of each trial as a run.
+        trials: As ``trials_table`` gives it.
+        rungs: delta_m of every evaluation: ``trial``, ``step``, ``fraction`` (of its steps),
+            ``delta_m_percent``.
+        conflicts: Rates in percent, mean over the trials that measured: ``layer``, ``task_a``, ``task_b``,
+            ``range_percent``, ``null_percent``, ``trials``.
+        baselines: Single-task baseline by task.
+        parameters: Searched values, a row per trial and a column per parameter; missing where not searched.
+    """
+
+    study: LoadedStudy
+    runs: Mapping[int, RunRow]
+    trials: pd.DataFrame
+    rungs: pd.DataFrame
+    conflicts: pd.DataFrame
+    baselines: Mapping[str, BaselineRow]
+    parameters: pd.DataFrame
+
+    @property
+    def name(self) -> str:
+        """Name of the study."""
+        return self.study.name
+
+    @property
+    def config(self) -> StudyConfig:
+        """Definition of the study."""
+        return self.study.config
+
+    @cached_property
+    def kinds(self) -> pd.Series:
+        """Kind of every trial, one of ``KINDS``."""
+        trials = self.trials
+        kinds = trials["state"].astype(object)
+        complete = trials["state"] == "complete"
+        kinds[complete & (trials["feasible"] == False)] = "infeasible"  # noqa: E712
+        if "origin_trial" in trials:
+            kinds[complete & trials["origin_trial"].notna() & (kinds == "complete")] = "taken over"
+        kinds[trials["on_front"].astype(bool)] = "front"
+        return kinds
+
+    @cached_property
+    def complete(self) -> pd.DataFrame:
+        """Trials with a result of their own or taken over, feasible or not."""
+        return self.trials[self.trials["state"] == "complete"]
+
+    @cached_property
+    def feasible(self) -> pd.DataFrame:
+        """Complete trials within the limits."""
+        return self.complete[self.complete["feasible"] != False]  # noqa: E712
+
+    @cached_property
+    def unexpanded(self) -> pd.DataFrame:
+        """Complete trials whose network never grew."""
+        return self.complete[self.complete["layers"].astype(str).str.fullmatch(r"\.+")]
+
+    @cached_property
+    def best(self) -> pd.Series | None:
+        """Row of the best feasible trial by the first objective; ``None`` if there is none."""
+        if self.feasible.empty:
+            return None
+        name, direction = next(iter(self.config.objectives.items()))
+        return self.feasible.sort_values(name, ascending=direction == "minimize", kind="stable").iloc[0]
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Primary tasks: those that make up delta_m."""
+        return tuple(self.baselines) or tuple(
+            name.removeprefix("gain_").removesuffix("_percent")
+            for name in self.trials.columns
+            if name.startswith("gain_")
+        )
+
+    @cached_property
+    def run_config(self) -> RunConfig | None:
+        """Config of the first trial, for what all trials share; ``None`` without trials."""
+        found = next((run.config for run in self.runs.values() if run.config), None)
+        return RunConfig.model_validate_json(found) if found else None
+
+    @cached_property
+    def importances(self) -> pd.DataFrame:
+        """Share of each parameter in the spread of each objective: a row per parameter, by the first.
+
+        PED-ANOVA (Optuna's default), which asks what separates the best tenth from all trials. Empty for a
+        handful of trials.
+        """
+        if len(self.complete) < _FEWEST_FOR_IMPORTANCE:
+            return pd.DataFrame()
+        columns = {}
+        for index, name in enumerate(self.config.objectives):
+            shares = self._importance(index)
+            if shares:
+                columns[name] = shares
+        frame = pd.DataFrame(columns)
+        return frame.sort_values(frame.columns[0], ascending=False) if columns else frame
+
+    def _importance(self, index: int) -> dict[str, float]:
+        # The evaluator asks what leads to low values and warns that it does.
+        sign = -1.0 if list(self.config.objectives.values())[index] == "maximize" else 1.0
+
+        def target(trial: FrozenTrial) -> float:
+            return sign * float(trial.values[index])
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            try:
+                return get_param_importances(
+                    self.study.optuna, evaluator=PedAnovaImportanceEvaluator(), target=target
+                )
+            except (ValueError, RuntimeError):  # all trials alike: nothing separates them
+                return {}
+
+    def metrics(self, number: int) -> dict[str, float]:
+        """Metric of each task at the last evaluation of a trial."""
+        rows = self.study.records.evaluations(self.name, number)
+        last = max((row.step for row in rows), default=0)
+        return {row.task: row.value for row in rows if row.step == last}
+
+
+def read_study_data(study: LoadedStudy) -> StudyData:
+    """Read a study; a second or two for 2,000 trials."""
+    trials = own_trials(study.optuna)
+    runs = {run.trial: run for run in study.records.runs(study.name)}
+    parameters = pd.DataFrame([trial.params for trial in trials], index=[trial.number for trial in trials])
+    return StudyData(
+        study=study,
+        runs=runs,
+        trials=table_of_runs(study, runs),
+        rungs=_rungs(study, runs),
+        conflicts=_conflicts(study),
+        baselines=_baselines(study, trials),
+        parameters=parameters,
+    )
+
+
+def plan_of_run(run: RunRow) -> ExpansionPlan | None:
+    """Expansion plan of a finished trial; ``None`` while it is not known."""
+    if run.operations is None or run.config is None:
+        return None
+    config = RunConfig.model_validate_json(run.config)
+    expansion, tasks = config.expansion, tuple(config.tasks)
+    layers = len(run.operations.split())
+    if expansion.policy != "fixed":
+        return ExpansionPlan.empty(tasks, layers)
+    return ExpansionPlan.from_config(expansion.plan, tasks, layers, expansion.num_task_tokens)
+
+
+def _rungs(study: LoadedStudy, runs: Mapping[int, RunRow]) -> pd.DataFrame:
+    place = EvaluationTable
+    query = (
+        select(place.trial, place.step, func.avg(place.gain_percent).label("delta_m_percent"))
+        .where(place.study == study.name, place.gain_percent.is_not(None))
+        .group_by(place.trial, place.step)
+        .order_by(place.trial, place.step)
+    )
+    rungs = _frame(study, query)
+    totals = {number: run.total_steps for number, run in runs.items()}
+    rungs["fraction"] = rungs["step"] / rungs["trial"].map(totals).astype(float)
+    return rungs
+
+
+def _conflicts(study: LoadedStudy) -> pd.DataFrame:
+    place = ConflictTable
+    query = (
+        select(
+            place.layer,
+            place.task_a,
+            place.task_b,
+            (100 * func.avg(place.range_rate)).label("range_percent"),
+            (100 * func.avg(place.null_rate)).label("null_percent"),
+            func.count().label("trials"),
+        )
+        .where(place.study == study.name)
+        .group_by(place.layer, place.task_a, place.task_b)
+        .order_by(place.layer, place.task_a, place.task_b)
+    )
+    return _frame(study, query)
+
+
+def _frame(study: LoadedStudy, query: Any) -> pd.DataFrame:
+    with Session(study.records.engine) as session:
+        result = session.execute(query)
+        return pd.DataFrame(result.fetchall(), columns=list(result.keys()))
+
+
+def _baselines(study: LoadedStudy, trials: Sequence[FrozenTrial]) -> dict[str, BaselineRow]:
+    """The study's baselines among those of the database: the ones its gains were computed with."""
+    first = next((trial for trial in trials if trial.state == TrialState.COMPLETE), None)
+    known = study.records.baselines()
+    if first is None:
+        return {}
+    found: dict[str, BaselineRow] = {}
+    for row in study.records.evaluations(study.name, first.number):
+        if row.gain_percent is None:
+            continue
+        candidates = [base for base in known if base.task == row.task]
+        if candidates:
+            wanted = row
+            found[row.task] = min(
+                candidates, key=lambda base: _misfit(base, wanted.value, wanted.gain_percent)
+            )
+    gains = first.user_attrs.get("gains_percent", found)
+    return {task: found[task] for task in gains if task in found}
+
+
+def _misfit(base: BaselineRow, value: float, gain_percent: float | None) -> float:
+    sign = 1 if base.higher_is_better else -1
+    return abs(sign * 100 * (value - base.value) / base.value - (gain_percent or 0.0))

@@ -1,0 +1,58 @@
+"""How measures are written wherever people read them: headings of columns, numbers in cells."""
+
+from __future__ import annotations
+
+from typing import Any
+
+_HEADINGS = {
+    "delta_m_percent": "delta_m",
+    "param_overhead_percent": "overhead",
+    "step_cost_ratio": "step cost",
+    "delta_m_mean": "mean",
+    "delta_m_std": "std",
+    "num_seeds": "seeds",
+    "origin_trial": "taken from",
+}
+_DECIMALS = {
+    "search": 2,
+    "delta_m_percent": 2,
+    "delta_m_mean": 2,
+    "delta_m_std": 2,
+    "param_overhead_percent": 3,
+    "step_cost_ratio": 2,
+    "start": 2,
+}
+_COUNTS = {"num_seeds", "origin_trial", "steps_reused"}
+"""Whole numbers; a column with gaps holds them as floats."""
+
+
+def heading(column: object) -> str:
+    """Column title of a measure.
+
+    Example:
+        >>> heading("gain_depth_percent"), heading("param_overhead_percent"), heading("dead_tasks")
+        ('depth', 'overhead', 'dead tasks')
+    """
+    name = str(column)
+    if name.startswith("gain_"):
+        return name.removeprefix("gain_").removesuffix("_percent")
+    return _HEADINGS.get(name, name.replace("_", " "))
+
+
+def cell(column: str, value: Any) -> str:
+    """A value rounded for reading; gains and delta_m carry their sign, what is missing is empty.
+
+    Example:
+        >>> cell("delta_m_percent", 1.234), cell("start", None), cell("on_front", True)
+        ('+1.23', '', 'yes')
+    """
+    if value is None or value != value:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if column in _COUNTS:
+        return str(int(value))
+    if isinstance(value, float):
+        signed = column in ("delta_m_percent", "delta_m_mean", "search") or column.startswith("gain_")
+        return f"{value:{'+' if signed else ''}.{_DECIMALS.get(column, 1)}f}"
+    return str(value)
