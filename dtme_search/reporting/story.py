@@ -80,9 +80,10 @@ def noise_of_difference(data: StudyData, number: int, other: int) -> float | Non
 
 def _best(data: StudyData, best: pd.Series) -> str:
     goal = next(iter(data.config.objectives))
+    by = f"{heading(goal)} over new seeds" if best["delta_m_mean"] == best["delta_m_mean"] else heading(goal)
     grown = f"layers {best['layers']}" if set(best["layers"]) != {"."} else "a network that never grew"
     start = _grown_when(best["start"])
-    text = f"The best feasible trial by {heading(goal)} is **trial {best['trial']}** ({grown}{start}): "
+    text = f"The best feasible trial by {by} is **trial {best['trial']}** ({grown}{start}): "
     text += f"delta_m **{best['delta_m_percent']:+.2f} %** against single-task baselines of the same recipe. "
     seeds = best.get("num_seeds")
     if seeds is not None and seeds >= 1:

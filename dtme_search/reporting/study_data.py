@@ -100,10 +100,16 @@ class StudyData:
 
     @cached_property
     def best(self) -> pd.Series | None:
-        """Row of the best feasible trial by the first objective; ``None`` if there is none."""
+        """Row of the trial that ``export --best`` takes; ``None`` if none is feasible.
+
+        By the first objective; if that is delta_m and trials are confirmed, by their mean over new seeds.
+        """
         if self.feasible.empty:
             return None
         name, direction = next(iter(self.config.objectives.items()))
+        confirmed = self.feasible[self.feasible["delta_m_mean"].notna()]
+        if (name, direction) == ("delta_m_percent", "maximize") and not confirmed.empty:
+            return confirmed.sort_values("delta_m_mean", ascending=False, kind="stable").iloc[0]
         return self.feasible.sort_values(name, ascending=direction == "minimize", kind="stable").iloc[0]
 
     @property

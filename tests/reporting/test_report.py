@@ -105,7 +105,7 @@ def test_confirmed_trials_replace_the_value_of_the_search(confirmed_study, edit_
     edit_run(0, delta_m_percent=-3.0)
     edit_run(4, delta_m_percent=9.0)
     confirmed_study.optuna.get_trials(deepcopy=False)[4].values[0] = 9.0
-    table = confirmed_table(confirmed_study)
+    table = confirmed_table(confirmed_study).sort_values("trial")
     assert table["delta_m_mean"].tolist() == pytest.approx([-1.0, 1.0])
     assert table["delta_m_std"].tolist() == pytest.approx([0.1, 0.1])
     assert table["num_seeds"].tolist() == [3, 3]
