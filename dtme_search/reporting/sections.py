@@ -122,7 +122,8 @@ def _verdict(row: pd.Series, run: RunRow | None) -> str:
         why = f": {row['error']}" if row["error"] else ", a later trial continues it"
         return f"**{'Failed' if state == 'fail' else 'Interrupted'}**{why}."
     if state == "pruned":
-        return f"**Pruned**: {(run and run.reason) or (run and run.error) or 'behind the others'}."
+        reason = (run and run.reason) or "behind the others"
+        return f"**Pruned**: {reason.rstrip('.')}. Layers: {row['layers'] or 'not grown yet'}."
     parts = [f"**delta_m {row['delta_m_percent']:+.2f} %**"]
     if row["on_front"]:
         parts.append("**on the feasible front**")

@@ -184,8 +184,8 @@ def read_study_data(study: LoadedStudy) -> StudyData:
 
 
 def plan_of_run(run: RunRow) -> ExpansionPlan | None:
-    """Expansion plan of a finished trial; ``None`` while it is not known."""
-    if run.operations is None or run.config is None:
+    """Expansion plan of a complete trial, whose config has it written out; ``None`` of any other."""
+    if run.state != "complete" or run.operations is None or run.config is None:
         return None
     config = RunConfig.model_validate_json(run.config)
     expansion, tasks = config.expansion, tuple(config.tasks)
