@@ -387,7 +387,7 @@ def draw(curves: Sequence[Curves], file: Path) -> None:
             color, style = styles[these.way]
             low, middle, high = np.quantile([these.at(x) for x in grid], [0.25, 0.5, 0.75], axis=1)
             panel.fill_between(grid / budget, low, high, color=color, alpha=0.15, linewidth=0)
-            panel.plot(grid / budget, middle, style, color=color, label=labels[these.way])
+            panel.plot(grid / budget, middle, linestyle=style, color=color, label=labels[these.way])
         panel.axhline(goal, color="black", linewidth=0.8, linestyle=":")
         panel.axvline(1 / 3, color="black", linewidth=0.8, linestyle=":")
         panel.set(title=names[sampler], xlim=(0, 1), xlabel="compute, share of plain TPE's")

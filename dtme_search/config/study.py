@@ -96,7 +96,7 @@ class PrunerConfig(Section):
     """median: trials that are never pruned."""
     num_warmup_evaluations: Annotated[int, Field(ge=0)] = 1
     """median, pareto: evaluations of a trial before it may be pruned."""
-    eta: Annotated[float, Field(gt=1.0)] = 3.0
+    eta: Annotated[float, Field(gt=1.0)] = 2.0
     """pareto: one trial in eta goes on, and always those that no other dominates."""
     min_trials: Annotated[int, Field(ge=2)] = 8
     """pareto: trials that must have reached an evaluation before one is pruned there."""

@@ -226,7 +226,13 @@ def study(tmp_path_factory, heard):
         search=SEARCH
         | {"train.lr": {"choices": [1e-3, 10.0]}, "expansion.variance_ratio": {"choices": [10.0, 100.0]}},
         sampler={"num_startup_trials": 2},
-        pruner={"name": "pareto", "num_warmup_evaluations": 0, "min_trials": 2, "min_correlation": -1},
+        pruner={
+            "name": "pareto",
+            "num_warmup_evaluations": 0,
+            "min_trials": 2,
+            "min_correlation": -1,
+            "eta": 3,
+        },
         enqueue=[
             {"expansion.policy": "none", "train.lr": 1e-3, "expansion.variance_ratio": 10.0},
             {"train.lr": 10.0, "expansion.variance_ratio": 10.0, **everywhere},
