@@ -4,9 +4,8 @@
     python benchmarks/search_quality.py --plot quality.png   and the curves as a picture
     python benchmarks/search_quality.py --pruners            which eta and which correlation
 
-Nothing is trained: every proposal is looked up in ``data/quality.csv``, which ``record_table.py`` trained.
-Sampler, search space and pruning are the program's own. The quality of a search is the hypervolume of what
-it completed, over (delta_m, overhead), as a share of that of the whole table. The reference point is the
+Nothing is trained: every proposal is looked up in ``data/quality.csv`` (by ``data/record_table.py``). Sampler,
+search space and pruning are the program's own. The quality of a search is the hypervolume of what it completed, over (delta_m, overhead), as a share of that of the whole table. The reference point is the
 worst value of the table in each objective. Compute is counted in unexpanded training steps: steps paid, each
 at the measured cost of a step of its plan; measuring conflicts, evaluating and sampling are not counted.
 
@@ -393,7 +392,7 @@ def draw(curves: Sequence[Curves], file: Path) -> None:
         panel.set(title=names[sampler], xlim=(0, 1), xlabel="compute, share of plain TPE's")
         panel.set_ylim(0, 1.02)
     panels[0].set_ylabel("hypervolume, share of the whole table's")
-    panels[0].annotate("plain TPE, all trials", (0.99, goal), ha="right", va="bottom", fontsize=8)
+    panels[0].annotate("plain TPE, all trials", (0.02, goal - 0.01), ha="left", va="top", fontsize=8)
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
     figure.savefig(file, dpi=120)
 

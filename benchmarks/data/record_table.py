@@ -1,10 +1,10 @@
 """Train every point of a small search space with the tool itself, and keep what came out as one table.
 
-    python benchmarks/record_table.py --seeds 1 2      about 20 minutes of one core; goes on where it stopped
+    python benchmarks/data/record_table.py --seeds 1 2     20 minutes of one core; goes on where it stopped
 
 Trains the study ``benchmarks/data/quality.yaml`` with all its points enqueued, then writes
 ``benchmarks/data/quality.csv``, one row per point, and ``quality.json``, where the numbers come from.
-``search_quality.py`` replays searches on the table without training anything.
+``benchmarks/search_quality.py`` replays searches on the table without training anything.
 
 What a grown step costs is measured here for each plan, as processor time of this process against that of an
 unexpanded step: other work on the machine disturbs the seconds that the study records, but not these.
@@ -38,7 +38,7 @@ from dtme_search.search.study import DATA_ATTR
 from dtme_search.token_space import ExpansionPlan
 from dtme_search.training.forward import TaskLosses
 
-DATA = Path(__file__).parent / "data"
+DATA = Path(__file__).parent
 ROUNDS = 5
 
 
@@ -209,7 +209,7 @@ def write_provenance(study: LoadedStudy, by_seed: dict[str, list[float]], file: 
     """Where the numbers come from, what the baselines were, and what other seeds give."""
     runs = study.records.runs(study.name)
     content = {
-        "command": "python benchmarks/record_table.py --seeds " + " ".join(list(by_seed)[1:]),
+        "command": "python benchmarks/data/record_table.py --seeds " + " ".join(list(by_seed)[1:]),
         "date": datetime.now(UTC).date().isoformat(),
         "dtme_search": dtme_search.__version__,
         "torch": torch.__version__,
