@@ -4,8 +4,9 @@
     python benchmarks/search_quality.py --plot quality.png   and the curves as a picture
     python benchmarks/search_quality.py --pruners            which eta and which correlation
 
-Nothing is trained: every proposal is looked up in ``data/quality.csv`` (by ``data/record_table.py``). Sampler,
-search space and pruning are the program's own. The quality of a search is the hypervolume of what it completed, over (delta_m, overhead), as a share of that of the whole table. The reference point is the
+Nothing is trained: proposals are looked up in ``data/quality.csv``, trained by ``data/record_table.py``.
+Sampler, search space and pruning are the program's own. The quality of a search is the hypervolume of what
+it completed, over (delta_m, overhead), as a share of that of the whole table. The reference point is the
 worst value of the table in each objective. Compute is counted in unexpanded training steps: steps paid, each
 at the measured cost of a step of its plan; measuring conflicts, evaluating and sampling are not counted.
 
