@@ -46,6 +46,20 @@ def read_image(path: Path) -> npt.NDArray[np.uint8]:
     return np.asarray(_open(path).convert("RGB"))
 
 
+def read_colours(path: Path, name: str) -> npt.NDArray[np.uint8]:
+    """Labels written as colours, uint8 (H, W, 3), of a picture that has colours; errors call them ``name``.
+
+    Raises:
+        DataError: If the file is missing, damaged or grey.
+    """
+    image = _open(path)
+    if image.mode not in ("RGB", "RGBA", "P"):
+        raise DataError(
+            f"{path}: {name} must be a picture in colours, got mode {image.mode}. Replace the file."
+        )
+    return np.asarray(image.convert("RGB"))
+
+
 def read_class_ids(path: Path, name: str = "segmentation") -> npt.NDArray[np.integer[Any]]:
     """Integer ids (H, W) from a grey or palette png or from an npy file; errors call them ``name``.
 

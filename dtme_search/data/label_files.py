@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dtme_search.config import FolderTask
-from dtme_search.data.files import read_array, read_class_ids, read_image
+from dtme_search.data.files import read_array, read_class_ids, read_colours
 from dtme_search.errors import DataError
 
 Bools = npt.NDArray[np.bool_]
@@ -38,9 +38,9 @@ def read_label(path: Path, name: str, task: FolderTask) -> Label:
     """
     where = f"{path}: {name}"
     if task.kind in ("classes", "mask") and task.how in ("labels", "colours"):
-        codes = _codes(path) if task.how == "colours" else read_class_ids(path, name)
+        codes = _codes(path, name) if task.how == "colours" else read_class_ids(path, name)
         return _classes(codes, where, task) if task.kind == "classes" else _mask(codes, task)
-    numbers, valid = _numbers(path, where, task)
+    numbers, valid = _numbers(path, name, task)
     if task.kind == "mask":
         return (numbers[..., 0] > 0.5).astype(np.uint8), valid
     if task.kind == "distance":
@@ -81,14 +81,14 @@ def _mask(codes: npt.NDArray[np.integer[Any]], task: FolderTask) -> Label:
     return (positive & valid).astype(np.uint8), valid
 
 
-def _numbers(path: Path, where: str, task: FolderTask) -> tuple[npt.NDArray[np.float64], Bools]:
+def _numbers(path: Path, name: str, task: FolderTask) -> tuple[npt.NDArray[np.float64], Bools]:
     """Numbers (H, W, C) after scale and offset, and where they are finite and not ignored (H, W)."""
     channels = 3 if task.kind == "normals" else task.channels
-    raw = read_image(path) if task.how == "rgb" else read_array(path)
+    raw = read_colours(path, name) if task.how == "rgb" else read_array(path)
     raw = raw[..., None] if raw.ndim == 2 else raw
     if raw.ndim != 3 or raw.shape[2] != channels or raw.dtype.kind not in "biuf":
         raise DataError(
-            f"{where} must hold {channels} number{'s' * (channels > 1)} per pixel, got {raw.dtype} "
+            f"{path}: {name} must hold {channels} number{'s' * (channels > 1)} per pixel, got {raw.dtype} "
             f"{tuple(raw.shape)}. Mend the file, or encoding and channels of its description."
         )
     valid = np.asarray(np.isfinite(raw).all(-1) & ~np.isin(raw, task.ignore).all(-1))
@@ -106,9 +106,9 @@ def _check_range(counted: npt.NDArray[np.float64], where: str, allowed: tuple[fl
         )
 
 
-def _codes(path: Path) -> npt.NDArray[np.integer[Any]]:
+def _codes(path: Path, name: str) -> npt.NDArray[np.integer[Any]]:
     """Colours as single numbers, red first."""
-    channels = read_image(path).astype(np.int64)
+    channels = read_colours(path, name).astype(np.int64)
     codes: npt.NDArray[np.int64] = (channels[..., 0] << 16) + (channels[..., 1] << 8) + channels[..., 2]
     return codes
 
