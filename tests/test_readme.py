@@ -4,32 +4,20 @@ from __future__ import annotations
 
 import re
 import shlex
-from pathlib import Path
 
 import pytest
 import typer
+from pages import PAGES, ROOT, blocks, command_lines, shell_commands
 
 from dtme_search.cli import main  # noqa: F401  (it adds all commands)
 from dtme_search.cli.app import app
 from dtme_search.config import base_config, load_study_config
 
-ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 PROGRAM = typer.main.get_command(app)
 
 
-def blocks(page: Path, language: str) -> list[str]:
-    return re.findall(
-        rf"^```{language}\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
-    )
-
-
-def commands(text: str, program: str) -> list[str]:
-    """Command lines of a shell text, without comments and redirections."""
-    lines = re.sub(r"\\\n", " ", text).splitlines()
-    parts = (part for line in lines for part in re.split(r"&&|;|\||(?<!\S)#", line.partition("  #")[0]))
-    found = (re.sub(r"\s\d?>.*", "", part).strip().removeprefix("$ ") for part in parts)
-    return [part for part in found if part.split(maxsplit=1)[:1] == [program]]
+def commands(lines: list[str], program: str) -> list[str]:
+    return [line for line in lines if line.split(maxsplit=1)[0] == program]
 
 
 def examples() -> list[str]:
@@ -43,10 +31,8 @@ def examples() -> list[str]:
 SHOWN = [
     pytest.param(line, id=f"{page.name}: {line}")
     for page in PAGES
-    for language in ("bash", "sh", "shell")
-    for block in blocks(page, language)
-    for line in commands(block, "dtme-search")
-] + [pytest.param(line, id=f"help: {line}") for text in examples() for line in commands(text, "dtme-search")]
+    for line in commands(shell_commands(page), "dtme-search")
+] + [pytest.param(line, id=f"help: {line}") for text in examples() for line in command_lines(text)]
 
 
 @pytest.mark.parametrize("line", SHOWN)
@@ -88,7 +74,7 @@ def test_pages_and_pictures_that_are_linked_are_there(page):
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_make_targets_are_there(page):
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    for line in (line for block in blocks(page, "bash") for line in commands(block, "make")):
+    for line in commands(shell_commands(page), "make"):
         assert re.search(rf"^{line.split()[1]}:", makefile, re.MULTILINE), line
 
 

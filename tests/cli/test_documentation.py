@@ -1,0 +1,149 @@
+"""Every command of the README and of docs/ is run as it stands there, page by page, from top to bottom.
+
+Each page is followed in a folder of its own. The studies there are those of the project, shrunk to runs of
+a second, and the published data sets have a few small images.
+"""
+
+from __future__ import annotations
+
+import shlex
+import socket
+import socketserver
+import sys
+import time
+import threading
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from mat_file import write_mat
+from nyud_folder import write_nyud
+from pages import PAGES, ROOT, SHELLS, command_lines, fences
+from pascal_folder import write_release
+from taskonomy_folder import write_taskonomy
+from tiny import TINY
+
+from dtme_search.config import set_path
+from dtme_search.data.taskonomy_index import TINY as TINY_SPLIT
+
+INSTEAD = {
+    "nyu_depth_v2_labeled.mat --out /data/NYUDv2": "official/nyu_depth_v2_labeled.mat --out data/made",
+    "/data/": "data/",
+    "export --study nyud --best": "export --study nyud --best --force",  # four steps teach nothing
+    "--top 3 --seeds 3": "--top 2 --seeds 2",
+    "--trials 6": "--trials 3",
+    "dashboard --study demo": "dashboard --study demo --port {free_port}",
+}
+"""What stands in the documentation -> what is run in its place."""
+
+EXEMPT = ("make", "pip", "git")
+"""Programs that get and test the project itself: CI runs them, not a test."""
+
+ELSEWHERE = {"own-data.md": "test_own_data.py", "sql.md": "test_sql_docs.py"}
+"""Pages that a test of their own runs, with their own data."""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A working folder with the small studies and data sets that the pages speak of."""
+    for kind in ("studies", "configs"):
+        (tmp_path / kind).mkdir()
+        for path in (ROOT / kind).glob("*.yaml"):
+            values = yaml.safe_load(path.read_text(encoding="utf-8"))
+            smaller = {"studies": smaller_study, "configs": smaller_config}[kind](values)
+            (tmp_path / kind / path.name).write_text(yaml.safe_dump(smaller), encoding="utf-8")
+    write_mat(tmp_path / "official", 2)
+    write_nyud(tmp_path / "NYUDv2")
+    write_nyud(tmp_path / "data" / "NYUDv2")
+    write_release(tmp_path / "PASCALContext")
+    buildings = [building for names in TINY_SPLIT.values() for building in names]
+    write_taskonomy(tmp_path / "data" / "taskonomy", buildings=buildings, views=((0, 0),))
+    return tmp_path
+
+
+def smaller_study(study: dict[str, Any]) -> dict[str, Any]:
+    """Three trials; points for the layers of the real network do not fit the smaller one."""
+    named = [point for point in study.get("enqueue", ()) if isinstance(point, str)]
+    return study | {"trials": 3, "enqueue": named}
+
+
+def smaller_config(config: dict[str, Any]) -> dict[str, Any]:
+    """The same data and tasks with the network and the training of ``TINY``, and smaller still."""
+    config = config | {name: TINY[name] for name in ("model", "expansion", "train")}
+    changes = {
+        "data.image_size": [24, 32],
+        "data.holdout_fraction": 0.3,
+        "data.scenes": {"num_train": 16, "num_test": 4},
+        "expansion.num_images": 2,
+        "expansion.analysis_batch_size": 2,
+        "train.num_steps": 4,
+        "train.batch_size": 2,
+    }
+    for path, value in changes.items():
+        config = set_path(config, path, value)
+    return config
+
+
+@pytest.fixture
+def answers(monkeypatch) -> list[int]:
+    """Whatever serves is asked for its first page once and then stopped; the status codes are kept."""
+    found: list[int] = []
+    serve = socketserver.BaseServer.serve_forever
+
+    def serve_once(server: socketserver.TCPServer, *args: float) -> None:
+        def ask() -> None:
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{server.server_address[1]}/") as answer:
+                    found.append(answer.status)
+            finally:
+                server.shutdown()
+
+        asking = threading.Thread(target=ask)
+        asking.start()
+        serve(server, *args)
+        asking.join()
+
+    monkeypatch.setattr(socketserver.BaseServer, "serve_forever", serve_once)
+    return found
+
+
+def typed(text: str) -> str:
+    """``text`` with what is run in place of what stands in the documentation."""
+    for shown, run in INSTEAD.items():
+        text = text.replace(shown, run)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return text.replace("{free_port}", str(probe.getsockname()[1]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name not in ELSEWHERE], ids=lambda p: p.name)
+def test_every_command_of_a_page_runs_in_its_order(page, run, folder, answers):
+    served = 0
+    for language, text in fences(page):
+        if language == "python":
+            exec(compile(typed(text), page.name, "exec"), {})
+        for line in command_lines(text) if language in SHELLS else ():
+            program, *words = shlex.split(typed(line))
+            if program in EXEMPT:
+                continue
+            assert program == "dtme-search", f"{page.name}: {line}: no test can run this"
+            print(time.strftime("%X"), line, flush=True, file=sys.__stderr__)
+            done = run(*words)
+            assert done.code == 0, f"{page.name}: {line}: {done.err}"
+            served += words[0] == "dashboard"
+    assert answers == served * [200]
+
+
+def test_nothing_is_replaced_that_no_page_holds():
+    texts = "".join(text for page in PAGES for _, text in fences(page))
+    assert [shown for shown in INSTEAD if shown not in texts] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_stand_in_blocks_that_are_run(page):
+    """In a block of another language, or of none, they would be run by nobody."""
+    hidden = [text for language, text in fences(page) if language not in SHELLS and "dtme-search " in text]
+    assert hidden == []
