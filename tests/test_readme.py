@@ -21,11 +21,10 @@ def commands(lines: list[str], program: str) -> list[str]:
 
 
 def examples() -> list[str]:
-    """Examples in the help texts."""
+    """Examples in the help texts, without where their output goes."""
     leaves = [*PROGRAM.commands.values(), *PROGRAM.commands["data"].commands.values()]
-    return [
-        text for command in (PROGRAM, *leaves) for text in re.findall(r"dtme-search .*", command.epilog or "")
-    ]
+    found = [text for leaf in (PROGRAM, *leaves) for text in re.findall(r"dtme-search .*", leaf.epilog or "")]
+    return [text.partition(" > ")[0] for text in found]
 
 
 SHOWN = [
