@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
-
 import pandas as pd
 
 from dtme_search.reporting.effects import Effect, effects
 from dtme_search.reporting.study_data import StudyData
+from dtme_search.search import confirmations, lead_of
 from dtme_search.words import heading
 
 _LARGEST_OF_MANY = 5
@@ -66,18 +65,6 @@ def objectives(data: StudyData) -> str:
     return f"{wanted}; limits: {limits}" if limits else wanted
 
 
-def noise_of_difference(data: StudyData, number: int, other: int) -> float | None:
-    """Standard error of the difference of two confirmed trials; ``None`` unless both have two new seeds."""
-    errors = []
-    for trial in (number, other):
-        row = data.trials[data.trials["trial"] == trial].iloc[0]
-        seeds, deviation = row.get("num_seeds"), row.get("delta_m_std")
-        if seeds is None or not seeds >= 2 or deviation is None or math.isnan(deviation):
-            return None
-        errors.append(deviation**2 / seeds)
-    return math.sqrt(sum(errors))
-
-
 def _best(data: StudyData, best: pd.Series) -> str:
     goal = next(iter(data.config.objectives))
     by = f"{heading(goal)} over new seeds" if best["delta_m_mean"] == best["delta_m_mean"] else heading(goal)
@@ -120,17 +107,18 @@ def _against_unexpanded(data: StudyData, best: pd.Series) -> str:
         f"That is {difference:+.2f} points against the best network that never grew (trial "
         f"{reference['trial']}, {reference['delta_m_percent']:+.2f} %)"
     )
-    error = noise_of_difference(data, best["trial"], reference["trial"])
-    if error is None:
-        return f"{text}; one seed each, so **how much of it is chance is unknown**."
-    confirmed = best["delta_m_mean"] - reference["delta_m_mean"]
+    known = confirmations(data.study)
+    first, second = (known.get(row["trial"]) for row in (best, reference))
+    lead = lead_of(first, second) if first and second else None
+    if lead is None:
+        return f"{text}; without two new seeds of both, **how much of it is chance is unknown**."
     verdict = (
-        "is more than the noise between seeds" if abs(confirmed) > 2 * error else
+        "is more than the noise between seeds" if abs(lead.points) > 2 * lead.standard_error else
         "**cannot be told from the noise between seeds**"
     )  # fmt: skip
     return (
-        f"{text}; over the new seeds it is {confirmed:+.2f} with a standard error of {error:.2f}: "
-        f"it {verdict}."
+        f"{text}; compared seed by seed over the new seeds it is {lead.points:+.2f} with a standard error of "
+        f"{lead.standard_error:.2f}: it {verdict}."
     )
 
 

@@ -8,6 +8,7 @@ from dtme_search.search.leaders import (
     confirmations,
     doubt_about_leader,
     front_numbers,
+    lead_of,
     ranking,
     why_no_leader,
 )
@@ -37,6 +38,7 @@ __all__ = [
     "doubt_about_leader",
     "evaluate_checkpoint",
     "front_numbers",
+    "lead_of",
     "load_study",
     "mask_url",
     "optimize",

@@ -140,11 +140,39 @@ def ranking(study: LoadedStudy) -> list[Confirmed]:
     return sorted(different.values(), key=lambda each: (-each.delta_m_mean, each.trial))
 
 
-def doubt_about_leader(ranked: Sequence[Confirmed]) -> str | None:
-    """Why the first of a :func:`ranking` may not be the best, or ``None``.
+@dataclass(frozen=True)
+class Lead:
+    """By how much a configuration is ahead of another, over the further seeds that both have.
 
-    The two best are compared seed by seed, because repeats of a seed share its baselines and so their
-    noise: the standard error is that of the mean difference over the seeds that both have [ours].
+    Attributes:
+        points: Mean difference of delta_m, in points.
+        standard_error: Of that mean, over the seeds.
+    """
+
+    points: float
+    standard_error: float
+
+
+def lead_of(first: Confirmed, second: Confirmed) -> Lead | None:
+    """Compare two configurations seed by seed; ``None`` if they share fewer than two further seeds.
+
+    Repeats of a seed share its baselines and so their noise, which their difference does not have: its
+    standard error is that of the mean over the seeds that both have [ours].
+
+    Example:
+        >>> lead_of(Confirmed(4, {1: 1.0, 2: 2.0}, {}), Confirmed(7, {1: 2.0, 2: 0.5}, {}))
+        Lead(points=0.25, standard_error=1.25)
+        >>> lead_of(Confirmed(4, {1: 1.0, 2: 2.0}, {}), Confirmed(7, {1: 2.0, 3: 0.5}, {}))
+    """
+    common = sorted(first.by_seed.keys() & second.by_seed.keys())
+    if len(common) < 2:
+        return None
+    differences = [first.by_seed[seed] - second.by_seed[seed] for seed in common]
+    return Lead(fmean(differences), stdev(differences) / math.sqrt(len(common)))
+
+
+def doubt_about_leader(ranked: Sequence[Confirmed]) -> str | None:
+    """Why the first of a :func:`ranking` may not be the best, or ``None``: its lead is within the error.
 
     Example:
         >>> doubt_about_leader([Confirmed(4, {1: 1.0, 2: 2.0}, {}), Confirmed(7, {1: 0.5, 2: 0.5}, {})])
@@ -154,16 +182,14 @@ def doubt_about_leader(ranked: Sequence[Confirmed]) -> str | None:
     if len(ranked) < 2:
         return None
     first, second = ranked[:2]
-    common = sorted(first.by_seed.keys() & second.by_seed.keys())
-    if len(common) < 2:
+    lead = lead_of(first, second)
+    if lead is None:
         return f"trial {first.trial} and trial {second.trial} share fewer than two further seeds"
-    differences = [first.by_seed[seed] - second.by_seed[seed] for seed in common]
-    lead, error = fmean(differences), stdev(differences) / math.sqrt(len(common))
-    if lead > error:
+    if lead.points > lead.standard_error:
         return None
     return (
-        f"trial {first.trial} leads trial {second.trial} by {lead:.2f} points of delta_m, "
-        f"standard error {error:.2f}: they are not told apart"
+        f"trial {first.trial} leads trial {second.trial} by {lead.points:.2f} points of delta_m, "
+        f"standard error {lead.standard_error:.2f}: they are not told apart"
     )
 
 
