@@ -13,11 +13,13 @@ import socket
 import socketserver
 import threading
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from joblib.externals.loky import get_reusable_executor
 from mat_file import write_mat
 from nyud_folder import write_nyud
 from pages import PAGES, ROOT, SHELLS, command_lines, fences
@@ -46,7 +48,7 @@ ELSEWHERE = {("own-data.md", "bash"): "test_own_data.py", ("sql.md", "python"): 
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def folder(tmp_path: Path) -> Iterator[Path]:
     """A working folder with the small studies and data sets that the pages speak of."""
     for kind in ("studies", "configs"):
         (tmp_path / kind).mkdir()
@@ -61,7 +63,9 @@ def folder(tmp_path: Path) -> Path:
     write_release(tmp_path / "PASCALContext")
     buildings = [building for names in TINY_SPLIT.values() for building in names]
     write_taskonomy(tmp_path / "data" / "taskonomy", buildings=buildings, views=((0, 0),))
-    return tmp_path
+    yield tmp_path
+    # joblib keeps its workers, which stay in the folder where they were started.
+    get_reusable_executor().shutdown(wait=True)
 
 
 def smaller_study(study: dict[str, Any]) -> dict[str, Any]:
