@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from rich.console import Group
+from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Column
+from rich.table import Column, Table
 
 from dtme_search.cli.screen import Screen
-from dtme_search.search import BaselineRow, ConfirmationRow, Listener, Outcome
+from dtme_search.search import BaselineRow, ConfirmationRow, Listener, Outcome, WorkerStatus
 from dtme_search.tasks import display_metric
 from dtme_search.training import Progress as RunProgress
 
@@ -45,6 +48,7 @@ class TerminalListener(Listener):
         )
         self._trials = self._bars.add_task("trials", total=None, visible=False, note="")
         self._run = self._bars.add_task("starting", total=None, note="")
+        self._table: Live | None = None
 
     def __enter__(self) -> Self:
         self._bars.start()
@@ -53,6 +57,8 @@ class TerminalListener(Listener):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._table is not None:
+            self._table.stop()
         self._bars.stop()
 
     def data_reading(self, done: int, total: int) -> None:
@@ -128,7 +134,48 @@ class TerminalListener(Listener):
         )
         self._screen.news(f"the sampler knows {num_added} trials of {study}, their delta_m {shift}")
 
+    def workers(self, statuses: Sequence[WorkerStatus]) -> None:
+        if self._table is None:
+            self._bars.stop()
+            self._bars.update(self._run, visible=False)
+            self._table = Live(console=self._screen.console, transient=True, auto_refresh=False)
+            if self._screen.is_live:
+                self._table.start()
+        shown = Group(table_of_workers(statuses), self._bars.get_renderable())
+        self._table.update(shown, refresh=self._screen.is_live)
+
+    def worker_died(self, index: int, how: str, log: Path) -> None:
+        self._screen.news(f"worker {index} ended, {how}; another takes its place. It wrote to {log}")
+
     def _begin(self, description: str) -> None:
         # A bar that is reset would keep the old total until the first sign of life.
         self._bars.remove_task(self._run)
-        self._run = self._bars.add_task(description, total=None, note="")
+        self._run = self._bars.add_task(description, total=None, note="", visible=self._table is None)
+
+
+def table_of_workers(statuses: Sequence[WorkerStatus]) -> Table:
+    """One row for each worker: what it does, how far it is, what its trial was worth when last evaluated."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for name in ("worker", "on", "trial", "step", "delta_m", "left"):
+        table.add_column(name, justify="left" if name == "on" else "right", no_wrap=True)
+    table.add_column("doing", ratio=1, no_wrap=True, overflow="ellipsis")
+    for status in statuses:
+        gain, total = status.delta_m_percent, status.total_steps
+        table.add_row(
+            str(status.index),
+            status.place,
+            "" if status.trial is None else str(status.trial),
+            "" if total is None else f"{status.step}/{total}",
+            "" if gain is None else f"{gain:+.2f} %",
+            _duration(status.seconds_left),
+            (status.doing or "ended") + (f" (start {status.starts})" if status.starts > 1 else ""),
+        )
+    return table
+
+
+def _duration(seconds: float | None) -> str:
+    if seconds is None:
+        return ""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+from contextlib import ExitStack
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -36,6 +38,19 @@ def optimize(
         typer.Option("--timeout", min=0, help="Stop after this many seconds, with a checkpoint."),
     ] = None,
     device: options.Device = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            "--workers", min=1, help="Trials at once, each in a process. Default: one per GPU; 1 without."
+        ),
+    ] = None,
+    devices: Annotated[
+        str | None,
+        typer.Option("--devices", metavar="0,1,...", help="GPUs of the workers, or cpu. Default: all."),
+    ] = None,
+    trials_per_device: Annotated[
+        int, typer.Option("--trials-per-device", min=1, help="Workers that share a GPU.")
+    ] = 1,
     data_root: options.DataRoot = None,
     workdir: options.Workdir = options.DEFAULT_WORKDIR,
     set_: options.Set = None,
@@ -75,6 +90,9 @@ def optimize(
             trials=trials,
             timeout=timeout,
             device=device,
+            workers=workers,
+            devices=None if devices is None else [name.strip() for name in devices.split(",")],
+            trials_per_device=trials_per_device,
             data_root=data_root,
             workdir=workdir,
             overrides=tuple(set_ or ()),
@@ -91,6 +109,51 @@ def optimize(
     if loaded.stopped:
         screen.say("Stopped. The same command goes on from the last checkpoint.")
         raise typer.Exit(130)
+
+
+@app.command(epilog="Example:  dtme-search worker --study nyud --storage postgresql://user@host/studies")
+def worker(
+    context: typer.Context,
+    study: options.Study,
+    storage: options.Storage = None,
+    timeout: Annotated[
+        float | None,
+        typer.Option("--timeout", min=0, help="Leave after this many seconds, with a checkpoint."),
+    ] = None,
+    device: options.Device = None,
+    data_root: options.DataRoot = None,
+    workdir: options.Workdir = options.DEFAULT_WORKDIR,
+    launcher: Annotated[int | None, typer.Option("--launcher", hidden=True)] = None,
+) -> None:
+    """Join a study that `optimize` made, from this machine or another.
+
+    Runs trials beside the study's other workers until none is left to begin. Config, search space and
+    total are those of the last `optimize`. Ctrl-C or SIGTERM hands the trial in hand back with a checkpoint.
+    """
+    from dtme_search.cli.progress import TerminalListener
+    from dtme_search.reporting import draw_trial
+    from dtme_search.search import Reporter, join
+
+    screen = screen_of(context)
+    again = "Whoever works on the study goes on from the last checkpoint."
+    with stoppable(again), ExitStack() as shown:
+        listener = shown.enter_context(TerminalListener(screen)) if launcher is None else Reporter(sys.stdout)
+        loaded = join(
+            study,
+            storage=storage,
+            timeout=timeout,
+            device=device,
+            data_root=data_root,
+            workdir=workdir,
+            listener=listener,
+            draw=draw_trial,
+            launcher=launcher,
+        )
+    if loaded.stopped:
+        typer.echo(f"dtme-search: stopped. {again}", err=True)
+        raise typer.Exit(130)
+    if launcher is None:
+        screen.say(f"No trial of {loaded.name} is left to begin.")
 
 
 @app.command(epilog="Example:  dtme-search baseline --study demo")

@@ -15,9 +15,11 @@ from dtme_search.search.leaders import (
 from dtme_search.search.listener import Listener
 from dtme_search.search.loading import DEFAULT_WORKDIR, LoadedStudy, load_study, storage_url
 from dtme_search.search.outcome import Outcome
+from dtme_search.search.preparation import read_study
 from dtme_search.search.records import BaselineRow, ConfirmationRow, RunRow
+from dtme_search.search.reports import Reporter, WorkerStatus
 from dtme_search.search.storage import mask_url
-from dtme_search.search.study import optimize, read_study, train_baselines
+from dtme_search.search.study import join, optimize, train_baselines
 from dtme_search.search.trials import own_trials
 from dtme_search.search.workspace import Workspace
 
@@ -31,13 +33,16 @@ __all__ = [
     "Listener",
     "LoadedStudy",
     "Outcome",
+    "Reporter",
     "RunRow",
+    "WorkerStatus",
     "Workspace",
     "confirm",
     "confirmations",
     "doubt_about_leader",
     "evaluate_checkpoint",
     "front_numbers",
+    "join",
     "lead_of",
     "load_study",
     "mask_url",

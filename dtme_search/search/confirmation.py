@@ -30,10 +30,10 @@ from dtme_search.search.diary import device_name
 from dtme_search.search.leaders import FAILED_REPEAT_ATTR, leaders, why_no_leader
 from dtme_search.search.listener import Listener
 from dtme_search.search.loading import DEFAULT_WORKDIR, LoadedStudy, load_study
+from dtme_search.search.preparation import check_same_data
 from dtme_search.search.records import BaselineRow, ConfirmationRow
 from dtme_search.search.stopping import StopSwitch
 from dtme_search.search.storage import stored_base_config
-from dtme_search.search.study import check_same_data
 from dtme_search.search.trunks import TrialTrunk, TrunkStore
 from dtme_search.search.workspace import Workspace
 from dtme_search.training import Callbacks, Trainer, TrainingInterrupted, check_run, pick_device

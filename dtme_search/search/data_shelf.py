@@ -47,3 +47,7 @@ class DataShelf:
             )
             self._key = (config.data, tasks)
         return self._data.for_tasks(tasks)
+
+    def clear(self) -> None:
+        """Give the memory back; the data is read again when it is needed."""
+        self._key = self._data = None

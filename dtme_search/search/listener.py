@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dtme_search.search.outcome import Outcome
 from dtme_search.search.records import BaselineRow, ConfirmationRow
 from dtme_search.training import Progress
+
+if TYPE_CHECKING:
+    from dtme_search.search.reports import WorkerStatus
 
 
 class Listener:
@@ -56,3 +61,9 @@ class Listener:
 
     def knowledge_added(self, study: str, num_added: int, delta_m_shift: float | None) -> None:
         """Trials of another study are known to the sampler, their delta_m shifted if that could be told."""
+
+    def workers(self, statuses: Sequence[WorkerStatus]) -> None:
+        """What each of several workers does; called several times a second."""
+
+    def worker_died(self, index: int, how: str, log: Path) -> None:
+        """A worker ended before its time; another one takes its place. ``log`` is what it wrote to stderr."""

@@ -18,6 +18,8 @@ from dtme_search.search.storage import default_storage_url, load_existing, mask_
 DEFAULT_WORKDIR = Path("dtme-runs")
 STUDY_ATTR = "dtme:study"
 """Study attribute: the ``StudyConfig`` it last ran with, as JSON."""
+BASE_ATTR = "dtme:base"
+"""Study attribute: its base config as it last ran, as JSON; for workers that join."""
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from optuna.trial import TrialState
 from dtme_search.config import RunConfig, StudyConfig
 from dtme_search.data import TaskData
 from dtme_search.models import build_model, describe_backbone
+from dtme_search.search.asking import AskingLock
 from dtme_search.search.comparison import compare
 from dtme_search.search.data_shelf import DataShelf
 from dtme_search.search.diary import Diary, DrawFiles
@@ -44,12 +45,12 @@ class Objective:
         shelf: Data.
         records: Own SQL tables.
         workspace: Folders.
+        asking: Lock to hold while asking for a trial; released when the trial has its own.
         listener: Who hears of it.
         draw: Draws the pictures of a finished trial, or ``None``.
         should_stop: Asked between steps; a stopped trial goes on later.
         num_trials: Trials the study should reach, for display.
         last_number: The trial in hand, or the last one.
-        asking: Lock to hold while asking for a trial; released when the trial has its own.
     """
 
     study: StudyConfig
@@ -58,6 +59,7 @@ class Objective:
     shelf: DataShelf
     records: Records
     workspace: Workspace
+    asking: AskingLock
     num_trials: int
     listener: Listener = field(default_factory=Listener)
     draw: DrawFiles | None = None
@@ -65,7 +67,6 @@ class Objective:
     last_number: int | None = None
 
     def __post_init__(self) -> None:
-        self.asking = FileLock(self.workspace.asking_lock)
         self._running: FileLock | None = None
 
     def __call__(self, trial: optuna.Trial) -> tuple[float, ...]:

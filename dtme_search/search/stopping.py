@@ -6,6 +6,7 @@ import logging
 import signal
 import threading
 import time
+from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Self
 
@@ -20,17 +21,20 @@ class StopSwitch:
 
     Args:
         timeout: Seconds from now, or ``None`` for no limit.
+        also: Further reason to stop.
     """
 
-    def __init__(self, timeout: float | None = None) -> None:
+    def __init__(self, timeout: float | None = None, also: Callable[[], bool] = lambda: False) -> None:
         self._deadline = None if timeout is None else time.monotonic() + timeout
+        self._also = also
         self.asked = False
         """Whether a signal came."""
         self._before: dict[signal.Signals, object] = {}
 
     def __call__(self) -> bool:
         """Whether to stop."""
-        return self.asked or (self._deadline is not None and time.monotonic() >= self._deadline)
+        is_over = self._deadline is not None and time.monotonic() >= self._deadline
+        return self.asked or is_over or self._also()
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():

@@ -38,6 +38,7 @@ __all__ = [
     "build_pruner",
     "build_sampler",
     "check_continues",
+    "check_same_search",
     "check_storage",
     "default_storage_url",
     "load_existing",
@@ -120,7 +121,7 @@ def check_continues(storage: RDBStorage, study: StudyConfig, space: SearchSpace)
     with storage_errors(storage.url):
         if study.name in optuna.get_all_study_names(storage):
             opened = optuna.load_study(study_name=study.name, storage=storage)
-            _check_same_search(opened, study, space, storage.url)
+            check_same_search(opened, study, space, storage.url)
 
 
 def open_study(
@@ -145,7 +146,7 @@ def open_study(
             pruner=pruner,
             load_if_exists=True,
         )
-        _check_same_search(opened, study, space, storage.url)
+        check_same_search(opened, study, space, storage.url)
         if DEFINITION_ATTR in opened.user_attrs:
             return opened
         with warnings.catch_warnings():
@@ -154,6 +155,30 @@ def open_study(
         opened.set_user_attr(FINGERPRINT_ATTR, space.fingerprint)
         opened.set_user_attr(DEFINITION_ATTR, _definition(study, space))
     return opened
+
+
+def check_same_search(opened: optuna.Study, study: StudyConfig, space: SearchSpace, url: str) -> None:
+    """Find out whether a study still searches the same.
+
+    Raises:
+        StorageError: If not; names what differs and the ways out.
+    """
+    # Trials first: who makes a study writes its definition before its first trial, so a trial seen here
+    # without a definition read after it is somebody else's.
+    has_trials = bool(opened.get_trials(deepcopy=False))
+    stored = opened.user_attrs.get(DEFINITION_ATTR)
+    if stored is not None:
+        changes = _differences(stored, json.loads(json.dumps(_definition(study, space))))
+        if changes:
+            raise StorageError(_refusal(study.name, url, changes))
+        return
+    # Optuna keeps the old directions without a word.
+    directions = [direction.name.lower() for direction in opened.directions]
+    if directions != [*study.objectives.values()] or has_trials:
+        raise StorageError(
+            f"{mask_url(url)}: study '{study.name}' was not made by dtme-search. "
+            "Give the study another `name:`."
+        )
 
 
 def load_existing(storage: RDBStorage, name: str) -> optuna.Study:
@@ -321,25 +346,6 @@ def _definition(study: StudyConfig, space: SearchSpace) -> dict[str, Any]:
         "limits": dict(study.limits),
         **space.definition,
     }
-
-
-def _check_same_search(opened: optuna.Study, study: StudyConfig, space: SearchSpace, url: str) -> None:
-    # Trials first: who makes a study writes its definition before its first trial, so a trial seen here
-    # without a definition read after it is somebody else's.
-    has_trials = bool(opened.get_trials(deepcopy=False))
-    stored = opened.user_attrs.get(DEFINITION_ATTR)
-    if stored is not None:
-        changes = _differences(stored, json.loads(json.dumps(_definition(study, space))))
-        if changes:
-            raise StorageError(_refusal(study.name, url, changes))
-        return
-    # Optuna keeps the old directions without a word.
-    directions = [direction.name.lower() for direction in opened.directions]
-    if directions != [*study.objectives.values()] or has_trials:
-        raise StorageError(
-            f"{mask_url(url)}: study '{study.name}' was not made by dtme-search. "
-            "Give the study another `name:`."
-        )
 
 
 def _differences(old: Any, new: Any, path: str = "") -> list[str]:
