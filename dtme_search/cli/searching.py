@@ -156,6 +156,31 @@ def worker(
         screen.say(f"No trial of {loaded.name} is left to begin.")
 
 
+@app.command(epilog="Example:  dtme-search doctor --study nyud --data-root /data/NYUDv2")
+def doctor(
+    context: typer.Context,
+    study: Annotated[
+        str | None, typer.Option("--study", "-s", help="Check what this study needs, too.")
+    ] = None,
+    storage: options.Storage = None,
+    data_root: options.DataRoot = None,
+    workdir: options.Workdir = options.DEFAULT_WORKDIR,
+) -> None:
+    """Check whether a search can run here: versions, devices, database, disk, folders, data.
+
+    Changes nothing. The exit code is 0 if it can, 2 if there is a problem.
+    """
+    from dtme_search.cli.render import print_table
+    from dtme_search.search import can_run, examine
+
+    screen = screen_of(context)
+    checks = examine(study, storage=storage, data_root=data_root, workdir=workdir)
+    rows = [(check.name, check.state, check.found) for check in checks]
+    print_table(screen.console, "", ("check", "state", "found"), rows)
+    if not can_run(checks):
+        raise typer.Exit(2)
+
+
 @app.command(epilog="Example:  dtme-search baseline --study demo")
 def baseline(
     context: typer.Context,

@@ -2,6 +2,7 @@
 
 from dtme_search.search.confirmation import confirm
 from dtme_search.search.diary import DrawFiles
+from dtme_search.search.doctor import Check, can_run, examine
 from dtme_search.search.final import FinalResult, evaluate_checkpoint, train_final
 from dtme_search.search.leaders import (
     Confirmed,
@@ -26,6 +27,7 @@ from dtme_search.search.workspace import Workspace
 __all__ = [
     "DEFAULT_WORKDIR",
     "BaselineRow",
+    "Check",
     "ConfirmationRow",
     "Confirmed",
     "DrawFiles",
@@ -37,10 +39,12 @@ __all__ = [
     "RunRow",
     "WorkerStatus",
     "Workspace",
+    "can_run",
     "confirm",
     "confirmations",
     "doubt_about_leader",
     "evaluate_checkpoint",
+    "examine",
     "front_numbers",
     "join",
     "lead_of",

@@ -33,7 +33,7 @@ MOST_DEATHS = 10
 _TICK = 0.25
 _LOOK_EVERY = 2.0
 """Seconds between two looks into the database."""
-_PATIENCE = 15.0
+PATIENCE = 15.0
 """Seconds that workers have to end when this process is about to; what they had in hand goes on later."""
 _USER_MISTAKE = 2
 
@@ -207,7 +207,7 @@ class Workers:
 
     def _end(self) -> None:
         """Let no worker outlive this process."""
-        until = time.monotonic() + _PATIENCE
+        until = time.monotonic() + PATIENCE
         while time.monotonic() < until and any(worker.process.poll() is None for worker in self._workers):
             time.sleep(_TICK)
         for worker in self._workers:

@@ -1,0 +1,223 @@
+"""Can a search run here? Looks at everything it will need and changes nothing."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Literal
+
+import torch
+from sqlalchemy import Connection, text
+
+from dtme_search.config import RunConfig, StudyConfig
+from dtme_search.data import build_dataset, split_ids
+from dtme_search.data.cache import cache_folder
+from dtme_search.errors import DtmeSearchError
+from dtme_search.search.engine import make_engine, mask_url, storage_errors
+from dtme_search.search.loading import DEFAULT_WORKDIR, storage_url
+from dtme_search.search.places import visible_gpus
+from dtme_search.search.preparation import read_study
+from dtme_search.search.storage import check_storage
+
+SLOW_MS = 100.0
+"""A round trip longer than this makes the machinery around a short trial felt."""
+CLOCK_SECONDS = 30.0
+"""Clocks further apart make start and end of trials on several machines misleading."""
+SCARCE_GB, LITTLE_GB = 0.5, 5.0
+"""Free disk below which checkpoints fail soon, and below which they may."""
+_ROUND_TRIPS = 9
+_CLOCKS = {
+    "postgresql": "SELECT extract(epoch FROM clock_timestamp())",
+    "mysql": "SELECT UNIX_TIMESTAMP(NOW(6))",
+    "mariadb": "SELECT UNIX_TIMESTAMP(NOW(6))",
+}
+"""Seconds since 1970 by the clock of a database server. SQLite has that of this machine."""
+
+State = Literal["ok", "warning", "problem"]
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked at.
+
+    Attributes:
+        name: What.
+        state: Whether a search can run (``ok``), may suffer (``warning``) or cannot run (``problem``).
+        found: What was found and, where something is wrong, what to do.
+    """
+
+    name: str
+    state: State
+    found: str
+
+
+def examine(
+    study: str | None = None,
+    *,
+    storage: str | None = None,
+    data_root: str | None = None,
+    workdir: Path = DEFAULT_WORKDIR,
+) -> list[Check]:
+    """Check what a search needs, and what this study needs if one is named.
+
+    Args:
+        study: Name of a study, or the path of its YAML.
+        storage: Database URL; see :func:`storage_url`.
+        data_root: Folder of the data set.
+        workdir: Where checkpoints, pictures and by default the database lie.
+    """
+    checks = [_versions(), _devices()]
+    config = None
+    if study is not None:
+        try:
+            config, base = read_study(study, (), data_root)
+            checks.append(
+                Check("study", "ok", f"{config.name}: {config.trials} trials of {base.total_steps} steps")
+            )
+            checks.append(_data(base))
+        except DtmeSearchError as error:
+            checks.append(Check("study", "problem", str(error)))
+    url = storage or os.environ.get("DTME_STORAGE")
+    if config is not None or url:
+        checks += _storage(url or storage_url(config.name if config else "", None, workdir), config)
+    checks += [
+        _folder("workdir", workdir),
+        _folder("cache", cache_folder()),
+        _disk(workdir, config),
+    ]
+    return checks
+
+
+def can_run(checks: list[Check]) -> bool:
+    """Whether nothing stands in the way of a search."""
+    return all(check.state != "problem" for check in checks)
+
+
+def _versions() -> Check:
+    names = ("dtme-search", "torch", "timm", "optuna", "sqlalchemy")
+    found = ", ".join(f"{name} {version(name)}" for name in names)
+    return Check("versions", "ok", f"{found}, Python {platform.python_version()}")
+
+
+def _devices() -> Check:
+    cores = os.cpu_count() or 1
+    gpus = visible_gpus()
+    if not gpus:
+        why = "" if torch.version.cuda else " (this torch is built without CUDA)"
+        return Check(
+            "devices", "warning", f"no GPU{why}; {cores} cores, of which torch uses {torch.get_num_threads()}"
+        )
+    described = []
+    for number, name in enumerate(gpus):
+        facts = torch.cuda.get_device_properties(number)
+        described.append(f"GPU {name}: {facts.name}, {facts.total_memory / 2**30:.0f} GB")
+    return Check("devices", "ok", f"{'; '.join(described)}; {cores} cores")
+
+
+def _data(base: RunConfig) -> Check:
+    try:
+        dataset = build_dataset(base.data)
+        splits = split_ids(dataset, base.data, final=False)
+    except DtmeSearchError as error:
+        return Check("data", "problem", str(error))
+    missing = sorted(set(base.tasks) - set(dataset.tasks))
+    if missing:
+        return Check("data", "problem", f"{base.data.name} has no labels for {', '.join(missing)}")
+    counts = f"{len(splits.train)} images to train on, {len(splits.holdout)} in the hold-out"
+    return Check("data", "ok", f"{base.data.name}: {counts}")
+
+
+def _storage(url: str, config: StudyConfig | None) -> Iterator[Check]:
+    shown = mask_url(url)
+    try:
+        has_studies = check_storage(url)
+        if not has_studies and shown.startswith("sqlite"):
+            yield Check("storage", "ok", f"{shown} will be made by optimize")
+            return
+        engine = make_engine(url)
+        try:
+            with storage_errors(url), engine.connect() as connection:
+                standing = _standing(connection, config) if has_studies else ", no study yet"
+                yield _latency(connection, shown + standing)
+                if engine.dialect.name in _CLOCKS:
+                    yield _clock(connection, _CLOCKS[engine.dialect.name])
+        finally:
+            engine.dispose()
+    except DtmeSearchError as error:
+        yield Check("storage", "problem", str(error))
+
+
+def _standing(connection: Connection, config: StudyConfig | None) -> str:
+    if config is None:
+        return ""
+    number = connection.scalar(
+        text("SELECT study_id FROM studies WHERE study_name = :name"), {"name": config.name}
+    )
+    if number is None:
+        return f", no study {config.name} yet"
+    count = connection.scalar(text("SELECT count(*) FROM trials WHERE study_id = :id"), {"id": number})
+    return f", study {config.name} with {count} trials"
+
+
+def _latency(connection: Connection, where: str) -> Check:
+    seconds = []
+    for _ in range(_ROUND_TRIPS):
+        started = time.perf_counter()
+        connection.execute(text("SELECT 1")).scalar()
+        seconds.append(time.perf_counter() - started)
+    median_ms = 1000 * statistics.median(seconds)
+    state: State = "ok" if median_ms <= SLOW_MS else "warning"
+    return Check("storage", state, f"{where}; a round trip takes {median_ms:.1f} ms")
+
+
+def _clock(connection: Connection, query: str) -> Check:
+    before = datetime.now(UTC).timestamp()
+    there = float(connection.execute(text(query)).scalar_one())
+    after = datetime.now(UTC).timestamp()
+    # The server read its clock at some moment in between.
+    difference = max(0.0, there - after, before - there)
+    state: State = "ok" if difference <= CLOCK_SECONDS else "warning"
+    advice = (
+        "" if state == "ok" else "; times of trials on several machines will mislead: set the clocks (NTP)"
+    )
+    return Check("clock", state, f"{difference:.1f} s from the database's{advice}")
+
+
+def _folder(name: str, folder: Path) -> Check:
+    existing = _existing(folder)
+    try:
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError as error:
+        return Check(name, "problem", f"{existing} cannot be written: {error.strerror}. Give another folder.")
+    note = "can be written" if existing == folder.absolute() else f"will be made in {existing}"
+    return Check(name, "ok", f"{folder.absolute()} {note}")
+
+
+def _disk(workdir: Path, config: StudyConfig | None) -> Check:
+    free = shutil.disk_usage(_existing(workdir)).free / 2**30
+    wanted = LITTLE_GB
+    if config is not None and config.reuse.trunks:
+        wanted = max(wanted, config.reuse.trunk_limit_gb)
+    state: State = "ok" if free >= wanted else "warning" if free >= SCARCE_GB else "problem"
+    advice = (
+        ""
+        if state == "ok"
+        else f"; checkpoints and trunks may take {wanted:.0f} GB. Free some, or lower reuse.trunk_limit_gb."
+    )
+    return Check("disk", state, f"{free:.1f} GB free{advice}")
+
+
+def _existing(folder: Path) -> Path:
+    """The folder, or the nearest one above it that is there."""
+    path = folder.absolute()
+    return next((parent for parent in (path, *path.parents) if parent.exists()), path)
