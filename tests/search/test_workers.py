@@ -1,4 +1,4 @@
-"""Several workers of one study: where they run, what they share, how they end, and what they never do twice."""
+"""Several workers of one study: where they run, how they end, and what they never do twice."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ class TestLauncher:
     def test_the_dead_are_replaced_until_it_is_no_use(self, children, tmp_path, monkeypatch):
         monkeypatch.setattr(workers, "MOST_DEATHS", 3)
         children.will("print('not for us', flush=True); os.kill(os.getpid(), signal.SIGKILL)")
-        with pytest.raises(DtmeSearchError, match="4 workers in a row ended before a trial did, .*SIGKILL"):
+        with pytest.raises(DtmeSearchError, match=r"4 workers in a row ended before a trial did, .*SIGKILL"):
             optimize(write(tmp_path), workdir=tmp_path / "runs", device="cpu", workers=2)
         assert len(children.told()) in (4, 5)
 
@@ -293,7 +293,7 @@ class TestJoining:
             join("tiny", workdir=tmp_path / "runs")
         assert not (tmp_path / "runs").exists()
         create(0, write(tmp_path), None, tmp_path / "runs", 1)
-        with pytest.raises(StorageError, match="no study is named 'tinny'.*tiny"):
+        with pytest.raises(StorageError, match=r"no study is named 'tinny'.*tiny"):
             join("tinny", storage=f"sqlite:///{tmp_path / 'runs' / 'tiny' / 'study.db'}", workdir=tmp_path)
 
 
@@ -306,6 +306,7 @@ def hold(number: int, url: str, folder: Path, path: Path) -> None:
             count = int(path.read_text())
             time.sleep(0.002)
             path.write_text(str(count + 1))
+    engine.dispose()
 
 
 def die_holding(url: str, folder: Path) -> int:
