@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 import dtme_search
 from dtme_search.config import RunConfig, canonical, run_fingerprint
@@ -20,6 +20,7 @@ from dtme_search.models import build_model
 from dtme_search.search.data_shelf import DataShelf
 from dtme_search.search.listener import Listener
 from dtme_search.search.records import BaselineRow, Records
+from dtme_search.search.trunks import held
 from dtme_search.training import Callbacks, Trainer, no_image_priors
 
 
@@ -48,20 +49,38 @@ class Baselines:
             TrainingInterrupted: If ``should_stop`` said so.
         """
         tasks = config.primary_tasks
-        return {task: self._one(config, task, index, len(tasks)) for index, task in enumerate(tasks, start=1)}
+        rows: dict[str, BaselineRow] = {}
+        # Workers that start together take one each; what is then left is waited for.
+        for waits in (False, True):
+            for index, task in enumerate(tasks, start=1):
+                row = None if task in rows else self._one(config, task, index, len(tasks), waits=waits)
+                if row is not None:
+                    rows[task] = row
+        return {task: rows[task] for task in tasks}
 
-    def _one(self, config: RunConfig, task: str, index: int, count: int) -> BaselineRow:
+    def _one(
+        self, config: RunConfig, task: str, index: int, count: int, *, waits: bool
+    ) -> BaselineRow | None:
+        """A baseline, trained if it is missing; ``None`` if another worker trains it and this one goes on."""
         single = config.for_single_task(task)
         fingerprint = run_fingerprint(single, self.shelf.get(single).fingerprint)
         folder = self.folder(fingerprint)
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with FileLock(folder / "running.lock"):  # a second worker waits here, then finds the row
-            row = self.records.find_baseline(fingerprint)
-            known = row is not None
-            if row is None:
-                self.listener.baseline_started(task, index, count)
-                row = self.records.save_baseline(self._train(single, task, folder))
-                (folder / "checkpoint.pt").unlink(missing_ok=True)
+        lock = FileLock(folder / "running.lock")
+        try:
+            if not waits:
+                lock.acquire(timeout=0)
+            with held(lock, self.should_stop, lambda: self.listener.waiting(f"baseline {task}")):
+                row = self.records.find_baseline(fingerprint)
+                known = row is not None
+                if row is None:
+                    self.listener.baseline_started(task, index, count)
+                    row = self.records.save_baseline(self._train(single, task, folder))
+                    (folder / "checkpoint.pt").unlink(missing_ok=True)
+        except Timeout:
+            return None
+        finally:
+            lock.release(force=True)
         self.listener.baseline_ended(task, row, trained=not known)
         return row
 

@@ -85,7 +85,7 @@ class Workers:
             DtmeSearchError: What a worker found that only the user can mend, or that they keep dying.
             KeyboardInterrupt: After a second signal, when all workers have ended.
         """
-        if self._finished >= self._prepared.config.trials:
+        if self._is_complete:
             return
         told = False
         try:
@@ -97,6 +97,7 @@ class Workers:
                     told = True
                 self._hear()
                 self._look()
+                self._stop_late_starters()
                 self._replace_dead()
         except KeyboardInterrupt:
             if not told:
@@ -110,6 +111,10 @@ class Workers:
             raise
         self._hear()
         self._look(now=True)
+
+    @property
+    def _is_complete(self) -> bool:
+        return self._finished >= self._prepared.config.trials
 
     def _start(self, index: int, starts: int) -> _Worker:
         prepared, place = self._prepared, self._places[index]
@@ -176,6 +181,12 @@ class Workers:
                 self._publish(self._prepared.loaded())
         self._looked = time.monotonic()
 
+    def _stop_late_starters(self) -> None:
+        """Do not wait for a worker that would import torch only to find that nothing is left."""
+        for worker in self._workers:
+            if self._is_complete and not worker.ended and worker.status.doing == "starting":
+                worker.process.terminate()
+
     def _replace_dead(self) -> None:
         for place, worker in enumerate(self._workers):
             code = worker.process.poll()
@@ -183,7 +194,7 @@ class Workers:
                 continue
             worker.ended = True
             worker.status = replace(worker.status, doing="", trial=None, total_steps=None)
-            if code == 0 or self._switch():
+            if code == 0 or self._switch() or self._is_complete:
                 continue
             if code == _USER_MISTAKE:
                 raise TrainingError(_last_words(worker.log))
@@ -197,7 +208,7 @@ class Workers:
                     f"trial did, the last one {how}. {worker.log} says more."
                 )
             self._listener.worker_died(worker.status.index, how, worker.log)
-            if self._finished < self._prepared.config.trials:
+            if not self._is_complete:
                 self._workers[place] = self._start(place, worker.status.starts + 1)
 
     def _signal(self, number: signal.Signals) -> None:

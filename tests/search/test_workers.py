@@ -21,12 +21,14 @@ from tiny import write_tiny_study
 from watching import Heard, once
 
 from dtme_search.errors import ConfigError, DtmeSearchError, StorageError
-from dtme_search.search import Reporter, Workspace, join, load_study, optimize, workers
+from dtme_search.search import Reporter, Workspace, join, load_study, optimize, train_baselines, workers
 from dtme_search.search.asking import AskingLock
 from dtme_search.search.engine import make_engine
 from dtme_search.search.places import places_for
+from dtme_search.search.records import Records
 from dtme_search.search.reports import WorkerStatus, parse_report, repeat_news
 from dtme_search.search.retries import retry_history
+from dtme_search.training import TrainingInterrupted
 
 CHANGES = {"tasks": {"depth": {}, "edge": {}}, "train.num_steps": 4}
 FORKS = pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
@@ -295,6 +297,36 @@ class TestJoining:
         create(0, write(tmp_path), None, tmp_path / "runs", 1)
         with pytest.raises(StorageError, match=r"no study is named 'tinny'.*tiny"):
             join("tinny", storage=f"sqlite:///{tmp_path / 'runs' / 'tiny' / 'study.db'}", workdir=tmp_path)
+
+
+class TestBaselines:
+    @pytest.fixture
+    def busy(self, tmp_path) -> FileLock:
+        """Lock of the baseline of depth, which another worker seems to train; no baseline is known."""
+        train_baselines(write(tmp_path), workdir=tmp_path / "runs", device="cpu")
+        records = Records(f"sqlite:///{tmp_path / 'runs' / 'tiny' / 'study.db'}")
+        (depth,) = [row.fingerprint for row in records.baselines() if row.task == "depth"]
+        with records.engine.begin() as connection:
+            connection.execute(sqlalchemy.text("DELETE FROM dtme_baselines"))
+        records.engine.dispose()
+        with FileLock(tmp_path / "runs" / "tiny" / "baselines" / depth / "running.lock") as lock:
+            yield lock
+
+    def test_one_that_is_being_trained_is_left_for_last(self, busy, tmp_path):
+        heard = Heard(once("baseline_started", 2, busy.release))
+        train_baselines(write(tmp_path), workdir=tmp_path / "runs", device="cpu", listener=heard)
+        assert heard.trained == ["edge", "depth"]
+
+    def test_who_waits_for_one_still_hears_sigterm(self, busy, tmp_path):
+        class Waits(Heard):
+            def waiting(self, what):
+                assert what == "baseline depth"
+                signal.raise_signal(signal.SIGTERM)
+
+        heard = Waits()
+        with pytest.raises(TrainingInterrupted, match="stopped while waiting"):
+            train_baselines(write(tmp_path), workdir=tmp_path / "runs", device="cpu", listener=heard)
+        assert heard.trained == ["edge"]
 
 
 def hold(number: int, url: str, folder: Path, path: Path) -> None:
