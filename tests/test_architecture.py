@@ -26,7 +26,8 @@ ROWS = (
     ("training",),
     ("search",),
     ("reporting",),
-    ("cli", "__main__"),
+    ("cli",),
+    ("__main__",),
 )
 ROW_OF = {part: row for row, parts in enumerate(ROWS) for part in parts}
 
