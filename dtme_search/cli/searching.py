@@ -123,9 +123,11 @@ def worker(
     device: options.Device = None,
     data_root: options.DataRoot = None,
     workdir: options.Workdir = options.DEFAULT_WORKDIR,
-    launcher: Annotated[int | None, typer.Option("--launcher", hidden=True)] = None,
+    launcher: Annotated[
+        int | None, typer.Option("--launcher", hidden=True, help="Process that started it.")
+    ] = None,
 ) -> None:
-    """Join a study that `optimize` made, from this machine or another.
+    """Join a study, from this machine or another.
 
     Runs trials beside the study's other workers until none is left to begin. Config, search space and
     total are those of the last `optimize`. Ctrl-C or SIGTERM hands the trial in hand back with a checkpoint.
@@ -166,9 +168,9 @@ def doctor(
     data_root: options.DataRoot = None,
     workdir: options.Workdir = options.DEFAULT_WORKDIR,
 ) -> None:
-    """Check whether a search can run here: versions, devices, database, disk, folders, data.
+    """Check whether a search can run here.
 
-    Changes nothing. The exit code is 0 if it can, 2 if there is a problem.
+    Versions, devices, database, clock, disk, folders, data: one line each. Changes nothing. The exit code is 0 if it can, 2 if there is a problem.
     """
     from dtme_search.cli.render import print_table
     from dtme_search.search import can_run, examine

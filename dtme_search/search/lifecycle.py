@@ -38,9 +38,10 @@ def num_left(study: optuna.Study, total: int) -> int:
 def recover(study: optuna.Study, workspace: Workspace, *, is_local: bool) -> list[int]:
     """Hand back trials whose process died on this machine; gives their numbers.
 
-    A living process holds the lock of its trial's folder, and the study's lock until it has that. Trials
-    without a folder here run on another machine; Optuna hands those back whose heartbeat stopped, and so
-    does this function with those that died before their first parameter.
+    To be called under the study's :class:`AskingLock`: a living process holds that until its trial has
+    parameters and the lock of its folder. Trials with parameters and without a folder here run elsewhere;
+    Optuna hands those back whose heartbeat stopped, and so does this function with those that died before
+    their first parameter.
 
     Args:
         study: The study.
@@ -52,20 +53,19 @@ def recover(study: optuna.Study, workspace: Workspace, *, is_local: bool) -> lis
         # Optuna looks for them when a trial begins, which a study that only waits for them never does.
         optuna.storages.fail_stale_trials(study)
     numbers = []
-    with FileLock(workspace.asking_lock):
-        for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            path = workspace.trial_lock(first_number(trial))
-            if not path.exists():
-                if trial.params or not (is_local or _is_old(trial)):
-                    continue
-                path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            try:
-                with FileLock(path, timeout=0):
-                    hand_back(study, trial.number)
-                    study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
-                    numbers.append(trial.number)
-            except Timeout:
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        path = workspace.trial_lock(first_number(trial))
+        if not path.exists():
+            if trial.params or not (is_local or _is_old(trial)):
                 continue
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        try:
+            with FileLock(path, timeout=0):
+                hand_back(study, trial.number)
+                study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
+                numbers.append(trial.number)
+        except Timeout:
+            continue
     if numbers:
         _log.info("continuing interrupted trials %s", numbers)
     return numbers

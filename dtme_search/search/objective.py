@@ -45,7 +45,7 @@ class Objective:
         shelf: Data.
         records: Own SQL tables.
         workspace: Folders.
-        asking: Lock to hold while asking for a trial; released when the trial has its own.
+        asking: Lock to hold while asking for a trial; released when it has a lock of its own and parameters.
         listener: Who hears of it.
         draw: Draws the pictures of a finished trial, or ``None``.
         should_stop: Asked between steps; a stopped trial goes on later.
@@ -81,9 +81,12 @@ class Objective:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._running = FileLock(self.workspace.trial_lock(first_number(trial)))
         self._running.acquire()
-        self.asking.release()
         with self._told(trial), ExitStack() as claims:
-            config = self.space.suggest(trial)
+            try:
+                config = self.space.suggest(trial)
+            finally:
+                # Not earlier: a trial without parameters that nobody asks for belongs to a dead process.
+                self.asking.release()
             self._tell_start(trial)
             data = self.shelf.get(config)
             study, artifacts = self.study.name, self.workspace.artifacts

@@ -81,7 +81,8 @@ class Prepared:
     def recover(self) -> list[int]:
         """Hand back the trials of workers that died; gives their numbers."""
         is_local = self.records.engine.dialect.name == "sqlite"
-        return recover(self.optuna, self.workspace, is_local=is_local)
+        with self.asking():
+            return recover(self.optuna, self.workspace, is_local=is_local)
 
 
 def read_study(
