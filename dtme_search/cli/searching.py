@@ -170,7 +170,8 @@ def doctor(
 ) -> None:
     """Check whether a search can run here.
 
-    Versions, devices, database, clock, disk, folders, data: one line each. Changes nothing. The exit code is 0 if it can, 2 if there is a problem.
+    Versions, devices, database, clock, disk, folders, data: one line each. Changes nothing. The
+    exit code is 0 if it can, 2 if there is a problem.
     """
     from dtme_search.cli.render import print_table
     from dtme_search.search import can_run, examine

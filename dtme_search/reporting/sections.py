@@ -131,7 +131,7 @@ def _verdict(row: pd.Series, run: RunRow | None) -> str:
         parts.append("**exceeds a limit**")
     parts.append(f"overhead {row['param_overhead_percent']:.3f} %")
     parts.append(f"step cost {row['step_cost_ratio']:.2f}")
-    if row["start"] == row["start"]:
+    if pd.notna(row["start"]):
         parts.append(f"grown after {row['start']:.0%} of the training")
     if run is not None and run.origin_trial is not None:
         parts.append(f"**taken over from trial {run.origin_trial}**, which did the same work")

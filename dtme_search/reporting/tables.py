@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -53,6 +54,7 @@ def table_of_runs(study: LoadedStudy, runs: Mapping[int, RunRow]) -> pd.DataFram
                 "delta_m_percent": run.delta_m_percent,
                 "param_overhead_percent": run.param_overhead_percent,
                 "step_cost_ratio": run.step_cost_ratio,
+                # A number always: a column of None alone would be none of numbers.
                 "start": _start(run.expansion_step, run.total_steps, run.operations),
                 "layers": compact_layers(run.operations),
                 "feasible": run.feasible,
@@ -160,9 +162,9 @@ def compact_layers(operations: str | None) -> str:
     return "".join(OPERATION_LETTERS[operation] for operation in (operations or "").split())
 
 
-def _start(step: int | None, total: int | None, operations: str | None) -> float | None:
+def _start(step: int | None, total: int | None, operations: str | None) -> float:
     grown = operations is not None and set(operations.split()) != {"none"}
-    return round(step / total, 4) if grown and step is not None and total else None
+    return round(step / total, 4) if grown and step is not None and total else math.nan
 
 
 def _ordered(columns: list[str]) -> list[str]:

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from joblib.externals.loky import get_reusable_executor
 from scipy import ndimage
 from scipy.optimize import linear_sum_assignment
 from scipy.sparse import csr_array
@@ -272,4 +273,6 @@ def test_several_processes_give_the_same(monkeypatch):
     alone = measure(probability, truth, 0.06)
     monkeypatch.setattr(ods, "_PIXELS_WORTH_PROCESSES", 1)
     monkeypatch.setattr(ods.joblib, "cpu_count", lambda: 2)
+    # joblib would go on with processes of an earlier test, which leave after a while or lost their folder.
+    get_reusable_executor().shutdown(wait=True)
     assert measure(probability, truth, 0.06) == alone

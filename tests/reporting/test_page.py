@@ -8,11 +8,14 @@ import threading
 import pytest
 from optuna_dashboard import get_note
 from sqlalchemy.exc import OperationalError
+from tiny import write_tiny_study
 
 from dtme_search.reporting import FIGURES, PageKeeper, page, write_page
 from dtme_search.reporting.document import to_markdown
 from dtme_search.reporting.page import study_note
+from dtme_search.reporting.report import write_report
 from dtme_search.reporting.study_data import read_study_data
+from dtme_search.search import optimize
 
 PREFIX = "dashboard:plot_data:"
 
@@ -32,6 +35,18 @@ def note_of_trial(study, number: int) -> str:
     trial_id = study.optuna.get_trials(deepcopy=False)[number]._trial_id
     prefix = f"dashboard:{trial_id}:note_str:"
     return "".join(str(value) for key, value in sorted(attributes(study).items()) if key.startswith(prefix))
+
+
+def test_a_study_that_never_grew_has_a_page_and_a_report(tmp_path):
+    """Nothing has an expansion start, a plan or conflicts."""
+    file = write_tiny_study(
+        tmp_path, {"tasks": {"depth": {}}}, trials=1, enqueue=[{"expansion.policy": "none"}]
+    )
+    study = optimize(file, workdir=tmp_path / "runs", device="cpu")
+    write_page(study)
+    assert "delta_m" in note_of_trial(study, 0) and "grown after" not in note_of_trial(study, 0)
+    for name in ("report.html", "report.md"):
+        assert write_report(study, tmp_path / name).stat().st_size > 1000
 
 
 @pytest.fixture
