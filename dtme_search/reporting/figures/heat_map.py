@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+_DPI = 120
 _WIDTH_PER_COLUMN = 0.75
 _HEIGHT_PER_LAYER = 0.34
 
@@ -65,14 +68,22 @@ def draw_trial(folder: Path, result: RunResult) -> Sequence[Path]:
     if result.report is None or not result.report.pairs:
         return []
     path = folder / "conflicts.png"
-    save_png(conflict_heat_map(result.report), path)
+    path.write_bytes(_heat_map_png(result.report.to_json()))
     return [path]
+
+
+@lru_cache(maxsize=16)
+def _heat_map_png(report: str) -> bytes:
+    """The picture of a report. Trials share reports, and drawing is most of the time around a trial."""
+    picture = BytesIO()
+    conflict_heat_map(ConflictReport.from_json(report)).savefig(picture, format="png", dpi=_DPI)
+    return picture.getvalue()
 
 
 def save_png(figure: Figure, path: Path) -> None:
     """Write a figure as PNG."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
+    figure.savefig(path, dpi=_DPI)
 
 
 def _grid(report: ConflictReport, space: str) -> list[list[float]]:
