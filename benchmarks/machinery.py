@@ -30,9 +30,11 @@ def main() -> None:
     ):
         if run.state != "complete" or run.seconds_total is None or trial.duration is None:
             continue
-        phases = (run.seconds_train, run.seconds_evaluate, run.seconds_measure, run.seconds_checkpoint)
+        # A trial that took a result over has no phases: all of it is around.
+        measured = (run.seconds_train, run.seconds_evaluate, run.seconds_measure, run.seconds_checkpoint)
+        phases = tuple(phase or 0.0 for phase in measured)
         whole = trial.duration.total_seconds()
-        around = whole - sum(phase or 0.0 for phase in phases)
+        around = whole - sum(phases)
         rows.append(around)
         print(
             f"{run.trial:5d}  {whole:7.1f}  "
