@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from dtme_search.metrics.base import bounding_box, check_batch, no_valid_pixels
+from dtme_search.metrics.base import check_batch
 from dtme_search.metrics.boundaries import THRESHOLDS
-from dtme_search.tasks import EDGE_TOLERANCE, TaskSpec
+from dtme_search.metrics.f_measure import BestThresholdMeter, valid_boxes
+from dtme_search.tasks import EDGE_TOLERANCE
 
 _MIN_RELIEF = 1e-3  # of a crest over its two neighbours together; far above any rounding
 _TIE = 1e-6
@@ -21,7 +22,7 @@ _PUBLISHED_VARIANCE, _PUBLISHED_TOLERANCE = 4.0, 7.73  # smoothing and tolerance
 _DIRECTIONS = ((0, 1), (1, 0), (1, 1), (1, -1))
 
 
-class EdgeFMeter:
+class EdgeFMeter(BestThresholdMeter):
     """F-measure of thinned edges at the best threshold of the whole set, a fraction.
 
     Follows the steps of odsF (SEISM and BSDS tools, as InvPT and later papers use them): sigmoid, thin,
@@ -54,38 +55,15 @@ class EdgeFMeter:
         spec: Task of kind ``mask`` with one channel. Target values above 0.5 are edges.
     """
 
-    def __init__(self, spec: TaskSpec) -> None:
-        self.spec = spec
-        self.reset()
-
-    def reset(self) -> None:
-        self._num_valid = 0
-        self._num_true = 0
-        self._predicted = torch.zeros(len(THRESHOLDS), dtype=torch.int64)
-        self._matched = torch.zeros(len(THRESHOLDS), dtype=torch.int64)
+    num_thresholds = len(THRESHOLDS)
 
     def update(self, prediction: Tensor, target: Tensor, valid: Tensor) -> None:
         check_batch(self.spec, prediction, target, valid)
-        for logits_HW, target_HW, valid_HW in zip(prediction[:, 0], target[:, 0], valid[:, 0], strict=True):
-            if not valid_HW.any():
-                continue
-            box = bounding_box(valid_HW)
-            inside = valid_HW[box].contiguous()
-            probability = torch.where(inside, logits_HW[box].float(), 0.0).sigmoid()
-            num_true, predicted, matched = count_matches(
-                probability, target_HW[box] > 0.5, inside, self.spec.edge_tolerance
-            )
+        for logits_HW, truth_HW, valid_HW in valid_boxes(prediction, target, valid):
+            inside = valid_HW.contiguous()
+            probability = torch.where(inside, logits_HW.float(), 0.0).sigmoid()
             self._num_valid += int(inside.sum())
-            self._num_true += num_true
-            self._predicted += predicted.cpu()
-            self._matched += matched.cpu()
-
-    def compute(self) -> float:
-        if not self._num_valid:
-            raise no_valid_pixels(self.spec)
-        # F = 2 P R / (P + R) with P = matched / predicted and R = matched / true.
-        total = (self._predicted + self._num_true).clamp(min=1)
-        return float((2 * self._matched.double() / total).max())
+            self._add(*count_matches(probability, truth_HW, inside, self.spec.edge_tolerance))
 
 
 def count_matches(

@@ -73,8 +73,8 @@ class PartsMiouMeter(MiouMeter):
         super().update(prediction[shows_part], target[shows_part], valid[shows_part])
 
 
-class MeanAbsoluteMeter:
-    """Absolute error averaged over all valid pixels of the set, in the unit of the target.
+class PooledErrorMeter:
+    """Pools an error over all valid pixels of the set; which one is up to its subclasses.
 
     Where a target has several channels, all of them are pooled [ours].
 
@@ -87,50 +87,44 @@ class MeanAbsoluteMeter:
         self.reset()
 
     def reset(self) -> None:
-        self._absolute, self._count = 0.0, 0
+        self._sum, self._count = 0.0, 0
 
     def update(self, prediction: Tensor, target: Tensor, valid: Tensor) -> None:
         check_batch(self.spec, prediction, target, valid)
         mask = valid.expand_as(prediction)
-        self._absolute += float((prediction[mask].double() - target[mask]).abs().sum())
-        self._count += int(mask.sum())
+        errors = self._errors(prediction[mask].double(), target[mask])
+        self._sum += float(errors.sum())
+        self._count += errors.numel()
 
     def compute(self) -> float:
         if not self._count:
             raise no_valid_pixels(self.spec)
-        return self._absolute / self._count
+        return self._sum / self._count
+
+    def _errors(self, predicted: Tensor, target: Tensor) -> Tensor:
+        raise NotImplementedError
 
 
-class RmseMeter:
+class MeanAbsoluteMeter(PooledErrorMeter):
+    """Absolute error averaged over all valid pixels of the set, in the unit of the target."""
+
+    def _errors(self, predicted: Tensor, target: Tensor) -> Tensor:
+        return (predicted - target).abs()
+
+
+class RmseMeter(PooledErrorMeter):
     """Root of the squared error pooled over all valid pixels of the set, in the unit of the target.
 
-    Predictions of distances are clamped at 0 first, as in the literature. Where a target has several
-    channels, all of them are pooled [ours].
-
-    Args:
-        spec: Task of kind ``distance`` or ``values``.
+    Predictions of distances are clamped at 0 first, as in the literature.
     """
 
-    def __init__(self, spec: TaskSpec) -> None:
-        self.spec = spec
-        self.reset()
-
-    def reset(self) -> None:
-        self._squares, self._count = 0.0, 0
-
-    def update(self, prediction: Tensor, target: Tensor, valid: Tensor) -> None:
-        check_batch(self.spec, prediction, target, valid)
-        mask = valid.expand_as(prediction)
-        predicted = prediction[mask].double()
+    def _errors(self, predicted: Tensor, target: Tensor) -> Tensor:
         if self.spec.kind == "distance":
             predicted = predicted.clamp(min=0.0)
-        self._squares += float((predicted - target[mask]).square().sum())
-        self._count += predicted.numel()
+        return (predicted - target).square()
 
     def compute(self) -> float:
-        if not self._count:
-            raise no_valid_pixels(self.spec)
-        return math.sqrt(self._squares / self._count)
+        return math.sqrt(super().compute())
 
 
 class MeanAngleMeter:

@@ -6,20 +6,19 @@ Shapes: B images, H height, W width, T thresholds.
 from __future__ import annotations
 
 import joblib
-import numpy as np
 import torch
 from torch import Tensor
 
-from dtme_search.metrics.base import bounding_box, check_batch, no_valid_pixels
+from dtme_search.metrics.base import check_batch
 from dtme_search.metrics.boundaries import THRESHOLDS, count_boundaries
-from dtme_search.tasks import TaskSpec
+from dtme_search.metrics.f_measure import BestThresholdMeter, valid_boxes
 
 _PIXELS_WORTH_PROCESSES = 2**20
 """Of a batch; starting processes takes seconds, which smaller images do not pay back."""
 _MOST_PROCESSES = 16
 
 
-class OdsFMeter:
+class OdsFMeter(BestThresholdMeter):
     """F-measure of boundaries at the best threshold of the whole set (odsF), a fraction.
 
     F = 2 P R / (P + R) from counts summed over all images, at the best of 101 thresholds ("optimal data-set
@@ -53,28 +52,17 @@ class OdsFMeter:
         spec: Task of kind ``mask`` with one channel. Target values above 0.5 are edges.
     """
 
-    def __init__(self, spec: TaskSpec) -> None:
-        self.spec = spec
-        self.reset()
-
-    def reset(self) -> None:
-        self._num_valid = 0
-        self._num_true = 0
-        self._predicted = np.zeros(len(THRESHOLDS), dtype=np.int64)
-        self._matched = np.zeros(len(THRESHOLDS), dtype=np.int64)
+    num_thresholds = len(THRESHOLDS)
 
     def update(self, prediction: Tensor, target: Tensor, valid: Tensor) -> None:
         check_batch(self.spec, prediction, target, valid)
         images = []
-        for logits_HW, target_HW, valid_HW in zip(prediction[:, 0], target[:, 0], valid[:, 0], strict=True):
-            if not valid_HW.any():
-                continue
-            box = bounding_box(valid_HW)
-            inside = valid_HW[box].cpu()
+        for logits_HW, truth_HW, valid_HW in valid_boxes(prediction, target, valid):
+            inside = valid_HW.cpu()
             # In float64, where rounding cannot carry a value over one of the 255 steps.
-            probability = torch.where(inside, logits_HW[box].cpu().double(), 0.0).sigmoid()
+            probability = torch.where(inside, logits_HW.cpu().double(), 0.0).sigmoid()
             codes = (255 * probability).to(torch.uint8)
-            images.append((codes.numpy(), (target_HW[box] > 0.5).cpu().numpy(), inside.numpy()))
+            images.append((codes.numpy(), truth_HW.cpu().numpy(), inside.numpy()))
             self._num_valid += int(inside.sum())
         processes = 1
         if sum(codes.size for codes, _, _ in images) >= _PIXELS_WORTH_PROCESSES:
@@ -83,13 +71,6 @@ class OdsFMeter:
         for counts in joblib.Parallel(n_jobs=processes)(
             score(*image, self.spec.edge_tolerance) for image in images
         ):
-            self._num_true += counts.num_true
-            self._predicted += counts.predicted
-            self._matched += counts.matched
-
-    def compute(self) -> float:
-        if not self._num_valid:
-            raise no_valid_pixels(self.spec)
-        # F = 2 P R / (P + R) with P = matched / predicted and R = matched / true.
-        scores = 2 * self._matched / np.maximum(self._predicted + self._num_true, 1)
-        return float(scores.max())
+            self._add(
+                int(counts.num_true), torch.from_numpy(counts.predicted), torch.from_numpy(counts.matched)
+            )

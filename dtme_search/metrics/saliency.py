@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dtme_search.metrics.base import check_batch, no_valid_pixels
-from dtme_search.tasks import TaskSpec
+from dtme_search.metrics.base import check_batch
+from dtme_search.metrics.f_measure import BestThresholdMeter
 
 THRESHOLDS = tuple(percent / 100 for percent in range(5, 100, 5))
 """The published 19 thresholds; a pixel is salient where its probability is at least the threshold."""
@@ -17,7 +17,7 @@ BETA_SQUARED = 0.3
 """Published weight of recall against precision."""
 
 
-class MaxFMeter:
+class MaxFMeter(BestThresholdMeter):
     """Saliency F-measure (beta^2 = 0.3) at the best of 19 thresholds of the whole set, a fraction.
 
     F = 1.3 P R / (0.3 P + R) with precision P and recall R from counts pooled over the set; 0 where
@@ -27,15 +27,8 @@ class MaxFMeter:
         spec: Task of kind ``mask`` with one channel. Target values above 0.5 are salient.
     """
 
-    def __init__(self, spec: TaskSpec) -> None:
-        self.spec = spec
-        self.reset()
-
-    def reset(self) -> None:
-        self._num_true = 0
-        self._num_valid = 0
-        self._predicted = torch.zeros(len(THRESHOLDS), dtype=torch.int64)
-        self._hits = torch.zeros(len(THRESHOLDS), dtype=torch.int64)
+    num_thresholds = len(THRESHOLDS)
+    beta_squared = BETA_SQUARED
 
     def update(self, prediction: Tensor, target: Tensor, valid: Tensor) -> None:
         check_batch(self.spec, prediction, target, valid)
@@ -44,17 +37,7 @@ class MaxFMeter:
         # A pixel's level is the number of thresholds it reaches.
         level = torch.bucketize(probability, torch.tensor(THRESHOLDS, device=probability.device), right=True)
         self._num_valid += salient.numel()
-        self._num_true += int(salient.sum())
-        self._predicted += _count_reaching(level)
-        self._hits += _count_reaching(level[salient])
-
-    def compute(self) -> float:
-        if not self._num_valid:
-            raise no_valid_pixels(self.spec)
-        # With P = hits / predicted and R = hits / true, F = (1 + b) hits / (b true + predicted).
-        total = BETA_SQUARED * self._num_true + self._predicted.double()
-        scores = (1 + BETA_SQUARED) * self._hits.double() / total
-        return float(scores.nan_to_num(0.0).max())
+        self._add(int(salient.sum()), _count_reaching(level), _count_reaching(level[salient]))
 
     def _probability(self, logits: Tensor) -> Tensor:
         return logits.sigmoid()
