@@ -53,6 +53,7 @@ class TaskData:
         device: torch.device,
         open_split: Callable[[Split], Storage],
         crop_task: str | None,
+        known_means: dict[str, Tensor] | None = None,
     ) -> None:
         self.specs = dict(specs)
         self.splits = splits
@@ -62,6 +63,7 @@ class TaskData:
         self._config = config
         self._open_split = open_split
         self._crop_task = crop_task
+        self._known_means = {} if known_means is None else known_means
 
     def for_tasks(self, tasks: Sequence[str]) -> TaskData:
         """The same data, held only once, for some of the tasks; batch t keeps its images and crops.
@@ -74,7 +76,14 @@ class TaskData:
             raise ValueError(f"tasks must be among {list(self.specs)}, got {missing}")
         specs = {task: self.specs[task] for task in tasks}
         return TaskData(
-            specs, self.splits, self.fingerprint, self._config, self.device, self._open_split, self._crop_task
+            specs,
+            self.splits,
+            self.fingerprint,
+            self._config,
+            self.device,
+            self._open_split,
+            self._crop_task,
+            self._known_means,
         )
 
     def train_batches(self, batch_size: int, seed: int, start_step: int = 0) -> Iterator[Batch]:
@@ -116,13 +125,17 @@ class TaskData:
     def target_means(self) -> dict[str, Tensor]:
         """Mean of the valid targets of ``average_batches`` per channel, float32 (C,) on the CPU.
 
-        Sums are float64.
+        Sums are float64, and worked out once for all that share these data.
         Only kinds distance, normals and values have one. Without a single valid pixel it is 0.
         """
         kinds = ("distance", "normals", "values")
-        tasks = [task for task, spec in self.specs.items() if spec.kind in kinds]
-        if not tasks:
-            return {}
+        wanted = [task for task, spec in self.specs.items() if spec.kind in kinds]
+        tasks = [task for task in wanted if task not in self._known_means]
+        if tasks:
+            self._known_means |= self._average_targets(tasks)
+        return {task: self._known_means[task] for task in wanted}
+
+    def _average_targets(self, tasks: Sequence[str]) -> dict[str, Tensor]:
         sums = {task: torch.zeros(self.specs[task].channels, dtype=torch.float64) for task in tasks}
         counts = dict.fromkeys(tasks, 0)
         for batch in self.for_tasks(tasks).average_batches(_MEANS_BATCH):

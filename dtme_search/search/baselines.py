@@ -16,11 +16,10 @@ from filelock import FileLock, Timeout
 
 import dtme_search
 from dtme_search.config import RunConfig, canonical, run_fingerprint
-from dtme_search.models import build_model
 from dtme_search.search.data_shelf import DataShelf
 from dtme_search.search.listener import Listener
+from dtme_search.search.locks import held
 from dtme_search.search.records import BaselineRow, Records
-from dtme_search.search.trunks import held
 from dtme_search.training import Callbacks, Trainer, no_image_priors
 
 
@@ -87,10 +86,8 @@ class Baselines:
     def _train(self, config: RunConfig, task: str, folder: Path) -> BaselineRow:
         data = self.shelf.get(config)
         spec = data.specs[task]
-        means = data.target_means()
-        model = build_model(config.model, data.specs, data.image_size, seed=config.seed, output_means=means)
         callbacks = Callbacks(on_progress=self.listener.progress, should_stop=self.should_stop)
-        trainer = Trainer(config, model, data, folder=folder, callbacks=callbacks)
+        trainer = Trainer.of_config(config, data, folder=folder, callbacks=callbacks)
         result = trainer.run()
         priors = no_image_priors(data, trainer.split, config.train.eval_batch_size)
         return BaselineRow(

@@ -22,7 +22,6 @@ import dtme_search
 from dtme_search.config import RunConfig, dump_yaml, validate
 from dtme_search.data import TaskData
 from dtme_search.errors import ConfigError, TrainingError
-from dtme_search.models import build_model
 from dtme_search.search.baselines import Baselines
 from dtme_search.search.comparison import compare
 from dtme_search.search.data_shelf import DataShelf
@@ -190,11 +189,9 @@ class _Repeater:
     def _train(self, repeat: Repeat, folder: Path) -> ConfirmationRow:
         config, data = repeat.config, self.shelf.get(repeat.config)
         (folder / "config.yaml").write_text(dump_yaml(config), encoding="utf-8")
-        means = data.target_means()
-        model = build_model(config.model, data.specs, data.image_size, seed=config.seed, output_means=means)
         callbacks = Callbacks(on_progress=self.listener.progress, should_stop=self.should_stop)
         trunk = self._trunk(repeat, data)
-        trainer = Trainer(config, model, data, folder=folder, callbacks=callbacks, trunk=trunk)
+        trainer = Trainer.of_config(config, data, folder=folder, callbacks=callbacks, trunk=trunk)
         result = trainer.run()
         comparison = compare(result.metrics, self._of_seed[config.seed], data.specs)
         return ConfirmationRow(
@@ -214,10 +211,8 @@ class _Repeater:
 
     def _trunk(self, repeat: Repeat, data: TaskData) -> TrialTrunk:
         """Leaders that grow later share what comes before, as trials do; each seed has its own trunks."""
-        reuse = self.study.config.reuse
-        limit = int(reuse.trunk_limit_gb * 2**30)
         return TrialTrunk(
-            TrunkStore(self.workspace.trunks, limit, reuse.trunks, reuse.conflicts),
+            TrunkStore.of_study(self.workspace, self.study.config.reuse),
             repeat.config,
             data,
             self.expansion_steps,

@@ -10,8 +10,9 @@ from filelock import FileLock
 
 from dtme_search.config import RunConfig
 from dtme_search.schedules import build_schedule
+from dtme_search.search.locks import held
 from dtme_search.search.records import Records, RunRow
-from dtme_search.search.trunks import TrialTrunk, held
+from dtme_search.search.trunks import TrialTrunk
 from dtme_search.search.workspace import Workspace
 from dtme_search.token_space import ConflictReport, ExpansionPlan, needs_conflicts
 from dtme_search.training.growth import plan_for

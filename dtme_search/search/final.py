@@ -10,7 +10,7 @@ from pathlib import Path
 
 from dtme_search.config import RunConfig, dump_yaml, run_fingerprint
 from dtme_search.data import Split, TaskData
-from dtme_search.models import MultiTaskViT, build_model, describe_backbone
+from dtme_search.models import MultiTaskViT, describe_backbone
 from dtme_search.search.baselines import Baselines
 from dtme_search.search.comparison import Comparison, compare
 from dtme_search.search.data_shelf import DataShelf
@@ -124,11 +124,8 @@ def train_final(
             records = records_for(open_storage(url))
             records.create_tables()
             baselines = Baselines(records, shelf, workspace.baseline, hears, switch).get(config)
-        model = build_model(
-            config.model, data.specs, data.image_size, seed=config.seed, output_means=data.target_means()
-        )
         callbacks = Callbacks(on_progress=hears.progress, should_stop=switch)
-        trainer = Trainer(config, model, data, folder=folder, callbacks=callbacks)
+        trainer = Trainer.of_config(config, data, folder=folder, callbacks=callbacks)
         metrics = trainer.run().metrics
 
         def scored(done: int, total: int) -> None:
@@ -136,7 +133,7 @@ def train_final(
             if switch():
                 raise TrainingInterrupted("stopped while the trained model was measured")
 
-        extra = evaluate_extra(model, data, "test", config.train, tuple(metrics), scored)
+        extra = evaluate_extra(trainer.model, data, "test", config.train, tuple(metrics), scored)
     result = FinalResult("test", len(data.splits.test), data.specs, metrics, baselines, folder, extra)
     (folder / "metrics.json").write_text(
         json.dumps(

@@ -12,7 +12,7 @@ from optuna.trial import TrialState
 
 from dtme_search.config import RunConfig, StudyConfig
 from dtme_search.data import TaskData
-from dtme_search.models import build_model, describe_backbone
+from dtme_search.models import describe_backbone
 from dtme_search.search.asking import AskingLock
 from dtme_search.search.comparison import compare
 from dtme_search.search.data_shelf import DataShelf
@@ -167,18 +167,12 @@ class Objective:
             on_reuse=diary.forked,
             should_stop=self.should_stop,
         )
-        means = data.target_means()
-        model = build_model(config.model, data.specs, data.image_size, seed=config.seed, output_means=means)
-        trainer = Trainer(config, model, data, folder=diary.folder, callbacks=callbacks, trunk=trunk)
+        trainer = Trainer.of_config(config, data, folder=diary.folder, callbacks=callbacks, trunk=trunk)
         return trainer.run()
 
     def _trunk(self, trial: optuna.Trial, config: RunConfig, data: TaskData) -> TrialTrunk:
-        reuse = self.study.reuse
-        store = TrunkStore(
-            self.workspace.trunks, int(reuse.trunk_limit_gb * 2**30), reuse.trunks, reuse.conflicts
-        )
         return TrialTrunk(
-            store,
+            TrunkStore.of_study(self.workspace, self.study.reuse),
             config,
             data,
             self.space.expansion_steps(config),

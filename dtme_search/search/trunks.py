@@ -18,17 +18,16 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from dtme_search.config import RunConfig
+from dtme_search.config.study import ReuseConfig
 from dtme_search.data import TaskData
 from dtme_search.errors import DtmeSearchError
+from dtme_search.search.locks import held
 from dtme_search.search.records import Records, TrunkRow
+from dtme_search.search.workspace import Workspace
 from dtme_search.token_space import ConflictReport
-from dtme_search.training import TrainingInterrupted
 from dtme_search.training.checkpoint import load_snapshot, save_snapshot
 from dtme_search.training.identity import analysis_fingerprint, trunk_fingerprint
 from dtme_search.training.trunk import Snapshot
-
-_LOOK_EVERY = 0.2
-"""Seconds between two looks at a lock, and at whether the run was asked to stop."""
 
 _log = logging.getLogger(__name__)
 
@@ -48,6 +47,11 @@ class TrunkStore:
     limit_bytes: int
     share_steps: bool = True
     share_reports: bool = True
+
+    @classmethod
+    def of_study(cls, workspace: Workspace, reuse: ReuseConfig) -> TrunkStore:
+        """The store in a study's folder, as its ``reuse`` section wants it."""
+        return cls(workspace.trunks, int(reuse.trunk_limit_gb * 2**30), reuse.trunks, reuse.conflicts)
 
     def folder(self, fingerprint: str) -> Path:
         """Folder of one stretch."""
@@ -192,34 +196,6 @@ class TrialTrunk:
     def _hold(self, fingerprint: str, what: str) -> Iterator[None]:
         with held(self.store.lock(fingerprint), self.should_stop, lambda: self.on_wait(what)):
             yield
-
-
-@contextmanager
-def held(lock: FileLock, should_stop: Callable[[], bool], on_wait: Callable[[], None]) -> Iterator[None]:
-    """Hold a lock, however long its owner lives; the system frees that of a dead one.
-
-    Raises:
-        TrainingInterrupted: If ``should_stop`` says so while waiting.
-    """
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        on_wait()
-        _wait_for(lock, should_stop)
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def _wait_for(lock: FileLock, should_stop: Callable[[], bool]) -> None:
-    while True:
-        try:
-            lock.acquire(timeout=_LOOK_EVERY)
-            return
-        except Timeout:
-            if should_stop():
-                raise TrainingInterrupted("stopped while waiting for another worker") from None
 
 
 def _last_used(path: Path) -> float:

@@ -48,11 +48,8 @@ def conflicts_at_expansion(
         on_expand=lambda plan, report: seen.append((plan, report)),
         should_stop=lambda: bool(seen),
     )
-    model = build_model(
-        config.model, data.specs, data.image_size, seed=config.seed, output_means=data.target_means()
-    )
     with suppress(TrainingInterrupted):  # the step after the growth is where it stops
-        Trainer(config, model, data, callbacks=heard).run()
+        Trainer.of_config(config, data, callbacks=heard).run()
     plan, report = seen[0]
     assert report is not None
     return report, plan

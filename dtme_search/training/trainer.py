@@ -18,7 +18,7 @@ from torch import nn
 
 from dtme_search.config import RunConfig, run_fingerprint
 from dtme_search.data import Batch, Purpose, Split, TaskData, make_generator
-from dtme_search.models import MultiTaskViT
+from dtme_search.models import MultiTaskViT, build_model
 from dtme_search.schedules import build_schedule
 from dtme_search.token_space import ConflictReport, ExpansionPlan
 from dtme_search.training.checkpoint import load_checkpoint, save_checkpoint
@@ -123,8 +123,7 @@ class Trainer:
 
     Example:
         >>> data = build_data(config.data, tuple(config.tasks), device)     # doctest: +SKIP
-        >>> model = build_model(config.model, data.specs, data.image_size, seed=0)     # doctest: +SKIP
-        >>> Trainer(config, model, data).run().metrics     # doctest: +SKIP
+        >>> Trainer.of_config(config, data).run().metrics     # doctest: +SKIP
         {'semseg': 0.31, 'depth': 0.92}
     """
 
@@ -161,6 +160,22 @@ class Trainer:
         self._last_saved = 0.0
         self._active = self._active_tasks(0)
         self.loss_log = LossLog()
+
+    @classmethod
+    def of_config(
+        cls,
+        config: RunConfig,
+        data: TaskData,
+        *,
+        folder: Path | None = None,
+        callbacks: Callbacks | None = None,
+        trunk: Trunk | None = None,
+    ) -> Trainer:
+        """The trainer of a run with the model that its config describes."""
+        model = build_model(
+            config.model, data.specs, data.image_size, seed=config.seed, output_means=data.target_means()
+        )
+        return cls(config, model, data, folder=folder, callbacks=callbacks, trunk=trunk)
 
     def run(self) -> RunResult:
         """Train to the end, from the checkpoint if there is one.

@@ -16,7 +16,6 @@ from runs import CPU, assert_same_run, trainer, with_
 
 from dtme_search.config import RunConfig
 from dtme_search.data import build_data
-from dtme_search.models import build_model
 from dtme_search.search.trunks import TrialTrunk, TrunkStore
 from dtme_search.token_space import ExpansionPlan
 from dtme_search.training import Callbacks, Trainer, TrainingInterrupted, identity
@@ -62,9 +61,7 @@ def forked(data, store, ledger):
 
     def build(config: RunConfig, *, folder=None, candidates=(3, 5), in_store=store, **callbacks) -> Trainer:
         trunk = TrialTrunk(in_store, config, data, candidates, "s", 0, ledger)
-        means = data.target_means()
-        model = build_model(config.model, data.specs, data.image_size, seed=config.seed, output_means=means)
-        return Trainer(config, model, data, folder=folder, callbacks=Callbacks(**callbacks), trunk=trunk)
+        return Trainer.of_config(config, data, folder=folder, callbacks=Callbacks(**callbacks), trunk=trunk)
 
     return build
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 
 from dtme_search.config import RunConfig, set_path
-from dtme_search.models import build_model
 from dtme_search.training import Callbacks, Trainer
 
 CPU = torch.device("cpu")
@@ -20,9 +19,7 @@ def with_(config: RunConfig, **fields: object) -> RunConfig:
 
 
 def trainer(config: RunConfig, data, folder=None, **callbacks) -> Trainer:
-    means = data.target_means()
-    model = build_model(config.model, data.specs, data.image_size, seed=config.seed, output_means=means)
-    return Trainer(config, model, data, folder=folder, callbacks=Callbacks(**callbacks))
+    return Trainer.of_config(config, data, folder=folder, callbacks=Callbacks(**callbacks))
 
 
 def state(trainer: Trainer) -> dict[str, torch.Tensor]:

@@ -1,0 +1,41 @@
+"""Wait for what another worker does, without missing that this one was asked to stop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from filelock import FileLock, Timeout
+
+from dtme_search.training import TrainingInterrupted
+
+_LOOK_EVERY = 0.2
+"""Seconds between two looks at a lock, and at whether the run was asked to stop."""
+
+
+@contextmanager
+def held(lock: FileLock, should_stop: Callable[[], bool], on_wait: Callable[[], None]) -> Iterator[None]:
+    """Hold a lock, however long its owner lives; the system frees that of a dead one.
+
+    Raises:
+        TrainingInterrupted: If ``should_stop`` says so while waiting.
+    """
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        on_wait()
+        _wait_for(lock, should_stop)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _wait_for(lock: FileLock, should_stop: Callable[[], bool]) -> None:
+    while True:
+        try:
+            lock.acquire(timeout=_LOOK_EVERY)
+            return
+        except Timeout:
+            if should_stop():
+                raise TrainingInterrupted("stopped while waiting for another worker") from None
