@@ -5,7 +5,9 @@ DtmeSearchError
  ├── DataError        a data set is missing, incomplete or unreadable
  ├── BaselineError    a single-task baseline is missing, zero or not finite
  ├── TrainingError    a run cannot go on
- │    └── DivergedError   a loss is no longer finite
+ │    ├── DivergedError     a loss is no longer finite
+ │    ├── OutOfMemoryError  a training step does not fit into memory
+ │    └── DiskFullError     nothing more can be written
  ├── StorageError     the database cannot be reached or holds something else
  └── ExportError      a trial may not be exported
 
@@ -61,6 +63,14 @@ class DivergedError(TrainingError):
     def __reduce__(self) -> tuple[type[DivergedError], tuple[int, str, float | None]]:
         # Exceptions are pickled by their message, which is not what the constructor takes.
         return type(self), (self.step, self.task, self.last_good)
+
+
+class OutOfMemoryError(TrainingError):
+    """A training step does not fit into the memory of its device."""
+
+
+class DiskFullError(TrainingError):
+    """There is no space left for what a run has to write. No trial can go on before there is."""
 
 
 class StorageError(DtmeSearchError):

@@ -21,6 +21,11 @@ from dtme_search.training import Progress as RunProgress
 
 _log = logging.getLogger(__name__)
 
+_RECOVERED = {
+    "told": "its result was on disk and counts now",
+    "continued": "another trial goes on from its last checkpoint",
+    "given up": "that happened too often, so it failed",
+}
 _ONE_DAY = 24 * 60 * 60
 """Seconds over which speed is averaged; rich's half a minute is over before the next trial ends."""
 
@@ -105,6 +110,12 @@ class TerminalListener(Listener):
             f"step cost {outcome.step_cost_ratio:.2f}{limits}{doubts}"
         )
         self._bars.advance(self._trials)
+
+    def short_of_memory(self, number: int, reason: str) -> None:
+        self._screen.news(f"trial {number}: {reason}")
+
+    def trial_recovered(self, number: int, how: str) -> None:
+        self._screen.news(f"trial {number}: its process had died; {_RECOVERED[how]}")
 
     def trial_stopped(self, number: int, state: str, reason: str) -> None:
         self._screen.news(f"trial {number}: {state}: {reason}" if reason else f"trial {number}: {state}")

@@ -97,3 +97,19 @@ class Batch:
     targets: Mapping[str, Tensor]
     valid: Mapping[str, Tensor]
     indices: Tensor
+
+    def split(self, parts: int) -> list[Batch]:
+        """The batch in ``parts`` of (almost) equal size, at least one image each; no tensor is copied."""
+        parts = min(parts, len(self.images))
+        images, indices = self.images.tensor_split(parts), self.indices.tensor_split(parts)
+        targets = {task: target.tensor_split(parts) for task, target in self.targets.items()}
+        valid = {task: where.tensor_split(parts) for task, where in self.valid.items()}
+        return [
+            Batch(
+                images[part],
+                {task: of_task[part] for task, of_task in targets.items()},
+                {task: of_task[part] for task, of_task in valid.items()},
+                indices[part],
+            )
+            for part in range(parts)
+        ]

@@ -20,7 +20,7 @@ from dtme_search.search.data_shelf import DataShelf
 from dtme_search.search.listener import Listener
 from dtme_search.search.locks import held
 from dtme_search.search.records import BaselineRow, Records
-from dtme_search.training import Callbacks, Trainer, no_image_priors
+from dtme_search.training import Callbacks, Trainer, no_image_priors, run_within_memory
 
 
 @dataclass(frozen=True)
@@ -87,8 +87,9 @@ class Baselines:
         data = self.shelf.get(config)
         spec = data.specs[task]
         callbacks = Callbacks(on_progress=self.listener.progress, should_stop=self.should_stop)
-        trainer = Trainer.of_config(config, data, folder=folder, callbacks=callbacks)
-        result = trainer.run()
+        trainer, result = run_within_memory(
+            lambda parts: Trainer.of_config(config, data, folder=folder, callbacks=callbacks, parts=parts)
+        )
         priors = no_image_priors(data, trainer.split, config.train.eval_batch_size)
         return BaselineRow(
             fingerprint=trainer.fingerprint,

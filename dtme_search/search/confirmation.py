@@ -15,7 +15,6 @@ from datetime import UTC, datetime
 from itertools import count, islice
 from pathlib import Path
 
-import torch
 from filelock import FileLock, Timeout
 
 import dtme_search
@@ -35,7 +34,14 @@ from dtme_search.search.stopping import StopSwitch
 from dtme_search.search.storage import stored_base_config
 from dtme_search.search.trunks import TrialTrunk, TrunkStore
 from dtme_search.search.workspace import Workspace
-from dtme_search.training import Callbacks, Trainer, TrainingInterrupted, check_run, pick_device
+from dtme_search.training import (
+    Callbacks,
+    Trainer,
+    TrainingInterrupted,
+    check_run,
+    pick_device,
+    run_within_memory,
+)
 
 _LOOK_AGAIN_SECONDS = 1.0
 """Time between two looks at repeats that another process trains."""
@@ -174,7 +180,7 @@ class _Repeater:
         attr = FAILED_REPEAT_ATTR.format(trial=number, seed=seed)
         try:
             row = self._train(repeat, folder)
-        except (TrainingError, torch.cuda.OutOfMemoryError) as error:
+        except TrainingError as error:
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
             self.study.optuna.set_user_attr(attr, reason)
             self.listener.repeat_failed(number, seed, reason)
@@ -191,8 +197,11 @@ class _Repeater:
         (folder / "config.yaml").write_text(dump_yaml(config), encoding="utf-8")
         callbacks = Callbacks(on_progress=self.listener.progress, should_stop=self.should_stop)
         trunk = self._trunk(repeat, data)
-        trainer = Trainer.of_config(config, data, folder=folder, callbacks=callbacks, trunk=trunk)
-        result = trainer.run()
+        trainer, result = run_within_memory(
+            lambda parts: Trainer.of_config(
+                config, data, folder=folder, callbacks=callbacks, trunk=trunk, parts=parts
+            )
+        )
         comparison = compare(result.metrics, self._of_seed[config.seed], data.specs)
         return ConfirmationRow(
             trial=repeat.trial,

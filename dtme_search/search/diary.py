@@ -25,9 +25,10 @@ from dtme_search.search.comparison import Comparison
 from dtme_search.search.outcome import Outcome, recorded_outcome
 from dtme_search.search.pruning import stop
 from dtme_search.search.records import ConflictRow, EvaluationRow, PlanRow, Records, RungRow, RunRow
-from dtme_search.search.retries import retry_history
+from dtme_search.search.results import Result
+from dtme_search.search.retries import goes_on_later, retry_history
 from dtme_search.token_space import ConflictReport, ExpansionPlan
-from dtme_search.training import Evaluation, RunResult, TrainingInterrupted
+from dtme_search.training import Evaluation, RunResult
 
 DrawFiles = Callable[[Path, RunResult], Sequence[Path]]
 """Draws pictures of a finished run into a folder; the reporting layer brings it."""
@@ -47,7 +48,7 @@ class Diary:
 
     Attributes:
         trial: The running trial.
-        study_name: Its study.
+        study: Its study.
         config: What the trial runs.
         data: Its data.
         records: Own SQL tables.
@@ -57,7 +58,7 @@ class Diary:
     """
 
     trial: optuna.Trial
-    study_name: str
+    study: StudyConfig
     config: RunConfig
     data: TaskData
     records: Records
@@ -71,7 +72,7 @@ class Diary:
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         (self.folder / "config.yaml").write_text(dump_yaml(self.config), encoding="utf-8")
         self.row = RunRow(
-            study=self.study_name,
+            study=self.study.name,
             trial=self.trial.number,
             fingerprint=run_fingerprint(self.config, self.data.fingerprint),
             state="running",
@@ -99,7 +100,7 @@ class Diary:
             return
         if isinstance(error, optuna.TrialPruned):
             self._end("pruned", reason=str(error))
-        elif isinstance(error, (TrainingInterrupted, KeyboardInterrupt)):
+        elif goes_on_later(error):
             self._end("interrupted")
         else:
             self._end("failed", error="".join(traceback.format_exception(error)))
@@ -107,12 +108,12 @@ class Diary:
     def expanded(self, plan: ExpansionPlan, report: ConflictReport | None) -> None:
         """The network has grown."""
         number = self.trial.number
-        self.records.save_plan(self.study_name, number, plan_rows(plan))
+        self.records.save_plan(self.study.name, number, plan_rows(plan))
         self.row = replace(self.row, operations=" ".join(plan.operations()))
         self.trial.set_user_attr("plan", self.row.operations)
         (self.folder / "plan.txt").write_text(plan.table() + "\n", encoding="utf-8")
         if report is not None:
-            self.records.save_conflicts(self.study_name, number, conflict_rows(report))
+            self.records.save_conflicts(self.study.name, number, conflict_rows(report))
             report.save(self.folder / "conflicts.json")
             text = f"{report.table()}\n\n{report.summary()}\n"
             (self.folder / "conflicts.txt").write_text(text, encoding="utf-8")
@@ -143,21 +144,21 @@ class Diary:
             )
             for name, value in evaluation.metrics.items()
         ]
-        self.records.save_evaluation(self.study_name, self.trial.number, evaluation.step, rows)
+        self.records.save_evaluation(self.study.name, self.trial.number, evaluation.step, rows)
         self.reached(evaluation.step)
         self.row = replace(self.row, delta_m_percent=comparison.delta_m_percent)
 
     def judged(self, rung: RungRow) -> None:
         """The numbers at an evaluation that pruning compares."""
-        self.records.save_rung(self.study_name, rung)
+        self.records.save_rung(self.study.name, rung)
         self.row = replace(
             self.row,
             param_overhead_percent=rung.param_overhead_percent,
             step_cost_ratio=rung.step_cost_ratio,
         )
 
-    def completed(self, result: RunResult, outcome: Outcome) -> None:
-        """The trial has its result; everything is written before Optuna hears of it."""
+    def completed(self, result: RunResult, outcome: Outcome) -> Result:
+        """The trial has its result; its files are written."""
         resolved = resolved_config(self.config, result.plan)
         (self.folder / "resolved.yaml").write_text(dump_yaml(resolved), encoding="utf-8")
         self._write_curves(
@@ -170,7 +171,7 @@ class Diary:
         inside = sum(result.seconds.values())
         # A session that was killed left no total, but the seconds up to its checkpoint.
         total = max(self._seconds(), inside)
-        self._save_result(
+        return self._result(
             outcome,
             config=resolved.model_dump_json(),
             operations=" ".join(result.plan.operations()),
@@ -185,9 +186,10 @@ class Diary:
             seconds_overhead=total - inside,
             peak_memory_mb=result.peak_memory_mb,
             precision=result.precision,
+            batch_parts=result.parts,
         )
 
-    def taken_over(self, origin: RunRow, study: StudyConfig) -> Outcome:
+    def taken_over(self, origin: RunRow) -> tuple[Result, Outcome]:
         """The trial came to work that another one had finished: it gets that result.
 
         Raises:
@@ -205,10 +207,10 @@ class Diary:
             steps_reused=max(0, (origin.steps_trained or 0) + (origin.steps_reused or 0) - own),
             seconds_saved=max(0.0, _seconds_of(origin) - self._seconds()),
         )
-        evaluations = self.records.evaluations(study.name, origin.trial)
+        evaluations = self.records.evaluations(self.study.name, origin.trial)
         for step in sorted({row.step for row in evaluations}):
             rows = [row.without_place() for row in evaluations if row.step == step]
-            self.records.save_evaluation(self.study_name, self.trial.number, step, rows)
+            self.records.save_evaluation(self.study.name, self.trial.number, step, rows)
         self._report_as(origin.trial)
         if origin.state == "pruned":
             self.row = replace(
@@ -216,14 +218,14 @@ class Diary:
                 param_overhead_percent=origin.param_overhead_percent,
                 step_cost_ratio=origin.step_cost_ratio,
             )
-            stop(self.trial, f"{reason}, which was pruned: {origin.reason}", origin, study.limits)
+            stop(self.trial, f"{reason}, which was pruned: {origin.reason}", origin, self.study.limits)
         last = [row for row in evaluations if row.step == evaluations[-1].step]
-        outcome = recorded_outcome(origin, last, study)
+        outcome = recorded_outcome(origin, last, self.study)
         resolved = RunConfig.model_validate_json(origin.config or "")
         (self.folder / "resolved.yaml").write_text(dump_yaml(resolved), encoding="utf-8")
         self._write_curves((row.step, row.task, row.value, row.loss) for row in evaluations)
         self._upload(())
-        self._save_result(
+        result = self._result(
             outcome,
             reason=reason,
             config=origin.config,
@@ -231,8 +233,9 @@ class Diary:
             seconds_total=self._seconds(),
             seconds_overhead=self._seconds(),
             precision=origin.precision,
+            batch_parts=origin.batch_parts,
         )
-        return outcome
+        return result, outcome
 
     def _report_as(self, number: int) -> None:
         """Tell Optuna the values on the way: samplers judge a pruned trial by the last of them."""
@@ -242,12 +245,12 @@ class Diary:
             if step not in known:
                 self.trial.report(value, step)
 
-    def _save_result(self, outcome: Outcome, **facts: object) -> None:
-        """Attributes of the trial first: the row says complete, so it is written last."""
-        self.trial.set_user_attr("gains_percent", {k: round(v, 4) for k, v in outcome.gains_percent.items()})
-        self.trial.set_user_attr("step_cost_ratio", round(outcome.step_cost_ratio, 4))
-        self.trial.set_user_attr("feasible", outcome.feasible)
-        self.trial.set_user_attr("dead_tasks", list(outcome.dead_tasks))
+    def short_of_memory(self, reason: str) -> None:
+        """The batch goes through the network in parts from here on."""
+        self.row = replace(self.row, reason=reason)
+        self.records.save_run(self.row)
+
+    def _result(self, outcome: Outcome, **facts: object) -> Result:
         values: dict[str, Any] = {
             "state": "complete",
             "delta_m_percent": outcome.delta_m_percent,
@@ -258,13 +261,22 @@ class Diary:
             "finished_at": datetime.now(UTC),
             **facts,
         }
-        self.row = replace(self.row, **values)
-        self.records.save_run(self.row)
+        return Result(
+            row=replace(self.row, **values),
+            attributes={
+                "gains_percent": {task: round(gain, 4) for task, gain in outcome.gains_percent.items()},
+                "step_cost_ratio": round(outcome.step_cost_ratio, 4),
+                "feasible": outcome.feasible,
+                "dead_tasks": list(outcome.dead_tasks),
+            },
+            constraints=outcome.violations,
+            values=outcome.values(self.study),
+        )
 
     def _continue(self) -> float:
         """Take over what the trials that this one continues had measured; gives the seconds they spent."""
         history = retry_history(self.trial)
-        runs = self.records.continue_run(self.study_name, history, self.trial.number) if history else []
+        runs = self.records.continue_run(self.study.name, history, self.trial.number) if history else []
         return max((run.seconds_total or 0.0 for run in runs), default=0.0)
 
     def _seconds(self) -> float:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import re
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -44,6 +46,12 @@ _NETWORK_DISKS = {
     "smb3",
     "smbfs",
 }
+_OF_DATABASE = (SQLAlchemyError, StorageInternalError)
+DATABASE_ERRORS = (StorageError, *_OF_DATABASE)
+"""What a database in trouble raises, through our own tables or through Optuna's."""
+PATIENCE_SECONDS = 600.0
+"""How long a server may be away before work in hand is left for the next start [ours]."""
+_TRY_EVERY = 1.0
 _MOUNTS = Path("/proc/self/mounts")
 
 
@@ -137,6 +145,32 @@ def tune_sqlite(engine: Engine) -> None:
             connection.execute("PRAGMA synchronous=NORMAL")
 
 
+def wait_for_server(engine: Engine) -> None:
+    """Let every new connection wait while the server is away: it is being restarted, or the network is.
+
+    For engines that have been connected before: what is wrong from the start should be told at once.
+    """
+    if engine.dialect.name == "sqlite":
+        return
+    where = mask_url(engine.url.render_as_string(hide_password=False))
+
+    @event.listens_for(engine, "do_connect")
+    def connect(dialect: Any, _record: object, arguments: Any, options: Any) -> Any:
+        until = time.monotonic() + PATIENCE_SECONDS
+        for attempt in itertools.count():
+            try:
+                return dialect.connect(*arguments, **options)
+            except dialect.loaded_dbapi.OperationalError:
+                if time.monotonic() >= until:
+                    raise
+                if attempt == 0:
+                    _logger.warning(
+                        "%s does not answer; trying for %.0f minutes", where, PATIENCE_SECONDS / 60
+                    )
+                time.sleep(_TRY_EVERY)
+        return None
+
+
 @contextmanager
 def storage_errors(url: str) -> Iterator[None]:
     """Turn a database error into one line without passwords.
@@ -146,7 +180,7 @@ def storage_errors(url: str) -> Iterator[None]:
     """
     try:
         yield
-    except (SQLAlchemyError, StorageInternalError) as error:
+    except _OF_DATABASE as error:
         # Not chained: a driver may quote the connection string, password included.
         raise StorageError(f"{mask_url(url)}: {_cause(error, url)}.") from None
 

@@ -29,6 +29,7 @@ from dtme_search.training import (
     evaluate_extra,
     pick_device,
     restore_model,
+    run_within_memory,
 )
 
 FINAL = "train"
@@ -125,8 +126,10 @@ def train_final(
             records.create_tables()
             baselines = Baselines(records, shelf, workspace.baseline, hears, switch).get(config)
         callbacks = Callbacks(on_progress=hears.progress, should_stop=switch)
-        trainer = Trainer.of_config(config, data, folder=folder, callbacks=callbacks)
-        metrics = trainer.run().metrics
+        trainer, run = run_within_memory(
+            lambda parts: Trainer.of_config(config, data, folder=folder, callbacks=callbacks, parts=parts)
+        )
+        metrics = run.metrics
 
         def scored(done: int, total: int) -> None:
             hears.scoring(done, total)

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import logging
+import math
 import re
-import warnings
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 import optuna
 from filelock import FileLock, Timeout
-from optuna.exceptions import ExperimentalWarning
 from optuna.trial import FrozenTrial, TrialState
 
 from dtme_search.errors import TrainingError
+from dtme_search.search.heartbeat import GRACE_SECONDS, INTERVAL_SECONDS, silent_seconds, vouch_for
 from dtme_search.search.objective import FINISHED
-from dtme_search.search.retries import first_number, hand_back
+from dtme_search.search.records import Records
+from dtme_search.search.results import Result
+from dtme_search.search.retries import MOST_DEATHS, deaths_of, first_number, hand_back, retry_history
 from dtme_search.search.trials import own_trials
 from dtme_search.search.workspace import Workspace
 
 BEGIN_WITHIN = timedelta(minutes=3)
-"""A trial that has no parameters after this time lost its process while it was proposed."""
-
-_log = logging.getLogger(__name__)
+"""A trial without a sign of life after this time lost its process while it was proposed."""
 
 
 def num_finished(study: optuna.Study) -> int:
@@ -35,40 +35,72 @@ def num_left(study: optuna.Study, total: int) -> int:
     return total - num_finished(study) - len(running)
 
 
-def recover(study: optuna.Study, workspace: Workspace, *, is_local: bool) -> list[int]:
-    """Hand back trials whose process died on this machine; gives their numbers.
+def recover(study: optuna.Study, workspace: Workspace, records: Records, *, is_local: bool) -> dict[int, str]:
+    """Tell the results that dead processes left on disk, and hand back the trials they had in hand.
 
     To be called under the study's :class:`AskingLock`: a living process holds that until its trial has
-    parameters and the lock of its folder. Trials with parameters and without a folder here run elsewhere;
-    Optuna hands those back whose heartbeat stopped, and so does this function with those that died before
-    their first parameter.
+    parameters and the lock of its folder. A trial that runs elsewhere is dead when its heartbeat stopped; for
+    one that lives here this function beats, so that no clock and no outage makes others take it for dead.
 
     Args:
         study: The study.
         workspace: Its folders.
+        records: Own tables, in the same database.
         is_local: Whether no other machine works on this database.
+
+    Returns:
+        Number of each trial of a dead process -> what became of it: ``told`` (its result lay on disk),
+        ``continued`` (queued again) or ``given up`` (it died too often and counts as failed).
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ExperimentalWarning)
-        # Optuna looks for them when a trial begins, which a study that only waits for them never does.
-        optuna.storages.fail_stale_trials(study)
-    numbers = []
-    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        path = workspace.trial_lock(first_number(trial))
-        if not path.exists():
-            if trial.params or not (is_local or _is_old(trial)):
-                continue
-            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        try:
-            with FileLock(path, timeout=0):
-                hand_back(study, trial.number)
-                study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
-                numbers.append(trial.number)
-        except Timeout:
-            continue
-    if numbers:
-        _log.info("continuing interrupted trials %s", numbers)
-    return numbers
+    running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+    if not running:
+        return {}
+    silent = silent_seconds(records.engine, [trial._trial_id for trial in running])
+    ends: dict[int, str] = {}
+    for trial in running:
+        first = first_number(trial)
+        if workspace.is_of_trial(first, trial.number):
+            try:
+                with FileLock(workspace.trial_lock(first), timeout=0):
+                    ends[trial.number] = _end(study, trial, workspace, records)
+            except Timeout:
+                if silent.get(trial._trial_id, math.inf) > INTERVAL_SECONDS:
+                    vouch_for(study, trial._trial_id)
+        elif _is_dead_elsewhere(trial, silent.get(trial._trial_id), is_local=is_local):
+            ends[trial.number] = _end(study, trial, workspace, records)
+    return ends
+
+
+def _is_dead_elsewhere(trial: FrozenTrial, silent: float | None, *, is_local: bool) -> bool:
+    if silent is not None:
+        return silent > GRACE_SECONDS
+    # Its process died between asking and its first sign of life.
+    is_old = trial.datetime_start is not None and datetime.now() - trial.datetime_start > BEGIN_WITHIN
+    return is_local or is_old
+
+
+def _end(study: optuna.Study, trial: FrozenTrial, workspace: Workspace, records: Records) -> str:
+    """End a trial of a dead process; gives how."""
+    result = Result.load(workspace.result(first_number(trial)), trial.number)
+    if result is not None:
+        result.write_down(optuna.Trial(study, trial._trial_id), records)
+        study.tell(trial.number, result.values)
+        return "told"
+    step = records.last_step(study.study_name, [*retry_history(trial), trial.number])
+    deaths, _ = deaths_of(trial, step)
+    if deaths < MOST_DEATHS:
+        hand_back(study, trial.number, deaths=(deaths, step))
+    else:
+        where = "before its first evaluation" if step is None else f"after its evaluation at step {step}"
+        error = (
+            f"TrialDied: its process died {deaths} times {where}, perhaps ended by the system for want of "
+            "memory. Lower train.batch_size, or run fewer workers."
+        )
+        optuna.Trial(study, trial._trial_id).set_user_attr("error", error)
+        for row in records.runs(study.study_name, trial.number):
+            records.save_run(replace(row, state="failed", error=error))
+    study.tell(trial.number, state=TrialState.FAIL)
+    return "continued" if deaths < MOST_DEATHS else "given up"
 
 
 def check_failures(study: optuna.Study, in_a_row: int) -> None:
@@ -98,7 +130,3 @@ def _reason(trial: FrozenTrial) -> str | None:
 def _cause(reason: str) -> str:
     """What two trials that fail alike have in common: numbers and what follows them differ."""
     return re.split(r"\d", reason, maxsplit=1)[0]
-
-
-def _is_old(trial: FrozenTrial) -> bool:
-    return trial.datetime_start is not None and datetime.now() - trial.datetime_start > BEGIN_WITHIN

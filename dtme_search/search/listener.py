@@ -44,6 +44,12 @@ class Listener:
     def trial_completed(self, number: int, outcome: Outcome) -> None:
         """A trial has its result."""
 
+    def short_of_memory(self, number: int, reason: str) -> None:
+        """A trial ran out of memory and goes on with its batches in parts."""
+
+    def trial_recovered(self, number: int, how: str) -> None:
+        """What became of a trial whose process died: ``told``, ``continued`` or ``given up``."""
+
     def trial_stopped(self, number: int, state: str, reason: str) -> None:
         """A trial ended without a result: ``pruned``, ``failed`` or ``interrupted``."""
 

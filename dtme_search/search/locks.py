@@ -24,14 +24,15 @@ def held(lock: FileLock, should_stop: Callable[[], bool], on_wait: Callable[[], 
         lock.acquire(timeout=0)
     except Timeout:
         on_wait()
-        _wait_for(lock, should_stop)
+        wait_for(lock, should_stop)
     try:
         yield
     finally:
         lock.release()
 
 
-def _wait_for(lock: FileLock, should_stop: Callable[[], bool]) -> None:
+def wait_for(lock: FileLock, should_stop: Callable[[], bool]) -> None:
+    """Acquire a lock; raises as :func:`held`."""
     while True:
         try:
             lock.acquire(timeout=_LOOK_EVERY)

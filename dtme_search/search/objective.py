@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import optuna
-from filelock import FileLock
+from filelock import FileLock, Timeout
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 
 from dtme_search.config import RunConfig, StudyConfig
@@ -18,17 +20,19 @@ from dtme_search.search.comparison import compare
 from dtme_search.search.data_shelf import DataShelf
 from dtme_search.search.diary import Diary, DrawFiles
 from dtme_search.search.equal_work import AlreadyDone, WorkClaim, plan_ahead
+from dtme_search.search.heartbeat import Heartbeat
 from dtme_search.search.listener import Listener
+from dtme_search.search.locks import wait_for
 from dtme_search.search.outcome import judge, overhead_percent
 from dtme_search.search.pruning import ParetoPruner, stop
 from dtme_search.search.records import BaselineRow, Records, RungRow
-from dtme_search.search.retries import first_number, hand_back
+from dtme_search.search.retries import first_number, goes_on_later, hand_back
 from dtme_search.search.space import SearchSpace
 from dtme_search.search.trials import own_trials
 from dtme_search.search.trunks import TrialTrunk, TrunkStore
 from dtme_search.search.workspace import Workspace
 from dtme_search.token_space import ConflictReport, ExpansionPlan
-from dtme_search.training import Callbacks, Evaluation, RunResult, Trainer, TrainingInterrupted
+from dtme_search.training import Callbacks, Evaluation, RunResult, Trainer, run_within_memory
 
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 """States that count towards the study's total."""
@@ -50,7 +54,6 @@ class Objective:
         draw: Draws the pictures of a finished trial, or ``None``.
         should_stop: Asked between steps; a stopped trial goes on later.
         num_trials: Trials the study should reach, for display.
-        last_number: The trial in hand, or the last one.
     """
 
     study: StudyConfig
@@ -64,10 +67,10 @@ class Objective:
     listener: Listener = field(default_factory=Listener)
     draw: DrawFiles | None = None
     should_stop: Callable[[], bool] = lambda: False
-    last_number: int | None = None
 
     def __post_init__(self) -> None:
         self._running: FileLock | None = None
+        self._heart: Heartbeat | None = None
 
     def __call__(self, trial: optuna.Trial) -> tuple[float, ...]:
         """Run one trial.
@@ -75,43 +78,51 @@ class Objective:
         Raises:
             optuna.TrialPruned: If the study's pruner stops it, or stopped equal work; the message says why.
             TrainingInterrupted: If ``should_stop`` said so.
+            Exception: What :func:`~dtme_search.search.retries.goes_on_later` knows, and what makes the trial
+                a failure.
         """
-        self.last_number = trial.number
-        folder = self.workspace.trial(first_number(trial))
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._running = FileLock(self.workspace.trial_lock(first_number(trial)))
-        self._running.acquire()
-        with self._told(trial), ExitStack() as claims:
+        first = first_number(trial)
+        self.workspace.claim_trial(first, trial.number)
+        with self._told(trial), Heartbeat(trial.study, trial) as heart, ExitStack() as claims:
+            self._heart = heart
             try:
+                self._hold(self.workspace.trial_lock(first))
                 config = self.space.suggest(trial)
             finally:
                 # Not earlier: a trial without parameters that nobody asks for belongs to a dead process.
                 self.asking.release()
             self._tell_start(trial)
-            data = self.shelf.get(config)
-            study, artifacts = self.study.name, self.workspace.artifacts
-            with Diary(trial, study, config, data, self.records, folder, artifacts, self.draw) as diary:
+            data, folder = self.shelf.get(config), self.workspace.trial(first)
+            artifacts = self.workspace.artifacts
+            with Diary(trial, self.study, config, data, self.records, folder, artifacts, self.draw) as diary:
                 try:
-                    result = self._train(trial, config, diary, claims)
-                    outcome = judge(
-                        result,
-                        self.baselines,
-                        data.specs,
-                        describe_backbone(config.model, data.image_size),
-                        self.study,
-                    )
-                    diary.completed(result, outcome)
+                    run = self._train(trial, config, diary, claims)
+                    backbone = describe_backbone(config.model, data.image_size)
+                    outcome = judge(run, self.baselines, data.specs, backbone, self.study)
+                    result = diary.completed(run, outcome)
                 except AlreadyDone as found:
-                    outcome = diary.taken_over(found.origin, self.study)
-            for name, violation in outcome.violations.items():
-                trial.set_constraint(name, violation)
+                    result, outcome = diary.taken_over(found.origin)
+                result.save(self.workspace.result(first))
+                result.write_down(trial, self.records)
         self.listener.trial_completed(trial.number, outcome)
-        return outcome.values(self.study)
+        return result.values
 
     def let_go(self) -> None:
         """Release the lock of the trial in hand; to be called when Optuna knows how the trial ended."""
         if self._running is not None:
             self._running.release()
+
+    def _should_stop(self) -> bool:
+        return self.should_stop() or (self._heart is not None and self._heart.is_lost)
+
+    def _hold(self, path: Path) -> None:
+        self._running = FileLock(path)
+        try:
+            self._running.acquire(timeout=0)
+        except Timeout:
+            # Others took its former process for dead, which lives: it will notice, and leave a checkpoint.
+            self.asking.release()
+            wait_for(self._running, self._should_stop)
 
     def _tell_start(self, trial: optuna.Trial) -> None:
         finished = len(own_trials(trial.study, FINISHED))
@@ -125,15 +136,18 @@ class Objective:
         except optuna.TrialPruned as pruned:
             self.listener.trial_stopped(trial.number, "pruned", str(pruned))
             raise
-        except (TrainingInterrupted, KeyboardInterrupt) as stopped:
-            # Before Optuna ends the trial: a process that dies in between must not lose it.
-            hand_back(trial.study, trial.number)
-            self.listener.trial_stopped(trial.number, "interrupted", str(stopped))
-            raise
-        except Exception as error:
-            reason = f"{type(error).__name__}: {error}"
-            trial.set_user_attr("error", reason[:2000])
-            self.listener.trial_stopped(trial.number, "failed", reason)
+        except BaseException as error:
+            reason = str(error)
+            if isinstance(error, UpdateFinishedTrialError):
+                reason = "taken for dead by another worker, which goes on with it"
+            if goes_on_later(error):
+                # Before Optuna ends the trial: a process that dies in between must not lose it.
+                hand_back(trial.study, trial.number)
+                self.listener.trial_stopped(trial.number, "interrupted", reason)
+            elif isinstance(error, Exception):
+                reason = f"{type(error).__name__}: {reason}"
+                trial.set_user_attr("error", reason[:2000])
+                self.listener.trial_stopped(trial.number, "failed", reason)
             raise
 
     def _train(self, trial: optuna.Trial, config: RunConfig, diary: Diary, claims: ExitStack) -> RunResult:
@@ -147,12 +161,12 @@ class Objective:
             diary.resolved(work.take(ahead[0]))
 
         def on_expand(plan: ExpansionPlan, report: ConflictReport | None) -> None:
-            if ahead is None:
+            if ahead is None or plan != ahead[0]:  # a run in parts measures for itself
                 diary.reached(config.expansion_step or 0)
                 diary.expanded(plan, report)
             diary.resolved(work.take(plan))
 
-        def on_evaluate(evaluation: Evaluation) -> None:
+        def on_evaluate(trainer: Trainer, evaluation: Evaluation) -> None:
             comparison = compare(evaluation.metrics, self.baselines, data.specs)
             rung = self._rung(trial.number, trainer, evaluation.step, comparison.delta_m_percent)
             diary.evaluated(evaluation, comparison)
@@ -160,15 +174,24 @@ class Objective:
             self.listener.trial_evaluated(trial.number, evaluation.step, comparison.delta_m_percent)
             self._prune(trial, config, rung)
 
-        callbacks = Callbacks(
-            on_progress=self.listener.progress,
-            on_expand=on_expand,
-            on_evaluate=on_evaluate,
-            on_reuse=diary.forked,
-            should_stop=self.should_stop,
-        )
-        trainer = Trainer.of_config(config, data, folder=diary.folder, callbacks=callbacks, trunk=trunk)
-        return trainer.run()
+        def make(parts: int) -> Trainer:
+            callbacks = Callbacks(
+                on_progress=self.listener.progress,
+                on_expand=on_expand,
+                on_evaluate=lambda evaluation: on_evaluate(trainer, evaluation),
+                on_reuse=diary.forked,
+                should_stop=self._should_stop,
+            )
+            trainer = Trainer.of_config(
+                config, data, folder=diary.folder, callbacks=callbacks, trunk=trunk, parts=parts
+            )
+            return trainer
+
+        def on_short(reason: str) -> None:
+            diary.short_of_memory(reason)
+            self.listener.short_of_memory(trial.number, reason)
+
+        return run_within_memory(make, on_short)[1]
 
     def _trunk(self, trial: optuna.Trial, config: RunConfig, data: TaskData) -> TrialTrunk:
         return TrialTrunk(
@@ -179,7 +202,7 @@ class Objective:
             self.study.name,
             trial.number,
             self.records,
-            self.should_stop,
+            self._should_stop,
             self.listener.waiting,
         )
 
@@ -192,7 +215,7 @@ class Objective:
             self.workspace,
             until,
             self.study.reuse.equal_work,
-            self.should_stop,
+            self._should_stop,
             self.listener.waiting,
         )
 

@@ -16,6 +16,7 @@ from dtme_search.errors import StorageError
 from dtme_search.models import describe_backbone
 from dtme_search.search.asking import AskingLock
 from dtme_search.search.data_shelf import DataShelf
+from dtme_search.search.engine import storage_errors
 from dtme_search.search.lifecycle import recover
 from dtme_search.search.listener import Listener
 from dtme_search.search.loading import BASE_ATTR, STUDY_ATTR, LoadedStudy, load_study, storage_url
@@ -78,11 +79,13 @@ class Prepared:
         """Hands the knowledge to the study when it is due."""
         return WarmStart(self.knowledge, self.space, self.records, listener)
 
-    def recover(self) -> list[int]:
-        """Hand back the trials of workers that died; gives their numbers."""
+    def recover(self, listener: Listener) -> None:
+        """Tell the results that dead workers left on disk, and hand back the trials they had in hand."""
         is_local = self.records.engine.dialect.name == "sqlite"
-        with self.asking():
-            return recover(self.optuna, self.workspace, is_local=is_local)
+        with self.asking(), storage_errors(self.url):
+            ends = recover(self.optuna, self.workspace, self.records, is_local=is_local)
+        for number, how in ends.items():
+            listener.trial_recovered(number, how)
 
 
 def read_study(
@@ -153,7 +156,7 @@ def prepare(
     found.set_user_attr(BASE_ATTR, base.model_dump_json())
     found.set_user_attr(STUDY_ATTR, config.model_dump_json())
     prepared = Prepared(config, base, space, found, records, workspace, shelf, url, knowledge)
-    prepared.recover()
+    prepared.recover(listener)
     # Whether a point is there and adding it are two steps: workers that start together would add it twice.
     with prepared.asking():
         for point in points:
@@ -204,7 +207,7 @@ def join_prepared(
     check_same_data(found, shelf.get(base).fingerprint)
     workspace = Workspace.of_study(workdir, config.name)
     prepared = Prepared(config, base, space, found, loaded.records, workspace, shelf, url)
-    prepared.recover()
+    prepared.recover(listener)
     return prepared
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from sqlalchemy import Engine, delete, insert, inspect, select, update
+from sqlalchemy import Engine, delete, func, insert, inspect, select, update
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
@@ -139,7 +139,8 @@ class RunRow:
             ``steps_reused`` came from a trunk or from ``origin_trial``.
         origin_trial: Finished trial of the same resolved work, whose result this one took over.
         seconds_saved: What the reused steps and measurements took when they were paid for.
-        reason: Why the trial was pruned or took over a result, in a sentence.
+        batch_parts: In how many parts a batch went through the network; more than 1 where memory was short.
+        reason: Why the trial was pruned, took over a result or trained in parts, in a sentence.
         dead_tasks: Tasks that do not clearly beat the no-image prior.
         seconds_overhead: Time beside training, evaluating, measuring and checkpoints.
         split: What the metrics were measured on.
@@ -172,6 +173,7 @@ class RunRow:
     peak_memory_mb: float | None = None
     device: str | None = None
     precision: str | None = None
+    batch_parts: int | None = None
     seed: int | None = None
     split: str | None = None
     torch_version: str | None = None
@@ -297,6 +299,14 @@ class Records:
         """Evaluations of a trial, or of all trials of a study, by trial, step and task."""
         return self._of_trial(StoredEvaluation, EvaluationTable, study, trial)
 
+    def last_step(self, study: str, trials: Sequence[int]) -> int | None:
+        """Step of the last evaluation of some trials; ``None`` before the first one."""
+        query = select(func.max(EvaluationTable.step)).where(
+            EvaluationTable.study == study, EvaluationTable.trial.in_(trials)
+        )
+        with self._reading() as session:
+            return session.scalar(query)
+
     def save_conflicts(self, study: str, trial: int, rows: Sequence[ConflictRow]) -> None:
         """Write the conflict rates of a trial, replacing those it had."""
         self._replace(ConflictTable, {"study": study, "trial": trial}, rows)
@@ -317,9 +327,9 @@ class Records:
         """Write the facts of a run, replacing those of the same study and trial."""
         self._replace(RunTable, {"study": row.study, "trial": row.trial}, [row])
 
-    def runs(self, study: str) -> list[RunRow]:
-        """Facts of all runs of a study, by trial."""
-        return self._of_trial(RunRow, RunTable, study, None)
+    def runs(self, study: str, trial: int | None = None) -> list[RunRow]:
+        """Facts of the run of a trial, or of all runs of a study, by trial."""
+        return self._of_trial(RunRow, RunTable, study, trial)
 
     def save_trunk(self, study: str, row: TrunkRow) -> None:
         """Note a stretch of a trunk that was trained."""

@@ -54,6 +54,12 @@ class Reporter(Listener):
     def trial_completed(self, number: int, outcome: Outcome) -> None:
         self._tell("trial_completed", number=number, outcome=asdict(outcome))
 
+    def short_of_memory(self, number: int, reason: str) -> None:
+        self._tell("short_of_memory", number=number, reason=reason)
+
+    def trial_recovered(self, number: int, how: str) -> None:
+        self._tell("trial_recovered", number=number, how=how)
+
     def trial_stopped(self, number: int, state: str, reason: str) -> None:
         self._tell("trial_stopped", number=number, state=state, reason=reason)
 
@@ -154,7 +160,7 @@ def repeat_news(listener: Listener, event: str, facts: Mapping[str, Any]) -> Non
         case "baseline_ended" if facts["trained"]:
             row = {**facts["row"], "created_at": datetime.fromisoformat(facts["row"]["created_at"])}
             listener.baseline_ended(facts["task"], BaselineRow(**row), trained=True)
-        case "trial_started" | "trial_evaluated" | "trial_stopped":
+        case "trial_started" | "trial_evaluated" | "trial_stopped" | "short_of_memory" | "trial_recovered":
             getattr(listener, event)(**facts)
         case "trial_completed":
             outcome = {field.name: facts["outcome"][field.name] for field in fields(Outcome)}

@@ -17,7 +17,7 @@ import sqlalchemy
 from optuna.exceptions import ExperimentalWarning, StorageInternalError
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
 from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
-from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
+from optuna.storages import RDBStorage
 from sqlalchemy.exc import SQLAlchemyError
 
 from dtme_search.config import RunConfig, StudyConfig, validate
@@ -29,6 +29,7 @@ from dtme_search.search.engine import (
     parse_url,
     storage_errors,
     tune_sqlite,
+    wait_for_server,
 )
 from dtme_search.search.space import SearchSpace
 
@@ -57,9 +58,6 @@ FINGERPRINT_ATTR = "dtme:space_fingerprint"
 """Study attribute: ``SearchSpace.fingerprint``."""
 
 _CREATION_TRIES = 6
-_HEARTBEAT_SECONDS = 60
-_GRACE_SECONDS = 180
-_MAX_RETRIES = 2
 
 
 def default_storage_url(study_name: str, workdir: Path = Path("dtme-runs")) -> str:
@@ -72,8 +70,7 @@ def default_storage_url(study_name: str, workdir: Path = Path("dtme-runs")) -> s
 def open_storage(url: str, *, create: bool = True) -> RDBStorage:
     """Open a database and create Optuna's tables where they are missing; safe for several processes at once.
 
-    A worker that dies without a word is noticed after 180 s without heartbeat, and its trial is tried
-    again at most twice.
+    Optuna's heartbeats stay off: those of :mod:`dtme_search.search.heartbeat` take their place.
 
     Args:
         url: Any URL that SQLAlchemy knows; ``postgresql://`` and ``mysql://`` get the driver of our extras.
@@ -89,6 +86,7 @@ def open_storage(url: str, *, create: bool = True) -> RDBStorage:
         raise StorageError(f"{mask_url(url)} holds no study yet. `dtme-search optimize` starts one.")
     storage = _create_tables(url)
     tune_sqlite(storage.engine)
+    wait_for_server(storage.engine)
     # Connections made so far do not know the tuning.
     storage.engine.dispose()
     return storage
@@ -321,23 +319,17 @@ def _create_tables(url: str) -> RDBStorage:
 
 def _rdb_storage(url: str) -> RDBStorage:
     parsed = parse_url(url)
-    with warnings.catch_warnings():
-        # Heartbeats are marked experimental; without them a killed worker's trial would run for ever.
-        warnings.simplefilter("ignore", ExperimentalWarning)
-        try:
-            return RDBStorage(
-                # RDBStorage formats the URL as a template.
-                parsed.render_as_string(hide_password=False).replace("{", "{{").replace("}", "}}"),
-                engine_kwargs=engine_options(parsed),
-                heartbeat_interval=_HEARTBEAT_SECONDS,
-                grace_period=_GRACE_SECONDS,
-                heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(max_retry=_MAX_RETRIES),
-            )
-        except RuntimeError:
-            raise StorageError(
-                f"{mask_url(url)}: its tables are of another version of Optuna than the one installed, "
-                f"{optuna.__version__}. Install that version, or run `optuna storage upgrade` on a copy."
-            ) from None
+    try:
+        return RDBStorage(
+            # RDBStorage formats the URL as a template.
+            parsed.render_as_string(hide_password=False).replace("{", "{{").replace("}", "}}"),
+            engine_kwargs=engine_options(parsed),
+        )
+    except RuntimeError:
+        raise StorageError(
+            f"{mask_url(url)}: its tables are of another version of Optuna than the one installed, "
+            f"{optuna.__version__}. Install that version, or run `optuna storage upgrade` on a copy."
+        ) from None
 
 
 def _definition(study: StudyConfig, space: SearchSpace) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from dtme_search.models import describe_backbone
 from dtme_search.search.baselines import Baselines
 from dtme_search.search.data_shelf import DataShelf
 from dtme_search.search.diary import DrawFiles
+from dtme_search.search.engine import storage_errors
 from dtme_search.search.listener import Listener
 from dtme_search.search.loading import DEFAULT_WORKDIR, LoadedStudy, storage_url
 from dtme_search.search.loop import run_trials
@@ -191,15 +192,17 @@ def _work(
     objective = Objective(
         config, space, baselines, shelf, records, workspace, prepared.asking(), total, hears, draw, switch
     )
-    run_trials(
-        prepared.loaded(),
-        objective,
-        total,
-        switch,
-        prepared.warm_start(hears),
-        publish=publish,
-        recover=prepared.recover if stays else None,
-    )
+    with storage_errors(prepared.url):
+        run_trials(
+            prepared.loaded(),
+            objective,
+            total,
+            switch,
+            prepared.warm_start(hears),
+            lambda: prepared.recover(hears),
+            publish=publish,
+            stays=stays,
+        )
 
 
 def _worker_number() -> int:

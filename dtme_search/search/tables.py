@@ -13,8 +13,11 @@ from sqlalchemy import BigInteger, DateTime, Dialect, Double, String, Text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import TypeDecorator
 
-SCHEMA_VERSION = 2
-"""Raised whenever a table or the meaning of a column changes; 2 brought trunks, rungs and confirmations."""
+SCHEMA_VERSION = 3
+"""Raised whenever a table or the meaning of a column changes.
+
+2 brought trunks, rungs and confirmations; 3 batch_parts.
+"""
 
 
 class UtcTime(TypeDecorator[datetime]):
@@ -156,6 +159,7 @@ class RunTable(Base):
     peak_memory_mb: Mapped[float | None]
     device: Mapped[Name | None]
     precision: Mapped[Name | None]
+    batch_parts: Mapped[int | None]
     seed: Mapped[int | None]
     split: Mapped[Name | None]
     torch_version: Mapped[Name | None]

@@ -198,7 +198,7 @@ class Workers:
                 continue
             if code == _USER_MISTAKE:
                 raise TrainingError(_last_words(worker.log))
-            self._prepared.recover()
+            self._prepared.recover(self._listener)
             self._look(now=True)
             self._deaths += 1
             how = _in_words(code)

@@ -42,6 +42,31 @@ class Workspace:
         """Folder of a trial; a continued trial keeps the folder of the one it continues."""
         return self.root / "trials" / f"{number:04d}"
 
+    def result(self, number: int) -> Path:
+        """Result of a trial, there from when it is known until it is told."""
+        return self.trial(number) / "result.json"
+
+    def forget(self, number: int) -> None:
+        """Remove what a trial needs only as long as it has not ended."""
+        for path in (self.trial(number) / "checkpoint.pt", self.result(number)):
+            path.unlink(missing_ok=True)
+
+    def claim_trial(self, number: int, current: int) -> None:
+        """Note that the work of trial ``number`` goes on here, as trial ``current``.
+
+        Another machine may continue it in a folder of its own, whose lock nobody sees here.
+        """
+        folder = self.trial(number)
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        (folder / "number.txt").write_text(f"{current}\n", encoding="utf-8")
+
+    def is_of_trial(self, number: int, current: int) -> bool:
+        """Whether trial ``current``, which does the work of ``number``, began here."""
+        try:
+            return (self.trial(number) / "number.txt").read_text(encoding="utf-8").strip() == str(current)
+        except OSError:
+            return False
+
     @property
     def trunks(self) -> Path:
         """Unexpanded training that trials share."""

@@ -3,6 +3,7 @@
 from dtme_search.training.checkpoint import load_checkpoint, save_checkpoint
 from dtme_search.training.evaluation import Evaluation, evaluate, evaluate_extra, no_image_priors
 from dtme_search.training.inspection import check_run, conflicts_at_expansion, restore_model
+from dtme_search.training.memory import run_within_memory
 from dtme_search.training.prediction import Predictor, as_label
 from dtme_search.training.runtime import pick_device
 from dtme_search.training.trainer import Callbacks, Progress, RunResult, Trainer, TrainingInterrupted
@@ -24,5 +25,6 @@ __all__ = [
     "no_image_priors",
     "pick_device",
     "restore_model",
+    "run_within_memory",
     "save_checkpoint",
 ]

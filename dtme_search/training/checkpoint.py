@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import logging
 import os
@@ -11,18 +12,29 @@ from typing import Any
 
 import torch
 
-from dtme_search.errors import TrainingError
+from dtme_search.errors import DiskFullError, TrainingError
 
 FORMAT = 1
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+"""What the system says when a file cannot grow any more."""
 _log = logging.getLogger(__name__)
 
 
 def save_checkpoint(path: Path, fingerprint: str, content: Mapping[str, Any]) -> None:
-    """Write tensors and plain values so that a reader sees the old file or the new one, never half."""
+    """Write tensors and plain values so that a reader sees the old file or the new one, never half.
+
+    Raises:
+        DiskFullError: If there is no space for it; the old file stays.
+        OSError: If the folder cannot be written.
+    """
     partial = _partial(path)
     try:
         _write(partial, fingerprint, content)
         partial.replace(path)
+    except OSError as error:
+        if error.errno in DISK_FULL:
+            raise disk_full(error, path) from None
+        raise
     finally:
         partial.unlink(missing_ok=True)
 
@@ -37,8 +49,6 @@ def save_snapshot(folder: Path, fingerprint: str, content: Mapping[str, Any]) ->
     try:
         _write(partial, fingerprint, content)
         return partial.rename(folder / f"snapshot-{_digest(partial)}.pt")
-    except RuntimeError as error:  # torch's name for a failed write
-        raise OSError(str(error)) from error
     finally:
         partial.unlink(missing_ok=True)
 
@@ -56,6 +66,14 @@ def load_snapshot(path: Path, fingerprint: str, device: torch.device) -> dict[st
     return load_checkpoint(path, fingerprint, device)
 
 
+def disk_full(error: OSError, place: Path) -> DiskFullError:
+    """What to say of a file below or at ``place`` that could not be written for want of space."""
+    return DiskFullError(
+        f"{error.filename or place}: {error.strerror}. Free some space, then run the same command again: it "
+        "goes on from the last checkpoint."
+    )
+
+
 def _partial(path: Path) -> Path:
     return path.with_name(f"{path.name}.{os.getpid()}.partial")
 
@@ -63,7 +81,14 @@ def _partial(path: Path) -> Path:
 def _write(partial: Path, fingerprint: str, content: Mapping[str, Any]) -> None:
     partial.parent.mkdir(parents=True, exist_ok=True)
     with partial.open("wb") as file:
-        torch.save({"format": FORMAT, "fingerprint": fingerprint, **content}, file)
+        try:
+            torch.save({"format": FORMAT, "fingerprint": fingerprint, **content}, file)
+        except RuntimeError as error:
+            # torch hides the reason of a failed write behind an error of its own format.
+            cause = error.__context__
+            if not isinstance(cause, OSError) or cause.errno is None:
+                raise
+            raise OSError(cause.errno, os.strerror(cause.errno), str(partial)) from error
         file.flush()
         os.fsync(file.fileno())
 

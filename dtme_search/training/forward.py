@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from dtme_search.config import TrainConfig
@@ -28,14 +29,21 @@ class TaskLosses:
     model: MultiTaskViT
     data: TaskData
 
-    def __call__(self, batch: Batch, tasks: Sequence[str]) -> dict[str, Tensor]:
-        """Forward pass under autocast, then the loss of each of ``tasks``; the other tasks cost nothing."""
+    def __call__(self, batch: Batch, tasks: Sequence[str], whole: Batch | None = None) -> dict[str, Tensor]:
+        """Forward pass under autocast, then :meth:`of`; tasks that are not named cost nothing."""
         with autocast(self.train, self.data.device):
             outputs = self.model(batch.images, tasks)
-        return self.of(outputs, batch, tasks)
+        return self.of(outputs, batch, tasks, whole)
 
-    def of(self, outputs: Mapping[str, Tensor], batch: Batch, tasks: Sequence[str]) -> dict[str, Tensor]:
-        """Loss of each of ``tasks`` for outputs that are there already."""
+    def of(
+        self,
+        outputs: Mapping[str, Tensor],
+        batch: Batch,
+        tasks: Sequence[str],
+        whole: Batch | None = None,
+    ) -> dict[str, Tensor]:
+        """Loss of each of ``tasks`` for outputs that are there already; of a part of a ``whole`` batch, its
+        share in the loss of that."""
         return {
             name: task_loss(
                 self.data.specs[name],
@@ -43,6 +51,25 @@ class TaskLosses:
                 batch.targets[name],
                 batch.valid[name],
                 edge_positive_weight=self.train.edge_positive_weight,
+                whole=None if whole is None else (whole.targets[name], whole.valid[name]),
             )
             for name in tasks
         }
+
+    def backward(self, batch: Batch, weights: Mapping[str, float], parts: int = 1) -> dict[str, Tensor]:
+        """Add the gradients of the weighted sum of the losses; gives the losses.
+
+        Args:
+            batch: The batch.
+            weights: Task -> weight; tasks that are not named cost nothing.
+            parts: In how many parts the batch goes through the network, one after the other. The loss is the
+                same; batch norm and stochastic depth see one part at a time, so the gradients are not quite.
+        """
+        tasks = tuple(weights)
+        sums: dict[str, Tensor] = {}
+        for part in [batch] if parts == 1 else batch.split(parts):
+            losses = self(part, tasks, None if part is batch else batch)
+            torch.stack([weights[name] * losses[name] for name in tasks]).sum().backward()
+            for name, loss in losses.items():
+                sums[name] = sums[name] + loss.detach() if name in sums else loss.detach()
+        return sums

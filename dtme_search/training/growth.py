@@ -20,6 +20,7 @@ from dtme_search.token_space import (
     plan_expansion,
 )
 from dtme_search.training.forward import TaskLosses
+from dtme_search.training.memory import part_of
 from dtme_search.training.runtime import Stopwatch
 
 PROBE_STEPS = 3
@@ -38,6 +39,7 @@ class Growth:
         data: Its data.
         losses: Task losses of the run.
         tasks: Tasks that are trained at this step; switched-off auxiliary tasks take no part.
+        parts: In how many parts a batch goes through the network, where memory is short.
     """
 
     config: RunConfig
@@ -45,6 +47,7 @@ class Growth:
     data: TaskData
     losses: TaskLosses
     tasks: tuple[str, ...]
+    parts: int = 1
 
     @property
     def needs_report(self) -> bool:
@@ -66,7 +69,7 @@ class Growth:
             self._warm_up_decoders()
             return measure_conflicts(
                 lambda: self.data.analysis_batches(
-                    settings.num_images, settings.analysis_batch_size, self.config.seed
+                    settings.num_images, part_of(settings.analysis_batch_size, self.parts), self.config.seed
                 ),
                 forward,
                 variance_ratio=settings.variance_ratio,
@@ -89,7 +92,7 @@ class Growth:
         with untouched(self.model):
             for _ in range(PROBE_STEPS):
                 started = watch.now()
-                torch.stack(list(self.losses(batch, tasks).values())).sum().backward()
+                self.losses.backward(batch, dict.fromkeys(tasks, 1.0), self.parts)
                 self.model.zero_grad(set_to_none=True)
                 seconds.append(watch.now() - started)
         return min(seconds)
@@ -102,9 +105,8 @@ class Growth:
         optimizer = torch.optim.Adam(self.model.decoders.parameters(), lr=train.lr)
         batches = self.data.train_batches(train.batch_size, self.config.seed + _WARMUP_SEED)
         for _, batch in zip(range(settings.decoder_warmup_steps), batches, strict=False):
-            losses = self.losses(batch, self.tasks)
             optimizer.zero_grad(set_to_none=True)
-            torch.stack(list(losses.values())).sum().backward()
+            self.losses.backward(batch, dict.fromkeys(self.tasks, 1.0), self.parts)
             optimizer.step()
 
 

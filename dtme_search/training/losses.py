@@ -22,7 +22,13 @@ _SHORTEST_NORMAL = 1e-4
 
 
 def task_loss(
-    spec: TaskSpec, prediction: Tensor, target: Tensor, valid: Tensor, *, edge_positive_weight: float
+    spec: TaskSpec,
+    prediction: Tensor,
+    target: Tensor,
+    valid: Tensor,
+    *,
+    edge_positive_weight: float,
+    whole: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
     """Loss of one task over one batch, always computed in float32.
 
@@ -46,6 +52,8 @@ def task_loss(
         target: Classes int64 (B, H, W); every other kind float32 (B, C, H, W).
         valid: Where the target counts, bool (B, 1, H, W).
         edge_positive_weight: Weight of edge pixels, between 0 and 1; read by ``balanced_bce`` only.
+        whole: Target and valid of the batch that this is a part of. n and the share of negatives are then
+            those of the whole batch, so that the losses of its parts add up to its loss.
 
     Returns:
         float32 scalar, differentiable with respect to ``prediction``.
@@ -61,18 +69,23 @@ def task_loss(
         tensor(2.)
     """
     _check_shapes(spec, prediction, target, valid)
-    if spec.loss == "parts_cross_entropy":
-        valid = valid & (valid[:, 0] & (target > 0)).any((1, 2))[:, None, None, None]
-    inside = valid[:, 0] if spec.kind == "classes" else valid
+    kept_target, valid = _counted(spec, target, valid)
+    batch_target, batch_valid = (kept_target, valid) if whole is None else _counted(spec, *whole)
     kept_prediction = torch.where(valid, prediction, 0.0).float()
-    kept_target = torch.where(inside, target, 0)
-    num_valid = valid.sum().clamp(min=1)
+    num_valid = batch_valid.sum().clamp(min=1)
     positive_weight: float | Tensor = edge_positive_weight
     if spec.loss == "batch_balanced_bce":
-        positive_weight = 1.0 - kept_target.sum() / num_valid
+        positive_weight = 1.0 - batch_target.sum() / num_valid
     per_pixel = _LOSSES[spec.loss](kept_prediction, kept_target, positive_weight)
     total = torch.where(valid[:, 0], per_pixel, 0.0).sum()
     return total / num_valid
+
+
+def _counted(spec: TaskSpec, target: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+    """Targets with 0 where they do not count, and where they count."""
+    if spec.loss == "parts_cross_entropy":
+        valid = valid & (valid[:, 0] & (target > 0)).any((1, 2))[:, None, None, None]
+    return torch.where(valid[:, 0] if spec.kind == "classes" else valid, target, 0), valid
 
 
 def _cross_entropy(prediction: Tensor, target: Tensor, _: float | Tensor) -> Tensor:

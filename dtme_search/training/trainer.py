@@ -27,6 +27,7 @@ from dtme_search.training.forward import TaskLosses
 from dtme_search.training.growth import Growth, StepCost
 from dtme_search.training.identity import weights_follow_results
 from dtme_search.training.loss_log import LossLog
+from dtme_search.training.memory import part_of
 from dtme_search.training.optimisation import build_optimizer, join_optimizer, learning_rate_factor
 from dtme_search.training.runtime import Stopwatch, peak_memory_mb, precision, run_numerics
 from dtme_search.training.trunk import Snapshot, Trunk
@@ -65,6 +66,7 @@ class RunResult:
         cost: What a step cost, in units of a step of the unexpanded model with all tasks.
         peak_memory_mb: Largest memory, as :func:`peak_memory_mb` counts it.
         precision: ``float32`` or ``bfloat16``.
+        parts: In how many parts a batch went through the network at the end; 1 unless memory was short.
     """
 
     evaluations: tuple[Evaluation, ...]
@@ -77,6 +79,7 @@ class RunResult:
     cost: StepCost
     peak_memory_mb: float
     precision: str
+    parts: int = 1
 
     @property
     def metrics(self) -> Mapping[str, float]:
@@ -120,6 +123,8 @@ class Trainer:
         callbacks: Who hears of what happens.
         trunk: Unexpanded training shared with other runs; ``None`` trains every step here. On the CPU both
             give the same numbers bit for bit.
+        parts: In how many parts a batch goes through the network, where memory is short. A run whose
+            checkpoint says more takes that; one in parts gives nothing to the trunk.
 
     Example:
         >>> data = build_data(config.data, tuple(config.tasks), device)     # doctest: +SKIP
@@ -136,6 +141,7 @@ class Trainer:
         folder: Path | None = None,
         callbacks: Callbacks | None = None,
         trunk: Trunk | None = None,
+        parts: int = 1,
     ) -> None:
         self.config = config
         self.data = data
@@ -143,6 +149,7 @@ class Trainer:
         self.model = model.to(self.device)
         self.callbacks = callbacks or Callbacks()
         self.trunk = trunk
+        self.parts = parts
         self.fingerprint = run_fingerprint(config, data.fingerprint)
         self.split: Split = "holdout" if data.splits.holdout else "test"
         self.checkpoint_path = None if folder is None else folder / "checkpoint.pt"
@@ -170,12 +177,13 @@ class Trainer:
         folder: Path | None = None,
         callbacks: Callbacks | None = None,
         trunk: Trunk | None = None,
+        parts: int = 1,
     ) -> Trainer:
         """The trainer of a run with the model that its config describes."""
         model = build_model(
             config.model, data.specs, data.image_size, seed=config.seed, output_means=data.target_means()
         )
-        return cls(config, model, data, folder=folder, callbacks=callbacks, trunk=trunk)
+        return cls(config, model, data, folder=folder, callbacks=callbacks, trunk=trunk, parts=parts)
 
     def run(self) -> RunResult:
         """Train to the end, from the checkpoint if there is one.
@@ -218,6 +226,8 @@ class Trainer:
                     continue
                 begun_at, before = self.step, self._seconds_of_steps()
                 self._train_until(step)
+                if self.parts > 1:
+                    continue
                 seconds = self._seconds_of_steps() - before
                 content = self._content() | {"seconds_of_steps": self.seconds_saved + before + seconds}
                 trunk.keep(step, begun_at, seconds, content)
@@ -267,6 +277,7 @@ class Trainer:
             "seconds": self.watch.seconds,
             "steps_reused": self.steps_reused,
             "seconds_saved": self.seconds_saved,
+            "parts": self.parts,
         }
 
     def _resume(self) -> None:
@@ -281,6 +292,7 @@ class Trainer:
         self._restore(saved)
         self.watch = Stopwatch(self.device, saved["seconds"])
         self.steps_reused, self.seconds_saved = saved["steps_reused"], saved["seconds_saved"]
+        self.parts = max(self.parts, saved.get("parts", 1))
         self.callbacks.on_reuse(self.steps_reused, self.seconds_saved)
         _log.info("resumed at step %d of %d", self.step, self.config.total_steps)
 
@@ -317,10 +329,8 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = group["base_lr"] * factor
         self._seed_step()
-        losses = self.losses(batch, active)
-        total = torch.stack([weights[name] * losses[name] for name in active]).sum()
         self.optimizer.zero_grad(set_to_none=True)
-        total.backward()
+        losses = self.losses.backward(batch, {name: weights[name] for name in active}, self.parts)
         if train.grad_clip is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), train.grad_clip)
         self.optimizer.step()
@@ -351,7 +361,7 @@ class Trainer:
         if not grows and active == self._active:
             return
         with self.watch.phase("measure"):
-            growth = Growth(self.config, self.model, self.data, self.losses, active)
+            growth = Growth(self.config, self.model, self.data, self.losses, active, self.parts)
             plan = self._plan_expansion(growth) if grows else None
             changes = active != self._active or (plan is not None and not plan.is_empty)
             reference = self.cost.reference_seconds
@@ -376,7 +386,7 @@ class Trainer:
         def measure() -> ConflictReport:
             return growth.measure(self._tell_progress)
 
-        if self.trunk is None:
+        if self.trunk is None or self.parts > 1:
             return measure()
         report, seconds = self.trunk.report(self.step, growth.tasks, measure)
         self.seconds_saved += seconds
@@ -400,7 +410,9 @@ class Trainer:
         losses = self.loss_log.take_means()
         active = self._active_tasks(self.step - 1)
         with self.watch.phase("evaluate"):
-            metrics = evaluate(self.model, self.data, self.split, self.config.train, active)
+            size = part_of(self.config.train.eval_batch_size, self.parts)
+            train = self.config.train.model_copy(update={"eval_batch_size": size})
+            metrics = evaluate(self.model, self.data, self.split, train, active)
         evaluation = Evaluation(self.step, metrics, losses)
         self.schedule.observe(self.step, self._improved(evaluation))
         self.evaluations.append(evaluation)
@@ -429,4 +441,5 @@ class Trainer:
             cost=self.cost,
             peak_memory_mb=peak_memory_mb(self.device),
             precision=precision(self.config.train, self.device),
+            parts=self.parts,
         )

@@ -21,6 +21,8 @@ class Heard(Listener):
     completed: list[int] = field(default_factory=list)
     stopped: list[tuple[int, str, str]] = field(default_factory=list)
     scored: list[tuple[int, int]] = field(default_factory=list)
+    recovered: dict[int, str] = field(default_factory=dict)
+    short: list[str] = field(default_factory=list)
 
     def baseline_started(self, task, index, count):
         self.act("baseline_started", index)
@@ -45,6 +47,12 @@ class Heard(Listener):
     def trial_completed(self, number, outcome):
         self.completed.append(number)
         self.act("trial_completed", number)
+
+    def trial_recovered(self, number, how):
+        self.recovered[number] = how
+
+    def short_of_memory(self, number, reason):
+        self.short.append(reason)
 
     def trial_stopped(self, number, state, reason):
         self.stopped.append((number, state, reason))

@@ -1,0 +1,90 @@
+"""Signs of life of running trials, by which other machines tell a living trial from a dead one.
+
+Optuna's own heartbeat beats only inside ``Study.optimize``, in a thread that ends at the first error of the
+database, and ends silent trials before anybody can say why. This one uses its table and none of the rest.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterable
+from types import TracebackType
+from typing import Any, Self
+
+import optuna
+import sqlalchemy
+from optuna.exceptions import StorageInternalError
+from sqlalchemy import Engine
+from sqlalchemy.exc import SQLAlchemyError
+
+INTERVAL_SECONDS = 60.0
+"""Between two signs of life."""
+GRACE_SECONDS = 180.0
+"""A trial that was silent for longer is dead, as far as another machine can tell."""
+_JOIN_SECONDS = 5.0
+
+_BEATS = sqlalchemy.table(
+    "trial_heartbeats",
+    sqlalchemy.column("trial_id", sqlalchemy.Integer),
+    sqlalchemy.column("heartbeat", sqlalchemy.DateTime),
+)
+
+_log = logging.getLogger(__name__)
+
+
+class Heartbeat:
+    """Beats as long as the context is open, and notices when the trial was given up.
+
+    Args:
+        study: The study.
+        trial: Its running trial.
+    """
+
+    def __init__(self, study: optuna.Study, trial: optuna.Trial) -> None:
+        self._storage = _storage(study)
+        self._trial_id, self._number = trial._trial_id, trial.number
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._beat, daemon=True)
+        self.is_lost = False
+        """Whether somebody took the trial for dead and ended it; its result is not wanted any more."""
+
+    def __enter__(self) -> Self:
+        # Here and not in the thread: who asked for the trial lets others ask when it has shown life.
+        self._storage.record_heartbeat(self._trial_id)
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ended.set()
+        # Not for ever: it may wait for a database that is away.
+        self._thread.join(_JOIN_SECONDS)
+
+    def _beat(self) -> None:
+        while not self.is_lost and not self._ended.wait(INTERVAL_SECONDS):
+            try:
+                self._storage.record_heartbeat(self._trial_id)
+                self.is_lost = self._storage.get_trial(self._trial_id).state.is_finished()
+            except (SQLAlchemyError, StorageInternalError) as error:
+                _log.debug("no sign of life of trial %d: %s", self._number, type(error).__name__)
+        self._storage.remove_session()
+
+
+def vouch_for(study: optuna.Study, trial_id: int) -> None:
+    """Beat for a trial whose process is known to live, whatever its own beats look like."""
+    _storage(study).record_heartbeat(trial_id)
+
+
+def silent_seconds(engine: Engine, trial_ids: Iterable[int]) -> dict[int, float]:
+    """Seconds since the last sign of life by the clock of the database; trials without any are left out."""
+    query = sqlalchemy.select(_BEATS).where(_BEATS.c.trial_id.in_(list(trial_ids)))
+    with engine.connect() as connection:
+        now = connection.execute(sqlalchemy.select(sqlalchemy.func.now())).scalar_one().replace(tzinfo=None)
+        return {row.trial_id: (now - row.heartbeat).total_seconds() for row in connection.execute(query)}
+
+
+def _storage(study: optuna.Study) -> Any:
+    """The storage of a study, which Optuna has no public name for and whose heartbeats have no other way."""
+    return study._storage

@@ -1,0 +1,78 @@
+"""Runs that do not fit into memory: tried once more with every batch in two parts."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import torch
+
+from dtme_search.errors import OutOfMemoryError
+
+if TYPE_CHECKING:
+    from dtme_search.training.trainer import RunResult, Trainer
+
+_PARTS = 2
+_IN_WORDS = ("out of memory", "can't allocate memory", "not enough memory", "CUBLAS_STATUS_ALLOC_FAILED")
+"""What torch's plain ``RuntimeError`` says when an allocation failed."""
+
+
+def run_within_memory(
+    make: Callable[[int], Trainer], on_short: Callable[[str], None] = lambda _: None
+) -> tuple[Trainer, RunResult]:
+    """Run to the end; short of memory, once more from the last checkpoint with every batch in two parts.
+
+    Args:
+        make: Makes the trainer of the run for a number of parts.
+        on_short: Told in a sentence that memory ran out and what is done about it.
+
+    Returns:
+        The trainer that came to the end, and its result.
+
+    Raises:
+        OutOfMemoryError: If that did not help, or a batch has one image.
+        TrainingInterrupted: As ``Trainer.run``; so does everything else that a callback raises.
+    """
+    parts = 1
+    while True:
+        trainer = make(parts)
+        try:
+            return trainer, trainer.run()
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            where, what = f"step {trainer.step}", str(error).strip().splitlines()[0].rstrip(".")
+            size, parts = trainer.config.train.batch_size, trainer.parts
+            device = trainer.device
+        # Out of the handler: the traceback held the tensors of the failed step.
+        del trainer
+        free_memory(device)
+        if size < _PARTS or parts >= _PARTS:
+            how = f"with batches of {size}" + (f" in {parts} parts" if parts > 1 else "")
+            raise OutOfMemoryError(
+                f"{where}: the memory of {device} must hold a training step, ran out {how} ({what}). Lower "
+                "train.batch_size, data.image_size or expansion.analysis_batch_size, share the device with "
+                "fewer trials (--trials-per-device), or set train.precision: bfloat16."
+            )
+        parts = _PARTS
+        on_short(f"out of memory at {where} ({what}); it goes on with each batch of {size} in {parts} parts")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that the device or the machine has no memory left."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _IN_WORDS)
+
+
+def free_memory(device: torch.device) -> None:
+    """Give memory that nothing refers to any more back to the device."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def part_of(size: int, parts: int) -> int:
+    """Images of one part of a batch, at least one."""
+    return max(1, -(-size // parts))
