@@ -41,7 +41,9 @@ def optimize(
     workers: Annotated[
         int | None,
         typer.Option(
-            "--workers", min=1, help="Trials at once, each in a process. Default: one per GPU; 1 without."
+            "--workers",
+            min=1,
+            help="Trials at once, each in a process. Default: one per GPU; without one, per core, at most 4.",
         ),
     ] = None,
     devices: Annotated[

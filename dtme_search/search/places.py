@@ -6,10 +6,13 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import joblib
 import torch
 
 from dtme_search.errors import ConfigError
 
+MOST_ON_CPU = 4
+"""Workers of a machine without a GPU, unless asked for: more of them want more memory than they bring."""
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
@@ -53,16 +56,18 @@ def places_for(
     device: str | None = None,
     *,
     gpus: Sequence[str] | None = None,
+    num_cores: int | None = None,
 ) -> tuple[Place, ...]:
     """One place for each worker.
 
     Args:
-        workers: How many; ``None`` for as many as the devices take: ``per_device`` for each GPU, one on the
-            CPU.
+        workers: How many; ``None`` for as many as the devices take: ``per_device`` for each GPU, one for each
+            core of a machine without, but at most ``MOST_ON_CPU``.
         devices: Positions among ``gpus``, or ``cpu``; all GPUs there are by default.
         per_device: Workers that may share a GPU.
-        device: Device of a single worker, or ``cpu`` for several.
+        device: Device of a single worker; ``cpu`` also for several, if ``workers`` says so.
         gpus: As ``CUDA_VISIBLE_DEVICES`` names them; those this process sees by default.
+        num_cores: Cores; those this process may use by default.
 
     Raises:
         ConfigError: If a device is not there, or takes fewer workers than asked for.
@@ -80,7 +85,9 @@ def places_for(
     gpus = visible_gpus() if gpus is None else gpus
     chosen = _chosen(["cpu"] if device else devices, gpus)
     if not chosen:
-        return (Place("cpu" if device or devices else None),) * (workers or 1)
+        if workers is None:
+            workers = 1 if device else min(num_cores or joblib.cpu_count(), MOST_ON_CPU)
+        return (Place("cpu" if device or devices else None),) * workers
     most = len(chosen) * per_device
     if workers is not None and workers > most:
         raise ConfigError(

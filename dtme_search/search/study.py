@@ -13,6 +13,7 @@ from dtme_search.search.baselines import Baselines
 from dtme_search.search.data_shelf import DataShelf
 from dtme_search.search.diary import DrawFiles
 from dtme_search.search.engine import storage_errors
+from dtme_search.search.lifecycle import num_finished
 from dtme_search.search.listener import Listener
 from dtme_search.search.loading import DEFAULT_WORKDIR, LoadedStudy, storage_url
 from dtme_search.search.loop import run_trials
@@ -80,8 +81,9 @@ def optimize(
         trials: Finished trials to reach, over all workers and runs; the study's own number by default.
         timeout: Seconds after which the trials in hand are checkpointed and handed back.
         device: ``cpu``, ``cuda`` or ``cuda:N`` for one worker; the best there is by default.
-        workers: How many trials run at once; ``None`` for one per GPU, or one where there is none. One runs
-            in this process, several in processes of their own, which draw pictures whatever ``draw`` says.
+        workers: How many trials run at once, never more than are left; ``None`` for one per GPU, or one per
+            core (at most 4) where there is none. One runs in this process, several in processes of their
+            own, which draw pictures whatever ``draw`` says.
         devices: Where several workers run: numbers of visible GPUs, or ``cpu``. All GPUs by default.
         trials_per_device: Workers that may share a GPU.
         data_root: Folder of the data set.
@@ -116,12 +118,13 @@ def optimize(
         warm_start_from=warm_start_from,
         warm_start_storage=warm_start_storage,
     )
+    left = prepared.config.trials - num_finished(prepared.optuna)
     with StopSwitch(timeout) as switch:
-        if alone:
+        if alone or (left <= 1 and not places[0].visible):
             _work(prepared, hears, draw, switch, publish=publish)
         else:
             prepared.shelf.clear()
-            Workers(prepared, places, hears, switch, publish).run()
+            Workers(prepared, places[: max(1, left)], hears, switch, publish).run()
     return prepared.loaded(stopped=switch.asked)
 
 

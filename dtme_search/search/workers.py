@@ -19,6 +19,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import joblib
+
 from dtme_search.errors import TrainingError
 from dtme_search.search.lifecycle import num_finished
 from dtme_search.search.listener import Listener
@@ -85,7 +87,7 @@ class Workers:
             DtmeSearchError: What a worker found that only the user can mend, or that they keep dying.
             KeyboardInterrupt: After a second signal, when all workers have ended.
         """
-        if self._is_complete:
+        if self._is_complete or self._switch():
             return
         told = False
         try:
@@ -126,7 +128,7 @@ class Workers:
         command += ["--launcher", str(os.getpid())]
         if not place.visible:
             command += ["--device", "cpu"]
-        environment = place.environment(len(self._places), os.cpu_count() or 1, os.environ)
+        environment = place.environment(len(self._places), joblib.cpu_count(), os.environ)
         # Not an argument: everybody on the machine sees those, and a URL may hold a password.
         environment["DTME_STORAGE"] = prepared.url
         with log.open("ab") as errors:

@@ -174,11 +174,11 @@ class TestOptimize:
     def test_ctrl_c_ends_with_130_and_the_same_command_goes_on(self, run, place, monkeypatch):
         with monkeypatch.context() as patch:
             patch.setattr(TerminalListener, "trial_started", lambda *_: os.kill(os.getpid(), signal.SIGINT))
-            ran = run("optimize", "--study", "tiny.yaml")
+            ran = run("optimize", "--study", "tiny.yaml", "--workers", 1)
         assert ran.code == 130
         assert re.search(r"^trial 0: interrupted: stopped at step 1 of 10$", ran.out, re.MULTILINE)
         assert ran.out.endswith("Stopped. The same command goes on from the last checkpoint.\n")
-        again = run("optimize", "--study", "tiny.yaml")
+        again = run("optimize", "--study", "tiny.yaml", "--workers", 1)
         assert again.code == 0
         assert "2 complete" in again.out
 

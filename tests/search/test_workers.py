@@ -51,7 +51,7 @@ class TestPlaces:
         ("arguments", "gpus", "visible"),
         [
             ((None,), ["0", "1"], ["0", "1"]),
-            ((None,), [], [""]),
+            ((None, None, 1, "cpu"), [], [""]),
             ((3,), [], ["", "", ""]),
             ((None, None, 2), ["0", "1"], ["0", "1", "0", "1"]),
             ((None, ["1"], 2), ["4", "GPU-5"], ["GPU-5", "GPU-5"]),
@@ -63,6 +63,11 @@ class TestPlaces:
     )
     def test_every_worker_gets_its_device(self, arguments, gpus, visible):
         assert [place.visible for place in places_for(*arguments, gpus=gpus)] == visible
+
+    @pytest.mark.parametrize(("cores", "expected"), [(1, 1), (3, 3), (64, 4)])
+    def test_without_a_gpu_there_is_one_per_core_but_not_too_many(self, cores, expected):
+        assert len(places_for(None, gpus=[], num_cores=cores)) == expected
+        assert len(places_for(None, ["cpu"], gpus=["0"], num_cores=cores)) == expected
 
     def test_one_worker_runs_where_device_says(self):
         assert places_for(1, None, 1, "cuda:1", gpus=["0", "1"])[0].device == "cuda:1"
@@ -137,7 +142,7 @@ def children(tmp_path, monkeypatch) -> Children:
 class TestLauncher:
     def test_environment_is_complete_before_python_starts(self, children, tmp_path, monkeypatch):
         monkeypatch.setattr("dtme_search.search.places.visible_gpus", lambda: ("4", "5"))
-        monkeypatch.setattr(workers.os, "cpu_count", lambda: 6)
+        monkeypatch.setattr(workers.joblib, "cpu_count", lambda: 6)
         monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
         children.will("sys.exit(0)")
         database = f"sqlite:///{tmp_path / 'marker-db'}"
@@ -190,6 +195,16 @@ class TestLauncher:
         pressing.join()
         expected = [signal.SIGTERM] if presses == 1 else [signal.SIGTERM, signal.SIGINT]
         assert [child["signals"] for child in children.told()] == [expected, expected]
+
+    def test_there_are_no_more_workers_than_trials_left(self, children, tmp_path):
+        children.will("sys.exit(0)")
+        optimize(write(tmp_path, trials=2), workdir=tmp_path / "runs", device="cpu", workers=5)
+        assert len(children.told()) == 2
+
+    def test_no_time_starts_nobody(self, children, tmp_path):
+        children.will("sys.exit(0)")
+        optimize(write(tmp_path), workdir=tmp_path / "runs", device="cpu", workers=2, timeout=0)
+        assert children.told() == []
 
     def test_a_study_that_has_its_total_starts_nobody(self, children, tmp_path):
         children.will("sys.exit(1)")
