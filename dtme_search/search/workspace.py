@@ -48,7 +48,9 @@ class Workspace:
 
     def forget(self, number: int) -> None:
         """Remove what a trial needs only as long as it has not ended."""
-        for path in (self.trial(number) / "checkpoint.pt", self.result(number)):
+        folder = self.trial(number)
+        # A process that dies while it writes leaves a part of a file.
+        for path in (folder / "checkpoint.pt", self.result(number), *folder.glob("*.partial")):
             path.unlink(missing_ok=True)
 
     def claim_trial(self, number: int, current: int) -> None:

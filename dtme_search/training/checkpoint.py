@@ -15,7 +15,7 @@ import torch
 from dtme_search.errors import DiskFullError, TrainingError
 
 FORMAT = 1
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """What the system says when a file cannot grow any more."""
 _log = logging.getLogger(__name__)
 
