@@ -21,6 +21,7 @@ from dtme_search.search.listener import Listener
 from dtme_search.search.locks import held
 from dtme_search.search.records import BaselineRow, Records
 from dtme_search.training import Callbacks, Trainer, no_image_priors, run_within_memory
+from dtme_search.training.checkpoint import remove_checkpoint
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ class Baselines:
                 if row is None:
                     self.listener.baseline_started(task, index, count)
                     row = self.records.save_baseline(self._train(single, task, folder))
-                    (folder / "checkpoint.pt").unlink(missing_ok=True)
+                    remove_checkpoint(folder / "checkpoint.pt")
         except Timeout:
             return None
         finally:

@@ -42,6 +42,7 @@ from dtme_search.training import (
     pick_device,
     run_within_memory,
 )
+from dtme_search.training.checkpoint import remove_checkpoint
 
 _LOOK_AGAIN_SECONDS = 1.0
 """Time between two looks at repeats that another process trains."""
@@ -188,7 +189,7 @@ class _Repeater:
         self.study.records.save_confirmation(self.study.name, row)
         if self.study.optuna.user_attrs.get(attr):
             self.study.optuna.set_user_attr(attr, "")
-        (folder / "checkpoint.pt").unlink(missing_ok=True)
+        remove_checkpoint(folder / "checkpoint.pt")
         self.listener.repeat_ended(row)
         return None
 

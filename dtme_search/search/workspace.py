@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from dtme_search.training.checkpoint import remove_checkpoint
+
 
 @dataclass(frozen=True)
 class Workspace:
@@ -48,9 +50,8 @@ class Workspace:
 
     def forget(self, number: int) -> None:
         """Remove what a trial needs only as long as it has not ended."""
-        folder = self.trial(number)
-        # A process that dies while it writes leaves a part of a file.
-        for path in (folder / "checkpoint.pt", self.result(number), *folder.glob("*.partial")):
+        remove_checkpoint(self.trial(number) / "checkpoint.pt")
+        for path in (self.result(number), self.result(number).with_suffix(".partial")):
             path.unlink(missing_ok=True)
 
     def claim_trial(self, number: int, current: int) -> None:

@@ -39,6 +39,12 @@ def save_checkpoint(path: Path, fingerprint: str, content: Mapping[str, Any]) ->
         partial.unlink(missing_ok=True)
 
 
+def remove_checkpoint(path: Path) -> None:
+    """Remove a checkpoint that has served, and what processes that died while they wrote it left."""
+    for file in (path, *path.parent.glob(f"{path.name}.*.partial")):
+        file.unlink(missing_ok=True)
+
+
 def save_snapshot(folder: Path, fingerprint: str, content: Mapping[str, Any]) -> Path:
     """Write a state that other runs will begin from; its file name carries its SHA-256.
 
