@@ -58,6 +58,7 @@ def run_trials(
     study, troubles = loaded.optuna, 0
     while not switch():
         try:
+            recover()
             with objective.asking:
                 # Under the lock: of two workers that see the last trial left, only one may take it.
                 is_left = num_left(study, total) > 0
@@ -73,13 +74,11 @@ def run_trials(
                 return
             else:
                 time.sleep(_LOOK_EVERY)
-                recover()
         except DATABASE_ERRORS as error:
             troubles += 1
             if troubles > _MOST_TROUBLES:
                 raise
             _log.warning("the database was in trouble (%s); going on", type(error).__name__)
-            recover()
 
 
 def _run_one(study: optuna.Study, objective: Objective) -> None:
