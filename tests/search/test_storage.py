@@ -15,6 +15,7 @@ from test_space import DESIGN, RunConfig, design_space, make_space, make_study
 
 from dtme_search.errors import ConfigError, StorageError
 from dtme_search.search import engine
+from dtme_search.search.heartbeat import silent_seconds, vouch_for
 from dtme_search.search.storage import (
     FINGERPRINT_ATTR,
     build_pruner,
@@ -91,18 +92,19 @@ class TestStudy:
         with pytest.raises(StorageError, match=r"no study is named 'tset'\. Did you mean 'test'"):
             load_existing(storage, "tset")
 
-    def test_a_killed_trial_is_tried_again(self, storage):
+    def test_silence_is_counted_by_the_clock_of_the_database(self, storage):
         study = start(storage)
-        with pytest.warns(UserWarning, match="Heartbeat"):  # Optuna expects optimize here
-            trial = study.ask()
-        design_space().suggest(trial)
-        storage.record_heartbeat(trial._trial_id)
+        living, silent, mute = (study.ask()._trial_id for _ in range(3))
+        for trial_id in (living, silent):
+            vouch_for(study, trial_id)
         with storage.engine.begin() as connection:
-            connection.execute(text("UPDATE trial_heartbeats SET heartbeat = '2020-01-01 00:00:00'"))
-        study.optimize(lambda again: (design_space().suggest(again).expansion.start, 0.0), n_trials=1)
-        killed, retried = study.trials
-        assert (killed.state.name, retried.state.name) == ("FAIL", "COMPLETE")
-        assert retried.params == killed.params
+            connection.execute(
+                text("UPDATE trial_heartbeats SET heartbeat = '2020-01-01 00:00:00' WHERE trial_id = :id"),
+                {"id": silent},
+            )
+        found = silent_seconds(storage.engine, [living, silent, mute])
+        assert found.keys() == {living, silent}
+        assert abs(found[living]) < 60 and found[silent] > 5 * 365 * 24 * 3600
 
     def test_a_looker_creates_nothing(self, storage_url, tmp_path):
         for _ in range(2):
@@ -137,9 +139,7 @@ class TestStudy:
 
 
 def ask_at_once(number: int, url: str) -> int:
-    study = start(open_storage(url), seed=number)
-    with pytest.warns(UserWarning, match="Heartbeat"):
-        return study.ask().number
+    return start(open_storage(url), seed=number).ask().number
 
 
 class TestRefusal:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import optuna
@@ -70,7 +71,12 @@ class TestTakenForDead:
 
     def test_it_notices_stops_and_goes_on_as_the_other_trial(self, undisturbed, tmp_path, monkeypatch):
         monkeypatch.setattr(heartbeat, "INTERVAL_SECONDS", 0.01)
-        heard = Heard(once("trial_evaluated", 4, lambda: self.end(tmp_path)))
+
+        def end() -> None:
+            self.end(tmp_path)
+            time.sleep(2.0)  # many beats
+
+        heard = Heard(once("trial_evaluated", 6, end))
         study = search(tmp_path, heard)
         assert states(study) == ["FAIL", "COMPLETE"]
         ((number, state, reason),) = heard.stopped
