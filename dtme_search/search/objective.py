@@ -81,10 +81,10 @@ class Objective:
             Exception: What :func:`~dtme_search.search.retries.goes_on_later` knows, and what makes the trial
                 a failure.
         """
-        first = first_number(trial)
-        self.workspace.claim_trial(first, trial.number)
         with self._told(trial), Heartbeat(trial.study, trial) as heart, ExitStack() as claims:
             self._heart = heart
+            first = first_number(trial)
+            self.workspace.claim_trial(first, trial.number)
             try:
                 self._hold(self.workspace.trial_lock(first))
                 config = self.space.suggest(trial)

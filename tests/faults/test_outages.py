@@ -9,6 +9,7 @@ import signal
 import subprocess
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -86,13 +87,9 @@ class Tmpfs:
             pytest.skip("no right to mount a small disk here")
 
     def fill(self) -> None:
-        with (self.folder / "ballast").open("wb") as file:
-            try:
-                while True:
-                    file.write(bytes(4096))
-                    file.flush()
-            except OSError:
-                pass
+        with (self.folder / "ballast").open("wb", buffering=0) as file, suppress(OSError):
+            while True:
+                file.write(bytes(4096))
 
     def free(self) -> None:
         (self.folder / "ballast").unlink()
