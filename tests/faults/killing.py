@@ -71,15 +71,16 @@ def assert_nothing_was_lost(study: LoadedStudy, undisturbed: dict[str, list[floa
     assert runs["complete"] == len(POINTS) and not runs["running"] and not runs["failed"], runs
     baselines = study.records.baselines()
     assert sorted(row.task for row in baselines) == ["depth", "edge"]
-    if len(folders) == 1:
+    if len(folders) == 1:  # machines with folders of their own train trunks of their own
         trunks = Counter(row.fingerprint for row in study.records.trunks(study.name))
         assert set(trunks.values()) <= {1}, f"trained twice: {trunks}"
     for folder in folders:
         for lock in folder.rglob("*.lock"):
             with FileLock(lock, timeout=0):
                 pass
+        # A machine that lost a trial to another one keeps the checkpoint: that one may die, too.
         left = [path for path in (folder / study.name).rglob("*") if is_of_one_run(path)]
-        assert left == []
+        assert left == [] or len(folders) > 1
 
 
 def is_of_one_run(path: Path) -> bool:
