@@ -76,7 +76,7 @@ class Baselines:
                 if row is None:
                     self.listener.baseline_started(task, index, count)
                     row = self.records.save_baseline(self._train(single, task, folder))
-                    remove_checkpoint(folder / "checkpoint.pt")
+                remove_checkpoint(folder / "checkpoint.pt")
         except Timeout:
             return None
         finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -101,6 +102,17 @@ def _end(study: optuna.Study, trial: FrozenTrial, workspace: Workspace, records:
             records.save_run(replace(row, state="failed", error=error))
     study.tell(trial.number, state=TrialState.FAIL)
     return "continued" if deaths < MOST_DEATHS else "given up"
+
+
+def tidy(study: optuna.Study, workspace: Workspace) -> None:
+    """Remove what processes that died right after the end of a trial left in its folder."""
+    left = workspace.unfinished_trials()
+    if not left:
+        return
+    alive = study.get_trials(deepcopy=False, states=(TrialState.RUNNING, TrialState.WAITING))
+    for number in left - {first_number(trial) for trial in alive}:
+        with suppress(Timeout), FileLock(workspace.trial_lock(number), timeout=0):
+            workspace.forget(number)
 
 
 def check_failures(study: optuna.Study, in_a_row: int) -> None:

@@ -17,7 +17,7 @@ from dtme_search.models import describe_backbone
 from dtme_search.search.asking import AskingLock
 from dtme_search.search.data_shelf import DataShelf
 from dtme_search.search.engine import storage_errors
-from dtme_search.search.lifecycle import recover
+from dtme_search.search.lifecycle import recover, tidy
 from dtme_search.search.listener import Listener
 from dtme_search.search.loading import BASE_ATTR, STUDY_ATTR, LoadedStudy, load_study, storage_url
 from dtme_search.search.records import Records, records_for
@@ -33,6 +33,7 @@ from dtme_search.search.storage import (
     sampler_seed,
 )
 from dtme_search.search.trials import enqueue, own_trials
+from dtme_search.search.trunks import TrunkStore
 from dtme_search.search.warm_start import Knowledge, WarmStart, read_knowledge
 from dtme_search.search.workspace import Workspace
 from dtme_search.training import check_run
@@ -86,6 +87,12 @@ class Prepared:
             ends = recover(self.optuna, self.workspace, self.records, is_local=is_local)
         for number, how in ends.items():
             listener.trial_recovered(number, how)
+
+    def tidy(self) -> None:
+        """Remove what dead workers left in the folders."""
+        with self.asking(), storage_errors(self.url):
+            tidy(self.optuna, self.workspace)
+        TrunkStore.of_study(self.workspace, self.config.reuse).tidy()
 
 
 def read_study(
@@ -157,6 +164,7 @@ def prepare(
     found.set_user_attr(STUDY_ATTR, config.model_dump_json())
     prepared = Prepared(config, base, space, found, records, workspace, shelf, url, knowledge)
     prepared.recover(listener)
+    prepared.tidy()
     # Whether a point is there and adding it are two steps: workers that start together would add it twice.
     with prepared.asking():
         for point in points:
@@ -208,6 +216,7 @@ def join_prepared(
     workspace = Workspace.of_study(workdir, config.name)
     prepared = Prepared(config, base, space, found, loaded.records, workspace, shelf, url)
     prepared.recover(listener)
+    prepared.tidy()
     return prepared
 
 

@@ -54,6 +54,12 @@ class Workspace:
         for path in (self.result(number), self.result(number).with_suffix(".partial")):
             path.unlink(missing_ok=True)
 
+    def unfinished_trials(self) -> set[int]:
+        """Trials whose folders hold what they need only as long as they have not ended."""
+        trials = self.root / "trials"
+        files = [*trials.glob("*/checkpoint.pt*"), *trials.glob("*/result.*")]
+        return {int(file.parent.name) for file in files}
+
     def claim_trial(self, number: int, current: int) -> None:
         """Note that the work of trial ``number`` goes on here, as trial ``current``.
 

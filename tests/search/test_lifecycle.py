@@ -198,6 +198,26 @@ class TestRecover:
         assert set(recover().values()) == {"continued"}
 
 
+def test_what_a_death_right_after_the_end_left_is_removed(study, workspace, recover):
+    ended, running, held = (begin(study, workspace) for _ in range(3))
+    for number in (ended, running, held):
+        for name in ("checkpoint.pt", "checkpoint.pt.77.partial", "result.json", "config.yaml"):
+            (workspace.trial(number) / name).touch()
+    study.tell(ended, 1.0)
+    study.tell(held, 1.0)
+    with FileLock(workspace.trial_lock(held)):
+        lifecycle.tidy(study, workspace)
+    assert sorted(path.name for path in workspace.trial(ended).iterdir()) == [
+        "config.yaml",
+        "number.txt",
+        "running.lock",
+    ]
+    assert workspace.unfinished_trials() == {running, held}
+    recover()
+    lifecycle.tidy(study, workspace)
+    assert running in workspace.unfinished_trials(), "its continuation will want them"
+
+
 def test_a_continuation_inherits_the_proposal_but_not_the_result(study):
     study.enqueue_trial({"x": 0.5})
     trial = study.ask()
