@@ -16,3 +16,9 @@ def undisturbed(tmp_path_factory) -> dict[str, list[float]]:
     values = values_by_point(study)
     study.records.engine.dispose()
     return values
+
+
+@pytest.fixture(autouse=True)
+def _patience(monkeypatch):
+    """Chance may kill the same trial again and again; that this makes it a failure is tested elsewhere."""
+    monkeypatch.setattr("dtme_search.search.lifecycle.MOST_DEATHS", 10_000)
