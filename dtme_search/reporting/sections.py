@@ -137,6 +137,8 @@ def _verdict(row: pd.Series, run: RunRow | None) -> str:
         parts.append(f"**taken over from trial {run.origin_trial}**, which did the same work")
     elif run is not None and run.steps_reused:
         parts.append(f"{run.steps_reused} of {run.total_steps} steps taken over from a shared trunk")
+    if run is not None and (run.batch_parts or 1) > 1:
+        parts.append(f"**short of memory**: each batch in {run.batch_parts} parts")
     text = "; ".join(parts) + "."
     if row["dead_tasks"]:
         text += f" **Not to be trusted**: {row['dead_tasks']} does not clearly beat the no-image prior."

@@ -87,8 +87,8 @@ def _run_one(study: optuna.Study, objective: Objective) -> None:
     try:
         state, values, error = _run(trial, objective)
         # Finished already: it was taken for dead, and is not told twice.
-        study.tell(trial.number, values, state=state, skip_if_finished=True)
-        if error is None or not goes_on_later(error):
+        told = study.tell(trial.number, values, state=state, skip_if_finished=True)
+        if told.state == state and (error is None or not goes_on_later(error)):
             objective.workspace.forget(first_number(trial))
     finally:
         objective.let_go()
