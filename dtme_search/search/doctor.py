@@ -38,7 +38,6 @@ _ROUND_TRIPS = 9
 _CLOCKS = {
     "postgresql": "SELECT extract(epoch FROM clock_timestamp())",
     "mysql": "SELECT UNIX_TIMESTAMP(NOW(6))",
-    "mariadb": "SELECT UNIX_TIMESTAMP(NOW(6))",
 }
 """Seconds since 1970 by the clock of a database server. SQLite has that of this machine."""
 

@@ -1,4 +1,4 @@
-"""Database URLs and engines: drivers pinned, passwords masked, SQLite tuned, errors in one line."""
+"""Database URLs and engines: drivers pinned, passwords masked, sessions alike, errors in one line."""
 
 from __future__ import annotations
 
@@ -15,7 +15,15 @@ from typing import Any
 import sqlalchemy
 from optuna.exceptions import StorageInternalError
 from sqlalchemy import URL, Engine, event
-from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.exc import (
+    ArgumentError,
+    DBAPIError,
+    IntegrityError,
+    NoSuchModuleError,
+    OperationalError,
+    SQLAlchemyError,
+)
 
 from dtme_search.errors import StorageError
 
@@ -26,10 +34,14 @@ _DRIVERS = {
     "postgres": "postgresql+psycopg",
     "postgresql": "postgresql+psycopg",
     "mysql": "mysql+pymysql",
-    "mariadb": "mariadb+pymysql",
+    # SQLAlchemy finds out by itself that a server is MariaDB; Optuna does not know its other name.
+    "mariadb": "mysql+pymysql",
+    "mariadb+pymysql": "mysql+pymysql",
 }
-_EXTRAS = {"postgresql": "postgres", "mysql": "mysql", "mariadb": "mysql"}
+_EXTRAS = {"postgresql": "postgres", "mysql": "mysql"}
 _EXAMPLE = "A URL reads postgresql://user:password@host/database or sqlite:////folder/study.db."
+_DEADLOCKS = {"40P01", "40001", 1205, 1213}
+"""As PostgreSQL and MySQL number them; waiting too long for a lock is one of MySQL's."""
 _NETWORK_DISKS = {
     "9p",
     "afs",
@@ -93,7 +105,7 @@ def mask_url(url: str) -> str:
 
 
 def make_engine(url: str) -> Engine:
-    """Engine of a database, not connected yet; SQLite gets a write-ahead log where the disk allows it.
+    """Engine of a database, not connected yet, see :func:`tune`.
 
     Raises:
         StorageError: If the URL is malformed, its kind unknown, or its driver missing.
@@ -109,7 +121,7 @@ def make_engine(url: str) -> Engine:
         extra = _EXTRAS.get(parsed.get_backend_name())
         cure = f"pip install 'dtme-search[{extra}]'" if extra else f"Install it: {error}"
         raise StorageError(f"{mask_url(url)}: the driver of this database is missing. {cure}") from None
-    tune_sqlite(engine)
+    tune(engine)
     return engine
 
 
@@ -120,17 +132,43 @@ def engine_options(url: URL) -> dict[str, Any]:
     options: dict[str, Any] = {"pool_pre_ping": True}
     if url.get_backend_name() == "postgresql" and "connect_timeout" not in url.query:
         options["connect_args"] = {"connect_timeout": 10}
+    if url.get_backend_name() == "mysql":
+        # Its default locks the gaps between rows, so that two workers that write new rows block each other.
+        options["isolation_level"] = "READ COMMITTED"
     return options
 
 
-def tune_sqlite(engine: Engine) -> None:
-    """Let every new SQLite connection use a write-ahead log: readers and one writer do not block each other.
+def tune(engine: Engine) -> None:
+    """Make every new connection alike, however the server is set up.
+
+    SQLite gets a write-ahead log where the disk allows it. Servers keep time in UTC: heartbeats are compared
+    by their clock, which must not jump when summer begins. MySQL refuses what does not fit instead of cutting
+    it off.
+    """
+    if engine.dialect.name == "sqlite":
+        _write_ahead(engine)
+    settings = {
+        "postgresql": "SET TIME ZONE 'UTC'",
+        "mysql": "SET time_zone = '+00:00', sql_mode = CONCAT(@@sql_mode, ',STRICT_ALL_TABLES')",
+    }.get(engine.dialect.name)
+    if settings is None:
+        return
+
+    @event.listens_for(engine, "connect")
+    def prepare(connection: DBAPIConnection, _record: object) -> None:
+        cursor = connection.cursor()
+        cursor.execute(settings)
+        cursor.close()
+        # PostgreSQL would take the setting back with the transaction it was made in.
+        connection.commit()
+
+
+def _write_ahead(engine: Engine) -> None:
+    """Readers and one writer do not block each other.
 
     Network disks keep the rollback journal, because the log needs memory shared by all its readers.
     """
-    if engine.dialect.name != "sqlite" or not engine.url.database:
-        return
-    if _on_network_disk(Path(engine.url.database).absolute().parent):
+    if not engine.url.database or _on_network_disk(Path(engine.url.database).absolute().parent):
         return
 
     @event.listens_for(engine, "connect")
@@ -183,6 +221,16 @@ def storage_errors(url: str) -> Iterator[None]:
     except _OF_DATABASE as error:
         # Not chained: a driver may quote the connection string, password included.
         raise StorageError(f"{mask_url(url)}: {_cause(error, url)}.") from None
+
+
+def is_lost_race(error: SQLAlchemyError) -> bool:
+    """Whether another process was in the way of a transaction, which may simply be done again."""
+    if isinstance(error, IntegrityError):
+        return True  # it wrote the same rows between our delete and insert
+    if not isinstance(error, OperationalError):
+        return False
+    sign = getattr(error.orig, "sqlstate", None) or next(iter(getattr(error.orig, "args", ())), None)
+    return sign in _DEADLOCKS
 
 
 def _cause(error: BaseException, url: str) -> str:

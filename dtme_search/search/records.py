@@ -19,7 +19,7 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from dtme_search.errors import StorageError
-from dtme_search.search.engine import make_engine, mask_url, storage_errors
+from dtme_search.search.engine import is_lost_race, make_engine, mask_url, storage_errors
 from dtme_search.search.tables import (
     SCHEMA_VERSION,
     Base,
@@ -43,7 +43,7 @@ ResultT = TypeVar("ResultT")
 
 _MEASURED: tuple[type[Base], ...] = (EvaluationTable, ConflictTable, PlanTable, RungTable, TrunkTable)
 _OF_TRIALS: tuple[type[Base], ...] = (*_MEASURED, RunTable, ConfirmationTable)
-_CREATION_TRIES = 6
+_TRIES = 6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -255,13 +255,13 @@ class Records:
         """
         with storage_errors(self._url):
             self._check_version()
-            for attempt in range(1, _CREATION_TRIES + 1):
+            for attempt in range(1, _TRIES + 1):
                 try:
                     self._create()
                     break
                 except SQLAlchemyError:
                     # Another process created the same table in between; the next look finds it.
-                    if attempt == _CREATION_TRIES:
+                    if attempt == _TRIES:
                         raise
                     time.sleep(0.1 * attempt)
             self._check_version()
@@ -397,7 +397,8 @@ class Records:
         The facts of their runs stay, as ``interrupted`` even where a process died without a word; they are
         returned.
         """
-        with storage_errors(self._url), Session(self.engine) as session, session.begin():
+
+        def move(session: Session) -> list[RunRow]:
             for table in _MEASURED:
                 place = inspect(table).columns
                 moved = update(table).where(place.study == study, place.trial.in_(old))
@@ -408,11 +409,16 @@ class Records:
                 run.state = "interrupted"
             return [_row(RunRow, run) for run in found]
 
+        return self._write(move)
+
     def delete_study(self, study: str) -> None:
         """Forget all trials of a study; baselines stay. Optuna's tables are not touched."""
-        with storage_errors(self._url), Session(self.engine) as session, session.begin():
+
+        def forget(session: Session) -> None:
             for table in _OF_TRIALS:
                 session.execute(delete(table).filter_by(study=study))
+
+        self._write(forget)
 
     @contextmanager
     def _reading(self) -> Iterator[Session]:
@@ -429,18 +435,26 @@ class Records:
     def _replace(self, table: type[Base], place: Mapping[str, Any], rows: Sequence[Any]) -> None:
         values = [{**_columns(table, row), **place} for row in rows]
 
-        def write() -> None:
-            with Session(self.engine) as session, session.begin():
-                session.execute(delete(table).filter_by(**place))
-                if values:
-                    session.execute(insert(table), values)
+        def replace(session: Session) -> None:
+            session.execute(delete(table).filter_by(**place))
+            if values:
+                session.execute(insert(table), values)
 
+        self._write(replace)
+
+    def _write(self, work: Callable[[Session], ResultT]) -> ResultT:
+        """Do something in one transaction, again if another process was in the way."""
         with storage_errors(self._url):
-            try:
-                write()
-            except IntegrityError:
-                # Another process wrote the same rows between our delete and insert.
-                write()
+            for attempt in range(1, _TRIES):
+                try:
+                    with Session(self.engine) as session, session.begin():
+                        return work(session)
+                except SQLAlchemyError as error:
+                    if not is_lost_race(error):
+                        raise
+                    time.sleep(0.1 * attempt)
+            with Session(self.engine) as session, session.begin():
+                return work(session)
 
     def _create(self) -> None:
         Base.metadata.create_all(self.engine)

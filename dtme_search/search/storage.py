@@ -28,10 +28,11 @@ from dtme_search.search.engine import (
     mask_url,
     parse_url,
     storage_errors,
-    tune_sqlite,
+    tune,
     wait_for_server,
 )
 from dtme_search.search.space import SearchSpace
+from dtme_search.search.upgrade import make_room
 
 __all__ = [
     "DEFINITION_ATTR",
@@ -85,10 +86,13 @@ def open_storage(url: str, *, create: bool = True) -> RDBStorage:
     if not _has_studies(url) and not create:
         raise StorageError(f"{mask_url(url)} holds no study yet. `dtme-search optimize` starts one.")
     storage = _create_tables(url)
-    tune_sqlite(storage.engine)
-    wait_for_server(storage.engine)
+    tune(storage.engine)
     # Connections made so far do not know the tuning.
     storage.engine.dispose()
+    if create:
+        with storage_errors(url):
+            make_room(storage.engine)
+    wait_for_server(storage.engine)
     return storage
 
 

@@ -10,8 +10,9 @@ from datetime import UTC, datetime
 from typing import Annotated
 
 from sqlalchemy import BigInteger, DateTime, Dialect, Double, String, Text
+from sqlalchemy.dialects import mysql
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
-from sqlalchemy.types import TypeDecorator
+from sqlalchemy.types import TypeDecorator, TypeEngine
 
 SCHEMA_VERSION = 3
 """Raised whenever a table or the meaning of a column changes.
@@ -26,6 +27,10 @@ class UtcTime(TypeDecorator[datetime]):
     impl = DateTime
     cache_ok = True
 
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[datetime]:
+        # MySQL's plain type has whole seconds.
+        return mysql.DATETIME(fsp=6) if dialect.name == "mysql" else DateTime()
+
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
         return None if value is None else value.astimezone(UTC).replace(tzinfo=None)
 
@@ -38,7 +43,8 @@ Study = Annotated[str, mapped_column(String(255), primary_key=True)]
 Key = Annotated[str, mapped_column(String(64), primary_key=True)]
 Number = Annotated[int, mapped_column(primary_key=True, autoincrement=False)]
 Name = Annotated[str, mapped_column(String(255))]
-Long = Annotated[str, mapped_column(Text)]
+# Its plain text ends after 64 kB.
+Long = Annotated[str, mapped_column(Text().with_variant(mysql.LONGTEXT(), "mysql"))]
 
 
 class Base(DeclarativeBase):
@@ -46,6 +52,8 @@ class Base(DeclarativeBase):
 
     # MySQL's plain float has seven digits; a seed may need more than 32 bits.
     type_annotation_map = {float: Double, int: BigInteger, datetime: UtcTime}  # noqa: RUF012
+    # Whatever the database was made for: every character, and names that differ in case differ.
+    __table_args__ = {"mysql_charset": "utf8mb4", "mysql_collate": "utf8mb4_bin"}  # noqa: RUF012
 
 
 class SchemaTable(Base):

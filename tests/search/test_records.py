@@ -1,4 +1,4 @@
-"""Own SQL tables, the same on SQLite and PostgreSQL."""
+"""Own SQL tables, the same on every kind of database."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ BASELINE = BaselineRow(
     seconds_per_step=1 / 30,
     config='{"seed": 0}',
     code_version="0.1.0",
-    created_at=datetime(2026, 3, 1, 12, 30, tzinfo=timezone(timedelta(hours=2))),
+    created_at=datetime(2026, 3, 1, 12, 30, 5, 123_456, tzinfo=timezone(timedelta(hours=2))),
 )
 RUN = RunRow(study="s", trial=0, state="running", fingerprint="r1")
 
@@ -117,12 +117,14 @@ class TestRecords:
             delta_m_percent=-6.0265,
             feasible=True,
             steps_trained=400,
-            config="x" * 100_000,
+            config="größer" * 100_000,
+            error="100 % of {it}: '\\n' \U0001f600",
             finished_at=datetime.now(UTC),
         )
         records.save_run(done)
         records.save_run(replace(RUN, trial=2))
         records.save_run(replace(RUN, study="t"))
+        records.save_run(replace(RUN, study="S"))
         assert records.runs("s") == [done, replace(RUN, trial=2)]
 
     def test_a_continuation_takes_over_what_was_measured(self, records):
@@ -237,6 +239,16 @@ class TestRecords:
         storage.engine.dispose()
 
     @pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
+    def test_processes_that_write_at_once_lose_nothing(self, storage_url):
+        records = records_for(open_storage(storage_url))
+        records.create_tables()
+        records.engine.dispose()
+        assert run_together(write_at_once, 4, storage_url) == [16] * 4
+        records = Records(storage_url)
+        assert len(records.evaluations("s")) == 64 and len(records.rungs("s")) == 32
+        records.engine.dispose()
+
+    @pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
     def test_processes_that_start_at_once_share_tables_and_baseline(self, storage_url):
         open_storage(storage_url).engine.dispose()
         stands = run_together(save_at_once, 4, storage_url)
@@ -244,6 +256,17 @@ class TestRecords:
         (row,) = records.baselines()
         records.engine.dispose()
         assert stands == [row.value] * 4
+
+
+def write_at_once(number: int, url: str) -> int:
+    """Rows that stand side by side in the indices, all of them new."""
+    records = Records(url)
+    for step in range(8):
+        rows = [EvaluationRow(task=task, metric="rmse", value=step / 3) for task in ("depth", "normals")]
+        records.save_evaluation("s", number, step, rows)
+        records.save_rung("s", RungRow(trial=number, rung=step, step=step, delta_m_percent=0.5))
+        records.save_run(replace(RUN, trial=number, steps_trained=step))
+    return len(records.evaluations("s", number))
 
 
 def save_at_once(number: int, url: str) -> float:

@@ -6,6 +6,7 @@ import sqlite3
 import stat
 import sys
 import traceback
+from datetime import UTC, datetime, timedelta
 
 import optuna
 import pytest
@@ -91,6 +92,36 @@ class TestStudy:
         assert load_existing(storage, "test").study_name == "test"
         with pytest.raises(StorageError, match=r"no study is named 'tset'\. Did you mean 'test'"):
             load_existing(storage, "tset")
+
+    def test_attributes_may_be_long(self, storage):
+        """MySQL's plain text ends after 64 kB; our base config and search space are such attributes."""
+        long = {"größe %": "ü{}" * 100_000}
+        study = start(storage)
+        study.set_user_attr("dtme:base", long)
+        trial = study.ask()
+        trial.set_user_attr("error", long)
+        choices = [f"{number:04d}" * 5 for number in range(5000)]
+        trial.suggest_categorical("expansion.start", choices)
+        again = load_existing(storage, "test")
+        assert again.user_attrs["dtme:base"] == again.trials[0].user_attrs["error"] == long
+        assert list(again.trials[0].distributions["expansion.start"].choices) == choices
+
+    def test_names_that_differ_in_case_are_two_studies(self, storage):
+        start(storage)
+        start(storage, make_study(name="Test"))
+        assert sorted(optuna.get_all_study_names(storage)) == ["Test", "test"]
+
+    def test_a_session_is_the_same_whatever_the_server_is_set_to(self, storage, storage_url):
+        """Heartbeats are compared by the server's clock; a local one jumps when summer begins."""
+        for opened in (storage.engine, engine.make_engine(storage_url)):
+            with opened.connect() as connection:
+                there = connection.scalar(text("SELECT CURRENT_TIMESTAMP"))
+                there = datetime.fromisoformat(str(there)).replace(tzinfo=None)
+                assert abs(there - datetime.now(UTC).replace(tzinfo=None)) < timedelta(minutes=5)
+                if opened.dialect.name == "mysql":
+                    assert connection.get_isolation_level() == "READ COMMITTED"
+                    assert "STRICT" in connection.scalar(text("SELECT @@sql_mode"))
+            opened.dispose()
 
     def test_silence_is_counted_by_the_clock_of_the_database(self, storage):
         study = start(storage)
@@ -275,6 +306,7 @@ class TestUrls:
         [
             ("psycopg", "postgresql://ann:pw@host/studies", "postgres"),
             ("pymysql", "mysql://ann:pw@host/studies", "mysql"),
+            ("pymysql", "mariadb://ann:pw@host/studies", "mysql"),
         ],
     )
     def test_a_missing_driver_names_the_extra(self, monkeypatch, module, url, extra):
@@ -287,6 +319,7 @@ class TestUrls:
         [
             ("postgresql://a:secret@h/d", "postgresql+psycopg://a:***@h/d"),
             ("postgresql://a:s:e/c%40@h:5/d", "postgresql+psycopg://a:***@h:5/d"),
+            ("mariadb://a:secret@h/d", "mysql+pymysql://a:***@h/d"),
             ("mysql://h/d?passwd=secret&ssl=1", "mysql+pymysql://h/d?passwd=***&ssl=1"),
             ("sqlite:////data/study.db", "sqlite:////data/study.db"),
         ],
