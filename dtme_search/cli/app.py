@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shlex
 import sys
 from typing import Annotated, cast
@@ -10,6 +11,7 @@ from typing import Annotated, cast
 import typer
 
 from dtme_search import __version__
+from dtme_search.cli.arguments import MOVED, STORAGE
 from dtme_search.cli.screen import Screen
 
 app = typer.Typer(
@@ -40,7 +42,8 @@ def repeated(context: typer.Context, *names: str) -> str:
     given = []
     for name in names:
         source = context.get_parameter_source(name)
-        if source is not None and source.name == "COMMANDLINE":
+        moved = name == "storage" and STORAGE in os.environ.get(MOVED, "").split()
+        if moved or (source is not None and source.name == "COMMANDLINE"):
             value = str(context.params[name])
             given += [f"--{name.replace('_', '-')}", mask_url(value) if name == "storage" else value]
     return "".join(f" {shlex.quote(word)}" for word in given)

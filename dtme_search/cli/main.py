@@ -12,6 +12,7 @@ import typer
 # Importing a module of commands adds them to the program, in this order.
 from dtme_search.cli import datasets, searching, training, viewing  # noqa: F401
 from dtme_search.cli.app import app
+from dtme_search.cli.arguments import hide_passwords
 from dtme_search.errors import DtmeSearchError
 
 _ANYWHERE = {"-q", "--quiet", "-v", "--verbose"}
@@ -24,6 +25,7 @@ _DISK_ERRORS = {
 
 def main() -> None:
     """Run the command of ``sys.argv``."""
+    hide_passwords()
     # The CPU threads of torch spin while they wait. Beside any other busy process that makes training
     # several times slower, so they sleep instead. Read when torch is imported, which commands do later.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

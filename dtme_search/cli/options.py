@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from dtme_search.cli.arguments import STORAGE
+
 Study = Annotated[
     str,
     typer.Option(
@@ -17,7 +19,7 @@ Storage = Annotated[
     str | None,
     typer.Option(
         "--storage",
-        envvar="DTME_STORAGE",
+        envvar=STORAGE,
         show_envvar=True,
         help="Database URL, for example postgresql://user:pw@host/db. Default: SQLite in the study's folder.",
     ),

@@ -13,6 +13,7 @@ import typer
 
 from dtme_search.cli import options
 from dtme_search.cli.app import app, repeated, screen_of
+from dtme_search.cli.arguments import WARM_START_STORAGE
 from dtme_search.cli.screen import stoppable
 from dtme_search.errors import ConfigError
 
@@ -69,7 +70,13 @@ def optimize(
     ] = None,
     warm_start_storage: Annotated[
         str | None,
-        typer.Option("--warm-start-storage", metavar="URL", help="Its database. Default: as for this study."),
+        typer.Option(
+            "--warm-start-storage",
+            envvar=WARM_START_STORAGE,
+            show_envvar=True,
+            metavar="URL",
+            help="Its database. Default: as for this study.",
+        ),
     ] = None,
 ) -> None:
     """Run a study, or go on with it where it stopped.

@@ -20,6 +20,7 @@ from dtme_search.search.data_shelf import DataShelf
 from dtme_search.search.listener import Listener
 from dtme_search.search.locks import held
 from dtme_search.search.records import BaselineRow, Records
+from dtme_search.search.workspace import private_folder
 from dtme_search.training import Callbacks, Trainer, no_image_priors, run_within_memory
 from dtme_search.training.checkpoint import remove_checkpoint
 
@@ -64,8 +65,7 @@ class Baselines:
         """A baseline, trained if it is missing; ``None`` if another worker trains it and this one goes on."""
         single = config.for_single_task(task)
         fingerprint = run_fingerprint(single, self.shelf.get(single).fingerprint)
-        folder = self.folder(fingerprint)
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        folder = private_folder(self.folder(fingerprint))
         lock = FileLock(folder / "running.lock")
         try:
             if not waits:

@@ -33,7 +33,7 @@ from dtme_search.search.records import BaselineRow, ConfirmationRow
 from dtme_search.search.stopping import StopSwitch
 from dtme_search.search.storage import stored_base_config
 from dtme_search.search.trunks import TrialTrunk, TrunkStore
-from dtme_search.search.workspace import Workspace
+from dtme_search.search.workspace import Workspace, private_folder
 from dtme_search.training import (
     Callbacks,
     Trainer,
@@ -148,8 +148,7 @@ class _Repeater:
         while waiting:
             elsewhere = []
             for index, repeat in enumerate(waiting, start=1 + total - len(waiting)):
-                folder = self.workspace.repeat(repeat.trial, repeat.config.seed)
-                folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+                folder = private_folder(self.workspace.repeat(repeat.trial, repeat.config.seed))
                 try:
                     with FileLock(folder / "running.lock", timeout=0):
                         reason = None if self._is_done(repeat) else self._one(repeat, folder, index, total)

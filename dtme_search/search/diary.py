@@ -27,6 +27,7 @@ from dtme_search.search.pruning import stop
 from dtme_search.search.records import ConflictRow, EvaluationRow, PlanRow, Records, RungRow, RunRow
 from dtme_search.search.results import Result
 from dtme_search.search.retries import goes_on_later, retry_history
+from dtme_search.search.workspace import private_folder
 from dtme_search.token_space import ConflictReport, ExpansionPlan
 from dtme_search.training import Evaluation, RunResult
 
@@ -69,8 +70,7 @@ class Diary:
     def __enter__(self) -> Self:
         self.started = monotonic()
         self.seconds_before = self._continue()
-        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        (self.folder / "config.yaml").write_text(dump_yaml(self.config), encoding="utf-8")
+        (private_folder(self.folder) / "config.yaml").write_text(dump_yaml(self.config), encoding="utf-8")
         self.row = RunRow(
             study=self.study.name,
             trial=self.trial.number,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import shutil
+import stat
 import statistics
 import tempfile
 import time
@@ -88,6 +89,8 @@ def examine(
     url = storage or os.environ.get("DTME_STORAGE")
     if config is not None or url:
         checks += _storage(url or storage_url(config.name if config else "", None, workdir), config)
+    if config is not None:
+        checks += _privacy(workdir / config.name)
     checks += [
         _folder("workdir", workdir),
         _folder("cache", cache_folder()),
@@ -200,6 +203,14 @@ def _folder(name: str, folder: Path) -> Check:
         return Check(name, "problem", f"{existing} cannot be written: {error.strerror}. Give another folder.")
     note = "can be written" if existing == folder.absolute() else f"will be made in {existing}"
     return Check(name, "ok", f"{folder.absolute()} {note}")
+
+
+def _privacy(folder: Path) -> Iterator[Check]:
+    """A study's folder is made private; one that was there before keeps its permissions."""
+    mode = stat.S_IMODE(folder.stat().st_mode) if folder.is_dir() else 0
+    if mode & 0o077:
+        cure = f"if that is not meant: chmod go= {folder}"
+        yield Check("privacy", "warning", f"{folder} is open to other users (mode {mode:o}); {cure}")
 
 
 def _disk(workdir: Path, config: StudyConfig | None) -> Check:

@@ -18,7 +18,7 @@ from dtme_search.search.listener import Listener
 from dtme_search.search.records import BaselineRow, records_for
 from dtme_search.search.stopping import StopSwitch
 from dtme_search.search.storage import check_storage, default_storage_url, open_storage
-from dtme_search.search.workspace import Workspace
+from dtme_search.search.workspace import Workspace, private_folder
 from dtme_search.tasks import TaskSpec, save_specs
 from dtme_search.training import (
     Callbacks,
@@ -115,8 +115,7 @@ def train_final(
     check_run(config, data)
 
     workspace = Workspace.of_study(workdir, FINAL)
-    folder = workspace.root / f"{name}-{run_fingerprint(config, data.fingerprint)[:8]}"
-    folder.mkdir(mode=0o700, exist_ok=True)
+    folder = private_folder(workspace.root / f"{name}-{run_fingerprint(config, data.fingerprint)[:8]}")
     (folder / "config.yaml").write_text(dump_yaml(config), encoding="utf-8")
     save_specs(folder / "tasks.json", data.specs)
     baselines: dict[str, BaselineRow] = {}

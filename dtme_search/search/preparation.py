@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import optuna
@@ -65,7 +65,7 @@ class Prepared:
     records: Records
     workspace: Workspace
     shelf: DataShelf
-    url: str
+    url: str = field(repr=False)
     knowledge: Knowledge | None = None
 
     def loaded(self, *, stopped: bool = False) -> LoadedStudy:

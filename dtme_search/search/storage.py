@@ -9,6 +9,7 @@ import os
 import time
 import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from dtme_search.search.engine import (
 )
 from dtme_search.search.space import SearchSpace
 from dtme_search.search.upgrade import make_room
+from dtme_search.search.workspace import private_folder
 
 __all__ = [
     "DEFINITION_ATTR",
@@ -302,10 +304,15 @@ def _prepare_file(url: sqlalchemy.URL, create: bool) -> None:
     if not create and not path.is_file():
         raise StorageError(f"{path}: no such database. `dtme-search optimize` starts one.")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        private_folder(path.parent)
+        if create:
+            # SQLite would let others read it; its log gets the mode of the file. Only a new one is opened:
+            # closing a file drops all locks that this process has on it.
+            with suppress(FileExistsError):
+                os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
     except OSError as error:
         raise StorageError(
-            f"{path.parent}: the folder of the database cannot be made: {error.strerror}."
+            f"{error.filename}: the database or its folder cannot be made: {error.strerror}."
         ) from error
 
 

@@ -23,7 +23,7 @@ from dtme_search.data import TaskData
 from dtme_search.errors import DtmeSearchError
 from dtme_search.search.locks import held
 from dtme_search.search.records import Records, TrunkRow
-from dtme_search.search.workspace import Workspace
+from dtme_search.search.workspace import Workspace, private_folder
 from dtme_search.token_space import ConflictReport
 from dtme_search.training.checkpoint import load_snapshot, save_snapshot
 from dtme_search.training.identity import analysis_fingerprint, trunk_fingerprint
@@ -63,9 +63,7 @@ class TrunkStore:
 
     def lock(self, fingerprint: str) -> FileLock:
         """Held by whoever trains the stretch, reads its snapshot, or measures at its end."""
-        folder = self.folder(fingerprint)
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        return FileLock(folder / "in_use.lock")
+        return FileLock(private_folder(self.folder(fingerprint)) / "in_use.lock")
 
     def tidy(self) -> None:
         """Remove what was used longest ago until the rest fits, and what killed processes left."""

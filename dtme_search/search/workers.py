@@ -29,6 +29,7 @@ from dtme_search.search.places import Place
 from dtme_search.search.preparation import Prepared
 from dtme_search.search.reports import WorkerStatus, parse_report, repeat_news
 from dtme_search.search.stopping import StopSwitch
+from dtme_search.search.workspace import private_folder
 
 MOST_DEATHS = 10
 """Deaths of workers, with no trial finished between them, after which it is no use to start another."""
@@ -120,9 +121,7 @@ class Workers:
 
     def _start(self, index: int, starts: int) -> _Worker:
         prepared, place = self._prepared, self._places[index]
-        folder = prepared.workspace.root / "workers"
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        log = folder / f"{index}.log"
+        log = private_folder(prepared.workspace.root / "workers") / f"{index}.log"
         command = [sys.executable, "-P", "-m", "dtme_search", "worker", "--study", prepared.config.name]
         command += ["--workdir", str(prepared.workspace.root.parent.absolute())]
         command += ["--launcher", str(os.getpid())]

@@ -8,6 +8,17 @@ from pathlib import Path
 from dtme_search.training.checkpoint import remove_checkpoint
 
 
+def private_folder(folder: Path) -> Path:
+    """Create a folder and those above it that are missing, for this user only, and give it back.
+
+    What is there keeps its permissions: somebody may share it on purpose. ``doctor`` tells of it.
+    """
+    for path in reversed([folder, *folder.parents]):
+        if not path.is_dir():
+            path.mkdir(mode=0o700, exist_ok=True)
+    return folder
+
+
 @dataclass(frozen=True)
 class Workspace:
     """Folder of one study, ``<workdir>/<study>``, private to the user.
@@ -22,8 +33,7 @@ class Workspace:
     def of_study(cls, workdir: Path, study_name: str) -> Workspace:
         """Create the folders of a study."""
         workspace = cls(workdir / study_name)
-        for folder in (workspace.root, workspace.artifacts):
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        private_folder(workspace.artifacts)
         return workspace
 
     @property
@@ -65,8 +75,7 @@ class Workspace:
 
         Another machine may continue it in a folder of its own, whose lock nobody sees here.
         """
-        folder = self.trial(number)
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        folder = private_folder(self.trial(number))
         (folder / "number.txt").write_text(f"{current}\n", encoding="utf-8")
 
     def is_of_trial(self, number: int, current: int) -> bool:
@@ -83,9 +92,7 @@ class Workspace:
 
     def work_lock(self, fingerprint: str) -> Path:
         """Lock of the trial that does a piece of resolved work."""
-        folder = self.root / "work"
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        return folder / f"{fingerprint}.lock"
+        return private_folder(self.root / "work") / f"{fingerprint}.lock"
 
     def baseline(self, fingerprint: str) -> Path:
         """Folder of a single-task baseline."""

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import logging
 import os
+import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -121,8 +122,8 @@ def load_checkpoint(path: Path, fingerprint: str | None, device: torch.device) -
         content: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
     except Exception as error:  # torch raises many kinds here: a cut zip, a bad pickle, a wrong header
         if fingerprint is None:
-            raise TrainingError(f"{path}: cannot be read as a checkpoint: {error}.") from error
-        _log.warning("%s cannot be read (%s); it is removed and the run starts again.", path, error)
+            raise TrainingError(f"{path}: cannot be read as a checkpoint: {_why(error)}.") from error
+        _log.warning("%s cannot be read (%s); it is removed and the run starts again.", path, _why(error))
         path.unlink(missing_ok=True)
         return None
     if content.get("format") != FORMAT:
@@ -133,3 +134,10 @@ def load_checkpoint(path: Path, fingerprint: str | None, device: torch.device) -
             "Remove it or use another --workdir."
         )
     return content
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, pickle.UnpicklingError):
+        # torch's own words recommend to load it all the same.
+        return "it is damaged or holds more than tensors and plain values, which could run code; none was run"
+    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
