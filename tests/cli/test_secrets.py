@@ -285,7 +285,8 @@ def test_real_processes_tell_nothing(room):
     logs = sorted((room.folder / "dtme-runs" / "tiny" / "workers").glob("*.log"))
     assert [log.name for log in logs] == ["0.log", "1.log"]
     broken = (
-        "import os, dtme_search.search as s\n"
+        "from dtme_search.cli.arguments import hide_passwords; hide_passwords()  # before slow imports\n"
+        "import dtme_search.search as s\n"
         "def load_study(study, *, storage=None, workdir=None):\n"
         "    url = storage\n"
         "    raise RuntimeError('nobody thought of this')\n"
