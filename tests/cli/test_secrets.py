@@ -282,8 +282,9 @@ def test_real_processes_tell_nothing(room):
     assert "--storage" in out, "the next command still says that it needs a database"
     assert len(titles) >= 3, titles
     assert MARKER not in out + str(titles)
-    logs = sorted((room.folder / "dtme-runs" / "tiny" / "workers").glob("*.log"))
-    assert [log.name for log in logs] == ["0.log", "1.log"]
+    logs = room.folder / "dtme-runs" / "tiny" / "workers"
+    assert sorted(log.name for log in logs.glob("*.log")) == ["0.log", "1.log"]
+    assert logs.stat().st_mode & 0o077 == 0
     broken = (
         "from dtme_search.cli.arguments import hide_passwords; hide_passwords()  # before slow imports\n"
         "import dtme_search.search as s\n"
