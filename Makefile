@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test browser test-slow check format bench clean
+.PHONY: help setup demo test system test-slow check format bench clean
 
 help: ## Say what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -25,17 +25,24 @@ demo: setup ## Search on built-in scenes: baselines, trials, the front (minutes 
 	$(BIN)/dtme-search optimize --study demo
 	$(BIN)/dtme-search show --study demo
 
-test: setup browser ## Fast tests
+test: setup system ## Fast tests
 	$(BIN)/python -m pytest -m 'not slow'
 
-# A browser for the tests that open pages; without one they are skipped and say so.
-browser:
-	@command -v chromium chromium-browser google-chrome >/dev/null || { \
-	  [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \
-	  { apt-get -qq update && apt-get -qq install -y --no-install-recommends chromium; } >/dev/null 2>&1; } || \
-	  echo "No browser found: tests that need one are skipped."
+# What tests use where it is there: a browser that opens pages, and MariaDB, of which they start a server of their
+# own. Root gets both (no package here starts a service); where one is missing its tests are skipped and say so.
+system:
+	@$(call need,chromium chromium-browser google-chrome,chromium,Tests that open pages)
+	@$(call need,mariadbd,mariadb-server-core mariadb-client-core,Tests on MariaDB)
 
-test-slow: setup ## Tests that train for real or start many processes
+# $(call need,COMMANDS OF WHICH ONE WILL DO,DEBIAN PACKAGES,WHAT IS SKIPPED WITHOUT)
+define need
+PATH="$$PATH:/usr/sbin"; $(foreach name,$(1),command -v $(name) >/dev/null ||) { \
+  [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \
+  { apt-get -qq update && apt-get -qq install -y --no-install-recommends $(2); } >/dev/null 2>&1; } || \
+  echo "$(3) are skipped: there is no $(firstword $(1))."
+endef
+
+test-slow: setup system ## Tests that train for real or start many processes
 	$(BIN)/python -m pytest -m slow
 
 check: setup ## Lint, format, types, import rules

@@ -104,7 +104,7 @@ def mariadb_server():
     pytest.importorskip("pymysql", reason="MariaDB tests need PyMySQL (extra mysql)")
     binaries = find_mariadb()
     if binaries is None:
-        pytest.skip("MariaDB tests need mariadbd and mariadb-install-db (Debian: mariadb-server)")
+        pytest.skip("MariaDB tests need mariadbd (Debian: mariadb-server-core mariadb-client-core)")
     with running_mariadb(binaries) as server:
         yield server
 

@@ -36,7 +36,8 @@ def find_mariadb() -> dict[str, str] | None:
     """Paths of the server and of what makes its data folder; ``None`` where they are not installed."""
     server = shutil.which("mariadbd", path=PLACES) or shutil.which("mysqld", path=PLACES)
     install = shutil.which("mariadb-install-db", path=PLACES)
-    return {"server": server, "install": install} if server and install else None
+    asked = shutil.which("my_print_defaults", path=PLACES)
+    return {"server": server, "install": install} if server and install and asked else None
 
 
 @dataclass
