@@ -42,7 +42,7 @@ def find_mariadb() -> dict[str, str] | None:
 
 @dataclass
 class MariaDb:
-    """A running server; everybody of this machine's user may use it as root, over its socket."""
+    """A running server; its root and its user ann have no password, over its socket."""
 
     socket: Path
 
@@ -59,8 +59,13 @@ class MariaDb:
     def new_database(self) -> str:
         """URL of an empty database."""
         name = f"test_{uuid.uuid4().hex[:12]}"
-        self.execute(f"CREATE DATABASE {name}")
-        return f"mysql://root@localhost/{name}?unix_socket={self.socket}"
+        user = "ann@localhost"
+        self.execute(
+            f"CREATE DATABASE {name}",
+            f"CREATE USER IF NOT EXISTS {user}",
+            f"GRANT ALL ON {name}.* TO {user}",
+        )
+        return f"mysql://{user}/{name}?unix_socket={self.socket}"
 
 
 @contextmanager
