@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -155,7 +154,7 @@ class TerminalListener(Listener):
         shown = Group(table_of_workers(statuses), self._bars.get_renderable())
         self._table.update(shown, refresh=self._screen.is_live)
 
-    def worker_died(self, index: int, how: str, log: Path) -> None:
+    def worker_died(self, index: int, how: str, log: str) -> None:
         self._screen.news(f"worker {index} ended, {how}; another takes its place. It wrote to {log}")
 
     def _begin(self, description: str) -> None:

@@ -26,6 +26,13 @@ class SchemaOf(StrEnum):
     reference = "reference"
 
 
+class Engine(StrEnum):
+    """What runs several workers."""
+
+    local = "local"
+    dask = "dask"
+
+
 @app.command(epilog="Example:  dtme-search optimize --study nyud --data-root /data/NYUDv2 --trials 64")
 def optimize(
     context: typer.Context,
@@ -54,6 +61,18 @@ def optimize(
     trials_per_device: Annotated[
         int, typer.Option("--trials-per-device", min=1, help="Workers that share a GPU.")
     ] = 1,
+    engine: Annotated[
+        Engine, typer.Option("--engine", help="What runs several workers: this machine, or a Dask cluster.")
+    ] = Engine.local,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(
+            "--scheduler",
+            metavar="ADDRESS",
+            help="With --engine dask: a cluster that is there, for example tcp://host:8786, or its scheduler "
+            "file. Default: one of this machine.",
+        ),
+    ] = None,
     data_root: options.DataRoot = None,
     workdir: options.Workdir = options.DEFAULT_WORKDIR,
     set_: options.Set = None,
@@ -102,6 +121,8 @@ def optimize(
             workers=workers,
             devices=None if devices is None else [name.strip() for name in devices.split(",")],
             trials_per_device=trials_per_device,
+            engine=engine.value,
+            scheduler=scheduler,
             data_root=data_root,
             workdir=workdir,
             overrides=tuple(set_ or ()),

@@ -104,6 +104,16 @@ def mask_url(url: str) -> str:
     return parsed.update_query_dict(hidden).render_as_string(hide_password=True).replace("%2A", "*")
 
 
+def is_file(url: str) -> bool:
+    """Whether the database is a file of one machine.
+
+    Example:
+        >>> is_file("sqlite:///study.db"), is_file("postgresql://host/studies")
+        (True, False)
+    """
+    return parse_url(url).get_backend_name() == "sqlite"
+
+
 def make_engine(url: str) -> Engine:
     """Engine of a database, not connected yet, see :func:`tune`.
 

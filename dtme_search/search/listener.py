@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dtme_search.search.outcome import Outcome
@@ -71,5 +70,5 @@ class Listener:
     def workers(self, statuses: Sequence[WorkerStatus]) -> None:
         """What each of several workers does; called several times a second."""
 
-    def worker_died(self, index: int, how: str, log: Path) -> None:
-        """A worker ended before its time; another one takes its place. ``log`` is what it wrote to stderr."""
+    def worker_died(self, index: int, how: str, log: str) -> None:
+        """A worker ended before its time; another one takes its place. ``log`` is where its messages are."""

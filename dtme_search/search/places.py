@@ -10,10 +10,10 @@ import joblib
 import torch
 
 from dtme_search.errors import ConfigError
+from dtme_search.search.fresh import THREADS
 
 MOST_ON_CPU = 4
 """Workers of a machine without a GPU, unless asked for: more of them want more memory than they bring."""
-_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Place:
         """
         threads = str(max(1, num_cores // num_workers))
         return {
-            **dict.fromkeys(_THREADS, inherited.get("OMP_NUM_THREADS", threads)),
+            **dict.fromkeys(THREADS, inherited.get("OMP_NUM_THREADS", threads)),
             **inherited,
             "CUDA_VISIBLE_DEVICES": self.visible,
         }

@@ -17,6 +17,7 @@ from dtme_search.models import describe_backbone
 from dtme_search.search.asking import AskingLock
 from dtme_search.search.data_shelf import DataShelf
 from dtme_search.search.engine import storage_errors
+from dtme_search.search.fresh import WorkerOrder
 from dtme_search.search.lifecycle import recover, tidy
 from dtme_search.search.listener import Listener
 from dtme_search.search.loading import BASE_ATTR, STUDY_ATTR, LoadedStudy, load_study, storage_url
@@ -79,6 +80,11 @@ class Prepared:
     def warm_start(self, listener: Listener) -> WarmStart:
         """Hands the knowledge to the study when it is due."""
         return WarmStart(self.knowledge, self.space, self.records, listener)
+
+    def order(self, index: int) -> WorkerOrder:
+        """What worker ``index`` must know to join."""
+        workdir = str(self.workspace.root.parent.absolute())
+        return WorkerOrder(self.config.name, index, workdir, self.url)
 
     def recover(self, listener: Listener) -> None:
         """Tell the results that dead workers left on disk, and hand back the trials they had in hand."""

@@ -13,13 +13,14 @@ from dtme_search.search.baselines import Baselines
 from dtme_search.search.data_shelf import DataShelf
 from dtme_search.search.diary import DrawFiles
 from dtme_search.search.engine import storage_errors
+from dtme_search.search.engines import EngineName, engine_for
 from dtme_search.search.lifecycle import num_finished
 from dtme_search.search.listener import Listener
-from dtme_search.search.loading import DEFAULT_WORKDIR, LoadedStudy, storage_url
+from dtme_search.search.loading import DEFAULT_WORKDIR, LoadedStudy, storage_url, study_name
 from dtme_search.search.loop import run_trials
 from dtme_search.search.objective import Objective
-from dtme_search.search.places import places_for
 from dtme_search.search.preparation import Prepared, join_prepared, prepare, read_study
+from dtme_search.search.processes import LocalProcesses
 from dtme_search.search.records import BaselineRow, records_for
 from dtme_search.search.stopping import StopSwitch
 from dtme_search.search.storage import check_storage, open_storage
@@ -63,6 +64,8 @@ def optimize(
     workers: int | None = 1,
     devices: Sequence[str] | None = None,
     trials_per_device: int = 1,
+    engine: EngineName = "local",
+    scheduler: str | None = None,
     data_root: str | None = None,
     workdir: Path = DEFAULT_WORKDIR,
     overrides: Sequence[str] = (),
@@ -86,6 +89,10 @@ def optimize(
             own, which draw pictures whatever ``draw`` says.
         devices: Where several workers run: numbers of visible GPUs, or ``cpu``. All GPUs by default.
         trials_per_device: Workers that may share a GPU.
+        engine: ``local`` for processes of this machine, ``dask`` for a Dask cluster.
+        scheduler: Address of a Dask scheduler, or its scheduler file. ``workers`` then says how many of the
+            cluster's places to take: GPUs that its Dask workers declare, or Dask workers where none declares
+            any; ``None`` for all that are there. Without it a cluster of this machine is made.
         data_root: Folder of the data set.
         workdir: Where checkpoints, pictures and by default the database lie.
         overrides: ``path=value`` strings for the base config.
@@ -102,7 +109,9 @@ def optimize(
             before anything is written or trained.
     """
     hears = listener or Listener()
-    places = places_for(workers, devices, trials_per_device, device)
+    runs = engine_for(engine, scheduler, workers, devices, trials_per_device, device)
+    runs.check(storage_url(study_name(study), storage, workdir))
+    places = runs.places if isinstance(runs, LocalProcesses) else ()
     alone = len(places) == 1
     prepared = prepare(
         study,
@@ -120,11 +129,12 @@ def optimize(
     )
     left = prepared.config.trials - num_finished(prepared.optuna)
     with StopSwitch(timeout) as switch:
-        if alone or (left <= 1 and not places[0].visible):
+        if alone or (left <= 1 and places and not places[0].visible):
             _work(prepared, hears, draw, switch, publish=publish)
-        else:
+        elif left > 0 and not switch():
             prepared.shelf.clear()
-            Workers(prepared, places[: max(1, left)], hears, switch, publish).run()
+            with runs.launcher(prepared, left) as launcher:
+                Workers(prepared, launcher, hears, switch, publish).run()
     return prepared.loaded(stopped=switch.asked)
 
 

@@ -1,35 +1,22 @@
-"""Several workers of one study on this machine, each a fresh process with its own GPU and threads.
-
-Fresh, because a process sees the GPUs that its environment names when it imports torch, and because the
-death of one must not take the others along. A worker is ``dtme-search worker``: it loads the study and
-shares nothing but its database and folder with the others.
-"""
+"""The workers of a study: heard, watched, replaced when they die, stopped when they must."""
 
 from __future__ import annotations
 
 import logging
-import os
 import queue
 import signal
-import subprocess
-import sys
-import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
-
-import joblib
 
 from dtme_search.errors import TrainingError
+from dtme_search.search.launching import Ended, Launcher, Started
 from dtme_search.search.lifecycle import num_finished
 from dtme_search.search.listener import Listener
 from dtme_search.search.loading import LoadedStudy
-from dtme_search.search.places import Place
 from dtme_search.search.preparation import Prepared
 from dtme_search.search.reports import WorkerStatus, parse_report, repeat_news
 from dtme_search.search.stopping import StopSwitch
-from dtme_search.search.workspace import private_folder
 
 MOST_DEATHS = 10
 """Deaths of workers, with no trial finished between them, after which it is no use to start another."""
@@ -45,9 +32,10 @@ _log = logging.getLogger(__name__)
 
 @dataclass
 class _Worker:
-    process: subprocess.Popen[str]
+    started: Started
     status: WorkerStatus
-    log: Path
+    lines: queue.SimpleQueue[str]
+    is_told: bool = False
     ended: bool = False
 
 
@@ -56,7 +44,7 @@ class Workers:
 
     Args:
         prepared: The study, checked and created.
-        places: One for each worker.
+        launcher: Starts them.
         listener: Hears the results of all workers, and what each one does.
         switch: Tells to stop: the workers then do so with a checkpoint.
         publish: Called with the study when trials have finished.
@@ -65,17 +53,16 @@ class Workers:
     def __init__(
         self,
         prepared: Prepared,
-        places: Sequence[Place],
+        launcher: Launcher,
         listener: Listener,
         switch: StopSwitch,
         publish: Callable[[LoadedStudy], None] | None = None,
     ) -> None:
         self._prepared = prepared
-        self._places = places
+        self._launcher = launcher
         self._listener = listener
         self._switch = switch
         self._publish = publish
-        self._lines: queue.SimpleQueue[tuple[_Worker, str]] = queue.SimpleQueue()
         self._workers: list[_Worker] = []
         self._finished = num_finished(prepared.optuna)
         self._deaths = 0
@@ -88,11 +75,9 @@ class Workers:
             DtmeSearchError: What a worker found that only the user can mend, or that they keep dying.
             KeyboardInterrupt: After a second signal, when all workers have ended.
         """
-        if self._is_complete or self._switch():
-            return
         told = False
         try:
-            for index in range(len(self._places)):
+            for index in range(self._launcher.num_workers):
                 self._workers.append(self._start(index, 1))
             while not all(worker.ended for worker in self._workers):
                 if self._switch() and not told:
@@ -120,51 +105,23 @@ class Workers:
         return self._finished >= self._prepared.config.trials
 
     def _start(self, index: int, starts: int) -> _Worker:
-        prepared, place = self._prepared, self._places[index]
-        log = private_folder(prepared.workspace.root / "workers") / f"{index}.log"
-        command = [sys.executable, "-P", "-m", "dtme_search", "worker", "--study", prepared.config.name]
-        command += ["--workdir", str(prepared.workspace.root.parent.absolute())]
-        command += ["--launcher", str(os.getpid())]
-        if not place.visible:
-            command += ["--device", "cpu"]
-        environment = place.environment(len(self._places), joblib.cpu_count(), os.environ)
-        # Not an argument: everybody on the machine sees those, and a URL may hold a password.
-        environment["DTME_STORAGE"] = prepared.url
-        with log.open("ab") as errors:
-            process = subprocess.Popen(
-                command,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                text=True,
-                # Ctrl-C reaches this process alone, which tells the workers once.
-                start_new_session=True,
-            )
-        worker = _Worker(process, WorkerStatus(index, place.name, starts=starts), log)
-        threading.Thread(target=self._read, args=(worker,), daemon=True).start()
-        return worker
-
-    def _read(self, worker: _Worker) -> None:
-        assert worker.process.stdout is not None
-        with worker.process.stdout as lines:
-            for line in lines:
-                self._lines.put((worker, line))
+        lines: queue.SimpleQueue[str] = queue.SimpleQueue()
+        started = self._launcher.start(index, lines.put)
+        return _Worker(started, WorkerStatus(index, started.place, starts=starts), lines)
 
     def _hear(self) -> None:
-        """Take in what workers told, for at most one tick."""
-        until = time.monotonic() + _TICK
-        while True:
-            try:
-                worker, line = self._lines.get(timeout=max(0.0, until - time.monotonic()))
-            except queue.Empty:
-                break
-            report = parse_report(line)
-            if report is None:
-                _log.debug("worker %d: %s", worker.status.index, line.rstrip())
-                continue
-            worker.status = worker.status.after(*report, time.monotonic())
-            repeat_news(self._listener, *report)
+        """Take in what workers told during one tick."""
+        time.sleep(_TICK)
+        for worker in self._workers:
+            while not worker.lines.empty():
+                line = worker.lines.get()
+                report = parse_report(line)
+                if report is None:
+                    _log.debug("worker %d: %s", worker.status.index, line.rstrip())
+                    continue
+                worker.status = worker.status.after(*report, time.monotonic())
+                repeat_news(self._listener, *report)
+            worker.status = replace(worker.status, place=worker.started.place)
         self._listener.workers([worker.status for worker in self._workers])
 
     def _look(self, *, now: bool = False) -> None:
@@ -185,56 +142,52 @@ class Workers:
     def _stop_late_starters(self) -> None:
         """Do not wait for a worker that would import torch only to find that nothing is left."""
         for worker in self._workers:
-            if self._is_complete and not worker.ended and worker.status.doing == "starting":
-                worker.process.terminate()
+            if self._is_complete and worker.status.doing == "starting" and not worker.is_told:
+                worker.started.send(signal.SIGTERM)
+                worker.is_told = True
 
     def _replace_dead(self) -> None:
-        for place, worker in enumerate(self._workers):
-            code = worker.process.poll()
-            if code is None or worker.ended:
+        for index, worker in enumerate(self._workers):
+            end = None if worker.ended else worker.started.ended()
+            if end is None:
                 continue
             worker.ended = True
             worker.status = replace(worker.status, doing="", trial=None, total_steps=None)
-            if code == 0 or self._switch() or self._is_complete:
+            if end.code == 0 or self._switch() or self._is_complete:
                 continue
-            if code == _USER_MISTAKE:
-                raise TrainingError(_last_words(worker.log))
+            if end.code == _USER_MISTAKE:
+                raise TrainingError(end.last_words)
             self._prepared.recover(self._listener)
             self._look(now=True)
-            self._deaths += 1
-            how = _in_words(code)
-            if self._deaths > MOST_DEATHS:
-                raise TrainingError(
-                    f"study {self._prepared.config.name}: {self._deaths} workers in a row ended before a "
-                    f"trial did, the last one {how}. {worker.log} says more."
-                )
-            self._listener.worker_died(worker.status.index, how, worker.log)
+            self._count_death(end, worker.started.log)
+            self._listener.worker_died(index, end.how, worker.started.log)
             if not self._is_complete:
-                self._workers[place] = self._start(place, worker.status.starts + 1)
+                self._workers[index] = self._start(index, worker.status.starts + 1)
+
+    def _count_death(self, end: Ended, log: str) -> None:
+        self._deaths += 1
+        # A machine that is lost takes many along, and those that follow them find it lost once more.
+        if self._deaths > max(MOST_DEATHS, 2 * self._launcher.num_workers):
+            raise TrainingError(
+                f"study {self._prepared.config.name}: {self._deaths} workers in a row ended before a "
+                f"trial did, the last one {end.how}. {log} says more."
+            )
 
     def _signal(self, number: signal.Signals) -> None:
         for worker in self._workers:
-            if worker.process.poll() is None:
-                worker.process.send_signal(number)
+            worker.started.send(number)
 
     def _end(self) -> None:
         """Let no worker outlive this process."""
-        until = time.monotonic() + PATIENCE
-        while time.monotonic() < until and any(worker.process.poll() is None for worker in self._workers):
+        if not self._wait(PATIENCE):
+            self._signal(signal.SIGKILL)
+            self._wait(PATIENCE)
+
+    def _wait(self, seconds: float) -> bool:
+        """Whether all workers have ended by then."""
+        until = time.monotonic() + seconds
+        while any(worker.started.ended() is None for worker in self._workers):
+            if time.monotonic() >= until:
+                return False
             time.sleep(_TICK)
-        for worker in self._workers:
-            if worker.process.poll() is None:
-                worker.process.kill()
-            worker.process.wait()
-
-
-def _last_words(log: Path) -> str:
-    """The one line of a worker that gave up."""
-    lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-    return lines[-1].removeprefix("dtme-search: ") if lines else f"a worker gave up; {log} is empty."
-
-
-def _in_words(code: int) -> str:
-    if code < 0:
-        return f"killed by {signal.Signals(-code).name}"
-    return f"with exit code {code}"
+        return True

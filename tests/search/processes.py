@@ -1,10 +1,11 @@
-"""Runs one function in several processes that begin at the same moment."""
+"""Runs one function in several processes that begin at the same moment; finds processes to kill."""
 
 from __future__ import annotations
 
 import multiprocessing
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 
@@ -34,3 +35,18 @@ def _begin(work, number, arguments, barrier, results) -> None:
         results.put(work(number, *arguments))
     except BaseException:
         results.put(traceback.format_exc())
+
+
+def children_of(pid: int) -> list[int]:
+    """Processes that a process started and that still run."""
+    lists = [path.read_text().split() for path in Path(f"/proc/{pid}/task").glob("*/children")]
+    return [int(child) for found in lists for child in found]
+
+
+def opener(file: Path, pids: list[int]) -> int | None:
+    """The one of these processes that has a file open."""
+    for pid in pids:
+        for open_file in Path(f"/proc/{pid}/fd").glob("*"):
+            if open_file.exists() and open_file.samefile(file):
+                return pid
+    return None

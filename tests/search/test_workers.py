@@ -12,11 +12,13 @@ import threading
 import time
 from pathlib import Path
 
+import joblib
 import pytest
 import sqlalchemy
+from children import Children
 from filelock import FileLock
 from optuna.trial import TrialState
-from processes import run_together
+from processes import children_of, opener, run_together
 from tiny import write_tiny_study
 from watching import Heard, once
 
@@ -98,42 +100,6 @@ class TestPlaces:
         assert place.environment(1, 8, {"OMP_NUM_THREADS": "3"})["MKL_NUM_THREADS"] == "3"
 
 
-CHILD = """#!{python}
-import json, os, signal, sys, time
-pause = lambda: time.sleep(0.02)
-number = len(os.listdir({folder!r}))
-path = os.path.join({folder!r}, f"{{os.getpid()}}.json")
-told = {{"argv": sys.argv[1:], "env": dict(os.environ), "modules": sorted(sys.modules), "signals": []}}
-def write():
-    with open(path + ".new", "w") as file: json.dump(told, file)
-    os.replace(path + ".new", path)
-def heard(number, frame):
-    told["signals"].append(number); write()
-    if {patient}: sys.exit(130)
-for number in (signal.SIGTERM, signal.SIGINT): signal.signal(number, heard)
-write()
-{story}
-"""
-
-
-class Children:
-    """Stand-ins for the Python that runs a worker: they write down how they were started."""
-
-    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.folder, self._patch = folder, monkeypatch
-        (folder / "told").mkdir()
-
-    def will(self, story: str, *, patient: bool = True) -> None:
-        script = self.folder / "python"
-        told = str(self.folder / "told")
-        script.write_text(CHILD.format(python=sys.executable, folder=told, story=story, patient=patient))
-        script.chmod(0o700)
-        self._patch.setattr(workers.sys, "executable", str(script))
-
-    def told(self) -> list[dict]:
-        return [json.loads(path.read_text()) for path in sorted((self.folder / "told").glob("*.json"))]
-
-
 @pytest.fixture
 def children(tmp_path, monkeypatch) -> Children:
     return Children(tmp_path, monkeypatch)
@@ -142,7 +108,7 @@ def children(tmp_path, monkeypatch) -> Children:
 class TestLauncher:
     def test_environment_is_complete_before_python_starts(self, children, tmp_path, monkeypatch):
         monkeypatch.setattr("dtme_search.search.places.visible_gpus", lambda: ("4", "5"))
-        monkeypatch.setattr(workers.joblib, "cpu_count", lambda: 6)
+        monkeypatch.setattr(joblib, "cpu_count", lambda: 6)
         monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
         children.will("sys.exit(0)")
         database = f"sqlite:///{tmp_path / 'marker-db'}"
@@ -394,7 +360,7 @@ def test_a_killed_worker_is_replaced(tmp_path):
         assert process.poll() is None, process.communicate()[0]
         time.sleep(0.1)
         for lock in (workdir / "tiny" / "trials").glob("*/running.lock"):
-            victim = victim or _owner(lock, process.pid)
+            victim = victim or opener(lock, children_of(process.pid))
     os.kill(victim, signal.SIGKILL)
     text, _ = process.communicate(timeout=280)
     assert process.returncode == 0, text
@@ -405,13 +371,3 @@ def test_a_killed_worker_is_replaced(tmp_path):
     for lock in (workdir / "tiny" / "trials").glob("*/running.lock"):
         with FileLock(lock, timeout=0):
             pass
-
-
-def _owner(lock: Path, parent: int) -> int | None:
-    """The child of a process that has a file open."""
-    for children in Path(f"/proc/{parent}/task").glob("*/children"):
-        for child in map(int, children.read_text().split()):
-            for open_file in Path(f"/proc/{child}/fd").iterdir():
-                if open_file.exists() and open_file.samefile(lock):
-                    return child
-    return None

@@ -23,6 +23,8 @@ class Heard(Listener):
     scored: list[tuple[int, int]] = field(default_factory=list)
     recovered: dict[int, str] = field(default_factory=dict)
     short: list[str] = field(default_factory=list)
+    died: list[str] = field(default_factory=list)
+    places: set[str] = field(default_factory=set)
 
     def baseline_started(self, task, index, count):
         self.act("baseline_started", index)
@@ -56,6 +58,14 @@ class Heard(Listener):
 
     def trial_stopped(self, number, state, reason):
         self.stopped.append((number, state, reason))
+
+    def workers(self, statuses):
+        self.places |= {status.place for status in statuses}
+        self.act("workers", len(statuses))
+
+    def worker_died(self, index, how, log):
+        self.died.append(how)
+        self.act("worker_died", index)
 
 
 def once(event: str, number: int, action: Callable[[], None]) -> Callable[[str, int], None]:

@@ -1,0 +1,90 @@
+"""Starts a worker of a study as a fresh process, here or where a Dask worker runs.
+
+Fresh, because a process sees the GPUs that its environment names when it imports torch, and because the
+death of one must not take the others along. A worker is ``dtme-search worker``: it loads the study and
+shares nothing but its database and folder with the others.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from dtme_search.search.workspace import private_folder
+
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+"""Variables that say how many threads a process computes with."""
+
+
+@dataclass(frozen=True)
+class WorkerOrder:
+    """What a worker must know, wherever it runs.
+
+    Attributes:
+        study: Name of the study.
+        index: Number of the worker.
+        workdir: Folder of studies; absolute.
+        url: Database; may hold a password, so it is never printed.
+        data_root: Folder of the data there; ``None`` for what the study says.
+    """
+
+    study: str
+    index: int
+    workdir: str
+    url: str = field(repr=False)
+    data_root: str | None = None
+
+    @property
+    def log(self) -> Path:
+        """What the worker writes to stderr."""
+        return Path(self.workdir) / self.study / "workers" / f"{self.index}.log"
+
+
+def start_worker(order: WorkerOrder, environment: Mapping[str, str]) -> subprocess.Popen[str]:
+    """Start the process; it tells what it does in lines on its stdout.
+
+    Args:
+        order: What it must know.
+        environment: All of its environment; an empty ``CUDA_VISIBLE_DEVICES`` puts it on the CPU.
+    """
+    private_folder(order.log.parent)
+    command = [sys.executable, "-P", "-m", "dtme_search", "worker", "--study", order.study]
+    command += ["--workdir", order.workdir, "--launcher", str(os.getpid())]
+    if order.data_root is not None:
+        command += ["--data-root", order.data_root]
+    if environment.get("CUDA_VISIBLE_DEVICES") == "":
+        command += ["--device", "cpu"]
+    with order.log.open("ab") as errors:
+        return subprocess.Popen(
+            command,
+            # Not an argument: everybody on the machine sees those, and a URL may hold a password.
+            env={**environment, "DTME_STORAGE": order.url},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            # Ctrl-C reaches the process that watches alone, which tells the workers once.
+            start_new_session=True,
+        )
+
+
+def last_words(log: Path) -> str:
+    """The one line of a worker that gave up."""
+    try:
+        text = log.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        text = ""
+    lines = [line for line in text.splitlines() if line.strip()]
+    return lines[-1].removeprefix("dtme-search: ") if lines else f"a worker gave up; {log} is empty."
+
+
+def in_words(code: int) -> str:
+    """How a process ended."""
+    if code < 0:
+        return f"killed by {signal.Signals(-code).name}"
+    return f"with exit code {code}"
