@@ -53,7 +53,7 @@ class JoinedCluster:
         """Starts workers there; on leaving, those that are left are told to stop."""
         with (
             _connected(self.address) as client,
-            DaskLauncher(client, prepared, self._count(client)) as starts,
+            DaskLauncher(client, prepared, min(self._count(client), most)) as starts,
         ):
             yield starts
 

@@ -98,6 +98,8 @@ def dask_places(workers: Mapping[str, Mapping[str, Any]]) -> tuple[DaskPlace, ..
 
 def places_of(client: Client) -> tuple[DaskPlace, ...]:
     """The places of the cluster that a client is connected to."""
+    if client.scheduler is None:
+        raise OSError("the connection is closed")
     # Not scheduler_info(): what it gives may be what a background task of the client just stored, which
     # names no workers (distributed 2026.8).
     info = client.sync(client.scheduler.identity, n_workers=-1, callback_timeout=ANSWER_WITHIN)

@@ -1,7 +1,7 @@
 """What a Dask worker does: it hosts one worker of a study, repeats what that tells, and passes signals on.
 
 These functions and those of :mod:`~dtme_search.search.fresh` travel to the cluster by value and use nothing
-but Python and Dask, so that no Dask worker imports torch: only the fresh process does, in its own environment.
+but Python and Dask, so no Dask worker imports torch: only the fresh process does, in its own environment.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ a second, and the published data sets have a few small images.
 from __future__ import annotations
 
 import glob
+import logging
 import re
 import shlex
 import socket
@@ -19,6 +20,7 @@ from typing import Any
 
 import pytest
 import yaml
+from dask.distributed import Nanny, Scheduler, SpecCluster
 from joblib.externals.loky import get_reusable_executor
 from mat_file import write_mat
 from nyud_folder import write_nyud
@@ -40,8 +42,11 @@ INSTEAD = {
 }
 """What stands in the documentation -> what is run in its place."""
 
-EXEMPT = ("make", "pip", "git")
-"""Programs that get and test the project itself: CI runs them, not a test."""
+SCHEDULER = "tcp://head:8786"
+"""The address that the documentation gives to the scheduler of a cluster."""
+
+EXEMPT = ("make", "pip", "git", "dask", "CUDA_VISIBLE_DEVICES=0", "CUDA_VISIBLE_DEVICES=1")
+"""Programs that get and test the project itself, which CI runs, and a cluster, which a fixture is."""
 
 ELSEWHERE = {("own-data.md", "bash"): "test_own_data.py", ("sql.md", "python"): "test_sql_docs.py"}
 """Blocks that a test of their own runs, with its own data."""
@@ -131,16 +136,30 @@ def to_run(page: Path) -> list[tuple[str, str]]:
     return [fence for fence in ours if (page.name, fence[0]) not in ELSEWHERE]
 
 
+@pytest.fixture
+def scheduler(page: Path) -> Iterator[str]:
+    """Address of a cluster of one Dask worker, for the pages that speak of one."""
+    if SCHEDULER not in page.read_text(encoding="utf-8"):
+        yield ""
+        return
+    local = {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0"}
+    nannies = {0: {"cls": Nanny, "options": {**local, "nthreads": 1, "silence_logs": logging.CRITICAL}}}
+    with SpecCluster(
+        nannies, {"cls": Scheduler, "options": local | {"dashboard": False}}, silence_logs=logging.CRITICAL
+    ) as cluster:
+        yield cluster.scheduler_address
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("page", list(filter(to_run, PAGES)), ids=lambda page: page.name)
-def test_every_command_of_a_page_runs_in_its_order(page, run, folder, answers):
+def test_every_command_of_a_page_runs_in_its_order(page, run, folder, answers, scheduler):
     served = 0
     for language, text in to_run(page):
         if language == "python":
             exec(compile(typed(text), page.name, "exec"), {})
             continue
         for line in command_lines(text):
-            program, *words = shlex.split(typed(line))
+            program, *words = shlex.split(typed(line).replace(SCHEDULER, scheduler))
             if program in EXEMPT:
                 continue
             assert program == "dtme-search", f"{page.name}: {line}: no test can run this"
