@@ -105,7 +105,7 @@ def _nanny(place: Place, num_workers: int) -> dict[str, Any]:
         "dashboard_address": "127.0.0.1:0",
         "env": {"CUDA_VISIBLE_DEVICES": place.visible},
         "resources": {GPU: 1} if place.visible else {},
-        "nthreads": int(environment["OMP_NUM_THREADS"]),
+        "nthreads": int(environment["OMP_NUM_THREADS"].split(",")[0]),
         "memory_limit": 0,
         "silence_logs": logging.CRITICAL,
         # Ctrl-C reaches all processes of a terminal; this one must stay to pass it on.

@@ -29,6 +29,7 @@ def test_a_worker_joins_what_optimize_made(run, tmp_path):
         (("worker", "--study", "tiny"), "no such database. `dtme-search optimize` starts one."),
         (("optimize", "--study", "tiny.yaml", "--workers", "2", "--device", "cuda:0"), "Use --devices."),
         (("optimize", "--study", "tiny.yaml", "--devices", "0;1"), "got '0;1'"),
+        (("optimize", "--study", "tiny.yaml", "--scheduler", "tcp://a:1"), "needs --engine dask"),
         (("doctor", "--study", "tiny", "--storage", "nonsense"), ""),
     ],
 )
