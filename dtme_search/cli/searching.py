@@ -108,7 +108,8 @@ def optimize(
     from dtme_search.reporting import PageKeeper, draw_trial, write_page
     from dtme_search.search import optimize as run
 
-    if warm_start_storage is not None and warm_start_from is None:
+    # The variable may be set for other commands of a session; the option is meant for this one.
+    if warm_start_from is None and context.get_parameter_source("warm_start_storage").name == "COMMANDLINE":
         raise ConfigError("optimize: --warm-start-storage needs --warm-start-from STUDY.")
     screen = screen_of(context)
     with stoppable(), TerminalListener(screen) as listener:
