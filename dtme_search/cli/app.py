@@ -11,8 +11,10 @@ from typing import Annotated, cast
 import typer
 
 from dtme_search import __version__
-from dtme_search.cli.arguments import MOVED, STORAGE
+from dtme_search.cli.arguments import MOVED, STORAGE, WARM_START_STORAGE
 from dtme_search.cli.screen import Screen
+
+_MOVABLE = {"storage": STORAGE, "warm_start_storage": WARM_START_STORAGE}
 
 app = typer.Typer(
     name="dtme-search",
@@ -41,12 +43,17 @@ def repeated(context: typer.Context, *names: str) -> str:
 
     given = []
     for name in names:
-        source = context.get_parameter_source(name)
-        moved = name == "storage" and STORAGE in os.environ.get(MOVED, "").split()
-        if moved or (source is not None and source.name == "COMMANDLINE"):
+        if was_given(context, name):
             value = str(context.params[name])
             given += [f"--{name.replace('_', '-')}", mask_url(value) if name == "storage" else value]
     return "".join(f" {shlex.quote(word)}" for word in given)
+
+
+def was_given(context: typer.Context, name: str) -> bool:
+    """Whether an option stood on the command line, not only in a variable, which other commands read too."""
+    source = context.get_parameter_source(name)
+    is_moved = _MOVABLE.get(name) in os.environ.get(MOVED, "").split()
+    return is_moved or (source is not None and source.name == "COMMANDLINE")
 
 
 def _print_version(wanted: bool) -> None:

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from dtme_search.cli import options
-from dtme_search.cli.app import app, repeated, screen_of
+from dtme_search.cli.app import app, repeated, screen_of, was_given
 from dtme_search.cli.arguments import WARM_START_STORAGE
 from dtme_search.cli.screen import stoppable
 from dtme_search.errors import ConfigError
@@ -108,8 +108,7 @@ def optimize(
     from dtme_search.reporting import PageKeeper, draw_trial, write_page
     from dtme_search.search import optimize as run
 
-    # The variable may be set for other commands of a session; the option is meant for this one.
-    if warm_start_from is None and context.get_parameter_source("warm_start_storage").name == "COMMANDLINE":
+    if warm_start_from is None and was_given(context, "warm_start_storage"):
         raise ConfigError("optimize: --warm-start-storage needs --warm-start-from STUDY.")
     screen = screen_of(context)
     with stoppable(), TerminalListener(screen) as listener:

@@ -23,6 +23,14 @@ def test_a_worker_joins_what_optimize_made(run, tmp_path):
     assert "2 complete" in run("show", "--study", "tiny").out
 
 
+def test_a_variable_that_other_commands_read_is_no_mistake_of_this_one(run, tmp_path, monkeypatch):
+    monkeypatch.setenv("DTME_WARM_START_STORAGE", "sqlite:////nowhere/else.db")
+    words = ("optimize", "--study", write_tiny_study(tmp_path), "--device", "cpu", "--timeout", 0)
+    assert run(*words).code == 0
+    refused = run(*words, "--warm-start-storage", "sqlite:////nowhere/else.db")
+    assert refused.code == 2 and "--warm-start-storage needs --warm-start-from" in refused.err
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
