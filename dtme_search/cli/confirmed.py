@@ -7,19 +7,23 @@ from typing import TYPE_CHECKING
 from dtme_search.cli.screen import Screen
 
 if TYPE_CHECKING:
+    from dtme_search.reporting import Frame
     from dtme_search.search import LoadedStudy
 
 CONFIRMED = ("delta_m_mean", "delta_m_std", "num_seeds")
 """Columns that stand in a table of their own."""
 
 
-def print_confirmed(screen: Screen, study: LoadedStudy) -> None:
-    """Confirmed configurations, the best mean first, and whether the first is told from the second."""
+def print_confirmed(screen: Screen, study: LoadedStudy, trials: Frame | None = None) -> None:
+    """Confirmed configurations, the best mean first, and whether the first is told from the second.
+
+    ``trials`` is the study's ``trials_table`` where it is at hand.
+    """
     from dtme_search.cli.render import print_frame
     from dtme_search.reporting import confirmed_table
     from dtme_search.search import doubt_about_leader, ranking
 
-    table = confirmed_table(study)
+    table = confirmed_table(study, trials)
     if table.empty:
         return
     screen.line("")
@@ -41,7 +45,7 @@ def best_in_words(study: LoadedStudy, number: int) -> str:
     """What to think of the best trial."""
     from dtme_search.search import confirmations
 
-    run = next(run for run in study.records.runs(study.name) if run.trial == number)
+    (run,) = study.records.runs(study.name, number)
     confirmed = confirmations(study).get(number)
     if confirmed is None:
         return (

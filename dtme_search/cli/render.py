@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from dtme_search.reporting import Frame
     from dtme_search.search import BaselineRow, FinalResult, LoadedStudy
 
-_LAST_PRUNED = 5
+_LAST_ENDED = 5
+"""Pruned trials that are listed, and failed ones; the tables have them all."""
 _NARROWEST_WORDS = 16
 """Columns of words are wrapped down to this width before the gaps between all columns shrink."""
 _MOST_MAPS = 10
@@ -85,7 +86,7 @@ def print_study(screen: Screen, study: LoadedStudy, where: str = "", data: str =
         return
     counts = ", ".join(f"{count} {state}" for state, count in trials["state"].value_counts().items())
     screen.say(f"Study {study.name}: {counts}; {study.config.trials} planned.")
-    front = front_table(study)
+    front = front_table(study, trials)
     if not front.empty:
         goal = " and ".join(
             f"{heading(name)} ({direction})" for name, direction in study.config.objectives.items()
@@ -109,19 +110,14 @@ def print_study(screen: Screen, study: LoadedStudy, where: str = "", data: str =
         )
         screen.say(f"{LEGEND}.", style="dim")
         _print_doubts(screen, front)
-        print_confirmed(screen, study)
+        print_confirmed(screen, study, trials)
         _print_sketches(screen, study, trials, front)
-    pruned = pruned_table(study)
-    if not pruned.empty:
-        screen.line("")
-        title = (
-            "Pruned" if len(pruned) <= _LAST_PRUNED else f"Pruned, the last {_LAST_PRUNED} of {len(pruned)}"
-        )
-        print_frame(screen.console, title, pruned.tail(_LAST_PRUNED))
-    failed = failed_table(study)
-    if not failed.empty:
-        screen.line("")
-        print_frame(screen.console, "Failed", failed.drop(columns=["state"]))
+    for title, ended in (("Pruned", pruned_table(study)), ("Failed", failed_table(study, trials))):
+        if not ended.empty:
+            screen.line("")
+            many = f", the last {_LAST_ENDED} of {len(ended)}" if len(ended) > _LAST_ENDED else ""
+            shown = ended.drop(columns="state", errors="ignore").tail(_LAST_ENDED)
+            print_frame(screen.console, title + many, shown)
     screen.line("")
     try:
         best = best_trial(study)

@@ -53,14 +53,15 @@ def plot_points(
     """
     across, up, _ = zip(*points, strict=True)
     grid = [[" "] * width for _ in range(height)]
+    left, right, bottom, top = min(across), max(across), min(up), max(up)
     for x, y, mark in points:
-        grid[_place(y, up, height)][_place(x, across, width)] = mark
-    labels = {height - 1: f"{max(up):+.2f}", 0: f"{min(up):+.2f}"}
+        grid[_place(y, bottom, top, height)][_place(x, left, right, width)] = mark
+    labels = {height - 1: f"{top:+.2f}", 0: f"{bottom:+.2f}"}
     margin = max(map(len, labels.values()))
     lines = [
         f"{labels.get(row, ''):>{margin}} |{''.join(grid[row])}".rstrip() for row in range(height - 1, -1, -1)
     ]
-    low, high = f"{min(across):.3f}", f"{max(across):.3f}"
+    low, high = f"{left:.3f}", f"{right:.3f}"
     gap = max(1, width - len(low) - len(high))
     return [*lines, f"{'':>{margin}} +{'-' * width}", f"{'':>{margin}}  {low}{' ' * gap}{high}"]
 
@@ -82,6 +83,5 @@ def _mark(feasible: object, on_front: object) -> str:
     return "o" if feasible is None or feasible != feasible or feasible else "x"
 
 
-def _place(value: float, values: Sequence[float], size: int) -> int:
-    low, high = min(values), max(values)
+def _place(value: float, low: float, high: float, size: int) -> int:
     return round((value - low) / (high - low) * (size - 1)) if high > low else 0

@@ -99,7 +99,7 @@ def _text(study: LoadedStudy, number: int, force: bool) -> str:
             f"study {study.name}: trial {number} belongs to another study, whose results warmed up the "
             "sampler. Export it there."
         )
-    run = next((run for run in study.records.runs(study.name) if run.trial == number), None)
+    run = next(iter(study.records.runs(study.name, number)), None)
     if trial.state != TrialState.COMPLETE or run is None or run.config is None:
         raise ExportError(
             f"study {study.name}: trial {number} must be complete, got {trial.state.name.lower()}. "

@@ -42,7 +42,7 @@ class StudyView(LoadedStudy):
         Raises:
             ValueError: If there is no such trial, or it is not complete.
         """
-        run = next((run for run in self.records.runs(self.name) if run.trial == trial), None)
+        run = next(iter(self.records.runs(self.name, trial)), None)
         plan = plan_of_run(run) if run is not None else None
         if plan is None:
             raise ValueError(f"trial must be one that is complete, got {trial}.")

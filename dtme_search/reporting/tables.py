@@ -77,12 +77,13 @@ def table_of_runs(study: LoadedStudy, runs: Mapping[int, RunRow]) -> pd.DataFram
     return table.reindex(columns=_ordered(list(table.columns)))
 
 
-def front_table(study: LoadedStudy) -> pd.DataFrame:
+def front_table(study: LoadedStudy, trials: pd.DataFrame | None = None) -> pd.DataFrame:
     """Feasible trials that no other feasible trial beats in every objective.
 
-    Confirmed ones first, by their mean, then the others by the delta_m of the search.
+    Confirmed ones first, by their mean, then the others by the delta_m of the search. ``trials`` is the
+    study's ``trials_table`` where it is at hand: making it is most of the work in a large study.
     """
-    table = trials_table(study)
+    table = trials_table(study) if trials is None else trials
     if table.empty:
         return table
     chosen = table[table["on_front"]]
@@ -90,15 +91,17 @@ def front_table(study: LoadedStudy) -> pd.DataFrame:
     return chosen.sort_values(order, ascending=False).drop(columns=["on_front", "error"])
 
 
-def confirmed_table(study: LoadedStudy) -> pd.DataFrame:
+def confirmed_table(study: LoadedStudy, trials: pd.DataFrame | None = None) -> pd.DataFrame:
     """Confirmed configurations, the best mean first: what further seeds made of them.
 
     Columns: ``trial``, ``delta_m_mean`` and ``delta_m_std`` (percent, further seeds only), ``num_seeds``,
     ``delta_m_percent`` (of the search), ``gain_<task>_percent`` (means over the further seeds),
-    ``param_overhead_percent``.
+    ``param_overhead_percent``. ``trials`` as for :func:`front_table`.
     """
     known = confirmations(study)
-    table = trials_table(study)
+    if not known:
+        return pd.DataFrame()
+    table = trials_table(study) if trials is None else trials
     rows = [
         {
             **{name: row[name] for name in ("trial", "delta_m_mean", "delta_m_std", "num_seeds")},
@@ -116,9 +119,9 @@ def confirmed_table(study: LoadedStudy) -> pd.DataFrame:
     return found.reset_index(drop=True)
 
 
-def failed_table(study: LoadedStudy) -> pd.DataFrame:
-    """Trials that failed, with the first line of the reason."""
-    table = trials_table(study)
+def failed_table(study: LoadedStudy, trials: pd.DataFrame | None = None) -> pd.DataFrame:
+    """Trials that failed, with the first line of the reason. ``trials`` as for :func:`front_table`."""
+    table = trials_table(study) if trials is None else trials
     if table.empty:
         return table
     return table[table["state"] == "fail"][["trial", "state", "error"]]

@@ -87,8 +87,11 @@ def front_numbers(study: LoadedStudy) -> set[int]:
     }
     if len(signs) == 1:
         return {max(points, key=lambda number: (points[number], -number))} if points else set()
-    different = set(points.values())
-    front = {point for point in different if not any(_dominates(other, point) for other in different)}
+    front: list[tuple[float, ...]] = []
+    # Who dominates a point comes before it, and is dominated by one of the front itself if it is not on it.
+    for point in sorted(set(points.values()), reverse=True):
+        if not any(_dominates(other, point) for other in reversed(front)):
+            front.append(point)
     return {number for number, point in points.items() if point in front}
 
 

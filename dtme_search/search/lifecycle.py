@@ -7,6 +7,7 @@ import re
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
+from itertools import islice
 
 import optuna
 from filelock import FileLock, Timeout
@@ -32,8 +33,7 @@ def num_finished(study: optuna.Study) -> int:
 
 def num_left(study: optuna.Study, total: int) -> int:
     """Trials that may still begin here; those running elsewhere are counted as done."""
-    running = own_trials(study, (TrialState.RUNNING,))
-    return total - num_finished(study) - len(running)
+    return total - len(own_trials(study, (*FINISHED, TrialState.RUNNING)))
 
 
 def recover(study: optuna.Study, workspace: Workspace, records: Records, *, is_local: bool) -> dict[int, str]:
@@ -63,13 +63,20 @@ def recover(study: optuna.Study, workspace: Workspace, records: Records, *, is_l
         if workspace.is_of_trial(first, trial.number):
             try:
                 with FileLock(workspace.trial_lock(first), timeout=0):
-                    ends[trial.number] = _end(study, trial, workspace, records)
+                    # A process tells how its trial ended before it lets go of the lock.
+                    if not _has_ended(study, trial.number):
+                        ends[trial.number] = _end(study, trial, workspace, records)
             except Timeout:
                 if silent.get(trial._trial_id, math.inf) > INTERVAL_SECONDS:
                     vouch_for(study, trial._trial_id)
         elif _is_dead_elsewhere(trial, silent.get(trial._trial_id), is_local=is_local):
             ends[trial.number] = _end(study, trial, workspace, records)
     return ends
+
+
+def _has_ended(study: optuna.Study, number: int) -> bool:
+    """Whether a trial has ended since it was seen running."""
+    return study.get_trials(deepcopy=False)[number].state.is_finished()
 
 
 def _is_dead_elsewhere(trial: FrozenTrial, silent: float | None, *, is_local: bool) -> bool:
@@ -121,12 +128,12 @@ def check_failures(study: optuna.Study, in_a_row: int) -> None:
     Raises:
         TrainingError: With that reason.
     """
-    trials = [trial for trial in own_trials(study) if trial.state.is_finished()]
+    ended = own_trials(study, (*FINISHED, TrialState.FAIL))
     # A failed trial without an error was interrupted; its continuation stands for it.
-    reasons = [_reason(trial) for trial in trials if trial.state in FINISHED or "error" in trial.user_attrs]
-    reasons = reasons[-in_a_row:]
+    latest = (trial for trial in reversed(ended) if trial.state in FINISHED or "error" in trial.user_attrs)
+    reasons = [_reason(trial) for trial in islice(latest, in_a_row)]
     if len(reasons) == in_a_row and None not in reasons and len({_cause(str(r)) for r in reasons}) == 1:
-        last = str(reasons[-1]).rstrip(".")
+        last = str(reasons[0]).rstrip(".")
         raise TrainingError(
             f"study {study.study_name}: {in_a_row} trials in a row failed with the same cause, the last with "
             f"{last}. Mend it, then run optimize again."

@@ -241,11 +241,12 @@ class Objective:
         pruner, reason = self.study.pruner.name, None
         if pruner == "pareto":
             ranking = ParetoPruner.of_study(self.study, config.train.num_evaluations)
-            here, at_the_end = (
-                self.records.competitors(self.study.name, number)
-                for number in (rung.rung, config.train.num_evaluations - 1)
-            )
-            reason = ranking.reason(trial.number, here, at_the_end)
+            if ranking.judges(rung):
+                here, at_the_end = (
+                    self.records.competitors(self.study.name, number)
+                    for number in (rung.rung, config.train.num_evaluations - 1)
+                )
+                reason = ranking.reason(trial.number, here, at_the_end)
         elif pruner != "none":
             known = trial.study.get_trials(deepcopy=False)[trial.number].intermediate_values
             if rung.rung not in known:  # a continued trial may evaluate a rung again

@@ -18,8 +18,10 @@ the best 1 / ``eta`` of them go on, as in successive halving without waiting (AS
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import NoReturn
 
 import optuna
@@ -87,6 +89,11 @@ class ParetoPruner:
             min_correlation=study.pruner.min_correlation,
         )
 
+    def judges(self, row: RungRow) -> bool:
+        """Whether a trial with this row may be stopped, if the others say so: it has grown, and goes on."""
+        is_grown = all(getattr(row, name) is not None for name in self.objectives)
+        return is_grown and self.first_rung <= row.rung < self.num_evaluations - 1
+
     def reason(self, trial: int, rows: Sequence[RungRow], finished: Sequence[RungRow] = ()) -> str | None:
         """Why ``trial`` should stop, in words, or ``None`` if it should go on.
 
@@ -102,10 +109,9 @@ class ParetoPruner:
         if len(rungs) > 1 or all(row.trial != trial for row in rows):
             raise ValueError(f"rows must hold trial {trial} and one rung, got the rungs {sorted(rungs)}")
         (rung,) = rungs
-        grown = [row for row in rows if self._is_judged(row)]
+        grown = [row for row in rows if self.judges(row)]
         place = next((index for index, row in enumerate(grown) if row.trial == trial), None)
-        last = self.num_evaluations - 1
-        if place is None or not self.first_rung <= rung < last or len(grown) < self.min_trials:
+        if place is None or len(grown) < self.min_trials:
             return None
         if not self._can_tell(grown, finished):
             return None
@@ -129,9 +135,6 @@ class ParetoPruner:
             rank_correlation([row.delta_m_percent for row in here], [ends[row.trial] for row in here])
             >= self.min_correlation
         )
-
-    def _is_judged(self, row: RungRow) -> bool:
-        return all(getattr(row, name) is not None for name in self.objectives)
 
     def _losses(self, row: RungRow) -> tuple[float, ...]:
         """The objectives, signed so that smaller is better."""
@@ -173,11 +176,27 @@ def dominance_ranks(losses: Tensor, violations: Tensor) -> Tensor:
         >>> dominance_ranks(torch.tensor([[0.0, 1.0], [1.0, 0.0], [1.0, 1.0]]), torch.zeros(3)).tolist()
         [0, 0, 2]
     """
-    first, second = losses[:, None, :], losses[None, :, :]
-    better = (first <= second).all(dim=2) & (first < second).any(dim=2)
-    both_keep = (violations[:, None] == 0) & (violations[None, :] == 0)
-    dominates = torch.where(both_keep, better, violations[:, None] < violations[None, :])
-    return dominates.sum(dim=0)
+    keeps = violations == 0
+    # Whoever keeps the limits comes before all who do not; among these the violation alone decides.
+    ranks = torch.searchsorted(violations.sort().values, violations.contiguous())
+    ranks[keeps] = _dominating(losses[keeps])
+    return ranks
+
+
+def _dominating(losses: Tensor) -> Tensor:
+    """For each of N points, how many of the others are nowhere worse and somewhere better: (N,)."""
+    if losses.shape[1] > 2:
+        counts = [((losses <= point).all(1) & (losses < point).any(1)).sum() for point in losses]
+        return torch.stack(counts) if counts else torch.zeros(0, dtype=torch.int64)
+    # A study of 10,000 trials has no room and no time for all pairs. In this order the points that dominate
+    # one come before it; of those before it, they are the ones whose second loss is not larger.
+    points = [tuple(point) for point in losses.tolist()]
+    rank_of: dict[tuple[float, ...], int] = {}
+    seconds: list[float] = []
+    for point, equal in groupby(sorted(points)):
+        rank = rank_of[point] = bisect_right(seconds, point[-1])
+        seconds[rank:rank] = [point[-1]] * sum(1 for _ in equal)
+    return torch.tensor([rank_of[point] for point in points], dtype=torch.int64)
 
 
 def stays(ranks: Tensor, eta: float) -> Tensor:

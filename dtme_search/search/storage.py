@@ -167,10 +167,13 @@ def check_same_search(opened: optuna.Study, study: StudyConfig, space: SearchSpa
     Raises:
         StorageError: If not; names what differs and the ways out.
     """
-    # Trials first: who makes a study writes its definition before its first trial, so a trial seen here
-    # without a definition read after it is somebody else's.
-    has_trials = bool(opened.get_trials(deepcopy=False))
     stored = opened.user_attrs.get(DEFINITION_ATTR)
+    has_trials = False
+    if stored is None:
+        # Who makes a study writes its definition before its first trial, so a trial seen here without a
+        # definition read after it is somebody else's. All trials are read in this case only.
+        has_trials = bool(opened.get_trials(deepcopy=False))
+        stored = opened.user_attrs.get(DEFINITION_ATTR)
     if stored is not None:
         changes = _differences(stored, json.loads(json.dumps(_definition(study, space))))
         if changes:

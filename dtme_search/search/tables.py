@@ -9,7 +9,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Annotated
 
-from sqlalchemy import BigInteger, DateTime, Dialect, Double, String, Text
+from sqlalchemy import BigInteger, DateTime, Dialect, Double, Index, String, Text
 from sqlalchemy.dialects import mysql
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import TypeDecorator, TypeEngine
@@ -179,6 +179,10 @@ class RunTable(Base):
     finished_at: Mapped[datetime | None]
     reason: Mapped[Long | None]
     error: Mapped[Long | None]
+
+
+# Every trial asks for the first run that did its work; without an index that reads all runs of the study.
+Index("ix_dtme_runs_work", RunTable.study, RunTable.resolved_fingerprint, RunTable.trial)
 
 
 class TrunkTable(Base):

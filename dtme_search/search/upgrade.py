@@ -16,10 +16,10 @@ _OPTUNAS = (
 _NAME = "VARCHAR(512) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NOT NULL"
 
 
-def add_missing_columns(engine: Engine, wanted: MetaData) -> None:
-    """Add the columns of ``wanted`` that existing tables lack; rows there have NULL in them.
+def add_what_is_missing(engine: Engine, wanted: MetaData) -> None:
+    """Add the columns and indexes of ``wanted`` that existing tables lack; rows have NULL in new columns.
 
-    Only columns were ever added, and all of them may be empty.
+    Nothing else was ever added, and all the columns may be empty.
 
     Raises:
         ValueError: If a missing column may not be empty, which no release has asked for.
@@ -37,6 +37,8 @@ def add_missing_columns(engine: Engine, wanted: MetaData) -> None:
                 connection.exec_driver_sql(
                     f"ALTER TABLE {prepare.format_table(table)} ADD COLUMN {definition}"
                 )
+        for index in table.indexes:
+            index.create(engine, checkfirst=True)
 
 
 def make_room(engine: Engine) -> None:

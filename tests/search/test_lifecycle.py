@@ -93,6 +93,19 @@ class TestRecover:
         assert continuation.params == study.trials[dead].params
         assert retry_history(continuation) == [dead] and first_number(continuation) == dead
 
+    def test_a_trial_that_ends_while_one_looks_is_not_dead(self, study, workspace, recover, monkeypatch):
+        number = begin(study, workspace)
+
+        class LetGo(FileLock):
+            """Free because its owner has just told the result."""
+
+            def __enter__(self) -> FileLock:
+                study.tell(number, 1.0)
+                return super().__enter__()
+
+        monkeypatch.setattr(lifecycle, "FileLock", LetGo)
+        assert recover() == {} and states(study) == [TrialState.COMPLETE]
+
     def test_a_continuation_that_dies_keeps_the_folder_of_the_first(self, study, workspace, recover):
         first = begin(study, workspace)
         assert recover() == {first: "continued"}

@@ -57,6 +57,22 @@ class TestRanks:
         losses = torch.tensor([[0.0, 0.0], [9.0, 9.0], [-5.0, -5.0], [8.0, 8.0]])
         assert dominance_ranks(losses, torch.tensor([0.0, 0.0, 2.0, 1.0])).tolist() == [0, 1, 3, 2]
 
+    @given(
+        st.integers(1, 3).flatmap(
+            lambda count: st.lists(st.tuples(*[st.integers(0, 4)] * (count + 1)), min_size=1)
+        )
+    )
+    def test_it_counts_the_pairs_that_the_definition_names(self, points):
+        def dominates(one: tuple[int, ...], other: tuple[int, ...]) -> bool:
+            (violation, *losses), (their_violation, *theirs) = one, other
+            if violation or their_violation:
+                return violation < their_violation
+            return losses != theirs and all(a <= b for a, b in zip(losses, theirs, strict=True))
+
+        columns = torch.tensor(points, dtype=torch.float64)
+        ranks = dominance_ranks(columns[:, 1:], columns[:, 0])
+        assert ranks.tolist() == [sum(dominates(other, point) for other in points) for point in points]
+
     @pytest.mark.parametrize(
         ("eta", "expected"),
         [(7.0, [0, 1]), (3.0, [0, 1, 2, 5]), (2.0, [0, 1, 2, 5]), (1.5, [0, 1, 2, 3, 4, 5])],

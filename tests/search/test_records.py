@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 from processes import run_together
-from sqlalchemy import inspect, text
+from sqlalchemy import event, inspect, text
 
 from dtme_search.errors import StorageError
 from dtme_search.search import tables
@@ -145,6 +145,12 @@ class TestRecords:
         records.continue_run("s", [1, 4, 5], 6)
         assert [len(records.plan("s", trial)) for trial in (1, 2, 5, 6)] == [0, 1, 0, 1]
 
+    def test_one_run_is_found_alone(self, records):
+        records.save_run(RUN)
+        records.save_run(replace(RUN, trial=2))
+        assert records.runs("s", 2) == [replace(RUN, trial=2)]
+        assert records.runs("s", 1) == [] and records.runs("t", 0) == []
+
     def test_numbers_that_are_not_finite_are_unknown(self, records):
         records.save_run(replace(RUN, step_cost_ratio=float("nan"), peak_memory_mb=float("inf")))
         (found,) = records.runs("s")
@@ -181,8 +187,11 @@ class TestRecords:
             for column in ("steps_reused", "origin_trial", "seconds_saved", "reason"):
                 connection.execute(text(f"ALTER TABLE dtme_runs DROP COLUMN {column}"))
             connection.execute(text("UPDATE dtme_schema SET version = 1"))
+        (index,) = tables.RunTable.__table__.indexes
+        index.drop(records.engine)
         records.create_tables()
         assert records.runs("s") == [RUN]
+        assert index.name in {known["name"] for known in inspect(records.engine).get_indexes("dtme_runs")}
         records.save_run(replace(RUN, origin_trial=3, seconds_saved=1.5, reason="equal to trial 3"))
         records.save_rung("s", RungRow(trial=0, rung=1, step=60, delta_m_percent=-1.0))
         assert records.runs("s")[0].origin_trial == 3
@@ -287,3 +296,17 @@ def save_at_once(number: int, url: str) -> float:
 )
 def test_rows_and_tables_have_the_same_names(row, table, place):
     assert {field.name for field in fields(row)} | place == {column.key for column in inspect(table).columns}
+
+
+def test_finished_work_is_looked_up_in_its_index(tmp_path):
+    records = Records(f"sqlite:///{tmp_path / 'study.db'}")
+    records.create_tables()
+    seen: list[tuple[str, tuple]] = []
+    event.listen(records.engine, "before_cursor_execute", lambda *given: seen.append(given[2:4]))
+    assert records.finished_work("s", "w1") is None
+    statement, parameters = seen[-1]
+    with records.engine.connect() as connection:
+        plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters).fetchall()
+    # Without the trial in it SQLite prefers the primary key, which is in the order asked for.
+    assert "ix_dtme_runs_work (study=? AND resolved_fingerprint=?)" in str(plan)
+    records.engine.dispose()
