@@ -92,7 +92,7 @@ def _end(study: optuna.Study, trial: FrozenTrial, workspace: Workspace, records:
     result = Result.load(workspace.result(first_number(trial)), trial.number)
     if result is not None:
         result.write_down(optuna.Trial(study, trial._trial_id), records)
-        study.tell(trial.number, result.values)
+        study.tell(trial.number, result.values, skip_if_finished=True)
         return "told"
     step = records.last_step(study.study_name, [*retry_history(trial), trial.number])
     deaths, _ = deaths_of(trial, step)
@@ -107,7 +107,7 @@ def _end(study: optuna.Study, trial: FrozenTrial, workspace: Workspace, records:
         optuna.Trial(study, trial._trial_id).set_user_attr("error", error)
         for row in records.runs(study.study_name, trial.number):
             records.save_run(replace(row, state="failed", error=error))
-    study.tell(trial.number, state=TrialState.FAIL)
+    study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
     return "continued" if deaths < MOST_DEATHS else "given up"
 
 

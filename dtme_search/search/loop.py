@@ -86,8 +86,11 @@ def _run_one(study: optuna.Study, objective: Objective) -> None:
     trial = study.ask()
     try:
         state, values, error = _run(trial, objective)
-        # Finished already: it was taken for dead, and is not told twice.
-        told = study.tell(trial.number, values, state=state, skip_if_finished=True)
+        objective.asking.release()  # held still if the trial ended before it had begun
+        with objective.asking:
+            # Under the lock: who looks for the dead finds it running or told, never in between. Finished
+            # already: it was taken for dead, and is not told twice.
+            told = study.tell(trial.number, values, state=state, skip_if_finished=True)
         if told.state == state and (error is None or not goes_on_later(error)):
             objective.workspace.forget(first_number(trial))
     finally:
