@@ -81,10 +81,11 @@ class Objective:
             Exception: What :func:`~dtme_search.search.retries.goes_on_later` knows, and what makes the trial
                 a failure.
         """
-        with self._told(trial), Heartbeat(trial.study, trial) as heart, ExitStack() as claims:
-            self._heart = heart
+        with self._told(trial), ExitStack() as claims:
             first = first_number(trial)
             self.workspace.claim_trial(first, trial.number)
+            # Not earlier: one with a sign of life that is not known to run here is taken to run elsewhere.
+            self._heart = claims.enter_context(Heartbeat(trial.study, trial))
             try:
                 self._hold(self.workspace.trial_lock(first))
                 config = self.space.suggest(trial)
