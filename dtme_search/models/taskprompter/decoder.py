@@ -96,6 +96,47 @@ class Reweighting(nn.Module):
         return torch.einsum("bt,tbfhw->bfhw", weights_BT, features_TBFhw)
 
 
+class LevelDecoder(nn.Module):
+    """Features of all tasks at one level.
+
+    Args:
+        tasks: In the order of the prompts.
+        embed_dim: P.
+        branch_channels: E.
+        channels: F.
+        reweighting: H for cross-task reweighting, ``None`` for none.
+    """
+
+    def __init__(
+        self,
+        tasks: Sequence[str],
+        embed_dim: int,
+        branch_channels: int,
+        channels: int,
+        reweighting: int | None,
+    ) -> None:
+        super().__init__()
+        self.places = {task: place for place, task in enumerate(tasks)}
+        self.features = nn.ModuleDict(
+            {task: TaskFeature(embed_dim, branch_channels, channels) for task in tasks}
+        )
+        self.reweightings = (
+            None if reweighting is None else nn.ModuleDict({task: Reweighting(reweighting) for task in tasks})
+        )
+
+    def forward(self, prompted: Mapping[str, PromptedMap]) -> dict[str, Tensor]:
+        """Feature of each task that is named, (B, F, h, w); only these are exchanged."""
+        features = {task: self.features[task](read) for task, read in prompted.items()}
+        if self.reweightings is None:
+            return features
+        places = [self.places[task] for task in prompted]
+        features_TBFhw = torch.stack(tuple(features.values()))
+        return {
+            task: self.reweightings[task](read.prompts[:, :, places], features_TBFhw)
+            for task, read in prompted.items()
+        }
+
+
 class PrompterHead(nn.Module):
     """Summed feature to prediction: 3x3 conv, BN, GELU, 1x1 conv, bilinear.
 
@@ -137,60 +178,23 @@ class PrompterDecoder(nn.Module):
     """Decoder of all tasks: features at every level, exchanged between tasks, summed, and predicted from.
 
     Args:
-        heads: Per task the head, in the order of the prompts.
-        num_levels: Levels that are decoded.
-        embed_dim: P.
-        branch_channels: E.
-        channels: F.
-        reweighting: H for cross-task reweighting, ``None`` for none.
+        levels: One decoder for each level.
+        heads: Per task its head, in the order of the prompts.
     """
 
-    def __init__(
-        self,
-        heads: Mapping[str, PrompterHead],
-        *,
-        num_levels: int,
-        embed_dim: int,
-        branch_channels: int,
-        channels: int,
-        reweighting: int | None,
-    ) -> None:
+    def __init__(self, levels: Sequence[LevelDecoder], heads: Mapping[str, PrompterHead]) -> None:
         super().__init__()
+        self.levels = nn.ModuleList(levels)
         self.heads = nn.ModuleDict(heads)
-        self.features = nn.ModuleList(
-            nn.ModuleDict({task: TaskFeature(embed_dim, branch_channels, channels) for task in heads})
-            for _ in range(num_levels)
-        )
-        self.reweightings = nn.ModuleList(
-            nn.ModuleDict({task: Reweighting(reweighting) for task in heads})
-            for _ in range(num_levels if reweighting is not None else 0)
-        )
 
-    def forward(self, levels: Sequence[Mapping[str, PromptedMap]]) -> dict[str, Tensor]:
-        """Predict the tasks that the levels name; only these exchange features.
-
-        Args:
-            levels: Per level what each task reads there.
+    def forward(self, prompted: Sequence[Mapping[str, PromptedMap]]) -> dict[str, Tensor]:
+        """Predict the tasks that the prompted maps name, the same ones at every level.
 
         Returns:
             Task -> raw outputs, (B, C, H, W).
         """
-        per_level = [self.features_of(index, prompted) for index, prompted in enumerate(levels)]
-        return {task: self.heads[task](sum(features[task] for features in per_level)) for task in levels[0]}
-
-    def features_of(self, level: int, prompted: Mapping[str, PromptedMap]) -> dict[str, Tensor]:
-        """Features of each task at one level, (B, F, h, w), after the reweighting if there is one."""
-        modules = self.features[level]
-        features = {task: modules[task](read) for task, read in prompted.items()}
-        if not self.reweightings:
-            return features
-        order = list(self.heads)
-        places = [order.index(task) for task in prompted]
-        features_TBFhw = torch.stack(tuple(features.values()))
-        return {
-            task: self.reweightings[level][task](read.prompts[:, :, places], features_TBFhw)
-            for task, read in prompted.items()
-        }
+        features = [level(maps) for level, maps in zip(self.levels, prompted, strict=True)]
+        return {task: self.heads[task](sum(one[task] for one in features)) for task in prompted[0]}
 
 
 def _bias_of(conv: nn.Conv2d) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from dtme_search.models.taskprompter import (
+    LevelDecoder,
     PromptBlock,
     PromptedMap,
     PrompterDecoder,
@@ -50,12 +51,8 @@ class Assembled(nn.Module):
             for index, block in enumerate(self.vit.blocks)
         )
         self.decoder = PrompterDecoder(
+            [LevelDecoder(tuple(TASKS), WIDTH, 24, 20, NUM_HEADS if reweighted else None) for _ in LEVELS],
             {task: PrompterHead(20, channels, IMAGE_SIZE) for task, channels in TASKS.items()},
-            num_levels=4,
-            embed_dim=WIDTH,
-            branch_channels=24,
-            channels=20,
-            reweighting=NUM_HEADS if reweighted else None,
         )
         self.num_windows = windows_per_side(channel_heads, GRID)
 
@@ -99,13 +96,13 @@ def original_names(reweighted):
             yield f"blocks.{block}.to_channels", f"backbone.blocks.{block}.attn.token_trans1"
     for task in TASKS:
         for level in range(4):
-            feature = f"decoder.features.{level}.{task}"
+            feature = f"decoder.levels.{level}.features.{task}"
             yield f"{feature}.spatial", f"backbone.fea_decode_spa.{level}.{task}.0"
             yield f"{feature}.channel", f"backbone.fea_decode_chan.{level}.{task}.0"
             for index in (0, 1, 2, 4):
                 yield f"{feature}.fuse.{index}", f"backbone.fea_fuse.{level}.{task}.{index}"
             for index in (0, 2) if reweighted else ():
-                ours = f"decoder.reweightings.{level}.{task}.weigh.{index}"
+                ours = f"decoder.levels.{level}.reweightings.{task}.weigh.{index}"
                 yield ours, f"backbone.ctr_attn_conv.{level}.{task}.{index}"
         yield f"decoder.heads.{task}.conv", f"heads.{task}.mt_proj.0"
         yield f"decoder.heads.{task}.norm", f"heads.{task}.mt_proj.1"
@@ -202,5 +199,5 @@ def test_everything_in_between(make, arrays, dtype):
         rows_NHTK = torch.cat((scores.prompts, scores.patches), dim=-1).transpose(1, 2)
         assert_near(rows_NHTK[:1], arrays[f"{inner}/block{num_blocks - 1}_raw_spatial_prompt_rows"], dtype)
         assert_near(scores.channels[:1], arrays[f"{inner}/block{num_blocks - 1}_raw_channel"], dtype)
-        for task, feature in model.decoder.features_of(level, model.levels[level]).items():
+        for task, feature in model.decoder.levels[level](model.levels[level]).items():
             assert_near(feature[:1], arrays[f"{inner}/level{level}_feature/{task}"], dtype)
