@@ -145,14 +145,14 @@ class TestDatabase:
 class TestMemory:
     def fits(self, most: int, monkeypatch) -> None:
         """More images at once do not fit once the network has grown."""
-        forward = MultiTaskViT.forward
+        forward = MultiTaskViT.forward_with_auxiliary
 
         def limited(model, images, *arguments):
             if model.training and model.plan is not None and len(images) > most:
                 raise torch.OutOfMemoryError("CUDA out of memory.")
             return forward(model, images, *arguments)
 
-        monkeypatch.setattr(MultiTaskViT, "forward", limited)
+        monkeypatch.setattr(MultiTaskViT, "forward_with_auxiliary", limited)
 
     def test_a_trial_goes_on_in_parts_and_says_so(self, undisturbed, tmp_path, monkeypatch):
         self.fits(2, monkeypatch)
