@@ -14,7 +14,8 @@ from nyud_folder import SIZE, TEST, TRAIN, save_npy, save_png, truncate, write_n
 from PIL import Image, ImageFile
 
 from dtme_search.config import DataConfig, NyudConfig
-from dtme_search.data import build_data, build_dataset, nyud
+from dtme_search.data import build_data, build_dataset
+from dtme_search.data.nyud import dataset as nyud
 from dtme_search.data.nyud.dataset import CLASS_NAMES, NyudDataset
 from dtme_search.errors import DataError
 

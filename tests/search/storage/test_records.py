@@ -10,7 +10,7 @@ from processes import run_together
 from sqlalchemy import event, inspect, text
 
 from dtme_search.errors import StorageError
-from dtme_search.search import tables
+from dtme_search.search.storage import tables
 from dtme_search.search.storage.records import (
     BaselineRow,
     ConfirmationRow,

@@ -25,7 +25,9 @@ from tiny import write_tiny_study
 from watching import Heard
 
 from dtme_search.errors import ConfigError, DtmeSearchError, StorageError
-from dtme_search.search import dask_engine, dask_workers, hosting, load_study, optimize, workers
+from dtme_search.search import load_study, optimize
+from dtme_search.search.workers import dask_engine, dask_workers, hosting
+from dtme_search.search.workers import supervisor as workers
 from dtme_search.search.workers.dask_workers import DaskPlace, by_value, dask_places, places_of
 from dtme_search.search.workers.engines import engine_for
 from dtme_search.search.workers.hosting import HostTask

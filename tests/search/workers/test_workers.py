@@ -23,12 +23,13 @@ from tiny import write_tiny_study
 from watching import Heard, once
 
 from dtme_search.errors import ConfigError, DtmeSearchError, StorageError
-from dtme_search.search import Reporter, Workspace, join, load_study, optimize, train_baselines, workers
+from dtme_search.search import Reporter, Workspace, join, load_study, optimize, train_baselines
 from dtme_search.search.storage.database import make_engine
 from dtme_search.search.storage.records import Records
 from dtme_search.search.storage.study_lock import AskingLock
 from dtme_search.search.trial.listener import WorkerStatus
 from dtme_search.search.trial.retries import retry_history
+from dtme_search.search.workers import supervisor as workers
 from dtme_search.search.workers.places import places_for
 from dtme_search.search.workers.wire import parse_report, repeat_news
 from dtme_search.training import TrainingInterrupted
