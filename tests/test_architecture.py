@@ -45,8 +45,6 @@ ROWS_OF_SEARCH = (
 )
 """The rooms of ``search/``, from what knows least to what a caller may ask for."""
 SEARCH_ROW_OF = {part: row for row, parts in enumerate(ROWS_OF_SEARCH) for part in parts}
-KNOWN_CIRCLES = [{"training/trainer.py", "training/growth.py", "training/memory.py"}]
-"""Files that still import each other."""
 
 OUTSIDE = {
     "version": set(),
@@ -225,7 +223,7 @@ def test_no_two_files_import_each_other():
         for path in FILES
     }
     assert sum(map(len, graph.values())) > 500, "imports were not found"
-    assert [circle for circle in circles(graph) if circle not in KNOWN_CIRCLES] == []
+    assert circles(graph) == []
 
 
 def test_circles_are_found():

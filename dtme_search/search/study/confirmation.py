@@ -29,7 +29,6 @@ from dtme_search.search.study.baselines import Baselines
 from dtme_search.search.study.leaders import FAILED_REPEAT_ATTR, leaders, why_no_leader
 from dtme_search.search.study.loading import DEFAULT_WORKDIR, LoadedStudy, load_study
 from dtme_search.search.study.preparation import check_same_data
-from dtme_search.search.trial.diary import device_name
 from dtme_search.search.trial.listener import Listener
 from dtme_search.search.trial.outcome import compare
 from dtme_search.search.workspace import Workspace, private_folder
@@ -42,6 +41,7 @@ from dtme_search.training import (
     run_within_memory,
 )
 from dtme_search.training.checkpoint import remove_checkpoint
+from dtme_search.training.runtime import device_name
 from dtme_search.version import __version__
 
 _LOOK_AGAIN_SECONDS = 1.0
