@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from dtme_search.config import FolderTask
-from dtme_search.data.reading.files import read_array, read_class_ids, read_colours
+from dtme_search.data.reading.files import read_array, read_class_ids
+from dtme_search.data.reading.pictures import read_colours
 from dtme_search.errors import DataError
 
 Bools = npt.NDArray[np.bool_]
