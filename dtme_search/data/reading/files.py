@@ -108,7 +108,9 @@ def read_mask(path: Path, unknown: int | None = None) -> tuple[npt.NDArray[np.ui
     """
     values, mode = _as_map(path)
     if mode.startswith("L;"):
-        raise DataError(f"{path}: edge must be a grey png of 8 bits or 1, got {mode[2:]} bits. Replace the file.")
+        raise DataError(
+            f"{path}: edge must be a grey png of 8 bits or 1, got {mode[2:]} bits. Replace the file."
+        )
     if values.ndim != 2 or values.dtype.kind not in "biuf":
         _refuse(path, "edge must be numbers of shape (H, W) or (H, W, 1)", values)
     valid = np.isfinite(values)

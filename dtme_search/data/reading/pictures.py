@@ -31,6 +31,7 @@ DAMAGED = (
 _LABEL_FORMATS = ("PNG", "TIFF", "BMP", "GIF")
 """Formats whose stored numbers can be had; others are lossy, or Pillow scales what they store."""
 _LOSSY_IN_TIFF = ("jpeg", "tiff_jpeg", "webp")
+_OF_CAMERAS = (".heic", ".heif", ".dng", ".cr2", ".cr3", ".nef", ".arw")
 _ORIENTATION = 0x0112
 _STRETCHED = re.compile(r"L;([24])$")
 """How Pillow calls grey of fewer than 8 bits, which it stretches to 0..255."""
@@ -50,8 +51,8 @@ def read_image(path: Path) -> npt.NDArray[np.uint8]:
             upright = ImageOps.exif_transpose(image)
             if upright.mode in ("I", "F"):
                 raise DataError(
-                    f"{path}: a photograph must have 8 or 16 bits per channel, got mode {upright.mode}, whose "
-                    "white is not known. Save it as 8-bit."
+                    f"{path}: a photograph must have 8 or 16 bits per channel, got mode {upright.mode}, "
+                    "whose white is not known. Save it as 8-bit."
                 )
             if upright.mode.startswith("I;16"):
                 grey = (np.asarray(upright).astype(np.uint32) * 255 + 32767) // 65535
@@ -101,10 +102,8 @@ def damaged(path: Path, error: Exception) -> DataError:
     if isinstance(error, FileNotFoundError):
         return DataError(f"{path}: the file is missing. Complete the data set.")
     if isinstance(error, UnidentifiedImageError):
-        raw = path.suffix.lower() in (".heic", ".heif", ".dng", ".cr2", ".cr3", ".nef", ".arw")
-        return DataError(
-            f"{path}: the file cannot be read (not an image). {'Convert it to jpg or png' if raw else 'Replace it'}."
-        )
+        way_out = "Convert it to jpg or png" if path.suffix.lower() in _OF_CAMERAS else "Replace it"
+        return DataError(f"{path}: the file cannot be read (not an image). {way_out}.")
     reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return DataError(f"{path}: the file cannot be read ({reason.splitlines()[0]}). Replace it.")
 
@@ -113,11 +112,11 @@ def _open_label(path: Path) -> tuple[Image.Image, str]:
     """A label picture, decoded, and how its pixels are stored."""
     try:
         with Image.open(path) as image:
+            raw = _raw_mode(image)  # whatever is asked next may decode the pixels
             _check_single(path, image)
             _check_exact(path, image)
-            # An orientation tag that says anything but upright; the numbers of normals would have to turn too.
+            # Turned here it would not do: the numbers of normals would have to turn too.
             turned = image.getexif().get(_ORIENTATION, 1)
-            raw = _raw_mode(image)
             image.load()
     except DAMAGED as error:
         raise damaged(path, error) from error

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
+from dtme_search.models.task_modules import TaskModules
+
 
 @dataclass(frozen=True)
 class PromptedMap:
@@ -117,11 +119,11 @@ class LevelDecoder(nn.Module):
     ) -> None:
         super().__init__()
         self.places = {task: place for place, task in enumerate(tasks)}
-        self.features = nn.ModuleDict(
+        self.features = TaskModules(
             {task: TaskFeature(embed_dim, branch_channels, channels) for task in tasks}
         )
         self.reweightings = (
-            None if reweighting is None else nn.ModuleDict({task: Reweighting(reweighting) for task in tasks})
+            None if reweighting is None else TaskModules({task: Reweighting(reweighting) for task in tasks})
         )
 
     def forward(self, prompted: Mapping[str, PromptedMap]) -> dict[str, Tensor]:
@@ -185,7 +187,7 @@ class PrompterDecoder(nn.Module):
     def __init__(self, levels: Sequence[LevelDecoder], heads: Mapping[str, PrompterHead]) -> None:
         super().__init__()
         self.levels = nn.ModuleList(levels)
-        self.heads = nn.ModuleDict(heads)
+        self.heads = TaskModules(heads)
 
     def forward(self, prompted: Sequence[Mapping[str, PromptedMap]]) -> dict[str, Tensor]:
         """Predict the tasks that the prompted maps name, the same ones at every level.
