@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from scipy.linalg import LinAlgError, cho_factor, cho_solve
 from scipy.optimize import minimize
 
-from dtme_search.search.proposal.front import Array
+from dtme_search.search.proposal.front import Array, Rows
 from dtme_search.search.proposal.plans import Plans
 
 Seeds = NDArray[np.intp]
@@ -54,6 +54,10 @@ class Observations:
     def several(self) -> bool:
         """Whether there is more than one seed."""
         return bool(np.any(self.seeds != self.seeds[0]))
+
+    def take(self, rows: Rows) -> Observations:
+        """Some of them."""
+        return Observations(self.plans[rows], self.seeds[rows], self.gains[rows])
 
     def __add__(self, other: Observations) -> Observations:
         return Observations(
