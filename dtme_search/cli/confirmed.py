@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dtme_search.cli.screen import Screen
+from dtme_search.cli.tables import print_frame
 
 if TYPE_CHECKING:
     from dtme_search.reporting import Frame
@@ -19,7 +20,6 @@ def print_confirmed(screen: Screen, study: LoadedStudy, trials: Frame | None = N
 
     ``trials`` is the study's ``trials_table`` where it is at hand.
     """
-    from dtme_search.cli.render import print_frame
     from dtme_search.reporting import confirmed_table
     from dtme_search.search import doubt_about_leader, ranking
 
@@ -32,10 +32,10 @@ def print_confirmed(screen: Screen, study: LoadedStudy, trials: Frame | None = N
     )
     screen.line("")
     screen.say(
-        "mean, standard deviation and gains over the further seeds, each against single-task baselines of its "
-        "seed (with --no-baselines those of the search); over unexpanded: the mean gain over the unexpanded "
-        "network of each seed, which shares its noise. The seed of the search is not among them, because its "
-        "value was chosen for being high.",
+        "mean, standard deviation and gains over the further seeds, each against single-task baselines of "
+        "its seed (with --no-baselines those of the search); over unexpanded: the mean gain over the "
+        "unexpanded network of each seed, which shares its noise. The seed of the search is not among "
+        "them, because its value was chosen for being high.",
         style="dim",
     )
     doubt = doubt_about_leader(ranking(study))

@@ -203,7 +203,7 @@ def doctor(
     Versions, devices, database, clock, disk, folders, data: one line each. Changes nothing. The
     exit code is 0 if it can, 2 if there is a problem.
     """
-    from dtme_search.cli.render import print_table
+    from dtme_search.cli.tables import print_table
     from dtme_search.search import can_run, examine
 
     screen = screen_of(context)
@@ -272,8 +272,8 @@ def confirm(
 
     Each repeat trains what `export` would write, against single-task baselines of the same seed. The
     unexpanded trial is repeated too: the gain over it, seed by seed, is nearly free of the noise between
-    seeds and needs no new baselines. Mean and standard deviation leave out the seed of the search, whose value was chosen for being high. Ctrl-C stops
-    with a checkpoint; the same command does what is missing.
+    seeds and needs no new baselines. Mean and standard deviation leave out the seed of the search, whose
+    value was chosen for being high. Ctrl-C stops with a checkpoint; the same command does what is missing.
     """
     from dtme_search.cli.confirmed import best_in_words, print_confirmed
     from dtme_search.cli.progress import TerminalListener
@@ -333,7 +333,7 @@ def export(
 @app.command(epilog="Example:  dtme-search studies")
 def studies(context: typer.Context) -> None:
     """List the studies and configs that are there."""
-    from dtme_search.cli.render import print_table
+    from dtme_search.cli.tables import print_table
     from dtme_search.config import load_study_config, shipped
     from dtme_search.words import heading
 

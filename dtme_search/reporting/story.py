@@ -99,7 +99,7 @@ def _against_unexpanded(data: StudyData, best: pd.Series) -> str:
     never = data.unexpanded.dropna(subset=["delta_m_percent"])
     if never.empty:
         return "No unexpanded network was trained in this study, so it cannot tell what growing brings."
-    reference = _reference(data, best, never)
+    reference = _reference(best, never)
     if reference["trial"] == best["trial"]:
         return "No grown network is better than the unexpanded one here."
     difference = best["delta_m_percent"] - reference["delta_m_percent"]
@@ -122,7 +122,7 @@ def _against_unexpanded(data: StudyData, best: pd.Series) -> str:
     )
 
 
-def _reference(data: StudyData, best: pd.Series, never: pd.DataFrame) -> pd.Series:
+def _reference(best: pd.Series, never: pd.DataFrame) -> pd.Series:
     """The unexpanded trial that the best one is paired with, else the best of them."""
     partner = best.get("paired_trial")
     paired = never[never["trial"] == partner]

@@ -1,6 +1,7 @@
 """Which plan to train next, with which seed: what it may add to the front, for what it still costs.
 
-The front holds expected gains, not those that were seen: what was lucky once is no reason to stop looking.
+With one seed the front is that of the gains that were seen, which a study shows. With several it is that of
+the expected gains: what was lucky with one seed is no reason to stop looking.
 Nothing is remembered: equal evidence gives equal choices in every process.
 """
 
@@ -26,7 +27,7 @@ NUM_FIRST = 3
 NUM_BEFORE_NEXT_SEED = 8
 """Trainings of a seed after which the next one opens [ours]."""
 _SHARE_DRAWN = 1 / 8
-"""Share of the candidates among which the first plans are looked for: studies of other seeds begin elsewhere."""
+"""Share of the candidates among which the first plans are looked for [ours]."""
 _MOST_LEARNT_FROM = 60
 _MOST_SEEN = 300
 _TIE = 1e-9
@@ -75,7 +76,7 @@ class Choice:
 
     Attributes:
         row: Of the candidates; ``seed`` to train it with.
-        expected: Gain that is expected of it, ``deviation`` how sure that is; ``None`` before there is a model.
+        expected: Gain that is expected of it, ``deviation`` how sure that is; ``None`` without a model.
         improvement: Expected growth of the hypervolume, in units of gain times price.
         cost: Compute that it will cost, in unexpanded steps.
     """
@@ -89,12 +90,15 @@ class Choice:
 
 
 def choose(evidence: Evidence, candidates: Candidates, draw: int) -> Choice | None:
-    """The candidate that is expected to enlarge the hypervolume most for what it still costs; none, if none is open.
+    """The open candidate that is expected to enlarge the hypervolume most for what it still costs.
 
     Args:
         evidence: What is known.
         candidates: What may be trained.
         draw: Decides the first plans, before there is a model, and nothing else.
+
+    Returns:
+        ``None`` if nothing is open.
     """
     # On matrices this small, BLAS threads that spin made a fit 60 times slower.
     with threadpool_limits(limits=1, user_api="blas"):
@@ -111,7 +115,7 @@ def choose(evidence: Evidence, candidates: Candidates, draw: int) -> Choice | No
 
 
 def model_of(evidence: Evidence) -> PlanModel:
-    """The model of what is finished, at most 300 trainings, with what runs believed to come out as expected."""
+    """The model of what is finished; what runs is believed to come out as expected."""
     finished = evidence.finished
     seen = finished.take(_spread_over(evidence, min(len(finished), _MOST_SEEN)))
     learnt_from = finished.take(_spread_over(evidence, min(len(finished), _MOST_LEARNT_FROM)))
@@ -120,7 +124,10 @@ def model_of(evidence: Evidence) -> PlanModel:
         return model
     running = evidence.running
     gains = np.array(
-        [float(model.shown_by(running.plans[[row]], int(seed))[0][0]) for row, seed in enumerate(running.seeds)]
+        [
+            float(model.shown_by(running.plans[slice(row, row + 1)], int(seed))[0][0])
+            for row, seed in enumerate(running.seeds)
+        ]
     )
     return model.also(Observations(running.plans, running.seeds, gains))
 
@@ -137,7 +144,7 @@ def _seeds_open(evidence: Evidence, candidates: Candidates) -> list[int]:
 
 
 def _unexpanded(candidates: Candidates, seed: int) -> int | None:
-    """The plan that never grows, if it is still to be trained with a seed: all gains of the seed rest on it."""
+    """The plan that never grows, if it is still to be trained with a seed."""
     rows = np.flatnonzero((candidates.plans.reach == 0) & candidates.open[:, seed])
     return int(rows[0]) if len(rows) else None
 
@@ -149,7 +156,7 @@ def _num_grown(evidence: Evidence, seeds: Sequence[int]) -> int:
 
 
 def _first_plan(evidence: Evidence, candidates: Candidates, draw: int) -> Choice:
-    """Before there is a model: far from what is known, and cheap, among a share of the candidates drawn at random."""
+    """Before there is a model: far from what is known, and cheap, among a share drawn at random."""
     rows = np.flatnonzero(candidates.open[:, 0])
     rng = np.random.default_rng([draw, len(evidence.finished), len(evidence.running)])
     rows = rng.permutation(rows)[: max(1, round(len(rows) * _SHARE_DRAWN))]
@@ -167,11 +174,13 @@ def _first_plan(evidence: Evidence, candidates: Candidates, draw: int) -> Choice
 def _best_pair(
     evidence: Evidence, candidates: Candidates, model: PlanModel, seeds: Sequence[int]
 ) -> Choice | None:
-    own = np.isin(evidence.finished.seeds, seeds)
+    own = np.flatnonzero(np.isin(evidence.finished.seeds, seeds))
     known = Plans.join([evidence.finished.plans[own], evidence.running.plans])
     prices = np.concatenate([evidence.prices[own], evidence.running_prices])
     several = candidates.costs.shape[1] > 1
     reached = model.average(known)[0] if several else model.shown_by(known, 0)[0]
+    if not several:
+        reached[: len(own)] = evidence.finished.gains[own]
     highest = max(float(candidates.prices.max(initial=0.0)), float(prices.max()))
     # A little beyond the dearest plan, so that this one counts, too.
     reference = float(reached.min()), (highest if evidence.limit is None else evidence.limit) * 1.0001 + _TIE
@@ -193,11 +202,15 @@ def _best_pair(
                 row, seed, float(candidates.costs[row, seed]),
                 float(mean[row]), float(deviation[row]), float(improvement[at]),
             )  # fmt: skip
-            best.append((-float(score[at]), choice.cost, float(candidates.prices[row]), candidates.names[row], choice))
+            best.append(
+                (-float(score[at]), choice.cost, float(candidates.prices[row]), candidates.names[row], choice)
+            )
     if not best:
         return None
     top = min(entry[0] for entry in best)
-    return min((entry for entry in best if entry[0] <= top + _TIE), key=lambda entry: (*entry[1:4], entry[4].seed))[4]
+    return min(
+        (entry for entry in best if entry[0] <= top + _TIE), key=lambda entry: (*entry[1:4], entry[4].seed)
+    )[4]
 
 
 def _spread_over(evidence: Evidence, most: int) -> Rows:

@@ -13,6 +13,7 @@ from scipy.special import ndtr
 
 Array = NDArray[np.float64]
 Rows = NDArray[np.intp]
+"""Numbers of rows."""
 
 
 def front(gains: Array, prices: Array) -> Rows:
@@ -48,7 +49,8 @@ def hypervolume(gains: Array, prices: Array, reference: tuple[float, float]) -> 
 def expected_improvement(mean: Array, deviation: Array, level: float) -> Array:
     """Mean of ``max(0, y - level)`` for normal ``y``; deviations above 0."""
     u = (mean - level) / deviation
-    return deviation * (u * ndtr(u) + np.exp(-0.5 * u * u) / np.sqrt(2 * np.pi))
+    improvement: Array = deviation * (u * ndtr(u) + np.exp(-0.5 * u * u) / np.sqrt(2 * np.pi))
+    return improvement
 
 
 def expected_hypervolume_improvement(
@@ -66,9 +68,9 @@ def expected_hypervolume_improvement(
         reference: Lowest gain and highest price that count.
 
     Example:
-        >>> sure = np.array([1e-9])
-        >>> reached = np.array([1.0]), np.array([1.0])
-        >>> round(float(expected_hypervolume_improvement(sure + 2, sure, 0 * sure, reached, (0.0, 3.0))[0]), 6)
+        >>> sure, reached = np.array([1e-9]), (np.array([1.0]), np.array([1.0]))
+        >>> grown = expected_hypervolume_improvement(sure + 2, sure, 0 * sure, reached, (0.0, 3.0))
+        >>> round(float(grown[0]), 6)
         4.0
     """
     gains, costs = reached

@@ -4,9 +4,10 @@
 
 after Pearce, Poloczek and Branke, "Bayesian optimization allowing for common random numbers" (1910.09259).
 Mean and bias are alike for plans that are alike: a product of squared exponentials, one length per group
-of columns, plus a linear part in the summary. The bias is scaled by the reach of the plan [ours]: a seed can do to a plan only what its growth
-has time to do. With one seed, bias and offset cannot be told from the mean and are left out. Trials of
-another study are one more seed: how much of them carries over is what the variances say.
+of columns; the mean has a linear part in the summary, too. The bias is scaled by the reach of the plan
+[ours]: a seed can do to a plan only what its growth has time to do. With one seed, bias and offset cannot
+be told from the mean and are left out. Trials of another study are one more seed: how much of them carries
+over is what the variances say.
 
 Nothing is kept between fits: the same observations give the same model in every process.
 """
@@ -35,7 +36,7 @@ _LEAST_REACH = 0.1
 _LENGTH = (0.0, 0.8, -3.0, 4.0)
 _LINEAR = (float(np.log(0.3)), 1.0, -6.0, 2.0)
 _MEAN, _WHITE = (0.0, 0.5, -2.0, 2.0), (float(np.log(0.1)), 1.0, -4.6, 1.0)
-_OF_SEVERAL = {name: (0.0, 0.7, -5.5, 2.0) for name in ("mean", "bias", "offset")}
+_OF_SEVERAL = dict.fromkeys(("mean", "bias", "offset"), (0.0, 0.7, -5.5, 2.0))
 _WHITE_OF_SEVERAL = (float(np.log(0.15)), 1.0, -4.6, 1.0)
 
 

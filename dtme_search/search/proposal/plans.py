@@ -15,8 +15,8 @@ class Plans:
     """n plans as rows of numbers, about 0 to 1.
 
     Attributes:
-        groups: Columns that share a length scale, shape (n, width) each: the start of the growth, each further
-            choice, token modulation by layer, token expansion by layer.
+        groups: Columns that share a length scale, shape (n, width) each: the start of the growth, each
+            further choice, token modulation by layer, token expansion by layer.
         summary: Columns that a linear part is learnt for, shape (n, width); none are fine.
         reach: Share of the training that the growth takes part in, shape (n,); 0 for a plan that never
             grows. It bounds what a seed does to a plan: without growth there is nothing it could change.

@@ -10,7 +10,9 @@ from dtme_search.search.proposal.cost import Shape, cost_to_go, step_costs
 
 def shapes(number: int, seed: int = 0) -> Shape:
     rng = np.random.default_rng(seed)
-    return Shape(rng.random(number), rng.integers(2, 5, number).astype(float), rng.random(number), rng.random(number))
+    return Shape(
+        rng.random(number), rng.integers(2, 5, number).astype(float), rng.random(number), rng.random(number)
+    )
 
 
 def test_paid_trunks_cost_nothing_and_a_plan_that_never_grows_is_all_trunk():

@@ -99,7 +99,9 @@ def test_what_is_the_seeds_is_not_taken_for_the_plans():
     average = model.average(plans)[0]
     assert np.corrcoef(average, common + bias.mean(0))[0, 1] > 0.9
     moved = fit(Observations(plans[rows], seeds, gains + np.repeat([0.0, 9.0, -9.0, 0.0], 24)))
-    assert np.corrcoef(average, moved.average(plans)[0])[0, 1] > 0.95, "a level of a seed is no merit of a plan"
+    assert np.corrcoef(average, moved.average(plans)[0])[0, 1] > 0.95, (
+        "a level of a seed is no merit of a plan"
+    )
     alone = fit(Observations(plans, np.zeros(24, int), gains[:24]))
     assert alone.parts.bias == alone.parts.offset == 0.0, "one seed cannot tell them apart"
 
