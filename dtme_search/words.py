@@ -11,10 +11,10 @@ _HEADINGS = {
     "delta_m_mean": "mean",
     "delta_m_std": "std",
     "num_seeds": "seeds",
-    "paired_gain_percent": "over unexpanded",
-    "paired_trial": "which is trial",
-    "paired_mean": "over unexpanded",
-    "paired_se": "its error",
+    "paired_gain_percent": "paired",
+    "paired_trial": "paired with",
+    "paired_mean": "paired",
+    "paired_se": "s.e.",
     "origin_trial": "taken from",
 }
 _DECIMALS = {

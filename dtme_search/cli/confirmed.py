@@ -33,7 +33,7 @@ def print_confirmed(screen: Screen, study: LoadedStudy, trials: Frame | None = N
     screen.line("")
     screen.say(
         "mean, standard deviation and gains over the further seeds, each against single-task baselines of "
-        "its seed (with --no-baselines those of the search); over unexpanded: the mean gain over the "
+        "its seed (with --no-baselines those of the search); paired: the mean gain over the "
         "unexpanded network of each seed, which shares its noise. The seed of the search is not among "
         "them, because its value was chosen for being high.",
         style="dim",

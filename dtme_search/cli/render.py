@@ -69,7 +69,7 @@ def print_study(screen: Screen, study: LoadedStudy, where: str = "", data: str =
         print_frame(screen.console, f"Front: {goal}", shown)
         screen.line("")
         screen.say(
-            "delta_m, gain by task and overhead in percent; over unexpanded: less the delta_m of the",
+            "delta_m, gain by task and overhead in percent; paired: delta_m less that of the",
             style="dim",
         )
         screen.say("unexpanded network of the same seed; step cost in unexpanded steps;", style="dim")

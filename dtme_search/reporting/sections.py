@@ -36,7 +36,7 @@ def front_section(data: StudyData) -> list[Block]:
         Heading("Front"),
         frame_table(shown),
         Paragraph(
-            "delta_m, gain by task and overhead in percent; over unexpanded: delta_m less that of the "
+            "delta_m, gain by task and overhead in percent; paired: delta_m less that of the "
             "unexpanded network of the same seed; step cost in steps of the unexpanded network; "
             f"start as share of the training; {LEGEND}."
         ),

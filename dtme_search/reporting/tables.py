@@ -99,8 +99,8 @@ def confirmed_table(study: LoadedStudy, trials: pd.DataFrame | None = None) -> p
     """Confirmed configurations, the best mean first: what further seeds made of them.
 
     Columns: ``trial``, ``delta_m_mean`` and ``delta_m_std`` (percent, further seeds only), ``num_seeds``,
-    ``paired_mean`` and ``paired_se`` (points over the unexpanded network of each further seed, and the
-    standard error of that), ``delta_m_percent`` (of the search), ``gain_<task>_percent`` (means over the
+    where known ``paired_mean`` and ``paired_se`` (points over the unexpanded network of each further seed,
+    and the standard error of that), ``delta_m_percent`` (of the search), ``gain_<task>_percent`` (means over the
     further seeds), ``param_overhead_percent``. ``trials`` as for :func:`front_table`.
     """
     known = confirmations(study)
@@ -122,7 +122,8 @@ def confirmed_table(study: LoadedStudy, trials: pd.DataFrame | None = None) -> p
     if found.empty:
         return found
     found = found.astype({"num_seeds": int}).sort_values(["delta_m_mean", "trial"], ascending=[False, True])
-    return found.reset_index(drop=True)
+    unpaired = [name for name in ("paired_mean", "paired_se") if found[name].isna().all()]
+    return found.drop(columns=unpaired).reset_index(drop=True)
 
 
 def _over_unexpanded(repeats: Confirmed) -> dict[str, float]:
@@ -190,9 +191,10 @@ def _start(step: int | None, total: int | None, operations: str | None) -> float
 
 
 def _ordered(columns: list[str]) -> list[str]:
-    first = ["trial", "state", "delta_m_percent", "paired_gain_percent"]
+    first = ["trial", "state", "delta_m_percent"]
     gains = [name for name in columns if name.startswith("gain_")]
     rest = [
+        "paired_gain_percent",
         "delta_m_mean",
         "delta_m_std",
         "num_seeds",
