@@ -34,16 +34,12 @@ class PromptedBackbone(Backbone):
         vit, info = plain.vit, plain.info
         _check_blocks(vit.blocks[0])
         plain.drop_prefix_tokens()
-        num_layers = info.num_layers
+        blocks = []
         with seeded(seed, "prompts"):
-            vit.blocks = nn.Sequential(
-                *(
-                    PromptBlock(
-                        block, info.grid, len(tasks), num_windows=decoded.get(number), last=number == num_layers
-                    )
-                    for number, block in enumerate(vit.blocks, start=1)
-                )
-            )
+            for number, block in enumerate(vit.blocks, start=1):
+                windows, last = decoded.get(number), number == info.num_layers
+                blocks.append(PromptBlock(block, info.grid, len(tasks), num_windows=windows, last=last))
+        vit.blocks = nn.Sequential(*blocks)
         super().__init__(vit, replace(info, num_prefix_tokens=len(tasks)))
         self.prompts = nn.Parameter(torch.stack([_prompt(task, info.embed_dim, seed) for task in tasks]))
 
@@ -64,7 +60,7 @@ class PromptedBackbone(Backbone):
                 f"TaskPrompter is bound to the image size {size} it was built for, "
                 f"got images of {tuple(images.shape[-2:])}. Build it for their size."
             )
-        patches_BLP = super().embed(images)
+        patches_BLP = self.embed_patches(images)
         prompts_BTP = self.prompts.to(patches_BLP.dtype).expand(len(images), -1, -1)
         return torch.cat((prompts_BTP, patches_BLP), dim=1)
 

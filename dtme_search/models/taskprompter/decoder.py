@@ -40,7 +40,9 @@ class PromptedMap:
         patches_BPhw = level.of(task)
         stream = next(index for index, tasks in enumerate(level.streams) if task in tasks)
         spatial_BHL, prompts_BHT, channels_BPWW = (scores[stream, :, prompt] for scores in level.beside)
-        return cls(patches_BPhw, spatial_BHL.unflatten(-1, patches_BPhw.shape[2:]), prompts_BHT, channels_BPWW)
+        return cls(
+            patches_BPhw, spatial_BHL.unflatten(-1, patches_BPhw.shape[2:]), prompts_BHT, channels_BPWW
+        )
 
 
 class TaskFeature(nn.Module):

@@ -19,7 +19,7 @@ from dtme_search.models.taskprompter.decoder import (
 
 
 class PrompterOptions(Section):
-    """``model.architecture_options.taskprompter``; ``model.decoder_channels`` is the width of the features."""
+    """``model.architecture_options.taskprompter``; ``model.decoder_channels`` is the width of features."""
 
     branch_channels: int | None = None
     """Width of the spatial and of the channel branch; the backbone's embedding width when empty."""
