@@ -11,13 +11,13 @@ from pathlib import Path
 from dtme_search.config import RunConfig, dump_yaml, run_fingerprint
 from dtme_search.data import Split, TaskData
 from dtme_search.models import MultiTaskViT, check_model
-from dtme_search.search.baselines import Baselines
-from dtme_search.search.comparison import Comparison, compare
 from dtme_search.search.data_shelf import DataShelf
-from dtme_search.search.listener import Listener
-from dtme_search.search.records import BaselineRow, records_for
 from dtme_search.search.stopping import StopSwitch
-from dtme_search.search.storage import check_storage, default_storage_url, open_storage
+from dtme_search.search.storage.records import BaselineRow, records_for
+from dtme_search.search.storage.studies import check_storage, default_storage_url, open_storage
+from dtme_search.search.study.baselines import Baselines
+from dtme_search.search.trial.listener import Listener
+from dtme_search.search.trial.outcome import Comparison, compare
 from dtme_search.search.workspace import Workspace, private_folder
 from dtme_search.tasks import TaskSpec, save_specs
 from dtme_search.training import (
