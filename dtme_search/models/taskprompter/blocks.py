@@ -132,8 +132,9 @@ def windows_per_side(channel_heads: int, grid: tuple[int, int]) -> int | None:
         >>> windows_per_side(16, (28, 36)), windows_per_side(16, (14, 18)), windows_per_side(8, (28, 36))
         (4, None, None)
     """
-    root = math.isqrt(channel_heads)
-    return root if root**2 == channel_heads and not any(side % root for side in grid) else None
+    root = math.isqrt(max(channel_heads, 0))
+    fits = root > 0 and root**2 == channel_heads and not any(side % root for side in grid)
+    return root if fits else None
 
 
 def _linear(in_features: int, out_features: int) -> nn.Linear:
