@@ -100,8 +100,8 @@ def confirmed_table(study: LoadedStudy, trials: pd.DataFrame | None = None) -> p
 
     Columns: ``trial``, ``delta_m_mean`` and ``delta_m_std`` (percent, further seeds only), ``num_seeds``,
     where known ``paired_mean`` and ``paired_se`` (points over the unexpanded network of each further seed,
-    and the standard error of that), ``delta_m_percent`` (of the search), ``gain_<task>_percent`` (means over the
-    further seeds), ``param_overhead_percent``. ``trials`` as for :func:`front_table`.
+    and the standard error of that), ``delta_m_percent`` (of the search), ``gain_<task>_percent`` (means
+    over the further seeds), ``param_overhead_percent``. ``trials`` as for :func:`front_table`.
     """
     known = confirmations(study)
     if not known:
