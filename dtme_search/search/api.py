@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from dtme_search.models import describe_backbone
+from dtme_search.models import check_model
 from dtme_search.search.data_shelf import DataShelf
 from dtme_search.search.stopping import StopSwitch
 from dtme_search.search.storage.database import storage_errors
@@ -45,7 +45,7 @@ def train_baselines(
     shelf = DataShelf(pick_device(device), on_progress=hears.data_reading)
     url = storage_url(config.name, storage, workdir)
     check_storage(url)
-    describe_backbone(base.model, base.data.image_size)
+    check_model(base.model, base.data.image_size)
     check_run(base, shelf.get(base))
     records = records_for(open_storage(url))
     records.create_tables()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from dtme_search.config import RunConfig, dump_yaml, run_fingerprint
 from dtme_search.data import Split, TaskData
-from dtme_search.models import MultiTaskViT, describe_backbone
+from dtme_search.models import MultiTaskViT, check_model
 from dtme_search.search.data_shelf import DataShelf
 from dtme_search.search.stopping import StopSwitch
 from dtme_search.search.storage.records import BaselineRow, records_for
@@ -108,7 +108,7 @@ def train_final(
     url = storage or default_storage_url(FINAL, workdir)
     if with_baselines:
         check_storage(url)
-    describe_backbone(config.model, config.data.image_size)
+    check_model(config.model, config.data.image_size)
     data = shelf.get(config)
     # A broken test image is found now, not after the training.
     next(data.eval_batches("test", 1), None)

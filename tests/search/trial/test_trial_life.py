@@ -11,7 +11,7 @@ import torch
 from optuna.trial import TrialState
 from sqlalchemy.exc import OperationalError
 from tiny import grown, write_tiny_study
-from watching import Heard, once
+from watching import Heard, ctrl_c, once
 
 from dtme_search.errors import DiskFullError, StorageError
 from dtme_search.models import MultiTaskViT
@@ -97,6 +97,16 @@ class TestTakenForDead:
         assert_equal_result(study, undisturbed)
 
 
+class TestInterrupted:
+    @pytest.mark.parametrize("reuse", [{"conflicts": False, "trunks": False}, {}], ids=["alone", "shared"])
+    def test_a_trial_that_had_grown_keeps_the_name_of_its_work(self, undisturbed, tmp_path, reuse):
+        """Nobody measures its conflicts a second time: what it grew by is known from its checkpoint."""
+        study = search(tmp_path, Heard(once("trial_evaluated", 6, ctrl_c)), reuse=reuse)
+        assert states(study) == ["FAIL", "WAITING"]
+        study = search(tmp_path, reuse=reuse)
+        assert_equal_result(study, undisturbed)
+
+
 class TestDatabase:
     def trouble(self, monkeypatch, times: int) -> None:
         """The database is in trouble when a trial writes its evaluation at step 6."""
@@ -146,14 +156,14 @@ class TestDatabase:
 class TestMemory:
     def fits(self, most: int, monkeypatch) -> None:
         """More images at once do not fit once the network has grown."""
-        forward = MultiTaskViT.forward
+        forward = MultiTaskViT.forward_with_auxiliary
 
         def limited(model, images, *arguments):
             if model.training and model.plan is not None and len(images) > most:
                 raise torch.OutOfMemoryError("CUDA out of memory.")
             return forward(model, images, *arguments)
 
-        monkeypatch.setattr(MultiTaskViT, "forward", limited)
+        monkeypatch.setattr(MultiTaskViT, "forward_with_auxiliary", limited)
 
     def test_a_trial_goes_on_in_parts_and_says_so(self, undisturbed, tmp_path, monkeypatch):
         self.fits(2, monkeypatch)
