@@ -13,6 +13,7 @@ from dtme_search.models.decoders.base import (
     Level,
     PerTask,
     Predictions,
+    Predictor,
     resize,
 )
 from dtme_search.models.decoders.dpt import build_dpt
@@ -58,6 +59,7 @@ __all__ = [
     "Level",
     "PerTask",
     "Predictions",
+    "Predictor",
     "find_decoder",
     "resize",
 ]
