@@ -67,6 +67,8 @@ class OnDevice(Tensor):
 
     def to(self, *args, **kwargs):
         """C++ would find that a move to the CPU changes nothing."""
+        if args and isinstance(args[0], Tensor):
+            args = (args[0].device, args[0].dtype)
         device = next((a for a in (*args, kwargs.get("device")) if isinstance(a, (str, torch.device))), CUDA)
         if torch.device(device).type == "cuda":
             rest = [a for a in args if not isinstance(a, (str, torch.device))]
@@ -75,7 +77,7 @@ class OnDevice(Tensor):
         return torch.ops.aten._to_copy.default(self, device=CPU)
 
     def __repr__(self):
-        return f"OnDevice({self.held})"
+        return f"OnDevice{tuple(self.shape)}"
 
     @classmethod
     def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
@@ -117,7 +119,9 @@ class _Pretend(TorchDispatchMode):
         source, target = (args[1], _device(args[0])) if func is _aten.copy_.default else (args[0], device)
         if _device(source) == target:
             return
-        free = kwargs.get("non_blocking", False) or (func is _aten.copy_.default and len(args) > 2 and args[2])
+        free = kwargs.get("non_blocking", False) or (
+            func is _aten.copy_.default and len(args) > 2 and args[2]
+        )
         if free and source.untyped_storage().data_ptr() in self.pinned:
             return
         self._wait(func)
@@ -128,13 +132,17 @@ class _Pretend(TorchDispatchMode):
             self._wait(func)
         strangers = [t for t in given if _device(t) == CPU and t.ndim and not any(t is i for i in indices)]
         if strangers:
-            raise RuntimeError(f"{func}: all tensors must be on one device, got {strangers[0].shape} on the CPU")
+            raise RuntimeError(
+                f"{func}: all tensors must be on one device, got {strangers[0].shape} on the CPU"
+            )
 
     def _wait(self, what):
         frame = sys._getframe(2)
         while frame is not None and "/dtme_search/" not in frame.f_code.co_filename:
             frame = frame.f_back
-        place = "tests" if frame is None else f"{frame.f_code.co_filename.rpartition('dtme_search/')[2]}:{frame.f_lineno}"
+        place = "tests"
+        if frame is not None:
+            place = f"{frame.f_code.co_filename.rpartition('dtme_search/')[2]}:{frame.f_lineno}"
         self.waits[f"{place} {what}"] += 1
 
 
@@ -146,6 +154,19 @@ def _device(tensor):
     return CUDA if isinstance(tensor, OnDevice) else CPU
 
 
+_apply = torch.nn.Module._apply
+
+
+def _apply_by_swapping(module, function, recurse=True):
+    """Else a moved parameter keeps its Python object, which is none of ours."""
+    before = torch.__future__.get_swap_module_params_on_conversion()
+    torch.__future__.set_swap_module_params_on_conversion(True)
+    try:
+        return _apply(module, function, recurse)
+    finally:
+        torch.__future__.set_swap_module_params_on_conversion(before)
+
+
 @contextmanager
 def pretend_cuda(monkeypatch):
     """Inside, device ``cuda`` works; gives a ``Counter`` of waits by place and operation."""
@@ -154,11 +175,13 @@ def pretend_cuda(monkeypatch):
         patch.setattr(torch.cuda, "synchronize", lambda *_: mode._wait("synchronize"))
         patch.setattr(torch.cuda, "mem_get_info", lambda *_: (8e9, 8e9))
         group = foreach._group_tensors_by_device_and_dtype
-        renamed = lambda *args: {(CUDA, dtype): rows for (_, dtype), rows in group(*args).items()}
+
+        def renamed(*args):
+            return {(CUDA, dtype): rows for (_, dtype), rows in group(*args).items()}
+
         for module in (foreach, clip_grad):
             patch.setattr(module, "_group_tensors_by_device_and_dtype", renamed)
-        # Else a parameter keeps its Python object, which is none of ours.
-        patch.setattr(torch.__future__, "_swap_module_params_on_conversion", True)
+        patch.setattr(torch.nn.Module, "_apply", _apply_by_swapping)
         # The mode for fake tensors is what lets torch name a device that is not there.
         with FakeTensorMode(allow_non_fake_inputs=True), mode:
             yield mode.waits

@@ -30,10 +30,10 @@ class BestThresholdMeter:
         self.reset()
 
     def reset(self) -> None:
-        self._num_valid = torch.zeros((), dtype=torch.int64)
-        self._num_true = torch.zeros((), dtype=torch.int64)
-        self._predicted = torch.zeros(len(self.thresholds), dtype=torch.int64)
-        self._matched = torch.zeros(len(self.thresholds), dtype=torch.int64)
+        self._num_valid: int | Tensor = 0
+        self._num_true: int | Tensor = 0
+        self._predicted: int | Tensor = 0
+        self._matched: int | Tensor = 0
 
     def _level(self, probability: Tensor, *, reached: bool) -> Tensor:
         """How many thresholds each value reaches, or exceeds; the first time on a device waits for it."""
@@ -43,22 +43,22 @@ class BestThresholdMeter:
     def _add(self, num_valid: Tensor, num_true: Tensor, predicted: Tensor, matched: Tensor) -> None:
         """Take in valid and true pixels, int64 (), and predicted and matched ones at each threshold, int64
         (T,)."""
-        self._num_valid = self._num_valid.to(num_valid.device) + num_valid
-        self._num_true = self._num_true.to(num_true.device) + num_true
-        self._predicted = self._predicted.to(predicted.device) + predicted
-        self._matched = self._matched.to(matched.device) + matched
+        self._num_valid = num_valid + self._num_valid
+        self._num_true = num_true + self._num_true
+        self._predicted = predicted + self._predicted
+        self._matched = matched + self._matched
 
     def compute(self) -> float:
         if not int(self._num_valid):
             raise no_valid_pixels(self.spec)
         # With P = matched / predicted and R = matched / true, F = (1 + b) matched / (b true + predicted).
-        total = self.beta_squared * int(self._num_true) + self._predicted.cpu().double()
-        scores = (1 + self.beta_squared) * self._matched.cpu().double() / total
+        total = self.beta_squared * int(self._num_true) + torch.as_tensor(self._predicted).cpu().double()
+        scores = (1 + self.beta_squared) * torch.as_tensor(self._matched).cpu().double() / total
         return float(scores.nan_to_num(0.0).max())
 
 
 def count_reaching(level: Tensor, mask: Tensor, num_thresholds: int) -> Tensor:
-    """How many pixels of ``mask`` lie above each threshold, int64 (T,), given how many each of them is above."""
+    """How many pixels of ``mask`` lie above each threshold, int64 (T,); ``level`` says above how many."""
     histogram = count_values(level, mask, num_thresholds + 1)
     # Not a cumulative sum, which CUDA does not offer with deterministic algorithms in every torch.
     return histogram.expand(len(histogram), -1).triu().sum(1)[1:]

@@ -34,9 +34,8 @@ class MiouMeter:
         self.reset()
 
     def reset(self) -> None:
-        num_classes = self.spec.channels
-        self._confusion = torch.zeros(num_classes, num_classes, dtype=torch.int64)  # label, prediction
-        self._labels = torch.tensor([0, 0])  # smallest and largest
+        self._confusion: int | Tensor = 0  # label, prediction
+        self._labels: list[Tensor] = []  # smallest and largest of each batch
 
     def update(self, prediction: Tensor, target: Tensor, valid: Tensor) -> None:
         check_batch(self.spec, prediction, target, valid)
@@ -44,24 +43,22 @@ class MiouMeter:
         # The indices of max: several times faster than argmax over this axis on a CPU (torch 2.15).
         classes = prediction.max(1).indices
         labels = torch.where(mask, target, 0)
-        self._labels = torch.stack(
-            [
-                torch.minimum(self._labels[0].to(labels.device), labels.min()),
-                torch.maximum(self._labels[1].to(labels.device), labels.max()),
-            ]
-        )
+        self._labels.append(torch.stack([labels.min(), labels.max()]))
         pairs = labels.clamp(0, num_classes - 1) * num_classes + classes
-        counts = count_values(pairs, mask, num_classes**2).view(num_classes, num_classes)
-        self._confusion = self._confusion.to(counts.device) + counts
+        counts = count_values(pairs, mask, num_classes**2)
+        self._confusion = counts.view(num_classes, num_classes) + self._confusion
 
     def compute(self) -> float:
-        lowest, highest = self._labels.tolist()
+        if not self._labels:
+            raise no_valid_pixels(self.spec)
+        ends = torch.stack(self._labels)
+        lowest, highest = int(ends.min()), int(ends.max())
         if lowest < 0 or highest >= self.spec.channels:
             raise ValueError(
                 f"meter of task '{self.spec.name}': valid labels must lie in 0..{self.spec.channels - 1}, "
                 f"got {lowest}..{highest}. Mark unlabelled pixels as not valid."
             )
-        confusion = self._confusion.cpu()
+        confusion = torch.as_tensor(self._confusion).cpu()
         if not confusion.any():
             raise no_valid_pixels(self.spec)
         hits = confusion.diagonal()
