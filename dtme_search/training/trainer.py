@@ -24,7 +24,7 @@ from dtme_search.training.forward import TaskLosses, part_of
 from dtme_search.training.growth import Growth
 from dtme_search.training.optimisation import learning_rate_factor
 from dtme_search.training.result import Evaluation, RunResult
-from dtme_search.training.runtime import run_numerics
+from dtme_search.training.runtime import forget_peak_memory, run_numerics
 from dtme_search.training.sharing import Follower
 from dtme_search.training.state import RunState
 from dtme_search.training.trunk import Trunk
@@ -106,6 +106,7 @@ class Trainer:
             DivergedError: If a loss is not finite any more.
             TrainingInterrupted: If ``should_stop`` said so; a checkpoint was written.
         """
+        forget_peak_memory(self.data.device)
         with run_numerics(self.config.train, self.data.device):
             self._resume()
             if self.config.train.compile:
@@ -125,6 +126,8 @@ class Trainer:
             return
         self.state.resume(saved)
         self.callbacks.on_reuse(self.state.steps_reused, self.state.seconds_saved)
+        if self.state.plan is not None:
+            self.callbacks.on_expand(self.state.plan, self.state.report)
         _log.info("resumed at step %d of %d", self.state.step, self.config.total_steps)
 
     def _share(self) -> None:
@@ -184,13 +187,21 @@ class Trainer:
             changes = active != state.active or (plan is not None and not plan.is_empty)
             reference = state.cost.reference_seconds
             if changes and (reference is None or grows):
-                reference = growth.probe_seconds(tuple(self.config.tasks))
+                reference = self._reference_seconds(growth)
             if plan is not None:
                 state.grow(plan)
             if changes and reference is not None:
                 ratio = growth.probe_seconds(active) / reference
                 state.cost = state.cost.entering(state.step, ratio, reference)
         state.active = active
+
+    def _reference_seconds(self, growth: Growth) -> float:
+        """Seconds of a step of the unexpanded model with all tasks, on this device and at this hour."""
+        state = self.state
+        if state.plan is None or state.plan.is_empty:
+            return growth.probe_seconds(tuple(self.config.tasks))
+        # The run came from elsewhere after its growth: what its steps cost in that unit is known.
+        return growth.probe_seconds(state.active) / state.cost.phases[-1][1]
 
     def _plan_expansion(self, growth: Growth) -> ExpansionPlan:
         self._seed_step()
