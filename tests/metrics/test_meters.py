@@ -203,9 +203,7 @@ def test_miou_pools_the_set_instead_of_averaging_images():
 def test_miou_refuses_labels_that_no_class_has(label):
     target = torch.full((1, 2, 2), label)
     batch = torch.zeros(1, 3, 2, 2), target, torch.ones(1, 1, 2, 2, dtype=torch.bool)
-    with pytest.raises(
-        ValueError, match=rf"valid labels must lie in 0..2, got {min(0, label)}..{max(0, label)}"
-    ):
+    with pytest.raises(ValueError, match=rf"valid labels must lie in 0..2, got {label}..{label}"):
         measure(SPECS["miou"], batch)
 
 
