@@ -231,7 +231,9 @@ def test_the_baseline_of_a_task_is_the_same_recipe_with_one_task_and_no_growth()
 
 
 def test_words_of_truth_stay_true_where_any_text_may_stand():
-    config = RunConfig.model_validate({"model": {"backbone_options": {"qkv_bias": "no", "norm": "off", "a": "x"}}})
+    config = RunConfig.model_validate(
+        {"model": {"backbone_options": {"qkv_bias": "no", "norm": "off", "a": "x"}}}
+    )
     assert config.model.backbone_options == {"qkv_bias": False, "norm": False, "a": "x"}
 
 

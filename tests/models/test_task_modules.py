@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
 
+import dtme_search
 from dtme_search.models.task_modules import TaskModules
 
 TAKEN = [
@@ -37,3 +40,12 @@ def test_names_of_torch_are_names_of_tasks_too(name):
 
 def test_other_names_are_those_of_a_checkpoint():
     assert set(TaskModules({"semseg": nn.Linear(2, 3)}).state_dict()) == {"semseg.weight", "semseg.bias"}
+
+
+def test_no_model_keeps_modules_by_task_in_any_other_way():
+    models = Path(dtme_search.__file__).parent / "models"
+    found = {
+        path.name for path in models.rglob("*.py") if "nn.ModuleDict(" in path.read_text(encoding="utf-8")
+    }
+    # That of multitask.py is by layer, the other is the class itself.
+    assert found == {"multitask.py", "task_modules.py"}
