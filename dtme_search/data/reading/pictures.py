@@ -132,7 +132,8 @@ def _open_label(path: Path) -> tuple[Image.Image, str]:
 
 def _raw_mode(image: Image.Image) -> str:
     """How the decoder is told to read the pixels, for example ``L;4``; only known before they are decoded."""
-    arguments = image.tile[0][3] if getattr(image, "tile", None) else ()
+    tiles = getattr(image, "tile", None)
+    arguments = tiles[0][3] if tiles else ()
     first = arguments[0] if isinstance(arguments, tuple) and arguments else arguments
     return first if isinstance(first, str) else image.mode
 
