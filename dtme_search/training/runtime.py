@@ -64,7 +64,7 @@ def precision(train: TrainConfig, device: torch.device) -> str:
 @lru_cache
 def _has_bfloat16(device: torch.device) -> bool:
     with torch.cuda.device(device):
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
 
 
 @contextmanager
