@@ -1,6 +1,6 @@
 """Frozen configs: ``RunConfig`` for one run, ``StudyConfig`` for one search, YAML in and out."""
 
-from dtme_search.config.description import FolderDescription, FolderTask, load_description
+from dtme_search.config.description import FolderDescription, FolderGroups, FolderTask, load_description
 from dtme_search.config.files import (
     apply_overrides,
     base_config,
@@ -43,6 +43,7 @@ __all__ = [
     "FixedPlan",
     "FolderConfig",
     "FolderDescription",
+    "FolderGroups",
     "FolderTask",
     "LayerChoice",
     "ModelConfig",
