@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session
 
 from dtme_search.errors import StorageError
 from dtme_search.search.storage.database import is_lost_race, make_engine, mask_url, storage_errors
+from dtme_search.search.storage.pairing import write_pairs
 from dtme_search.search.storage.rows import (
     BaselineRow,
     ConfirmationRow,
@@ -145,6 +146,11 @@ class Records:
     def save_run(self, row: RunRow) -> None:
         """Write the facts of a run, replacing those of the same study and trial."""
         self._replace(RUNS, {"study": row.study, "trial": row.trial}, [row])
+
+    def save_complete(self, row: RunRow) -> None:
+        """Write the facts of a complete run, and what it says about the gains of the runs of its seed."""
+        self.save_run(row)
+        self._write(lambda session: write_pairs(session, row.study, row.seed))
 
     def runs(self, study: str, trial: int | None = None) -> list[RunRow]:
         """Facts of the run of a trial, or of all runs of a study, by trial."""

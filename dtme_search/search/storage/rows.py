@@ -101,7 +101,9 @@ class RunRow:
 
     Attributes:
         state: ``running``, ``complete``, ``pruned``, ``failed`` or ``interrupted``.
-        fingerprint: Identity of the proposed config; ``resolved_fingerprint`` that of the plan it came to.
+        fingerprint: Identity of the proposed config; ``resolved_fingerprint`` that of the plan it came to,
+            ``unexpanded_fingerprint`` that of the same run, seed included, without growth.
+        paired_gain_percent: delta_m less that of ``paired_trial``, the run without growth of the same seed.
         operations: Operation of every layer, blank separated.
         step_cost_ratio: Mean cost of a step in units of an unexpanded one.
         total_steps: Steps of the run, of which ``steps_trained`` were trained for this trial and
@@ -120,9 +122,12 @@ class RunRow:
     state: str
     fingerprint: str
     resolved_fingerprint: str | None = None
+    unexpanded_fingerprint: str | None = None
     config: Long | None = None
     operations: Long | None = None
     delta_m_percent: float | None = None
+    paired_gain_percent: float | None = None
+    paired_trial: int | None = None
     param_overhead_percent: float | None = None
     step_cost_ratio: float | None = None
     feasible: bool | None = None
@@ -185,7 +190,9 @@ class ConfirmationRow:
     """The configuration of a trial trained again with another seed.
 
     Attributes:
-        gains_percent: Task -> signed gain over the baseline of the same seed, as JSON; ``metrics`` likewise.
+        gains_percent: Task -> signed gain over the baseline of ``baseline_seed``, as JSON; ``metrics``
+            likewise. ``search_gains_percent`` are those over the baselines of the search.
+        baseline_seed: Seed of these baselines; ``None`` for the same seed.
         seconds: What it took here.
     """
 
@@ -201,3 +208,5 @@ class ConfirmationRow:
     device: str
     code_version: str
     created_at: datetime
+    search_gains_percent: Long | None = None
+    baseline_seed: int | None = None

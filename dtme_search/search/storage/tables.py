@@ -39,10 +39,10 @@ from dtme_search.search.storage.rows import (
     TrunkRow,
 )
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 """Raised whenever a table or the meaning of a column changes.
 
-2 brought trunks, rungs and confirmations; 3 batch_parts.
+2 brought trunks, rungs and confirmations; 3 batch_parts; 4 gains over the unexpanded run of a seed.
 """
 
 
