@@ -15,6 +15,9 @@ from dtme_search.config.messages import unwrap
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 """A share between 0 and 1, both included."""
 
+Count = Annotated[int, Field(ge=1)]
+"""A whole number of 1 or more."""
+
 LayerChoice = Literal["auto", "none", "modulate", "expand", "both"]
 LayerIndex = Annotated[int, Field(ge=0)]
 TaskGroups = tuple[tuple[str, ...], ...]

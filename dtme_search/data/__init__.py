@@ -17,10 +17,12 @@ if TYPE_CHECKING:
     from dtme_search.data.batches.augment import normalize_images, restore_colours
     from dtme_search.data.batches.pipeline import TaskData, build_data
     from dtme_search.data.batches.randomness import Purpose, make_generator
+    from dtme_search.data.batches.storage import WORKERS_PER_GPU
 
 _WITH_TORCH = {
     "Purpose": "batches.randomness",
     "TaskData": "batches.pipeline",
+    "WORKERS_PER_GPU": "batches.storage",
     "build_data": "batches.pipeline",
     "make_generator": "batches.randomness",
     "normalize_images": "batches.augment",
@@ -28,6 +30,7 @@ _WITH_TORCH = {
 }
 
 __all__ = [
+    "WORKERS_PER_GPU",
     "Batch",
     "CheckReport",
     "Dataset",
