@@ -21,7 +21,7 @@ PACKAGE = ROOT / "dtme_search"
 ROWS = (
     ("errors", "tasks", "words"),
     ("config",),
-    ("data", "metrics", "token_space", "schedules"),
+    ("data", "metrics", "token_space", "schedules", "combine"),
     ("models",),
     ("training",),
     ("search",),
@@ -40,6 +40,7 @@ OUTSIDE = {
     "metrics": {"torch", "numpy", "scipy", "joblib"},
     "token_space": {"torch"},
     "schedules": {"torch"},
+    "combine": {"torch"},
     "models": {"torch"},
     "training": {"torch"},
     "search": {"optuna", "sqlalchemy", "joblib", "filelock", "dask", "cloudpickle", "torch"},

@@ -1,5 +1,6 @@
 """Frozen configs: ``RunConfig`` for one run, ``StudyConfig`` for one search, YAML in and out."""
 
+from dtme_search.config.combine import CombineConfig
 from dtme_search.config.description import FolderDescription, FolderTask, load_description
 from dtme_search.config.files import (
     apply_overrides,
@@ -34,6 +35,7 @@ from dtme_search.config.yaml_text import dump_yaml
 
 __all__ = [
     "AugmentConfig",
+    "CombineConfig",
     "DataConfig",
     "Distribution",
     "ExpansionConfig",

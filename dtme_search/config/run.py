@@ -6,34 +6,17 @@ dotted path, for example ``expansion.start``. Defaults are the papers' where the
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, model_validator
 
-from dtme_search.config.messages import unwrap
-
-Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-"""A share between 0 and 1, both included."""
+from dtme_search.config.combine import MOST_TASKS, CombineConfig
+from dtme_search.config.section import Fraction, Section
 
 LayerChoice = Literal["auto", "none", "modulate", "expand", "both"]
 LayerIndex = Annotated[int, Field(ge=0)]
 TaskGroups = tuple[tuple[str, ...], ...]
 """Tasks that share one operation: ``[[semseg], [depth, normals]]``."""
-
-
-class Section(BaseModel):
-    """Base of every part of a config: frozen, no unknown keys, no NaN."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _truth_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
-        # Pydantic would take true for 1.
-        wanted = unwrap(cls.model_fields[str(info.field_name)].annotation)
-        if isinstance(value, bool) and wanted in (int, float):
-            raise ValueError(f"must be a number, got {str(value).lower()}")
-        return value
 
 
 class AugmentConfig(Section):
@@ -293,6 +276,7 @@ class TrainConfig(Section):
     """Power of the polynomial learning rate schedule."""
     grad_clip: Annotated[float, Field(gt=0.0)] | None = None
     """Largest L2 norm of the gradient; empty = no clipping."""
+    combine: CombineConfig = CombineConfig()
     edge_positive_weight: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.95
     """Weight of edge pixels in the balanced BCE."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -341,6 +325,22 @@ class RunConfig(Section):
             raise ValueError(f"expansion.plan must name tasks of this config, got {sorted(unknown)}")
         return self
 
+    @model_validator(mode="after")
+    def _tasks_can_be_combined(self) -> Self:
+        kind, count = self.train.combine.kind, len(self.tasks)
+        if kind == "gradnorm" and count == 1:
+            raise ValueError(
+                f"train.combine.kind must be sum for a single task, got gradnorm for {next(iter(self.tasks))}. "
+                "gradnorm compares tasks with each other"
+            )
+        most = MOST_TASKS.get(kind)
+        if most is not None and count > most:
+            raise ValueError(
+                f"train.combine.kind {kind} must have at most {most} tasks, got {count}. Use pcgrad, imtl_g, "
+                "aligned_mtl or nash_mtl"
+            )
+        return self
+
     @property
     def primary_tasks(self) -> tuple[str, ...]:
         """Names of the tasks that count in delta_m, in config order."""
@@ -382,5 +382,6 @@ class RunConfig(Section):
                 "tasks": {task: self.tasks[task].model_copy(update={"role": "primary"})},
                 "expansion": ExpansionConfig(policy="none"),
                 "schedule": ScheduleConfig(),
+                "train": self.train.model_copy(update={"combine": CombineConfig()}),
             }
         )

@@ -1,0 +1,27 @@
+"""``Section``: what every part of a config is."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+
+from dtme_search.config.messages import unwrap
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+"""A share between 0 and 1, both included."""
+
+
+class Section(BaseModel):
+    """Base of every part of a config: frozen, no unknown keys, no NaN."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _truth_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
+        # Pydantic would take true for 1.
+        wanted = unwrap(cls.model_fields[str(info.field_name)].annotation)
+        if isinstance(value, bool) and wanted in (int, float):
+            raise ValueError(f"must be a number, got {str(value).lower()}")
+        return value
