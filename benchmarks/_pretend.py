@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
+from types import SimpleNamespace
 from typing import Any
 
 import optuna
@@ -30,7 +31,8 @@ from dtme_search.search.records import Records
 from dtme_search.search.space import SearchSpace
 from dtme_search.token_space import ConflictReport, ExpansionPlan
 from dtme_search.training import Callbacks, Evaluation, RunResult
-from dtme_search.training.growth import StepCost, plan_for
+from dtme_search.training.growth import plan_for
+from dtme_search.training.result import StepCost
 
 SAMPLERS: tuple[type[BaseSampler], ...] = (TPESampler, RandomSampler, NSGAIISampler)
 
@@ -43,8 +45,7 @@ class Pretender:
 
     def __init__(self, config: RunConfig, data: TaskData, callbacks: Callbacks, trunk: Any) -> None:
         self.config, self.data, self._callbacks, self._trunk = config, data, callbacks, trunk
-        self.plan: ExpansionPlan | None = None
-        self.cost = StepCost()
+        self.state = SimpleNamespace(plan=None, cost=StepCost())
 
     @classmethod
     def of_config(
@@ -68,11 +69,11 @@ class Pretender:
         report: ConflictReport | None = None
         level = dice.gauss(0.0, 1.0)
         for step in (round(total * (index + 1) / count) for index in range(count)):
-            if self.plan is None and config.expansion_step is not None and step > config.expansion_step:
+            if self.state.plan is None and config.expansion_step is not None and step > config.expansion_step:
                 report, _ = self._trunk.report(config.expansion_step, active, lambda: drawn_report(active))
                 plan = plan_for(config, report, active, num_layers)
                 self._callbacks.on_expand(plan, report)
-                self.plan = plan
+                self.state.plan = plan
             time.sleep(self.pause / count)
             metrics = {
                 name: (0.3 + 0.2 * step / total) * (1 + (level if spec.higher_is_better else -level) / 100)
@@ -82,13 +83,13 @@ class Pretender:
             self._callbacks.on_evaluate(evaluations[-1])
         return RunResult(
             evaluations=tuple(evaluations),
-            plan=self.plan or ExpansionPlan.empty(tuple(config.tasks), num_layers),
+            plan=self.state.plan or ExpansionPlan.empty(tuple(config.tasks), num_layers),
             report=report,
             total_steps=total,
             steps_reused=0,
             seconds={"train": self.pause},
             seconds_saved=0.0,
-            cost=self.cost,
+            cost=self.state.cost,
             peak_memory_mb=900.0,
             precision="float32",
         )

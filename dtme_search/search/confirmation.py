@@ -24,7 +24,6 @@ from dtme_search.errors import ConfigError, TrainingError
 from dtme_search.search.baselines import Baselines
 from dtme_search.search.comparison import compare
 from dtme_search.search.data_shelf import DataShelf
-from dtme_search.search.diary import device_name
 from dtme_search.search.leaders import FAILED_REPEAT_ATTR, leaders, why_no_leader
 from dtme_search.search.listener import Listener
 from dtme_search.search.loading import DEFAULT_WORKDIR, LoadedStudy, load_study
@@ -43,6 +42,7 @@ from dtme_search.training import (
     run_within_memory,
 )
 from dtme_search.training.checkpoint import remove_checkpoint
+from dtme_search.training.runtime import device_name
 
 _LOOK_AGAIN_SECONDS = 1.0
 """Time between two looks at repeats that another process trains."""

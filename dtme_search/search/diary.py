@@ -30,17 +30,11 @@ from dtme_search.search.retries import goes_on_later, retry_history
 from dtme_search.search.workspace import private_folder
 from dtme_search.token_space import ConflictReport, ExpansionPlan
 from dtme_search.training import Evaluation, RunResult
+from dtme_search.training.growth import resolved_config
+from dtme_search.training.runtime import device_name
 
 DrawFiles = Callable[[Path, RunResult], Sequence[Path]]
 """Draws pictures of a finished run into a folder; the reporting layer brings it."""
-
-
-def resolved_config(config: RunConfig, plan: ExpansionPlan) -> RunConfig:
-    """The run with its plan written out: it trains to the same model without measuring anything."""
-    if plan.is_empty:
-        return config.unexpanded()
-    expansion = config.expansion.model_copy(update={"policy": "fixed", "plan": plan.to_config()})
-    return config.model_copy(update={"expansion": expansion})
 
 
 @dataclass
@@ -340,8 +334,3 @@ def conflict_rows(report: ConflictReport) -> list[ConflictRow]:
         for a in range(len(report.tasks))
         for b in range(a + 1, len(report.tasks))
     ]
-
-
-def device_name(device: torch.device) -> str:
-    """What the device calls itself."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "cpu"

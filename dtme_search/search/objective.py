@@ -222,7 +222,7 @@ class Objective:
 
     def _rung(self, number: int, trainer: Trainer, step: int, gain: float) -> RungRow:
         """What the trial is worth at this evaluation. Its cost is exact from the growth on."""
-        config, data, plan = trainer.config, trainer.data, trainer.plan
+        config, data, plan = trainer.config, trainer.data, trainer.state.plan
         waits = plan is None and config.expansion_step is not None
         backbone = describe_backbone(config.model, data.image_size)
         return RungRow(
@@ -231,7 +231,7 @@ class Objective:
             step=step,
             delta_m_percent=gain,
             param_overhead_percent=None if waits else overhead_percent(plan, backbone) if plan else 0.0,
-            step_cost_ratio=None if waits else trainer.cost.mean(config.total_steps),
+            step_cost_ratio=None if waits else trainer.state.cost.mean(config.total_steps),
         )
 
     def _prune(self, trial: optuna.Trial, config: RunConfig, rung: RungRow) -> None:

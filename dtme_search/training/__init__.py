@@ -1,12 +1,14 @@
 """Train, grow, evaluate and resume one model; usable without Optuna."""
 
+from dtme_search.training.callbacks import Callbacks, Progress, TrainingInterrupted
 from dtme_search.training.checkpoint import load_checkpoint, save_checkpoint
-from dtme_search.training.evaluation import Evaluation, evaluate, evaluate_extra, no_image_priors
+from dtme_search.training.evaluation import evaluate, evaluate_extra, no_image_priors
 from dtme_search.training.inspection import check_run, conflicts_at_expansion, restore_model
 from dtme_search.training.memory import run_within_memory
 from dtme_search.training.prediction import Predictor, as_label
+from dtme_search.training.result import Evaluation, RunResult
 from dtme_search.training.runtime import pick_device
-from dtme_search.training.trainer import Callbacks, Progress, RunResult, Trainer, TrainingInterrupted
+from dtme_search.training.trainer import Trainer
 
 __all__ = [
     "Callbacks",

@@ -6,7 +6,6 @@ Shapes: B images, C channels, H height, W width.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -17,21 +16,6 @@ from dtme_search.metrics import Meter, build_meter, extra_meters
 from dtme_search.models import MultiTaskViT
 from dtme_search.tasks import TaskSpec
 from dtme_search.training.runtime import autocast
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What is known about a run at one step.
-
-    Attributes:
-        step: Optimiser steps done.
-        metrics: Task -> metric on the split, in the units of its ``TaskSpec``.
-        losses: Task -> mean training loss since the evaluation before.
-    """
-
-    step: int
-    metrics: Mapping[str, float]
-    losses: Mapping[str, float]
 
 
 def evaluate(

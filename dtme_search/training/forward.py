@@ -73,3 +73,8 @@ class TaskLosses:
             for name, loss in losses.items():
                 sums[name] = sums[name] + loss.detach() if name in sums else loss.detach()
         return sums
+
+
+def part_of(size: int, parts: int) -> int:
+    """Images of one part of a batch, at least one."""
+    return max(1, -(-size // parts))

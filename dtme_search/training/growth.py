@@ -20,8 +20,7 @@ from dtme_search.token_space import (
     needs_conflicts,
     plan_expansion,
 )
-from dtme_search.training.forward import TaskLosses
-from dtme_search.training.memory import part_of
+from dtme_search.training.forward import TaskLosses, part_of
 from dtme_search.training.runtime import Stopwatch
 
 PROBE_STEPS = 3
@@ -122,34 +121,12 @@ def plan_for(
     return replace(plan, tasks=everything)
 
 
-@dataclass(frozen=True)
-class StepCost:
-    """What a training step costs, in units of one step of the unexpanded model with all its tasks.
-
-    Comparisons at equal steps flatter whatever makes steps dearer, so every run measures this [ours].
-
-    Attributes:
-        phases: ``(first step, ratio)`` of each stretch of steps that cost the same, in order.
-        reference_seconds: Seconds of the unit, measured right before the first change; ``None`` before.
-    """
-
-    phases: tuple[tuple[int, float], ...] = ((0, 1.0),)
-    reference_seconds: float | None = None
-
-    def entering(self, step: int, ratio: float, reference_seconds: float) -> StepCost:
-        """The cost record with a new stretch that begins at ``step``."""
-        return StepCost((*self.phases, (step, ratio)), reference_seconds)
-
-    def mean(self, total_steps: int) -> float:
-        """Mean ratio over a run.
-
-        Example:
-            >>> StepCost(((0, 1.0), (25, 3.0))).mean(100)
-            2.5
-        """
-        ends = [step for step, _ in self.phases[1:]] + [total_steps]
-        spent = sum(ratio * (end - step) for (step, ratio), end in zip(self.phases, ends, strict=True))
-        return spent / total_steps
+def resolved_config(config: RunConfig, plan: ExpansionPlan) -> RunConfig:
+    """The run with its plan written out: it trains to the same model without measuring anything."""
+    if plan.is_empty:
+        return config.unexpanded()
+    expansion = config.expansion.model_copy(update={"policy": "fixed", "plan": plan.to_config()})
+    return config.model_copy(update={"expansion": expansion})
 
 
 @contextmanager

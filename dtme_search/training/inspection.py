@@ -15,8 +15,9 @@ from dtme_search.errors import TrainingError
 from dtme_search.models import MultiTaskViT, build_model
 from dtme_search.tasks import TaskSpec
 from dtme_search.token_space import ConflictReport, ExpansionPlan, needs_conflicts, plan_expansion
+from dtme_search.training.callbacks import Callbacks, TrainingInterrupted
 from dtme_search.training.checkpoint import load_checkpoint
-from dtme_search.training.trainer import Callbacks, Trainer, TrainingInterrupted
+from dtme_search.training.trainer import Trainer
 
 
 def check_run(config: RunConfig, data: TaskData) -> None:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import torch
 
 from dtme_search.errors import OutOfMemoryError
-
-if TYPE_CHECKING:
-    from dtme_search.training.trainer import RunResult, Trainer
+from dtme_search.training.result import RunResult
+from dtme_search.training.trainer import Trainer
 
 _PARTS = 2
 _IN_WORDS = ("out of memory", "can't allocate memory", "not enough memory", "CUBLAS_STATUS_ALLOC_FAILED")
@@ -42,9 +40,9 @@ def run_within_memory(
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
-            where, what = f"step {trainer.step}", str(error).strip().splitlines()[0].rstrip(".")
-            size, parts = trainer.config.train.batch_size, trainer.parts
-            device = trainer.device
+            where, what = f"step {trainer.state.step}", str(error).strip().splitlines()[0].rstrip(".")
+            size, parts = trainer.config.train.batch_size, trainer.state.parts
+            device = trainer.data.device
         # Out of the handler: the traceback held the tensors of the failed step.
         del trainer
         free_memory(device)
@@ -71,8 +69,3 @@ def free_memory(device: torch.device) -> None:
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
-
-
-def part_of(size: int, parts: int) -> int:
-    """Images of one part of a batch, at least one."""
-    return max(1, -(-size // parts))

@@ -14,7 +14,7 @@ from dtme_search.search.outcome import judge
 from dtme_search.tasks import depth, semseg
 from dtme_search.token_space import ExpansionPlan
 from dtme_search.training import Evaluation, RunResult
-from dtme_search.training.growth import StepCost
+from dtme_search.training.result import StepCost
 
 SPECS = {"semseg": semseg(("wall", "floor")), "depth": depth()}
 BACKBONE = BackboneInfo(

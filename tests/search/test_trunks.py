@@ -70,9 +70,9 @@ def assert_equals_alone(run: Trainer, config: RunConfig, data) -> None:
     """A finished run against the same one without any trunk, bit for bit."""
     alone = trainer(config, data)
     expected = alone.run()
-    assert_same_run(run, run._result(), alone, expected)
-    assert run.report == alone.report
-    assert [e.losses for e in run.evaluations] == [e.losses for e in alone.evaluations]
+    assert_same_run(run, run.state.result(), alone, expected)
+    assert run.state.report == alone.state.report
+    assert [e.losses for e in run.state.evaluations] == [e.losses for e in alone.state.evaluations]
 
 
 class TestAForkedRun:
@@ -101,12 +101,12 @@ class TestAForkedRun:
         forked(config).run()
         steps = []
         first = forked(
-            config, folder=tmp_path / "trial", should_stop=lambda: len(steps) > 0 and first.step >= 7,
+            config, folder=tmp_path / "trial", should_stop=lambda: len(steps) > 0 and first.state.step >= 7,
             on_reuse=lambda reused, seconds: steps.append(reused),
         )  # fmt: skip
         with pytest.raises(TrainingInterrupted):
             first.run()
-        assert first.step == 7 and steps == [5]
+        assert first.state.step == 7 and steps == [5]
         again = forked(config, folder=tmp_path / "trial", on_reuse=lambda reused, _: steps.append(reused))
         assert again.run().steps_reused == 5 and steps == [5, 5]
         assert_equals_alone(again, config, data)
@@ -156,7 +156,7 @@ class TestAForkedRun:
         finally:
             torch.use_deterministic_algorithms(False)
         assert [(begin, end) for _, begin, end in ledger.rows] == [(0, 3), (3, 5)]
-        assert sorted(run.steps_reused for run in runs)[-1] > 0
+        assert sorted(run.state.steps_reused for run in runs)[-1] > 0
         for run, config in zip(runs, configs, strict=True):
             assert_equals_alone(run, config, data)
 

@@ -35,7 +35,7 @@ def stop_at(step: int):
         trainer: Trainer | None = None
 
         def __call__(self) -> bool:
-            return self.trainer is not None and self.trainer.step >= step
+            return self.trainer is not None and self.trainer.state.step >= step
 
     return Stop()
 
@@ -125,22 +125,22 @@ class TestGrowth:
         def on_expand(plan, report):
             before["moments"] = {
                 key: entry["exp_avg"].clone()
-                for key, entry in run.optimizer.state.items()
+                for key, entry in run.state.optimizer.state.items()
                 if "exp_avg" in entry
             }
-            before["groups"] = len(run.optimizer.param_groups)
+            before["groups"] = len(run.state.optimizer.param_groups)
 
         run = trainer(config, data_of(config), on_expand=on_expand)
         old = set(run.model.parameters())
         run.run()
-        assert before["groups"] == 1 and len(run.optimizer.param_groups) == 2
+        assert before["groups"] == 1 and len(run.state.optimizer.param_groups) == 2
         assert before["moments"].keys() == old
         assert any(bool(moment.any()) for moment in before["moments"].values())
-        lr_old, lr_new = (group["lr"] for group in run.optimizer.param_groups)
+        lr_old, lr_new = (group["lr"] for group in run.state.optimizer.param_groups)
         assert lr_new == pytest.approx(3 * lr_old)
-        added = run.optimizer.param_groups[1]["params"]
-        assert sum(parameter.numel() for parameter in added) == run.plan.num_parameters(24)
-        assert all(run.optimizer.state[parameter]["step"] == 5 for parameter in added)
+        added = run.state.optimizer.param_groups[1]["params"]
+        assert sum(parameter.numel() for parameter in added) == run.state.plan.num_parameters(24)
+        assert all(run.state.optimizer.state[parameter]["step"] == 5 for parameter in added)
 
     def test_measuring_changes_neither_model_nor_training(self, tiny_config, data_of):
         """A run that measures and grows nothing equals a run that never measures."""

@@ -1,0 +1,99 @@
+"""What a run measured: its evaluations, what its steps cost, and both together with all the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from dtme_search.token_space import ConflictReport, ExpansionPlan
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What is known about a run at one step.
+
+    Attributes:
+        step: Optimiser steps done.
+        metrics: Task -> metric on the split, in the units of its ``TaskSpec``.
+        losses: Task -> mean training loss since the evaluation before.
+    """
+
+    step: int
+    metrics: Mapping[str, float]
+    losses: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class StepCost:
+    """What a training step costs, in units of one step of the unexpanded model with all its tasks.
+
+    Comparisons at equal steps flatter whatever makes steps dearer, so every run measures this [ours].
+
+    Attributes:
+        phases: ``(first step, ratio)`` of each stretch of steps that cost the same, in order.
+        reference_seconds: Seconds of the unit, measured right before the first change; ``None`` before.
+    """
+
+    phases: tuple[tuple[int, float], ...] = ((0, 1.0),)
+    reference_seconds: float | None = None
+
+    def entering(self, step: int, ratio: float, reference_seconds: float) -> StepCost:
+        """The cost record with a new stretch that begins at ``step``."""
+        return StepCost((*self.phases, (step, ratio)), reference_seconds)
+
+    def mean(self, total_steps: int) -> float:
+        """Mean ratio over a run.
+
+        Example:
+            >>> StepCost(((0, 1.0), (25, 3.0))).mean(100)
+            2.5
+        """
+        ends = [step for step, _ in self.phases[1:]] + [total_steps]
+        spent = sum(ratio * (end - step) for (step, ratio), end in zip(self.phases, ends, strict=True))
+        return spent / total_steps
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """Everything a finished run measured.
+
+    Attributes:
+        evaluations: All evaluations; the last one is the result.
+        plan: What was built; an empty plan if nothing was.
+        report: Conflicts as measured, ``None`` when nothing had to be measured.
+        total_steps: Steps of the run.
+        steps_reused: Steps that came from a trunk and were not trained for this run.
+        seconds: Seconds per phase (``train``, ``evaluate``, ``measure``, ``checkpoint``), over all restarts.
+        seconds_saved: What those steps, and a conflict report that was known, took when they were paid for.
+        cost: What a step cost, in units of a step of the unexpanded model with all tasks.
+        peak_memory_mb: Largest memory, as :func:`peak_memory_mb` counts it.
+        precision: ``float32`` or ``bfloat16``.
+        parts: In how many parts a batch went through the network at the end; 1 unless memory was short.
+    """
+
+    evaluations: tuple[Evaluation, ...]
+    plan: ExpansionPlan
+    report: ConflictReport | None
+    total_steps: int
+    steps_reused: int
+    seconds: Mapping[str, float]
+    seconds_saved: float
+    cost: StepCost
+    peak_memory_mb: float
+    precision: str
+    parts: int = 1
+
+    @property
+    def metrics(self) -> Mapping[str, float]:
+        """Metrics of the last evaluation."""
+        return self.evaluations[-1].metrics
+
+    @property
+    def step_cost_ratio(self) -> float:
+        """Mean cost of the run's steps in units of an unexpanded step."""
+        return self.cost.mean(self.total_steps)
+
+    @property
+    def seconds_per_step(self) -> float:
+        """Mean training seconds of a step that was trained here."""
+        return self.seconds.get("train", 0.0) / max(1, self.total_steps - self.steps_reused)

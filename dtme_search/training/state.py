@@ -1,0 +1,161 @@
+"""Where a run stands: all that a checkpoint, a snapshot and a resumed run share.
+
+Every random draw of a run is a function of (seed, purpose, step), so this is all there is to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import torch
+
+from dtme_search.config import RunConfig
+from dtme_search.models import MultiTaskViT
+from dtme_search.schedules import Schedule, build_schedule
+from dtme_search.token_space import ConflictReport, ExpansionPlan
+from dtme_search.training.identity import weights_follow_results
+from dtme_search.training.loss_log import LossLog
+from dtme_search.training.optimisation import build_optimizer, join_optimizer
+from dtme_search.training.result import Evaluation, RunResult, StepCost
+from dtme_search.training.runtime import Stopwatch, peak_memory_mb, precision
+
+Saved = Mapping[str, Any]
+"""A state in tensors and plain values, as :meth:`RunState.to_saved` gives it."""
+
+
+@dataclass
+class RunState:
+    """The state of one run; grows, is saved and is taken up again here, and changes nowhere else but in the
+    trainer.
+
+    Attributes:
+        config: The run.
+        model: On the device of the run.
+        optimizer: Of the model's parameters.
+        schedule: Task weights by step.
+        watch: Seconds by phase, over all restarts.
+        step: Optimiser steps done.
+        plan: What the model was grown by; ``None`` before the growth.
+        report: Conflicts, if they were measured.
+        evaluations: So far.
+        cost: What steps cost so far.
+        loss_log: Losses since the last evaluation.
+        steps_reused: Steps that came from a trunk.
+        seconds_saved: What they took when they were trained.
+        parts: In how many parts a batch goes through the network, where memory is short.
+        active: Tasks that are trained in the step at hand.
+    """
+
+    config: RunConfig
+    model: MultiTaskViT
+    optimizer: torch.optim.Optimizer
+    schedule: Schedule
+    watch: Stopwatch
+    step: int = 0
+    plan: ExpansionPlan | None = None
+    report: ConflictReport | None = None
+    evaluations: list[Evaluation] = field(default_factory=list)
+    cost: StepCost = field(default_factory=StepCost)
+    loss_log: LossLog = field(default_factory=LossLog)
+    steps_reused: int = 0
+    seconds_saved: float = 0.0
+    parts: int = 1
+    active: tuple[str, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.active = self.tasks_of(self.step)
+
+    @classmethod
+    def at_start(cls, config: RunConfig, model: MultiTaskViT, device: torch.device, parts: int) -> RunState:
+        """The state before the first step; ``model`` has not grown."""
+        model = model.to(device)
+        optimizer = build_optimizer(config.train, model, device)
+        return cls(config, model, optimizer, build_schedule(config), Stopwatch(device), parts=parts)
+
+    def tasks_of(self, step: int) -> tuple[str, ...]:
+        """Tasks that are trained in the step after ``step`` steps."""
+        return tuple(name for name, weight in self.schedule.weights(step).items() if weight > 0)
+
+    @property
+    def seconds_of_steps(self) -> float:
+        """Seconds of training and evaluating up to now, without measuring and writing."""
+        self.watch.lap()
+        return sum(self.watch.seconds.get(phase, 0.0) for phase in ("train", "evaluate"))
+
+    def grow(self, plan: ExpansionPlan) -> None:
+        """Build a plan into the model; its parameters join the optimiser."""
+        settings = self.config.expansion
+        added = self.model.grow(plan, token_std=settings.token_std, seed=self.config.seed)
+        if settings.freeze_backbone and added:
+            self.model.backbone.requires_grad_(False)
+        if added:
+            join_optimizer(self.optimizer, self.config.train, added, settings.lr_multiplier)
+        self.plan = plan
+
+    def to_saved(self) -> dict[str, Any]:
+        """Tensors and plain values from which :meth:`resume` and :meth:`fork` go on."""
+        self.watch.lap()
+        return {
+            "step": self.step,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state(),
+            "plan": None if self.plan is None else self.plan.to_json(),
+            "report": None if self.report is None else self.report.to_json(),
+            "evaluations": [asdict(evaluation) for evaluation in self.evaluations],
+            "cost": asdict(self.cost),
+            "losses": self.loss_log.state(),
+            "seconds": self.watch.seconds,
+            "steps_reused": self.steps_reused,
+            "seconds_saved": self.seconds_saved,
+            "parts": self.parts,
+        }
+
+    def resume(self, saved: Saved) -> None:
+        """Go on from an earlier state of the same run, on a fresh model."""
+        if saved["plan"] is not None:
+            self.report = None if saved["report"] is None else ConflictReport.from_json(saved["report"])
+            self.grow(ExpansionPlan.from_json(saved["plan"]))
+        self._load(saved)
+        self.watch = Stopwatch(self.watch.device, saved["seconds"])
+        self.steps_reused, self.seconds_saved = saved["steps_reused"], saved["seconds_saved"]
+        self.parts = max(self.parts, saved.get("parts", 1))
+
+    def fork(self, snapshot: Saved) -> None:
+        """Go on from the state of another run that trained the same so far, and count what that saves."""
+        reused = snapshot["step"] - (self.step - self.steps_reused)
+        self._load(snapshot)
+        # A unit of time measured in another process, at another hour, is none here.
+        self.cost = replace(self.cost, reference_seconds=None)
+        self.steps_reused = reused
+        self.seconds_saved = max(0.0, snapshot["seconds_of_steps"] - self.seconds_of_steps)
+
+    def _load(self, saved: Saved) -> None:
+        self.model.load_state_dict(saved["model"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        if weights_follow_results(self.config):
+            self.schedule.restore(saved["schedule"])
+        self.step = saved["step"]
+        self.active = self.tasks_of(max(0, self.step - 1))
+        self.evaluations = [Evaluation(**evaluation) for evaluation in saved["evaluations"]]
+        self.cost = StepCost(**saved["cost"])
+        self.loss_log.restore(saved["losses"])
+
+    def result(self) -> RunResult:
+        """What the run measured, at its end."""
+        nothing = ExpansionPlan.empty(tuple(self.config.tasks), self.model.info.num_layers)
+        return RunResult(
+            evaluations=tuple(self.evaluations),
+            plan=self.plan or nothing,
+            report=self.report,
+            total_steps=self.config.total_steps,
+            steps_reused=self.steps_reused,
+            seconds=dict(self.watch.seconds),
+            seconds_saved=self.seconds_saved,
+            cost=self.cost,
+            peak_memory_mb=peak_memory_mb(self.watch.device),
+            precision=precision(self.config.train, self.watch.device),
+            parts=self.parts,
+        )
