@@ -18,8 +18,8 @@ def aligned_mtl(gram_AA: Tensor, _: torch.Generator) -> Tensor:
         tensor([1.0000, 0.5000], dtype=torch.float64)
     """
     eigenvalues, vectors = torch.linalg.eigh(gram_AA)
-    # What float32 gradients leave in an inner product is rounding below this.
     kept = eigenvalues > len(gram_AA) * torch.finfo(torch.float64).eps * eigenvalues.max()
     inverse = torch.where(kept, eigenvalues, 1.0).rsqrt() * kept
     smallest = eigenvalues[kept].min().sqrt()
-    return smallest * (vectors * inverse) @ vectors.sum(0)
+    factors: Tensor = smallest * (vectors * inverse) @ vectors.sum(0)
+    return factors

@@ -1,8 +1,8 @@
 """What methods of combining tasks promise. There are three kinds, by what they look at.
 
 - A :class:`LossWeighting` gives one factor per task before the backward pass.
-- A :class:`GradientWeighting` turns the inner products of the task gradients into one factor per task.
-- A :class:`GradientMerge` looks at every entry of the task gradients.
+- :class:`Weighted` turns the inner products of the task gradients into one factor per task.
+- :class:`Merged` looks at every entry of the task gradients.
 
 Factors of a gradient method act on the parameters that all tasks share; those of a loss weighting act on
 decoders as well. Task weights and the factors of schedules multiply afterwards, so that a fading task fades
@@ -13,9 +13,9 @@ Shapes: K tasks of the run in config order, A rows (active tasks with a gradient
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -80,50 +80,29 @@ class LossWeighting:
         """Go on where ``state`` was taken."""
 
 
-class GradientWeighting(Protocol):
-    """Factors from the inner products of the task gradients."""
-
-    def __call__(self, gram_AA: Tensor, generator: torch.Generator) -> Tensor:
-        """Factors w of the rows; the update is w J.
-
-        Args:
-            gram_AA: J J^T of the unweighted gradients, float64 on the CPU, no row of norm 0, A >= 2.
-            generator: For methods that draw; a function of seed and step.
-
-        Returns:
-            float64, shape (A).
-        """
-        ...
-
-
-class GradientMerge(Protocol):
-    """An update entry by entry."""
-
-    def __call__(self, rows: Tensor, generator: torch.Generator) -> Tensor:
-        """The update of one parameter.
-
-        Args:
-            rows: Weighted gradients of the tasks, shape (A, ...).
-            generator: On the device of the rows; a function of seed and step.
-
-        Returns:
-            Shape (...).
-        """
-        ...
-
-
 @dataclass(frozen=True)
 class Weighted:
-    """A method that needs inner products only."""
+    """A gradient method that needs inner products only.
 
-    weights: GradientWeighting
+    Attributes:
+        weights: From J J^T of the unweighted gradients (float64 on the CPU, no row of norm 0, A >= 2) and a
+            generator that is a function of seed and step, to factors w, float64, shape (A): the update is
+            w J.
+    """
+
+    weights: Callable[[Tensor, torch.Generator], Tensor]
 
 
 @dataclass(frozen=True)
 class Merged:
-    """A method that needs every entry."""
+    """A gradient method that needs every entry.
 
-    merge: GradientMerge
+    Attributes:
+        merge: From the weighted gradients of one parameter, shape (A, ...), and a generator on their device
+            to its update, shape (...).
+    """
+
+    merge: Callable[[Tensor, torch.Generator], Tensor]
 
 
 Method = LossWeighting | Weighted | Merged

@@ -11,7 +11,7 @@ _NAMES = ("sums", "counts", "last", "before")
 
 
 class DynamicWeightAverage(LossWeighting):
-    """K softmax(r / T), r_k = mean loss of the last window / that of the one before (arXiv 1803.10704, Eq. 7).
+    """K softmax(r / T), r_k = mean loss of the last window over that of the one before it (arXiv 1803.10704).
 
     A window is an epoch there and a number of steps here [ours]. A task without two windows counts as r = 1,
     so the first two windows have weights of 1, as in the paper.

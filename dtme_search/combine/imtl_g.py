@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 _LARGEST = 10.0
-"""Factors grow without bound as gradients come to oppose each other; beyond this all are scaled down [ours]."""
+"""Factors grow without bound as gradients come to oppose each other; all are scaled down beyond it [ours]."""
 
 
 def imtl_g(gram_AA: Tensor, _: torch.Generator) -> Tensor:
@@ -26,4 +26,6 @@ def imtl_g(gram_AA: Tensor, _: torch.Generator) -> Tensor:
     total, largest = float(solved_A.sum()), float(solved_A.abs().max())
     if largest * float(norms_A.max()) < 1e-9:
         return torch.zeros_like(solved_A)
-    return len(gram_AA) * solved_A / max(abs(total), largest / _LARGEST) * (-1.0 if total < 0 else 1.0)
+    size = max(abs(total), largest / _LARGEST)
+    factors_A: Tensor = solved_A * (len(gram_AA) / (-size if total < 0 else size))
+    return factors_A

@@ -37,7 +37,8 @@ def solve_on(subsets_SK: Tensor, matrix_KK: Tensor, right_KR: Tensor) -> Tensor:
     outside = torch.diag_embed((~subsets_SK).to(matrix_KK.dtype))
     parts = torch.where(inside, matrix_KK, outside)
     right = torch.where(subsets_SK[:, :, None], right_KR, 0.0)
-    return torch.linalg.solve_ex(parts, right).result
+    solved: Tensor = torch.linalg.solve_ex(parts, right).result
+    return solved
 
 
 def on_simplex(weights_SK: Tensor) -> tuple[Tensor, Tensor]:

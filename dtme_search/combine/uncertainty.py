@@ -33,7 +33,7 @@ class Learnt(LossWeighting):
         self._logs_K = torch.zeros(num_tasks, device=device)
         self._adam = MaskedAdam(lr, num_tasks, device)
 
-    def weights(self, seen: Seen) -> Tensor:
+    def weights(self, _: Seen) -> Tensor:
         return self.factor * self._logs_K.exp()
 
     def learn(self, seen: Seen) -> None:
@@ -49,7 +49,7 @@ class Learnt(LossWeighting):
 
 
 class OptimalUncertainty(LossWeighting):
-    """Weights 1 / L_k: the gradient of sum log L_k, what uncertainty weighting aims at (up to the factor 1/2).
+    """Weights 1 / L_k, the gradient of sum log L_k: what uncertainty weighting aims at, but for its 1/2.
 
     Invariant to the scale of every loss; nothing to learn, nothing to set.
     """

@@ -42,10 +42,10 @@ MOST_TASKS: dict[CombineKind, int] = {"mgda": 12, "cagrad": 12, "upgrad": 12}
 
 
 class CombineConfig(Section):
-    """How the losses or the gradients of the tasks are added up; task weights and schedules multiply after."""
+    """How losses or gradients of the tasks are added up; task weights and schedules multiply afterwards."""
 
     kind: CombineKind = "sum"
-    """sum: plain. uncertainty to gradnorm weight losses, pcgrad to upgrad combine gradients (docs/combine.md)."""
+    """sum: plain. uncertainty to gradnorm weigh losses, pcgrad to upgrad combine gradients (docs)."""
     lr: Annotated[float, Field(gt=0.0)] = 0.025
     """uncertainty, imtl_l, famo, gradnorm: constant learning rate (Adam) of the weights that are learnt."""
     temperature: Annotated[float, Field(gt=0.0)] = 2.0
@@ -62,5 +62,3 @@ class CombineConfig(Section):
     """nash_mtl: longest update of the shared parameters."""
     leak: Fraction = 0.0
     """graddrop: share of the dropped gradient entries that is let through."""
-    with_adaptive_schedule: bool = False
-    """Allow a weighting of losses beside a schedule whose weights follow gradients, too: one may undo the other."""

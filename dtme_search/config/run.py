@@ -330,14 +330,14 @@ class RunConfig(Section):
         kind, count = self.train.combine.kind, len(self.tasks)
         if kind == "gradnorm" and count == 1:
             raise ValueError(
-                f"train.combine.kind must be sum for a single task, got gradnorm for {next(iter(self.tasks))}. "
-                "gradnorm compares tasks with each other"
+                "train.combine.kind must be sum for a single task, got gradnorm, which compares tasks. "
+                "Name a second task or use sum"
             )
         most = MOST_TASKS.get(kind)
         if most is not None and count > most:
             raise ValueError(
-                f"train.combine.kind {kind} must have at most {most} tasks, got {count}. Use pcgrad, imtl_g, "
-                "aligned_mtl or nash_mtl"
+                f"tasks must be at most {most} for train.combine.kind {kind}, got {count}. "
+                "Use pcgrad, imtl_g, aligned_mtl or nash_mtl"
             )
         return self
 

@@ -4,16 +4,50 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from dtme_search.combine import CombineState, LossWeighting, Merged, Seen, Setting, Weighted, build_method
+from dtme_search.combine import (
+    CombineState,
+    LossWeighting,
+    Merged,
+    Method,
+    Seen,
+    Setting,
+    Weighted,
+    build_method,
+)
 from dtme_search.config import RunConfig
 from dtme_search.data import Batch, Purpose, make_generator
 from dtme_search.training.forward import TaskLosses
 from dtme_search.training.task_gradients import Draws, TaskGradients, task_gradients
+
+
+def method_of(config: RunConfig, device: torch.device) -> Method | None:
+    """The method that ``train.combine`` names; ``None`` adds plainly."""
+    return build_method(
+        Setting(
+            options=config.train.combine,
+            num_tasks=len(config.tasks),
+            window=max(1, config.total_steps // config.train.num_evaluations),
+            device=device,
+            draw=lambda step: _generator(config.seed, step, torch.device("cpu")),
+        )
+    )
+
+
+def state_of(method: Method | None) -> dict[str, Tensor]:
+    """What a method has to remember, for a checkpoint."""
+    return method.state() if isinstance(method, LossWeighting) else {}
+
+
+def restore(method: Method | None, state: CombineState) -> None:
+    """Go on where :func:`state_of` was called."""
+    if isinstance(method, LossWeighting):
+        method.restore(state)
 
 
 class Combination:
@@ -22,23 +56,19 @@ class Combination:
     Args:
         config: The run.
         losses: Its losses; gives the model and the device.
+        method: As :func:`method_of` makes it; its state is that of the run.
     """
 
-    def __init__(self, config: RunConfig, losses: TaskLosses) -> None:
+    def __init__(self, config: RunConfig, losses: TaskLosses, method: Method | None) -> None:
         self.losses = losses
+        self.method = method
         self.seed = config.seed
         self.tasks = tuple(config.tasks)
         self.device = losses.data.device
+        self._masks: dict[tuple[str, ...], Tensor] = {}
         self._seen: Seen | None = None
+        self._active: tuple[str, ...] = ()
         self._draws: Draws | None = None
-        setting = Setting(
-            options=config.train.combine,
-            num_tasks=len(self.tasks),
-            window=max(1, config.total_steps // config.train.num_evaluations),
-            device=self.device,
-            draw=lambda step: self._generator(step, torch.device("cpu")),
-        )
-        self.method = build_method(setting)
 
     @property
     def is_plain(self) -> bool:
@@ -60,7 +90,7 @@ class Combination:
         self._seen = None
         if self.method is None or len(weights) == 1:
             return self.losses.backward(batch, weights, parts)
-        self._draws = Draws(self.device)
+        self._draws, self._active = Draws(self.device), tuple(weights)
         if isinstance(self.method, LossWeighting):
             return self._weigh_losses(self.method, step, batch, weights, parts)
         found = task_gradients(self.losses, batch, tuple(weights), parts)
@@ -76,34 +106,23 @@ class Combination:
             return
         seen, self._seen = self._seen, None
         if self.method.looks_again:
-            names = [name for name, active in zip(self.tasks, seen.active_K.tolist(), strict=True) if active]
-            after_K = self._vector(self._look(batch, names, parts))
-            seen = Seen(seen.step, seen.active_K, seen.losses_K, seen.norms_K, after_K)
+            seen = replace(seen, after_K=self._vector(self._look(batch, self._active, parts)))
         self.method.learn(seen)
-
-    def state(self) -> dict[str, Tensor]:
-        """What the method has to remember, for a checkpoint."""
-        return self.method.state() if isinstance(self.method, LossWeighting) else {}
-
-    def restore(self, state: CombineState) -> None:
-        """Go on where :meth:`state` was taken."""
-        if isinstance(self.method, LossWeighting):
-            self.method.restore(state)
 
     @contextmanager
     def rehearsal(self) -> Iterator[None]:
         """Forget afterwards what the method learns inside."""
-        before = self.state()
+        before = state_of(self.method)
         try:
             yield
         finally:
-            self.restore(before)
+            restore(self.method, before)
 
     def _weigh_losses(
         self, method: LossWeighting, step: int, batch: Batch, weights: Mapping[str, float], parts: int
     ) -> dict[str, Tensor]:
         tasks = tuple(weights)
-        active_K = torch.tensor([name in weights for name in self.tasks], device=self.device)
+        active_K = self._mask(tasks)
         nothing_K = torch.zeros(len(self.tasks), device=self.device)
         known = self._look(batch, tasks, parts) if method.needs_losses and parts > 1 else None
         sums: dict[str, Tensor] = {}
@@ -134,7 +153,7 @@ class Combination:
         kept = (gram.diagonal() > 0).nonzero()[:, 0]
         factors = torch.ones(len(gram), dtype=torch.float64)
         if len(kept) > 1 and gram.isfinite().all():
-            generator = self._generator(step, torch.device("cpu"))
+            generator = _generator(self.seed, step, torch.device("cpu"))
             factors[kept] = method.weights(gram[kept][:, kept], generator)
         factors *= torch.tensor(list(weights.values()), dtype=torch.float64)
         _sum_rows(found, range(found.shared), factors.tolist())
@@ -143,7 +162,7 @@ class Combination:
     def _merge_rows(
         self, method: Merged, step: int, found: TaskGradients, weights: Mapping[str, float]
     ) -> None:
-        generator = self._generator(step, self.device)
+        generator = _generator(self.seed, step, self.device)
         scale = torch.tensor(list(weights.values()), device=self.device)
         for index in range(found.shared):
             stacked = found.stacked(index)
@@ -153,7 +172,7 @@ class Combination:
         _sum_rows(found, range(found.shared, len(found.parameters)), list(weights.values()))
 
     @torch.no_grad()
-    def _look(self, batch: Batch, tasks: tuple[str, ...] | list[str], parts: int) -> dict[str, Tensor]:
+    def _look(self, batch: Batch, tasks: tuple[str, ...], parts: int) -> dict[str, Tensor]:
         """Losses of the batch with the random draws of this step; running statistics stay as they are."""
         assert self._draws is not None
         here = Draws(self.device)
@@ -171,8 +190,11 @@ class Combination:
         zero = torch.zeros((), device=self.device)
         return torch.stack([values.get(name, zero).detach().float() for name in self.tasks])
 
-    def _generator(self, step: int, device: torch.device) -> torch.Generator:
-        return make_generator(device, self.seed, Purpose.COMBINE, step)
+    def _mask(self, tasks: tuple[str, ...]) -> Tensor:
+        # Kept: to make one on a GPU waits for it.
+        if tasks not in self._masks:
+            self._masks[tasks] = torch.tensor([name in tasks for name in self.tasks], device=self.device)
+        return self._masks[tasks]
 
 
 class _Norms:
@@ -199,6 +221,10 @@ class _Norms:
         return {
             name: torch.stack([each.norm() for each in row]).norm() for name, row in self.rows.items() if row
         }
+
+
+def _generator(seed: int, step: int, device: torch.device) -> torch.Generator:
+    return make_generator(device, seed, Purpose.COMBINE, step)
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from dtme_search.models import MultiTaskViT, build_model
 from dtme_search.token_space import ConflictReport, ExpansionPlan
 from dtme_search.training.callbacks import Callbacks, Progress, TrainingInterrupted
 from dtme_search.training.checkpoint import load_checkpoint, save_checkpoint
+from dtme_search.training.combination import Combination, graphs_survive
 from dtme_search.training.evaluation import evaluate
 from dtme_search.training.forward import TaskLosses, part_of
 from dtme_search.training.growth import Growth
@@ -75,6 +76,7 @@ class Trainer:
         self.checkpoint_path = None if folder is None else folder / "checkpoint.pt"
         self.state = RunState.at_start(config, model, data.device, parts)
         self.losses = TaskLosses(config.train, self.model, data)
+        self.combination = Combination(config, self.losses, self.state.method)
         self._last_saved = 0.0
 
     @property
@@ -106,7 +108,7 @@ class Trainer:
             DivergedError: If a loss is not finite any more.
             TrainingInterrupted: If ``should_stop`` said so; a checkpoint was written.
         """
-        with run_numerics(self.config.train, self.data.device):
+        with run_numerics(self.config.train, self.data.device), graphs_survive(self.config):
             self._resume()
             if self.config.train.compile:
                 self.model.compile_blocks()
@@ -218,10 +220,12 @@ class Trainer:
             group["lr"] = group["base_lr"] * factor
         self._seed_step()
         state.optimizer.zero_grad(set_to_none=True)
-        losses = self.losses.backward(batch, {name: weights[name] for name in state.active}, state.parts)
+        of_active = {name: weights[name] for name in state.active}
+        losses = self.combination.backward(state.step, batch, of_active, state.parts)
         if train.grad_clip is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), train.grad_clip)
         state.optimizer.step()
+        self.combination.after_update(batch, state.parts)
         state.loss_log.record(state.step, losses)
         state.step += 1
         if state.step % READ_LOSSES_EVERY == 0:
