@@ -25,8 +25,9 @@ from sqlalchemy.orm import Session
 
 from dtme_search.config import RunConfig, Scalar, load_study_config, run_fingerprint
 from dtme_search.search import Listener
-from dtme_search.search.preparation import Prepared, prepare
-from dtme_search.search.records import (
+from dtme_search.search.space.known_points import enqueued_point
+from dtme_search.search.space.search_space import SearchSpace
+from dtme_search.search.storage.records import (
     BaselineRow,
     ConflictRow,
     EvaluationRow,
@@ -35,8 +36,7 @@ from dtme_search.search.records import (
     RunRow,
     TrunkRow,
 )
-from dtme_search.search.space import SearchSpace
-from dtme_search.search.tables import (
+from dtme_search.search.storage.tables import (
     ConflictTable,
     EvaluationTable,
     PlanTable,
@@ -44,6 +44,7 @@ from dtme_search.search.tables import (
     RunTable,
     TrunkTable,
 )
+from dtme_search.search.study.preparation import Prepared, prepare
 from dtme_search.token_space import needs_conflicts
 
 NAME = "drawn"
@@ -145,7 +146,7 @@ def save_baselines(prepared: Prepared) -> None:
 def draw_trials(space: SearchSpace, count: int, seed: int = 0) -> Iterator[Drawn]:
     """Trials of a space, the two known points first. Growth helps a little, noise is of the same size."""
     artist = _Artist(space, random.Random(seed))
-    points = [space.point(name) for name in ("unexpanded", "paper")]
+    points = [enqueued_point(space, name) for name in ("unexpanded", "paper")]
     for number in range(count):
         yield artist.trial(number, points[number] if number < len(points) else None)
 

@@ -25,10 +25,13 @@ from optuna.storages._cached_storage import _CachedStorage
 from dtme_search.config import RunConfig
 from dtme_search.data import TaskData
 from dtme_search.schedules import build_schedule
-from dtme_search.search import asking, diary, loop, objective, study
-from dtme_search.search.pruning import ParetoPruner
-from dtme_search.search.records import Records
-from dtme_search.search.space import SearchSpace
+from dtme_search.search import api as study
+from dtme_search.search.space.search_space import SearchSpace
+from dtme_search.search.storage import study_lock as asking
+from dtme_search.search.storage.records import Records
+from dtme_search.search.study import loop
+from dtme_search.search.trial import diary, objective
+from dtme_search.search.trial.pruning import ParetoPruner
 from dtme_search.token_space import ConflictReport, ExpansionPlan
 from dtme_search.training import Callbacks, Evaluation, RunResult
 from dtme_search.training.growth import plan_for

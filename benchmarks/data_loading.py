@@ -29,9 +29,9 @@ import torch.utils.data
 from dtme_search.config import DataConfig
 from dtme_search.config.run import ScenesConfig
 from dtme_search.data import Batch, Dataset, Purpose, build_data, build_dataset, make_generator
-from dtme_search.data.augment import Draws, prepare_batch
-from dtme_search.data.pipeline import CROP_TASK, training_order
-from dtme_search.data.tensors import read_sample, stack_samples
+from dtme_search.data.batches.augment import Draws, prepare_batch
+from dtme_search.data.batches.pipeline import CROP_TASK, training_order
+from dtme_search.data.batches.tensors import read_sample, stack_samples
 
 NUM_WORKERS = 2
 SEED = 0

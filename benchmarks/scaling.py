@@ -144,8 +144,9 @@ def go_on(workdir: Path, count: int, sampler: str) -> Result:
     from _pretend import Meter, pretend
 
     from dtme_search.reporting import draw_trial
-    from dtme_search.search import optimize, study
-    from dtme_search.search.lifecycle import num_finished
+    from dtme_search.search import api as study
+    from dtme_search.search import optimize
+    from dtme_search.search.study.lifecycle import num_finished
 
     pretend()
     opening, plain = [0.0, 0.0], study.prepare

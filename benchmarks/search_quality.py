@@ -34,10 +34,10 @@ import optuna
 from optuna.trial import TrialState
 
 from dtme_search.config import PrunerConfig, SamplerConfig, StudyConfig, base_config, load_study_config
-from dtme_search.search.pruning import ParetoPruner
-from dtme_search.search.records import RungRow
-from dtme_search.search.space import SearchSpace
-from dtme_search.search.storage import build_sampler
+from dtme_search.search.space.search_space import SearchSpace
+from dtme_search.search.storage.records import RungRow
+from dtme_search.search.study.sampling import build_sampler
+from dtme_search.search.trial.pruning import ParetoPruner
 
 DATA = Path(__file__).parent / "data"
 SAMPLERS = ("random", "nsga2", "tpe")

@@ -126,9 +126,10 @@ def work(kind: str, workdir: Path, seconds: float) -> None:
     from _pretend import Meter, pretend
 
     from dtme_search.reporting import draw_trial
-    from dtme_search.search import Listener, join, study
-    from dtme_search.search.preparation import prepare
+    from dtme_search.search import Listener, join
+    from dtme_search.search import api as study
     from dtme_search.search.stopping import StopSwitch
+    from dtme_search.search.study.preparation import prepare
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     torch.set_num_threads(1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from dtme_search.version import __version__ as __version__
 
 # Public name -> module. Looked up on first use, so that `import dtme_search` stays free of torch and optuna.
 _PUBLIC = {

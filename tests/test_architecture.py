@@ -1,7 +1,8 @@
 """Who may import whom, what starting up may load, and what no file may name.
 
 The package is a stack of rows: a row imports from the rows above it, and parts of one row do not know each
-other. Imports under ``TYPE_CHECKING`` and inside functions count like all others.
+other. ``search`` is such a stack itself, and no two files import each other, by whatever way round. Imports
+under ``TYPE_CHECKING`` and inside functions count like all others.
 """
 
 import ast
@@ -19,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "dtme_search"
 
 ROWS = (
-    ("errors", "tasks", "words"),
+    ("version", "errors", "tasks", "words"),
     ("config",),
     ("data", "metrics", "token_space", "schedules", "combine"),
     ("models",),
@@ -31,7 +32,22 @@ ROWS = (
 )
 ROW_OF = {part: row for row, parts in enumerate(ROWS) for part in parts}
 
+ROWS_OF_SEARCH = (
+    ("workspace", "locks", "stopping", "data_shelf"),
+    ("space",),
+    ("storage",),
+    ("reuse",),
+    ("trial",),
+    ("study",),
+    ("workers",),
+    ("api", "final", "doctor"),
+    ("__init__",),
+)
+"""The rooms of ``search/``, from what knows least to what a caller may ask for."""
+SEARCH_ROW_OF = {part: row for row, parts in enumerate(ROWS_OF_SEARCH) for part in parts}
+
 OUTSIDE = {
+    "version": set(),
     "errors": set(),
     "tasks": set(),
     "words": set(),
@@ -95,7 +111,8 @@ def violations(path, source):
                 found.append(f"imports {top}, which {part} may not know")
             continue
         other = rest.partition(".")[0]
-        if other == "__version__" or other == part:
+        if other == part:
+            found.extend(violations_in_search(path, name) if part == "search" else ())
             continue
         if other not in ROW_OF:
             found.append(f"imports {name}; import from the part that defines it")
@@ -104,6 +121,20 @@ def violations(path, source):
         elif ROW_OF[other] > ROW_OF[part]:
             found.append(f"imports {other} from a row below")
     return found
+
+
+def violations_in_search(path, name):
+    """What an import between rooms of ``search/`` breaks."""
+    own = path.relative_to(PACKAGE).parts[1].removesuffix(".py")
+    _, _, other, *_ = [*name.split("."), "__init__"]
+    if own not in SEARCH_ROW_OF:
+        return [f"search/{own} is in no row; add it to ROWS_OF_SEARCH"]
+    if other not in SEARCH_ROW_OF:
+        return [f"imports {name}; import from the room that defines it"]
+    if own != other and SEARCH_ROW_OF[other] >= SEARCH_ROW_OF[own]:
+        is_peer = SEARCH_ROW_OF[other] == SEARCH_ROW_OF[own]
+        return [f"imports its peer search/{other}" if is_peer else f"imports search/{other} from a row below"]
+    return []
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
@@ -117,8 +148,13 @@ def test_imports_keep_to_the_rows(path):
         ("data/base.py", "from dtme_search.tasks import TaskSpec", None),
         ("data/base.py", "from dtme_search.data.other import x", None),
         ("data/sub/base.py", "from ..other import x", None),
-        ("search/study.py", "from dtme_search import __version__", None),
-        ("search/study.py", "import dtme_search\nversion = dtme_search.__version__", None),
+        ("search/api.py", "from dtme_search.version import __version__", None),
+        ("search/trial/diary.py", "from dtme_search.search.storage.records import Records", None),
+        ("search/api.py", "from dtme_search.search import workspace", None),
+        ("search/space/a.py", "from dtme_search.search.storage import b", "imports search/storage from"),
+        ("search/space/a.py", "from dtme_search.search import storage", "imports search/storage from"),
+        ("search/study/a.py", "from dtme_search.search import optimize", "imports dtme_search.search.opt"),
+        ("search/new.py", "from dtme_search.search.trial import a", "search/new is in no row"),
         ("models/backbone.py", "import timm.models", None),
         ("data/base.py", "import os.path", None),
         ("data/base.py", "import timm", "imports timm, which data may not know"),
@@ -151,6 +187,49 @@ def test_the_rule_itself(file, source, complaint):
     found = violations(PACKAGE / file, source)
     assert len(found) == (complaint is not None)
     assert complaint is None or found[0].startswith(complaint)
+
+
+def files_imported_by(path, source):
+    """Files of the package that a file imports, ``__init__`` of rooms included where they are named."""
+    for name in imported_names(path, source):
+        module = PACKAGE.parent / name.replace(".", "/")
+        for found in (module.with_suffix(".py"), module.parent.with_suffix(".py"), module / "__init__.py"):
+            if found.is_file() and PACKAGE in found.parents and found != path:
+                yield found.relative_to(PACKAGE).as_posix()
+                break
+
+
+def circles(graph):
+    """Sets of files that reach each other by their imports."""
+    reached = {}
+    for start in graph:
+        seen, waiting = set(), list(graph[start])
+        while waiting:
+            file = waiting.pop()
+            if file not in seen:
+                seen.add(file)
+                waiting.extend(graph.get(file, ()))
+        reached[start] = seen
+    found = []
+    for file, others in reached.items():
+        circle = {other for other in others if file in reached.get(other, ())}
+        if circle and circle not in found:
+            found.append(circle)
+    return found
+
+
+def test_no_two_files_import_each_other():
+    graph = {
+        path.relative_to(PACKAGE).as_posix(): set(files_imported_by(path, path.read_text(encoding="utf-8")))
+        for path in FILES
+    }
+    assert sum(map(len, graph.values())) > 500, "imports were not found"
+    assert circles(graph) == []
+
+
+def test_circles_are_found():
+    assert circles({"a": {"b"}, "b": {"c"}, "c": set()}) == []
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == [{"b", "c"}]
 
 
 def test_what_is_imported_is_declared():
@@ -191,7 +270,7 @@ def test_importing_the_package_loads_nothing_else():
 
 def test_preparing_data_loads_no_torch():
     # Every process of `data prepare` would pay for it in memory and in seconds.
-    assert "torch" not in loaded_outside_packages("import dtme_search.data.nyud_prepare")
+    assert "torch" not in loaded_outside_packages("import dtme_search.data.nyud.prepare")
 
 
 def test_help_loads_only_what_prints_it():

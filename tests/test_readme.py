@@ -86,12 +86,13 @@ def test_make_targets_are_there(page):
     ],
 )
 def test_a_yaml_is_a_study(tmp_path, text):
-    from dtme_search.search.space import SearchSpace
+    from dtme_search.search.space.known_points import enqueued_point
+    from dtme_search.search.space.search_space import SearchSpace
 
     (tmp_path / "study.yaml").write_text(text, encoding="utf-8")
     study = load_study_config(str(tmp_path / "study.yaml"))
     space = SearchSpace.from_study(study, base_config(study, tmp_path), num_layers=12)
-    assert all(space.config(space.point(point)) for point in study.enqueue)
+    assert all(space.config(enqueued_point(space, point)) for point in study.enqueue)
 
 
 def test_messages_of_the_faq_are_those_of_the_program():

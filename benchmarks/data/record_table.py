@@ -33,8 +33,8 @@ from dtme_search.config import RunConfig, StudyConfig, load_study_config
 from dtme_search.data import TaskData, build_data
 from dtme_search.models import MultiTaskViT, build_model
 from dtme_search.search import Listener, LoadedStudy, Outcome, optimize
-from dtme_search.search.preparation import DATA_ATTR
-from dtme_search.search.storage import FINGERPRINT_ATTR
+from dtme_search.search.storage.studies import FINGERPRINT_ATTR
+from dtme_search.search.study.preparation import DATA_ATTR
 from dtme_search.token_space import ExpansionPlan
 from dtme_search.training.forward import TaskLosses
 

@@ -10,9 +10,9 @@ from typing import Annotated, cast
 
 import typer
 
-from dtme_search import __version__
 from dtme_search.cli.arguments import MOVED, STORAGE, WARM_START_STORAGE
 from dtme_search.cli.screen import Screen
+from dtme_search.version import __version__
 
 _MOVABLE = {"storage": STORAGE, "warm_start_storage": WARM_START_STORAGE}
 

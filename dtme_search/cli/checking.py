@@ -10,8 +10,8 @@ from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from dtme_search.cli.render import print_table
 from dtme_search.cli.screen import Screen
+from dtme_search.cli.tables import print_table
 from dtme_search.config import DataConfig, RunConfig, validate
 from dtme_search.config.files import apply_overrides
 from dtme_search.data import CheckReport, build_data, build_dataset, check_dataset, split_ids

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dtme_search.cli.screen import Screen
+from dtme_search.cli.tables import print_frame
 
 if TYPE_CHECKING:
     from dtme_search.reporting import Frame
@@ -19,7 +20,6 @@ def print_confirmed(screen: Screen, study: LoadedStudy, trials: Frame | None = N
 
     ``trials`` is the study's ``trials_table`` where it is at hand.
     """
-    from dtme_search.cli.render import print_frame
     from dtme_search.reporting import confirmed_table
     from dtme_search.search import doubt_about_leader, ranking
 

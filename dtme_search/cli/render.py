@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from dtme_search.cli.screen import Screen
 from dtme_search.cli.sketch import front_points, layer_blocks, plot_points
+from dtme_search.cli.tables import print_frame, print_table
 from dtme_search.tasks import display_metric
 from dtme_search.words import cell, heading
 
@@ -22,42 +19,7 @@ if TYPE_CHECKING:
 
 _LAST_ENDED = 5
 """Pruned trials that are listed, and failed ones; the tables have them all."""
-_NARROWEST_WORDS = 16
-"""Columns of words are wrapped down to this width before the gaps between all columns shrink."""
 _MOST_MAPS = 10
-_NUMBER = re.compile(r"[-+]?\d[\d.]*(e[-+]?\d+)?( (%|m|deg))?")
-
-
-def print_table(console: Console, title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """A table of texts: numbers to the right and never cut, words to the left and wrapped."""
-    cells = [[str(cell) for cell in row] for row in rows]
-    by_column = [list(column) for column in zip(columns, *cells, strict=True)]
-    numeric = [_is_numeric(texts) for _, *texts in by_column]
-    needed = sum(
-        max(map(len, column)) if is_number else min(max(map(len, column)), _NARROWEST_WORDS)
-        for column, is_number in zip(by_column, numeric, strict=True)
-    )
-    fits = needed + 2 * (len(columns) - 1) <= console.width
-    table = Table(
-        title=title,
-        title_justify="left",
-        title_style="bold",
-        box=SIMPLE_HEAD,
-        show_edge=False,
-        padding=(0, 1 if fits else 0, 0, 0),
-        pad_edge=False,
-    )
-    for name, is_number in zip(columns, numeric, strict=True):
-        table.add_column(name, justify="right" if is_number else "left", no_wrap=is_number, overflow="fold")
-    for row in cells:
-        table.add_row(*row)
-    console.print(table)
-
-
-def print_frame(console: Console, title: str, frame: Frame) -> None:
-    """A DataFrame, its numbers rounded for reading."""
-    rows = [[cell(str(column), value) for column, value in row.items()] for row in frame.to_dict("records")]
-    print_table(console, title, [heading(column) for column in frame.columns], rows)
 
 
 def print_study(screen: Screen, study: LoadedStudy, where: str = "", data: str = "") -> None:
@@ -240,7 +202,3 @@ def _print_doubts(screen: Screen, front: Frame) -> None:
             f"Not to be trusted, not clearly better than without the image in {tasks}: trial {trials}.",
             style="red",
         )
-
-
-def _is_numeric(texts: Sequence[str]) -> bool:
-    return any(texts) and all(_NUMBER.fullmatch(text) for text in texts if text)

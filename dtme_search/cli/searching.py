@@ -203,7 +203,7 @@ def doctor(
     Versions, devices, database, clock, disk, folders, data: one line each. Changes nothing. The
     exit code is 0 if it can, 2 if there is a problem.
     """
-    from dtme_search.cli.render import print_table
+    from dtme_search.cli.tables import print_table
     from dtme_search.search import can_run, examine
 
     screen = screen_of(context)
@@ -324,7 +324,7 @@ def export(
 @app.command(epilog="Example:  dtme-search studies")
 def studies(context: typer.Context) -> None:
     """List the studies and configs that are there."""
-    from dtme_search.cli.render import print_table
+    from dtme_search.cli.tables import print_table
     from dtme_search.config import load_study_config, shipped
     from dtme_search.words import heading
 

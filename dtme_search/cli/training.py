@@ -158,7 +158,7 @@ def conflicts(
     Trains to the expansion step, measures there, prints a table of layers and draws a heat map.
     """
     from dtme_search.cli.progress import TerminalListener
-    from dtme_search.models import describe_backbone
+    from dtme_search.models import check_model
     from dtme_search.reporting import conflict_heat_map, save_png
     from dtme_search.search.data_shelf import DataShelf
     from dtme_search.training import Callbacks, conflicts_at_expansion, pick_device
@@ -169,7 +169,7 @@ def conflicts(
     screen = screen_of(context)
     with stoppable("Nothing was written."), TerminalListener(screen) as listener:
         shelf = DataShelf(pick_device(device), on_progress=listener.data_reading)
-        describe_backbone(run_config.model, run_config.data.image_size)
+        check_model(run_config.model, run_config.data.image_size)
         data = shelf.get(run_config)
         report, plan = conflicts_at_expansion(run_config, data, Callbacks(on_progress=listener.progress))
     out.mkdir(parents=True, exist_ok=True)

@@ -50,6 +50,9 @@ def canonical(config: RunConfig) -> dict[str, Any]:
         del form["data"][name]
     if not config.data.options:
         del form["data"]["options"]
+    del form["model"]["decoder_options"]
+    if options := config.model.decoder_options.get(config.model.decoder):
+        form["model"]["decoder_options"] = options
     form["expansion"] = _active_expansion(config.expansion, form["expansion"])
     form["schedule"] = _active_schedule(config, form["schedule"])
     _keep_active_combine(config, form["train"])

@@ -142,12 +142,14 @@ class ModelConfig(Section):
     """Or load backbone weights from this file (.safetensors, .pt, .pth, .bin)."""
     drop_path: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     """Stochastic depth of the last block, linear over the blocks; one draw for all tasks."""
-    decoder: Literal["simple"] = "simple"
-    """Decoder of every task: 3x3 conv, BN, ReLU, 1x1 conv, bilinear."""
+    decoder: str = "simple"
+    """How tasks are decoded. simple: 3x3 conv, BN, ReLU, 1x1 conv, bilinear. All: docs/architectures.md."""
     decoder_channels: Annotated[int, Field(ge=1)] | None = None
-    """Width of the decoder; the backbone's embedding width when empty."""
+    """Width of the decoder; its own default when empty: for simple the backbone's embedding width."""
+    decoder_options: dict[str, dict[str, int | float | bool | str]] = {}
+    """Options of decoders by their names; only those of the chosen one are read."""
     levels: Literal["last", "concat4"] = "last"
-    """Feed the decoder the last layer, or four levels concatenated."""
+    """Feed the simple decoder the last layer, or four levels concatenated."""
 
     @model_validator(mode="after")
     def _one_source_of_weights(self) -> Self:

@@ -14,17 +14,17 @@ from dtme_search.data.registry import build_dataset, resolve_root
 from dtme_search.data.splits import Splits, split_ids
 
 if TYPE_CHECKING:
-    from dtme_search.data.augment import normalize_images, restore_colours
-    from dtme_search.data.pipeline import TaskData, build_data
-    from dtme_search.data.randomness import Purpose, make_generator
+    from dtme_search.data.batches.augment import normalize_images, restore_colours
+    from dtme_search.data.batches.pipeline import TaskData, build_data
+    from dtme_search.data.batches.randomness import Purpose, make_generator
 
 _WITH_TORCH = {
-    "Purpose": "randomness",
-    "TaskData": "pipeline",
-    "build_data": "pipeline",
-    "make_generator": "randomness",
-    "normalize_images": "augment",
-    "restore_colours": "augment",
+    "Purpose": "batches.randomness",
+    "TaskData": "batches.pipeline",
+    "build_data": "batches.pipeline",
+    "make_generator": "batches.randomness",
+    "normalize_images": "batches.augment",
+    "restore_colours": "batches.augment",
 }
 
 __all__ = [

@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from dtme_search.data.base import Dataset, Sample, SourceSplit
+from dtme_search.data.reading.threads import map_in_threads
 from dtme_search.data.splits import Splits
-from dtme_search.data.threads import map_in_threads
 from dtme_search.errors import DataError
 from dtme_search.tasks import TaskSpec
 

@@ -85,13 +85,13 @@ def prepare(name: str, source: Path, out: Path, *, jobs: int, on_progress: Progr
 
 # Each preparer imports its module itself, so that a data set costs nothing until it is used.
 def _nyud(source: Path, out: Path, *, jobs: int, on_progress: Progress) -> int:
-    from dtme_search.data.nyud_prepare import prepare_nyud
+    from dtme_search.data.nyud.prepare import prepare_nyud
 
     return prepare_nyud(source, out, jobs=jobs, on_progress=on_progress)
 
 
 def _pascal_context(source: Path, out: Path, *, jobs: int, on_progress: Progress) -> int:
-    from dtme_search.data.pascal_prepare import prepare_pascal_context
+    from dtme_search.data.pascal_context.prepare import prepare_pascal_context
 
     return prepare_pascal_context(source, out, jobs=jobs, on_progress=on_progress)
 

@@ -58,13 +58,13 @@ def _scenes(config: DataConfig, require_complete: bool) -> Dataset:  # noqa: ARG
 
 
 def _nyud(config: DataConfig, require_complete: bool) -> Dataset:
-    from dtme_search.data.nyud import NyudDataset
+    from dtme_search.data.nyud.dataset import NyudDataset
 
     return NyudDataset(resolve_root(config), config.nyud, require_complete=require_complete)
 
 
 def _folder(config: DataConfig, require_complete: bool) -> Dataset:
-    from dtme_search.data.folder import FolderDataset
+    from dtme_search.data.folder.dataset import FolderDataset
 
     if config.folder.description is None:
         raise ConfigError(
@@ -80,13 +80,13 @@ def _folder(config: DataConfig, require_complete: bool) -> Dataset:
 
 
 def _pascal_context(config: DataConfig, require_complete: bool) -> Dataset:
-    from dtme_search.data.pascal_context import PascalContextDataset
+    from dtme_search.data.pascal_context.dataset import PascalContextDataset
 
     return PascalContextDataset(resolve_root(config), require_complete=require_complete)
 
 
 def _taskonomy(config: DataConfig, require_complete: bool) -> Dataset:
-    from dtme_search.data.taskonomy import TaskonomyDataset
+    from dtme_search.data.taskonomy.dataset import TaskonomyDataset
 
     return TaskonomyDataset(resolve_root(config), config.taskonomy, require_complete=require_complete)
 

@@ -1,6 +1,15 @@
 """Multi-task vision transformers that grow in token space."""
 
 from dtme_search.models.backbone import BackboneInfo, describe_backbone
-from dtme_search.models.multitask import MultiTaskViT, build_model
+from dtme_search.models.decoders import Predictions, resize
+from dtme_search.models.multitask import MultiTaskViT, build_model, check_model
 
-__all__ = ["BackboneInfo", "MultiTaskViT", "build_model", "describe_backbone"]
+__all__ = [
+    "BackboneInfo",
+    "MultiTaskViT",
+    "Predictions",
+    "build_model",
+    "check_model",
+    "describe_backbone",
+    "resize",
+]

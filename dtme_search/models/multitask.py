@@ -1,4 +1,4 @@
-"""``MultiTaskViT``: one backbone, one decoder per task, and growth in token space in mid-training.
+"""``MultiTaskViT``: one backbone, a decoder of its tasks, and growth in token space in mid-training.
 
 Shapes: B images, L tokens (prefix tokens included), P embedding dim, C output channels, S streams,
 N = S * B, (h, w) token grid, (H, W) image.
@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, cast
 import torch
 from torch import Tensor, nn
 
-from dtme_search.models.backbone import Backbone, BackboneInfo, build_backbone
-from dtme_search.models.decoders import DECODERS
+from dtme_search.models.backbone import Backbone, BackboneInfo, build_backbone, describe_backbone
+from dtme_search.models.decoders import DecoderContext, Level, Predictions, find_decoder
 from dtme_search.models.seeding import seeded
 from dtme_search.models.streams import (
     Route,
@@ -31,12 +31,17 @@ if TYPE_CHECKING:
     from dtme_search.token_space import ExpansionPlan
 
 
+NUM_LEVELS = {"last": 1, "concat4": 4}
+"""``model.levels`` -> feature maps that a decoder gets which takes any number of them."""
+
+
 class MultiTaskViT(nn.Module):
-    """Shared plain ViT with a decoder per task; see :func:`build_model`.
+    """Shared plain ViT with a decoder of all tasks; see :func:`build_model`.
 
     Args:
         backbone: The shared transformer.
-        decoders: Per task a module from feature maps, each (B, P, h, w), to (B, C, H, W).
+        decoders: A module that is called as :class:`~dtme_search.models.decoders.Decoder` says.
+        tasks: Tasks in the order of the outputs.
         levels: Number of blocks after which each feature map is taken, ascending; the last one is the
             number of layers and stands for the normed output of the backbone.
 
@@ -45,11 +50,12 @@ class MultiTaskViT(nn.Module):
     """
 
     def __init__(
-        self, backbone: Backbone, decoders: Mapping[str, nn.Module], levels: tuple[int, ...]
+        self, backbone: Backbone, decoders: nn.Module, tasks: tuple[str, ...], levels: tuple[int, ...]
     ) -> None:
         super().__init__()
         self.backbone = backbone
-        self.decoders = nn.ModuleDict(decoders)
+        self.decoders = decoders
+        self.tasks = tasks
         self.levels = levels
         self.plan: ExpansionPlan | None = None
         self.modulations = nn.ModuleDict()
@@ -60,11 +66,6 @@ class MultiTaskViT(nn.Module):
     def info(self) -> BackboneInfo:
         """Sizes of the backbone."""
         return self.backbone.info
-
-    @property
-    def tasks(self) -> tuple[str, ...]:
-        """Tasks in the order of the decoders."""
-        return tuple(self.decoders)
 
     def forward(
         self, images: Tensor, tasks: Sequence[str] | None = None, *, share_streams: bool = True
@@ -78,19 +79,23 @@ class MultiTaskViT(nn.Module):
                 gives every task its own from layer 0 on: the same numbers for more compute.
 
         Returns:
-            Raw outputs per task in the order of the decoders, each (B, C, H, W).
+            Raw outputs per task in the order of ``self.tasks``, each (B, C, H, W).
 
         Raises:
             ValueError: If ``tasks`` is empty or names an unknown task.
         """
-        return self._run(images, self._active(tasks), share_streams, None)
+        return self._run(images, self._active(tasks), share_streams, None).outputs
 
-    def forward_with_layer_inputs(self, images: Tensor) -> tuple[dict[str, Tensor], list[Tensor]]:
+    def forward_with_auxiliary(self, images: Tensor, tasks: Sequence[str] | None = None) -> Predictions:
+        """Predict like :meth:`forward`, auxiliary outputs included: what training and its losses need."""
+        return self._run(images, self._active(tasks), True, None)
+
+    def forward_with_layer_inputs(self, images: Tensor) -> tuple[Predictions, list[Tensor]]:
         """Predict all tasks and keep the input of every block, for the conflict analysis.
 
         Returns:
-            The outputs of :meth:`forward`, and one tensor (B, L, P) per layer, prefix tokens included. All
-            of them belong to the autograd graph, also when the backbone is frozen.
+            What :meth:`forward_with_auxiliary` gives, and one tensor (B, L, P) per layer, prefix tokens
+            included. All of them belong to the autograd graph, also when the backbone is frozen.
 
         Raises:
             ValueError: If the model has grown: its layers no longer have one input for all tasks.
@@ -165,7 +170,7 @@ class MultiTaskViT(nn.Module):
         tasks: tuple[str, ...],
         share_streams: bool,
         layer_inputs: list[Tensor] | None,
-    ) -> dict[str, Tensor]:
+    ) -> Predictions:
         backbone, num_images = self.backbone, images.shape[0]
         if self.training:
             draw_drop_paths(backbone.drop_paths, backbone.keep_probs, num_images)
@@ -173,28 +178,32 @@ class MultiTaskViT(nn.Module):
         if layer_inputs is not None and not tokens_NLP.requires_grad:
             tokens_NLP.requires_grad_()  # a frozen backbone starts no graph
 
-        kept: dict[int, Tensor] = {}
+        kept: dict[int, tuple[Tensor, ...]] = {}
         routes = self._routes_of(tasks, share_streams, images.device)
         for layer, (block, route) in enumerate(zip(backbone.blocks, routes, strict=True)):
             if layer_inputs is not None:
                 layer_inputs.append(tokens_NLP)
             modulation = cast("TokenModulation | None", _at(self.modulations, layer))
             expansion = cast("TokenExpansion | None", _at(self.expansions, layer))
-            tokens_NLP = run_layer(block, tokens_NLP, num_images, route, modulation, expansion)
+            tokens_NLP, *beside = run_layer(block, tokens_NLP, num_images, route, modulation, expansion)
             if layer + 1 in self.levels:
-                kept[layer + 1] = tokens_NLP
+                kept[layer + 1] = tuple(by_stream(one, num_images) for one in (tokens_NLP, *beside))
 
-        maps: dict[str, list[Tensor]] = {task: [] for task in tasks}
-        for level, num_blocks in enumerate(self.levels):
-            tokens_SBLP = by_stream(kept[num_blocks], num_images)[:, :, self.info.num_prefix_tokens :]
-            if level == len(self.levels) - 1:
-                tokens_SBLP = backbone.norm(tokens_SBLP)
-            tokens_SBPL = tokens_SBLP.transpose(-1, -2)
-            maps_SBPhw = tokens_SBPL.reshape(*tokens_SBPL.shape[:-1], *self.info.grid)
-            for stream, map_BPhw in zip(routes[num_blocks - 1].streams, maps_SBPhw, strict=True):
-                for task in stream:
-                    maps[task].append(map_BPhw)
-        return {task: self.decoders[task](maps[task]) for task in tasks}
+        levels = []
+        for index, num_blocks in enumerate(self.levels):
+            tokens_SBLP, *beside = kept[num_blocks]
+            maps = self._maps(tokens_SBLP, normed=index == len(self.levels) - 1)
+            levels.append(Level(routes[num_blocks - 1].streams, maps, tuple(beside)))
+        predictions: Predictions = self.decoders(levels, tasks)
+        return predictions
+
+    def _maps(self, tokens_SBLP: Tensor, *, normed: bool) -> Tensor:
+        """Patch tokens as maps, (S, B, P, h, w)."""
+        patches_SBLP = tokens_SBLP[:, :, self.info.num_prefix_tokens :]
+        if normed:
+            patches_SBLP = self.backbone.norm(patches_SBLP)
+        maps: Tensor = patches_SBLP.transpose(-1, -2).unflatten(-1, self.info.grid)
+        return maps
 
     def _routes_of(
         self, tasks: tuple[str, ...], share_streams: bool, device: torch.device
@@ -212,20 +221,30 @@ def _at(operations: nn.ModuleDict, layer: int) -> nn.Module | None:
     return operations[key] if key in operations else None  # noqa: SIM401  (ModuleDict has no get)
 
 
-def feature_levels(num_layers: int, levels: str) -> tuple[int, ...]:
-    """Number of blocks after which each feature map is taken.
+def feature_levels(num_layers: int, count: int) -> tuple[int, ...]:
+    """Number of blocks after which each of ``count`` feature maps is taken, at equal distances.
 
-    ``concat4`` takes four levels of equal distance: blocks D/4, D/2, 3D/4 and D of D, counted from 1, as
-    InvPT and its followers do (3, 6, 9, 12 of 12; 6, 12, 18, 24 of 24). Where D is no multiple of 4 the
-    fractions are rounded up (ours). The first three are taken without the final norm.
+    Four levels are those of InvPT and its followers: 3, 6, 9, 12 of 12 blocks; 6, 12, 18, 24 of 24. Where
+    the number of blocks is no multiple, the fractions are rounded up (ours). All but the last are taken
+    without the final norm.
 
     Example:
-        >>> feature_levels(12, "concat4"), feature_levels(6, "concat4"), feature_levels(6, "last")
+        >>> feature_levels(12, 4), feature_levels(6, 4), feature_levels(6, 1)
         ((3, 6, 9, 12), (2, 3, 5, 6), (6,))
     """
-    if levels == "last":
-        return (num_layers,)
-    return tuple(-(-num_layers * quarter // 4) for quarter in (1, 2, 3, 4))
+    return tuple(-(-num_layers * part // count) for part in range(1, count + 1))
+
+
+def check_model(config: ModelConfig, image_size: tuple[int, int]) -> BackboneInfo:
+    """Check all that can be checked of a model without building it; gives the sizes of the backbone.
+
+    Raises:
+        ConfigError: As :func:`build_model`, but for weights.
+    """
+    info = describe_backbone(config, image_size)
+    kind, options = find_decoder(config)
+    kind.check(info, config.decoder_channels, options)
+    return info
 
 
 def build_model(
@@ -242,7 +261,7 @@ def build_model(
     the same whichever other tasks there are.
 
     Args:
-        config: Backbone, its weights and the decoders.
+        config: Backbone, its weights and the decoder.
         specs: Tasks in the order of the outputs.
         image_size: (H, W) of images and predictions.
         seed: Seed of the initial weights.
@@ -250,22 +269,16 @@ def build_model(
             that are not named start at zero (ours; it ends a stall of regression tasks at the start).
 
     Raises:
-        ConfigError: If the backbone, its options, its weights or the image size cannot be used.
+        ConfigError: If the backbone, its weights, the decoder, options of either, or the image size cannot be
+            used.
         ValueError: If ``output_means`` names an unknown task or has a wrong shape.
     """
     means = dict(output_means or {})
     if not set(means) <= set(specs):
         raise ValueError(f"output_means must name some of {list(specs)}, got {list(means)}.")
+    info = check_model(config, image_size)
+    kind, options = find_decoder(config)
+    levels = feature_levels(info.num_layers, kind.num_levels or NUM_LEVELS[config.levels])
     backbone = build_backbone(config, image_size, seed)
-    levels = feature_levels(backbone.info.num_layers, config.levels)
-    decoders: dict[str, nn.Module] = {}
-    for name, spec in specs.items():
-        with seeded(seed, f"decoder/{name}"):
-            decoders[name] = DECODERS[config.decoder](
-                in_channels=backbone.info.embed_dim * len(levels),
-                channels=config.decoder_channels or backbone.info.embed_dim,
-                out_channels=spec.channels,
-                image_size=image_size,
-                output_mean=means.get(name),
-            )
-    return MultiTaskViT(backbone, decoders, levels)
+    context = DecoderContext(specs, info, len(levels), config.decoder_channels, image_size, means, seed)
+    return MultiTaskViT(backbone, kind.build(context, options), tuple(specs), levels)

@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 Streams = tuple[tuple[str, ...], ...]
 """A partition of tasks; a stream has the position of its tasks in it."""
 
+BlockOutput = Tensor | tuple[Tensor, ...]
+"""Tokens (N, L, P), and in a tuple further tensors (N, ...) that a decoder wants beside them; those must not
+depend on how many task tokens there are."""
+
 
 class TokenModulation(nn.Module):
     """TM: an affine map of the shared tokens, one for each group of tasks; starts as the exact identity.
@@ -213,13 +217,13 @@ def _positions(streams: Streams, groups: Streams) -> list[int]:
 
 
 def run_layer(
-    block: Callable[[Tensor], Tensor],
+    block: Callable[[Tensor], BlockOutput],
     tokens_NLP: Tensor,
     num_images: int,
     route: Route,
     modulation: TokenModulation | None,
     expansion: TokenExpansion | None,
-) -> Tensor:
+) -> tuple[Tensor, ...]:
     """Split streams where they part, modulate, expand, and run the block.
 
     TM comes before TE where a layer has both. The block runs once for each number of tokens, so at most
@@ -234,7 +238,7 @@ def run_layer(
         expansion: TE of this layer, if it has one.
 
     Returns:
-        Tokens of the streams ``route.streams``, without task tokens.
+        Tokens of the streams ``route.streams``, without task tokens; then what the block gave beside them.
     """
     num_tokens = tokens_NLP.shape[1]
     tokens_SBLP = by_stream(tokens_NLP, num_images)
@@ -249,14 +253,18 @@ def run_layer(
     outputs = []
     for one in route.passes:
         chosen_SBLP = tokens_SBLP if one.positions is None else tokens_SBLP.index_select(0, one.positions)
-        if expansion is None or one.token_groups is None:
-            outputs.append(block(chosen_SBLP.flatten(0, 1)))
-        else:
-            expanded_SBLP = expansion(chosen_SBLP, one.token_groups)
-            outputs.append(block(expanded_SBLP.flatten(0, 1))[:, :num_tokens])
+        if expansion is not None and one.token_groups is not None:
+            chosen_SBLP = expansion(chosen_SBLP, one.token_groups)
+        output = block(chosen_SBLP.flatten(0, 1))
+        tokens_NLP, *beside = (output,) if isinstance(output, Tensor) else output
+        outputs.append((tokens_NLP[:, :num_tokens], *beside))
     if route.order is None:
         return outputs[0]
-    return by_stream(torch.cat(outputs), num_images).index_select(0, route.order).flatten(0, 1)
+    order = route.order
+    return tuple(
+        by_stream(torch.cat(parts), num_images).index_select(0, order).flatten(0, 1)
+        for parts in zip(*outputs, strict=True)
+    )
 
 
 def by_stream(tokens_NLP: Tensor, num_images: int) -> Tensor:

@@ -22,7 +22,7 @@ from dtme_search.search import (
     ranking,
     why_no_leader,
 )
-from dtme_search.search.trials import is_foreign
+from dtme_search.search.storage.trials import is_foreign
 
 _log = logging.getLogger(__name__)
 

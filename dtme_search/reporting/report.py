@@ -8,7 +8,6 @@ from typing import Literal
 
 import pandas as pd
 
-from dtme_search import __version__
 from dtme_search.errors import ExportError
 from dtme_search.reporting.document import (
     Block,
@@ -27,6 +26,7 @@ from dtme_search.reporting.sections import baseline_section, frame_table, front_
 from dtme_search.reporting.story import story, subject
 from dtme_search.reporting.study_data import StudyData, read_study_data
 from dtme_search.search import LoadedStudy
+from dtme_search.version import __version__
 
 ReportFormat = Literal["html", "md"]
 

@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 from dtme_search.config import RunConfig, StudyConfig
 from dtme_search.reporting.tables import table_of_runs
 from dtme_search.search import BaselineRow, LoadedStudy, RunRow, own_trials
-from dtme_search.search.tables import ConflictTable, EvaluationTable
+from dtme_search.search.storage.tables import ConflictTable, EvaluationTable
 from dtme_search.token_space import ExpansionPlan
 
 _FEWEST_FOR_IMPORTANCE = 8

@@ -1,10 +1,13 @@
 """From a study to its trials and the SQL database that holds all they measured."""
 
-from dtme_search.search.confirmation import confirm
-from dtme_search.search.diary import DrawFiles
+from dtme_search.search.api import join, optimize, train_baselines
 from dtme_search.search.doctor import Check, can_run, examine
 from dtme_search.search.final import FinalResult, evaluate_checkpoint, train_final
-from dtme_search.search.leaders import (
+from dtme_search.search.storage.database import mask_url
+from dtme_search.search.storage.records import BaselineRow, ConfirmationRow, RunRow
+from dtme_search.search.storage.trials import own_trials
+from dtme_search.search.study.confirmation import confirm
+from dtme_search.search.study.leaders import (
     Confirmed,
     confirmations,
     doubt_about_leader,
@@ -13,15 +16,12 @@ from dtme_search.search.leaders import (
     ranking,
     why_no_leader,
 )
-from dtme_search.search.listener import Listener
-from dtme_search.search.loading import DEFAULT_WORKDIR, LoadedStudy, load_study, storage_url
-from dtme_search.search.outcome import Outcome
-from dtme_search.search.preparation import read_study
-from dtme_search.search.records import BaselineRow, ConfirmationRow, RunRow
-from dtme_search.search.reports import Reporter, WorkerStatus
-from dtme_search.search.storage import mask_url
-from dtme_search.search.study import join, optimize, train_baselines
-from dtme_search.search.trials import own_trials
+from dtme_search.search.study.loading import DEFAULT_WORKDIR, LoadedStudy, load_study, storage_url
+from dtme_search.search.study.preparation import read_study
+from dtme_search.search.trial.diary import DrawFiles
+from dtme_search.search.trial.listener import Listener, WorkerStatus
+from dtme_search.search.trial.outcome import Outcome
+from dtme_search.search.workers.wire import Reporter
 from dtme_search.search.workspace import Workspace
 
 __all__ = [

@@ -21,13 +21,13 @@ from sqlalchemy import Connection, text
 
 from dtme_search.config import RunConfig, StudyConfig
 from dtme_search.data import build_dataset, split_ids
-from dtme_search.data.cache import cache_folder
+from dtme_search.data.reading.cache import cache_folder
 from dtme_search.errors import DtmeSearchError
-from dtme_search.search.engine import make_engine, mask_url, storage_errors
-from dtme_search.search.loading import DEFAULT_WORKDIR, storage_url
-from dtme_search.search.places import visible_gpus
-from dtme_search.search.preparation import read_study
-from dtme_search.search.storage import check_storage
+from dtme_search.search.storage.database import make_engine, mask_url, storage_errors
+from dtme_search.search.storage.studies import check_storage
+from dtme_search.search.study.loading import DEFAULT_WORKDIR, storage_url
+from dtme_search.search.study.preparation import read_study
+from dtme_search.search.workers.places import visible_gpus
 
 SLOW_MS = 100.0
 """A round trip longer than this makes the machinery around a short trial felt."""

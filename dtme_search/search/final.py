@@ -10,14 +10,14 @@ from pathlib import Path
 
 from dtme_search.config import RunConfig, dump_yaml, run_fingerprint
 from dtme_search.data import Split, TaskData
-from dtme_search.models import MultiTaskViT, describe_backbone
-from dtme_search.search.baselines import Baselines
-from dtme_search.search.comparison import Comparison, compare
+from dtme_search.models import MultiTaskViT, check_model
 from dtme_search.search.data_shelf import DataShelf
-from dtme_search.search.listener import Listener
-from dtme_search.search.records import BaselineRow, records_for
 from dtme_search.search.stopping import StopSwitch
-from dtme_search.search.storage import check_storage, default_storage_url, open_storage
+from dtme_search.search.storage.records import BaselineRow, records_for
+from dtme_search.search.storage.studies import check_storage, default_storage_url, open_storage
+from dtme_search.search.study.baselines import Baselines
+from dtme_search.search.trial.listener import Listener
+from dtme_search.search.trial.outcome import Comparison, compare
 from dtme_search.search.workspace import Workspace, private_folder
 from dtme_search.tasks import TaskSpec, save_specs
 from dtme_search.training import (
@@ -108,7 +108,7 @@ def train_final(
     url = storage or default_storage_url(FINAL, workdir)
     if with_baselines:
         check_storage(url)
-    describe_backbone(config.model, config.data.image_size)
+    check_model(config.model, config.data.image_size)
     data = shelf.get(config)
     # A broken test image is found now, not after the training.
     next(data.eval_batches("test", 1), None)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dtme_search.config import TrainConfig
 from dtme_search.data import Batch, TaskData
-from dtme_search.models import MultiTaskViT
+from dtme_search.models import MultiTaskViT, Predictions, resize
 from dtme_search.training.losses import task_loss
 from dtme_search.training.runtime import autocast
 
@@ -32,29 +32,36 @@ class TaskLosses:
     def __call__(self, batch: Batch, tasks: Sequence[str], whole: Batch | None = None) -> dict[str, Tensor]:
         """Forward pass under autocast, then :meth:`of`; tasks that are not named cost nothing."""
         with autocast(self.train, self.data.device):
-            outputs = self.model(batch.images, tasks)
-        return self.of(outputs, batch, tasks, whole)
+            predictions = self.model.forward_with_auxiliary(batch.images, tasks)
+        return self.of(predictions, batch, tasks, whole)
 
     def of(
         self,
-        outputs: Mapping[str, Tensor],
+        predictions: Predictions,
         batch: Batch,
         tasks: Sequence[str],
         whole: Batch | None = None,
     ) -> dict[str, Tensor]:
-        """Loss of each of ``tasks`` for outputs that are there already; of a part of a ``whole`` batch, its
-        share in the loss of that."""
-        return {
-            name: task_loss(
-                self.data.specs[name],
-                outputs[name],
-                batch.targets[name],
-                batch.valid[name],
-                edge_positive_weight=self.train.edge_positive_weight,
-                whole=None if whole is None else (whole.targets[name], whole.valid[name]),
-            )
-            for name in tasks
-        }
+        """Loss of each of ``tasks`` for predictions that are there already, auxiliary outputs included; of a
+        part of a ``whole`` batch, its share in the loss of that."""
+        losses = {}
+        for name in tasks:
+            output = predictions.outputs[name]
+            height, width = output.shape[-2:]
+            further = [resize(one.float(), (height, width)) for one in predictions.auxiliary.get(name, ())]
+            each = [self._loss(name, one, batch, whole) for one in (output, *further)]
+            losses[name] = torch.stack(each).sum() if further else each[0]
+        return losses
+
+    def _loss(self, name: str, output: Tensor, batch: Batch, whole: Batch | None) -> Tensor:
+        return task_loss(
+            self.data.specs[name],
+            output,
+            batch.targets[name],
+            batch.valid[name],
+            edge_positive_weight=self.train.edge_positive_weight,
+            whole=None if whole is None else (whole.targets[name], whole.valid[name]),
+        )
 
     def backward(self, batch: Batch, weights: Mapping[str, float], parts: int = 1) -> dict[str, Tensor]:
         """Add the gradients of the weighted sum of the losses; gives the losses.

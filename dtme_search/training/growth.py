@@ -62,8 +62,8 @@ class Growth:
         settings = self.config.expansion
 
         def forward(batch: Batch) -> tuple[dict[str, Tensor], list[Tensor]]:
-            outputs, layer_inputs = self.model.forward_with_layer_inputs(batch.images)
-            return self.losses.of(outputs, batch, self.tasks), layer_inputs
+            predictions, layer_inputs = self.model.forward_with_layer_inputs(batch.images)
+            return self.losses.of(predictions, batch, self.tasks), layer_inputs
 
         with untouched(self.model):
             self._warm_up_decoders()

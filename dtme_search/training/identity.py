@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 
-import dtme_search
 from dtme_search.config import RunConfig, canonical, fingerprint
 from dtme_search.schedules import build_schedule
 from dtme_search.token_space import ExpansionPlan
 from dtme_search.training.runtime import precision
+from dtme_search.version import __version__
 
 _CODE_THAT_TRAINS = (
     "config",
@@ -104,7 +104,7 @@ def code_fingerprint() -> str:
         place = root / name
         for file in sorted(place.rglob("*.py")) if place.is_dir() else [place]:
             digest.update(file.read_bytes())
-    return f"{dtme_search.__version__}-{digest.hexdigest()[:12]}"
+    return f"{__version__}-{digest.hexdigest()[:12]}"
 
 
 def _unexpanded_form(config: RunConfig) -> dict[str, Any]:

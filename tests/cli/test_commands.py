@@ -20,7 +20,6 @@ import yaml
 from rich.console import Console
 from tiny import TINY, write_tiny_study
 
-from dtme_search import __version__
 from dtme_search.cli.app import app
 from dtme_search.cli.progress import TerminalListener
 from dtme_search.cli.render import print_frame, print_table
@@ -29,6 +28,7 @@ from dtme_search.config import find_file, load_run_config, shipped
 from dtme_search.reporting import trials_table
 from dtme_search.token_space import ConflictReport
 from dtme_search.training import Progress
+from dtme_search.version import __version__
 
 COMMANDS = typer.main.get_command(app).commands
 LEAVES = {(name,): command for name, command in COMMANDS.items() if name != "data"} | {

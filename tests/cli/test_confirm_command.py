@@ -10,7 +10,7 @@ import pytest
 from tiny import write_tiny_study
 
 from dtme_search.search import ConfirmationRow
-from dtme_search.search.leaders import leaders
+from dtme_search.search.study.leaders import leaders
 
 TASKS = ("semseg", "depth", "normals", "edge")
 

@@ -31,7 +31,7 @@ from taskonomy_folder import write_taskonomy
 from tiny import TINY
 
 from dtme_search.config import set_path
-from dtme_search.data.taskonomy_index import TINY as TINY_SPLIT
+from dtme_search.data.taskonomy.index import TINY as TINY_SPLIT
 
 INSTEAD = {
     "nyu_depth_v2_labeled.mat --out /data/NYUDv2": "official/nyu_depth_v2_labeled.mat --out data/made",

@@ -26,8 +26,8 @@ from tiny import write_tiny_study
 from dtme_search.cli.arguments import without_passwords
 from dtme_search.reporting import Access, make_server
 from dtme_search.search import Listener, load_study
-from dtme_search.search.engine import make_engine
-from dtme_search.search.preparation import prepare
+from dtme_search.search.storage.database import make_engine
+from dtme_search.search.study.preparation import prepare
 
 ROOT = Path(__file__).parents[2]
 MARKER = "s3cr3t-Marker"
@@ -194,7 +194,7 @@ def test_a_failing_trial_records_a_traceback_without_values(run, room, monkeypat
         raise RuntimeError(f"nobody thought of {len(url)}")
 
     assert run("optimize", "--study", room.file, "--device", "cpu", "--timeout", 0).code == 0
-    monkeypatch.setattr("dtme_search.search.objective.Objective._trunk", broken)
+    monkeypatch.setattr("dtme_search.search.trial.objective.Objective._trunk", broken)
     ran = run("optimize", "-v", "--study", room.file, "--device", "cpu", "--set", "train.num_steps=4")
     assert ran.code == 2 and "in a row failed" in ran.err
     engine = make_engine(room.url)

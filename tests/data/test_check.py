@@ -12,7 +12,7 @@ from PIL import Image
 
 from dtme_search.config import NyudConfig
 from dtme_search.data.check import check_dataset, verify_readable
-from dtme_search.data.nyud import NyudDataset
+from dtme_search.data.nyud.dataset import NyudDataset
 from dtme_search.errors import DataError
 
 
@@ -154,5 +154,5 @@ def test_derived_labels_are_in_the_cache_afterwards(tmp_path, monkeypatch):
     root = write_nyud(tmp_path / "bare", published=())
     dataset = NyudDataset(root, NyudConfig(), tmp_path / "cache")
     verify_readable(dataset, TRAIN)
-    monkeypatch.setattr("dtme_search.data.nyud.normals_from_depth", None)
+    monkeypatch.setattr("dtme_search.data.nyud.dataset.normals_from_depth", None)
     dataset.read(TRAIN[-1], ("normals",))

@@ -21,4 +21,4 @@ def undisturbed(tmp_path_factory) -> dict[str, list[float]]:
 @pytest.fixture(autouse=True)
 def _patience(monkeypatch):
     """Chance may kill the same trial again and again; that this makes it a failure is tested elsewhere."""
-    monkeypatch.setattr("dtme_search.search.lifecycle.MOST_DEATHS", 10_000)
+    monkeypatch.setattr("dtme_search.search.study.lifecycle.MOST_DEATHS", 10_000)

@@ -50,12 +50,12 @@ def test_two_hundred_kills_change_nothing(undisturbed, tmp_path):
 @pytest.mark.postgres
 def test_kills_with_a_server_and_a_folder_for_each_worker(undisturbed, tmp_path, postgres_url):
     """As on machines that share the database only: the dead of others are known by their silence alone."""
-    from dtme_search.search import heartbeat
+    from dtme_search.search.trial import heartbeat
 
     crew = Crew(write(tmp_path), tmp_path / "runs", postgres_url, apart=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(heartbeat, "INTERVAL_SECONDS", 0.3)
-        patch.setattr("dtme_search.search.lifecycle.GRACE_SECONDS", 3.0)
+        patch.setattr("dtme_search.search.study.lifecycle.GRACE_SECONDS", 3.0)
         try:
             kill_at_random(crew, 3, 20, random.Random(3))
         finally:

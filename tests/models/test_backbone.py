@@ -68,8 +68,8 @@ def test_a_description_costs_no_weights_and_comes_from_memory_the_second_time(mo
     [(24, (6, 12, 18, 24)), (12, (3, 6, 9, 12)), (6, (2, 3, 5, 6)), (3, (1, 2, 3, 3)), (1, (1, 1, 1, 1))],
 )
 def test_levels_end_at_the_last_layer(num_layers, concat4):
-    assert feature_levels(num_layers, "concat4") == concat4
-    assert feature_levels(num_layers, "last") == (num_layers,)
+    assert feature_levels(num_layers, 4) == concat4
+    assert feature_levels(num_layers, 1) == (num_layers,)
 
 
 BAD = [

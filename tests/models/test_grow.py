@@ -159,9 +159,9 @@ def test_compiled_blocks_give_the_same_before_and_after_growth(make_model, make_
 def test_layer_inputs_are_on_the_graph_of_every_task(make_model, images, frozen):
     model = make_model(levels="concat4").eval()
     model.backbone.requires_grad_(not frozen)
-    outputs, layer_inputs = model.forward_with_layer_inputs(images)
+    predictions, layer_inputs = model.forward_with_layer_inputs(images)
     assert [tuple(tokens.shape) for tokens in layer_inputs] == [(3, 1 + 2 * 3, 32)] * 3
-    for task, output in outputs.items():
+    for task, output in predictions.outputs.items():
         torch.testing.assert_close(output, model(images)[task])
         for gradient in torch.autograd.grad(output.square().sum(), layer_inputs, retain_graph=True):
             # The prefix token reaches the decoder only through attention, so not from the last layer's
@@ -171,8 +171,8 @@ def test_layer_inputs_are_on_the_graph_of_every_task(make_model, images, frozen)
 
 def test_gradients_at_layer_inputs_are_those_of_the_rest_of_the_network(make_model, images):
     model = make_model(levels="concat4").eval()
-    outputs, layer_inputs = model.forward_with_layer_inputs(images)
-    loss = outputs["normals"].square().sum()
+    predictions, layer_inputs = model.forward_with_layer_inputs(images)
+    loss = predictions.outputs["normals"].square().sum()
     gradients = torch.autograd.grad(loss, layer_inputs)
     direction = torch.randn(layer_inputs[0].shape, generator=torch.Generator().manual_seed(0)).double()
     epsilon = 1e-6

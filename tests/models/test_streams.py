@@ -102,6 +102,31 @@ def test_blocks_run_on_as_many_streams_as_the_plan_says(make_model, make_plan, i
     assert [sum(calls) for calls in rows.values()] == [len(images) * plan.num_streams(d) for d in range(3)]
 
 
+def test_what_a_block_gives_beside_its_tokens_reaches_the_decoder_by_stream(make_model, make_plan, images):
+    """The mean of the tokens that came in, for two layers: before streams part and behind two passes."""
+    plan = make_plan({1: ["semseg edge", "depth"]}, {2: ["depth", "edge"]})
+    model = make_model(plan, levels="concat4").eval()
+    came_in, levels = {}, []
+    for layer, block in enumerate(model.backbone.blocks):
+        forward = block.forward
+
+        def giving(tokens, forward=forward, layer=layer):
+            came_in.setdefault(layer, []).append(tokens)
+            return forward(tokens), tokens[:, :7].mean((1, 2))
+
+        block.forward = giving
+    decode = model.decoders.forward
+    model.decoders.forward = lambda given, tasks: levels.extend(given) or decode(given, tasks)
+    model(images)
+    for level, num_blocks in zip(levels, model.levels, strict=True):
+        (means,) = level.beside
+        assert means.shape == level.maps.shape[:2]
+        inputs = [call[:, :7].mean((1, 2)).reshape(-1, 3) for call in came_in[num_blocks - 1]]
+        # The last layer's streams are (semseg), (depth), (normals), (edge); the second pass has depth, edge.
+        order = [0, 2, 1, 3] if len(inputs) == 2 else range(len(level.streams))
+        assert torch.equal(means, torch.cat(inputs)[list(order)])
+
+
 def count_work(model):
     rows = {layer: [] for layer in range(model.info.num_layers)}
     decoded = []

@@ -10,7 +10,7 @@ from matplotlib.colors import to_rgb
 from dtme_search import tasks
 from dtme_search.config import DataConfig
 from dtme_search.data import Batch
-from dtme_search.data.augment import restore_colours
+from dtme_search.data.batches.augment import restore_colours
 from dtme_search.reporting import label_sheet
 from dtme_search.reporting.colours import class_colours, stripes
 from dtme_search.tasks import TaskSpec
@@ -98,8 +98,8 @@ def test_it_can_be_saved_at_any_number_of_tasks_and_images(batch, tmp_path):
 
 @pytest.mark.parametrize("normalize", ["imagenet", "half"])
 def test_colours_come_back_from_the_normalisation(normalize):
-    from dtme_search.data.augment import Draws, prepare_batch
-    from dtme_search.data.tensors import RawSamples
+    from dtme_search.data.batches.augment import Draws, prepare_batch
+    from dtme_search.data.batches.tensors import RawSamples
 
     image = torch.randint(
         0, 256, (1, 3, *SIZE), dtype=torch.uint8, generator=torch.Generator().manual_seed(1)

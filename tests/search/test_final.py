@@ -13,7 +13,7 @@ from watching import Heard, ctrl_c, once
 from dtme_search.config import RunConfig, load_run_config, set_path
 from dtme_search.errors import TrainingError
 from dtme_search.search import FinalResult, evaluate_checkpoint, train_baselines, train_final
-from dtme_search.search.records import Records
+from dtme_search.search.storage.records import Records
 from dtme_search.training import TrainingInterrupted
 
 ALONE = [["depth"], ["edge"]]

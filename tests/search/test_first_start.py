@@ -14,10 +14,10 @@ from processes import run_together
 from tiny import grown, write_tiny_study
 
 from dtme_search.search import Listener
-from dtme_search.search.engine import make_engine
-from dtme_search.search.preparation import DATA_ATTR, prepare
-from dtme_search.search.storage import DEFINITION_ATTR, load_existing, open_storage
-from dtme_search.search.tables import Base
+from dtme_search.search.storage.database import make_engine
+from dtme_search.search.storage.studies import DEFINITION_ATTR, load_existing, open_storage
+from dtme_search.search.storage.tables import Base
+from dtme_search.search.study.preparation import DATA_ATTR, prepare
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
 

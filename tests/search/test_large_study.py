@@ -8,7 +8,9 @@ from _pretend import Pretender
 from sqlalchemy import event
 
 from dtme_search.reporting import trials_table
-from dtme_search.search import front_numbers, objective, optimize, study
+from dtme_search.search import api as study
+from dtme_search.search import front_numbers, optimize
+from dtme_search.search.trial import objective
 
 POINT = {"expansion.policy": "conflict", "expansion.start": 0.0} | {
     f"expansion.{space}_{what}": value

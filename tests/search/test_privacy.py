@@ -10,7 +10,7 @@ import pytest
 from tiny import grown, write_tiny_study
 
 from dtme_search.search import confirm, doctor, examine, load_study, optimize
-from dtme_search.search.storage import open_storage
+from dtme_search.search.storage.studies import open_storage
 from dtme_search.search.workspace import private_folder
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs permissions")

@@ -98,7 +98,7 @@ class Memory:
 
     def __init__(self, most: int, after: int = 0) -> None:
         self.most, self.after, self.calls = most, after, 0
-        self._forward = MultiTaskViT.forward
+        self._forward = MultiTaskViT.forward_with_auxiliary
 
     def __call__(self, model, images, *arguments):
         self.calls += model.training
@@ -108,7 +108,7 @@ class Memory:
 
     def install(self, monkeypatch) -> None:
         memory = self
-        monkeypatch.setattr(MultiTaskViT, "forward", lambda *arguments: memory(*arguments))
+        monkeypatch.setattr(MultiTaskViT, "forward_with_auxiliary", lambda *arguments: memory(*arguments))
 
 
 def run(config, data, folder=None, told=None):
@@ -162,7 +162,7 @@ def test_other_errors_are_not_tried_again(config, data, monkeypatch):
         calls.append(1)
         raise RuntimeError("shapes do not fit")
 
-    monkeypatch.setattr(MultiTaskViT, "forward", fail)
+    monkeypatch.setattr(MultiTaskViT, "forward_with_auxiliary", fail)
     with pytest.raises(RuntimeError, match="shapes"):
         run(config, data)
     assert len(calls) == 1

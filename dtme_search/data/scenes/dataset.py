@@ -18,11 +18,11 @@ import numpy.typing as npt
 from dtme_search import tasks as task_specs
 from dtme_search.config import ScenesConfig, fingerprint
 from dtme_search.data.base import Sample, SourceSplit
-from dtme_search.data.cache import cache_folder
+from dtme_search.data.reading.cache import cache_folder
+from dtme_search.data.reading.threads import numpy_header_lock
 from dtme_search.data.scenes.render import boundaries, render
 from dtme_search.data.scenes.rooms import CLASSES, random_scene
 from dtme_search.data.scenes.scene import Scene
-from dtme_search.data.threads import numpy_header_lock
 from dtme_search.errors import nearest
 from dtme_search.tasks import TaskSpec
 

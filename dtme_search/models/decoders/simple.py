@@ -11,15 +11,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dtme_search.models.decoders.base import DecoderContext, NoOptions, PerTask, Predictor, resize
+from dtme_search.models.seeding import seeded
+
 
 class SimpleDecoder(nn.Module):
     """Decode one task from one or several feature maps (arXiv 2507.07485v2, experimental set-up).
 
     The paper gives the sequence of layers; widths and initial weights are ours: the 3x3 convolution has no
-    bias (BN follows), weights start as PyTorch's do, and the predictor's bias starts at the training mean of
-    a regression target, so that training does not have to find the average first. Small predictor weights,
-    N(0, 0.01²) as in ATRC's head, start closer still but learn more slowly: after 150 steps on the built-in
-    scenes (two seeds, four tasks) seven of eight losses were 2 to 5 % higher.
+    bias (BN follows), and weights start as PyTorch's do.
 
     Args:
         in_channels: Channels of all feature maps together.
@@ -44,17 +44,7 @@ class SimpleDecoder(nn.Module):
         self.image_size = image_size
         self.conv = nn.Conv2d(in_channels, channels, kernel_size=3, padding=1, bias=False)
         self.norm = nn.BatchNorm2d(channels)
-        self.predictor = nn.Conv2d(channels, out_channels, kernel_size=1)
-        bias = self.predictor.bias
-        assert bias is not None
-        nn.init.zeros_(bias)
-        if output_mean is not None:
-            if output_mean.shape != bias.shape:
-                raise ValueError(
-                    f"output_mean must have shape {tuple(bias.shape)}, got {tuple(output_mean.shape)}."
-                )
-            with torch.no_grad():
-                bias.copy_(output_mean)
+        self.predictor = Predictor(channels, out_channels, output_mean)
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """Predict at image size.
@@ -66,7 +56,19 @@ class SimpleDecoder(nn.Module):
             Raw outputs, shape (B, C, H, W); float32 also under autocast.
         """
         features = F.relu(self.norm(self.conv(torch.cat(tuple(maps), dim=1))))
-        # bfloat16 resolves depth to centimetres only; this convolution is cheap enough for full precision.
-        with torch.autocast(features.device.type, enabled=False):
-            output = self.predictor(features.to(self.predictor.weight.dtype))
-            return F.interpolate(output, size=self.image_size, mode="bilinear", align_corners=False)
+        return resize(self.predictor(features), self.image_size)
+
+
+def build_simple(context: DecoderContext, _options: NoOptions) -> PerTask:
+    """A simple decoder for each task, by default as wide as the backbone."""
+    decoders: dict[str, nn.Module] = {}
+    for name, spec in context.specs.items():
+        with seeded(context.seed, f"decoder/{name}"):
+            decoders[name] = SimpleDecoder(
+                in_channels=context.info.embed_dim * context.num_levels,
+                channels=context.channels or context.info.embed_dim,
+                out_channels=spec.channels,
+                image_size=context.image_size,
+                output_mean=context.output_means.get(name),
+            )
+    return PerTask(decoders)

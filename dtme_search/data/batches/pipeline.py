@@ -1,0 +1,308 @@
+"""From a data set to batches: the only thing training needs to know about data."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from dtme_search.config import DataConfig, fingerprint
+from dtme_search.data.base import Batch, Dataset, Split
+from dtme_search.data.batches.augment import Draws, prepare_batch
+from dtme_search.data.batches.randomness import Purpose, make_generator
+from dtme_search.data.batches.storage import LoaderStorage, Storage, TensorStorage, fits_on_device
+from dtme_search.data.batches.tensors import bytes_per_sample, fitted_size
+from dtme_search.data.check import verify_readable
+from dtme_search.data.reading.cache import cache_folder
+from dtme_search.data.registry import build_dataset
+from dtme_search.data.splits import Splits, split_ids
+from dtme_search.errors import ConfigError, nearest
+from dtme_search.tasks import TaskSpec
+
+CROP_TASK = "semseg"
+"""Its labels judge a crop whenever the data set has them, so that single-task and multi-task runs see the
+same crops."""
+
+_MEANS_BATCH = 16
+_AVERAGED_IMAGES = 1024
+_VERIFIED_IMAGES = 20_000
+_PROBED_SAMPLES = 8
+_SMALLEST_COVER = 0.5
+
+
+class TaskData:
+    """Batches of one data set for the tasks of one run.
+
+    Attributes:
+        specs: The tasks asked for, in that order.
+        splits: Ids per split.
+        fingerprint: Changes with the content of the data set or with any split.
+        image_size: Height and width of every tensor.
+        device: Where batches are.
+    """
+
+    def __init__(
+        self,
+        specs: Mapping[str, TaskSpec],
+        splits: Splits,
+        fingerprint: str,
+        config: DataConfig,
+        device: torch.device,
+        open_split: Callable[[Split], Storage],
+        crop_task: str | None,
+        known_means: dict[str, Tensor] | None = None,
+    ) -> None:
+        self.specs = dict(specs)
+        self.splits = splits
+        self.fingerprint = fingerprint
+        self.image_size = config.image_size
+        self.device = device
+        self._config = config
+        self._open_split = open_split
+        self._crop_task = crop_task
+        self._known_means = {} if known_means is None else known_means
+
+    def for_tasks(self, tasks: Sequence[str]) -> TaskData:
+        """The same data, held only once, for some of the tasks; batch t keeps its images and crops.
+
+        Raises:
+            ValueError: If a task is not among ``specs``.
+        """
+        missing = [task for task in tasks if task not in self.specs]
+        if missing:
+            raise ValueError(f"tasks must be among {list(self.specs)}, got {missing}")
+        specs = {task: self.specs[task] for task in tasks}
+        return TaskData(
+            specs,
+            self.splits,
+            self.fingerprint,
+            self._config,
+            self.device,
+            self._open_split,
+            self._crop_task,
+            self._known_means,
+        )
+
+    def train_batches(self, batch_size: int, seed: int, start_step: int = 0) -> Iterator[Batch]:
+        """Augmented training batches without end; batch t depends only on ``(seed, t)`` and its size.
+
+        Args:
+            batch_size: Images per batch, always full: an epoch leaves out the remainder, and a set smaller
+                than a batch is repeated to fill it.
+            seed: Seed of order and augmentation.
+            start_step: Step of the first batch; the batches are those a run from step 0 gets from there on.
+        """
+        _check_positive(batch_size=batch_size)
+        return self._augmented(batch_size, seed, start_step)
+
+    def eval_batches(self, split: Split, batch_size: int) -> Iterator[Batch]:
+        """A split once, in order, not augmented: padded symmetrically and normalised.
+
+        The last batch may be smaller. The files of the test split are read here and nowhere else.
+        """
+        _check_positive(batch_size=batch_size)
+        return self._plain(split, range(len(self.splits.ids(split))), batch_size)
+
+    def analysis_batches(self, num_images: int, batch_size: int, seed: int) -> Iterator[Batch]:
+        """Different training images, chosen by ``seed``, not augmented; all of them if there are fewer."""
+        _check_positive(num_images=num_images, batch_size=batch_size)
+        generator = make_generator("cpu", seed, Purpose.ANALYSIS)
+        chosen = torch.randperm(len(self.splits.train), generator=generator)[:num_images]
+        return self._plain("train", chosen.tolist(), batch_size)
+
+    def average_batches(self, batch_size: int) -> Iterator[Batch]:
+        """The training images that averages over them are taken from, not augmented.
+
+        All of them, or of more than 1,024 an even choice of about that many: an average needs no more, and
+        reading all of Taskonomy takes hours.
+        """
+        _check_positive(batch_size=batch_size)
+        return self._plain("train", _even_choice(len(self.splits.train), _AVERAGED_IMAGES), batch_size)
+
+    def target_means(self) -> dict[str, Tensor]:
+        """Mean of the valid targets of ``average_batches`` per channel, float32 (C,) on the CPU.
+
+        Sums are float64, and worked out once for all that share these data.
+        Only kinds distance, normals and values have one. Without a single valid pixel it is 0.
+        """
+        kinds = ("distance", "normals", "values")
+        wanted = [task for task, spec in self.specs.items() if spec.kind in kinds]
+        tasks = [task for task in wanted if task not in self._known_means]
+        if tasks:
+            self._known_means |= self._average_targets(tasks)
+        return {task: self._known_means[task] for task in wanted}
+
+    def _average_targets(self, tasks: Sequence[str]) -> dict[str, Tensor]:
+        sums = {task: torch.zeros(self.specs[task].channels, dtype=torch.float64) for task in tasks}
+        counts = dict.fromkeys(tasks, 0)
+        for batch in self.for_tasks(tasks).average_batches(_MEANS_BATCH):
+            for task in tasks:
+                # Targets are 0 where they are not valid.
+                sums[task] += batch.targets[task].sum((0, 2, 3), dtype=torch.float64).cpu()
+                counts[task] += int(batch.valid[task].sum())
+        return {task: (sums[task] / max(counts[task], 1)).float() for task in tasks}
+
+    def _augmented(self, batch_size: int, seed: int, start_step: int) -> Iterator[Batch]:
+        tasks = list(self.specs)
+        if self._crop_task is not None and self._crop_task not in tasks:
+            tasks.append(self._crop_task)
+        order = functools.partial(
+            training_order, len(self.splits.train), batch_size, seed, start_step=start_step
+        )
+        # The storage may run ahead in its own copy of the order.
+        raw_batches = self._open_split("train").batches(order(), tasks)
+        for step, chosen, raw in zip(itertools.count(start_step), order(), raw_batches, strict=False):
+            generator = make_generator("cpu", seed, Purpose.AUGMENT, step)
+            draws = Draws.random(self._config.augment, batch_size, generator)
+            yield prepare_batch(raw, torch.tensor(chosen), draws, self.specs, self._config, self._crop_task)
+
+    def _plain(self, split: Split, indices: Sequence[int], batch_size: int) -> Iterator[Batch]:
+        chunks = [list(indices[start : start + batch_size]) for start in range(0, len(indices), batch_size)]
+        if not chunks:
+            return
+        raw_batches = self._open_split(split).batches(chunks, list(self.specs))
+        for chosen, raw in zip(chunks, raw_batches, strict=True):
+            draws = Draws.neutral(len(chosen))
+            yield prepare_batch(raw, torch.tensor(chosen), draws, self.specs, self._config)
+
+
+def build_data(
+    config: DataConfig,
+    tasks: Sequence[str],
+    device: torch.device,
+    *,
+    final: bool = False,
+    dataset: Dataset | None = None,
+    read: Sequence[Split] = ("train", "holdout"),
+    on_progress: Callable[[int, int], None] | None = None,
+) -> TaskData:
+    """Open the data of a run; with tensors on the device, read the training and the hold-out images.
+
+    Args:
+        config: The data section of the run.
+        tasks: Names of the tasks, in the order of the run.
+        device: Where batches are to be.
+        final: Train on all training ids; nothing is held out.
+        dataset: Takes the place of the data set that ``data.name`` names.
+        read: Splits that are read now; the others at their first use. Behind a loader they are decoded once
+            to find broken files, of more than 20,000 images an even choice of about that many.
+        on_progress: Called with images read and images in all, from this thread.
+
+    Raises:
+        ConfigError: If the data set or a task is unknown, if no hold-out can be carved, or if images are
+            so small that padding would fill most of ``data.image_size``.
+        DataError: From the data set, for a missing or broken file.
+    """
+    if not tasks:
+        raise ValueError("tasks must name at least one task, got none")
+    source = build_dataset(config) if dataset is None else dataset
+    specs = _choose_specs(source.tasks, tasks, config.name)
+    splits = split_ids(source, config, final)
+    _check_cover(source, splits.train, config.image_size)
+
+    crop_task = CROP_TASK if _has_crop_rule(source.tasks, config) else None
+    stored = specs if crop_task is None else {**specs, crop_task: source.tasks[crop_task]}
+    num_bytes = (len(splits.train) + len(splits.holdout)) * bytes_per_sample(stored, config.image_size)
+    on_device = fits_on_device(num_bytes, config, device)
+    read_now = [sample_id for split in read for sample_id in splits.ids(split)]
+    done = itertools.count(1)
+
+    def report() -> None:
+        if on_progress is not None:
+            on_progress(next(done), len(read_now))
+
+    @functools.cache
+    def open_split(split: Split) -> Storage:
+        ids = splits.ids(split)
+        if on_device:
+            on_sample = report if split in read else None
+            return TensorStorage.read(source, ids, stored, config.image_size, device, on_sample)
+        return LoaderStorage(source, ids, stored, config.image_size, device, config.loader_workers)
+
+    identity = fingerprint(source.fingerprint, splits.train, splits.holdout, splits.test)
+    if on_device:
+        for split in read:
+            open_split(split)
+    else:
+        verified = [read_now[index] for index in _even_choice(len(read_now), _VERIFIED_IMAGES)]
+        _verify_once(source, verified, tuple(stored), identity, on_progress)
+    return TaskData(specs, splits, identity, config, device, open_split, crop_task)
+
+
+def training_order(num_images: int, batch_size: int, seed: int, start_step: int = 0) -> Iterator[list[int]]:
+    """Indices of the training batches from ``start_step`` on: a new permutation for each epoch.
+
+    Example:
+        >>> later = training_order(5, 2, seed=0, start_step=3)
+        >>> whole = training_order(5, 2, seed=0)
+        >>> [next(whole) for _ in range(4)][3] == next(later)
+        True
+    """
+    steps_per_epoch = max(1, num_images // batch_size)
+    for epoch in itertools.count(start_step // steps_per_epoch):
+        shuffled = torch.randperm(num_images, generator=make_generator("cpu", seed, Purpose.ORDER, epoch))
+        order = shuffled.tolist()
+        first = start_step % steps_per_epoch if epoch == start_step // steps_per_epoch else 0
+        for step in range(first, steps_per_epoch):
+            start = step * batch_size
+            yield [order[position % num_images] for position in range(start, start + batch_size)]
+
+
+def _even_choice(num_images: int, most: int) -> range:
+    """Every image, or every second, third, ... one, so that at most ``most`` are left.
+
+    Example:
+        >>> list(_even_choice(5, 8)), list(_even_choice(5, 2))
+        ([0, 1, 2, 3, 4], [0, 3])
+    """
+    return range(0, num_images, max(1, -(-num_images // most)))
+
+
+def _verify_once(
+    source: Dataset,
+    ids: Sequence[str],
+    tasks: Sequence[str],
+    identity: str,
+    on_progress: Callable[[int, int], None] | None,
+) -> None:
+    """Decode the files of ``ids`` before the first training on this data: a broken one is named now."""
+    stamp = cache_folder() / "verified" / fingerprint(identity, list(ids), sorted(tasks))
+    if stamp.exists():
+        return
+    verify_readable(source, ids, tasks, on_progress)
+    stamp.parent.mkdir(parents=True, exist_ok=True)
+    stamp.touch()
+
+
+def _choose_specs(offered: Mapping[str, TaskSpec], tasks: Sequence[str], name: str) -> dict[str, TaskSpec]:
+    for task in tasks:
+        if task not in offered:
+            raise ConfigError(f"tasks.{task}: data set '{name}' has no such task.{nearest(task, offered)}")
+    return {task: offered[task] for task in tasks}
+
+
+def _has_crop_rule(offered: Mapping[str, TaskSpec], config: DataConfig) -> bool:
+    can_judge = CROP_TASK in offered and offered[CROP_TASK].kind == "classes"
+    return can_judge and config.augment.crop_max_class_fraction < 1 and config.augment.crop_tries > 1
+
+
+def _check_cover(dataset: Dataset, ids: Sequence[str], image_size: tuple[int, int]) -> None:
+    """Refuse a size at which even the largest of a few images would leave most of the tensor to padding."""
+    sizes = [dataset.read(sample_id, ()).image.shape[:2] for sample_id in ids[:_PROBED_SAMPLES]]
+    fitted = [fitted_size((height, width), image_size) for height, width in sizes]
+    height, width = max(fitted, key=lambda size: size[0] * size[1])
+    if height * width < _SMALLEST_COVER * image_size[0] * image_size[1]:
+        raise ConfigError(
+            f"data.image_size must suit the images, got {list(image_size)} for images of {[height, width]}: "
+            f"padding would fill {1 - height * width / (image_size[0] * image_size[1]):.0%} of every tensor. "
+            "Lower it."
+        )
+
+
+def _check_positive(**numbers: int) -> None:
+    for name, number in numbers.items():
+        if number < 1:
+            raise ValueError(f"{name} must be at least 1, got {number}")

@@ -1,0 +1,1 @@
+"""A user's own folder, described by a YAML."""

@@ -1,0 +1,1 @@
+"""NYUD-v2, as published and from the official file."""

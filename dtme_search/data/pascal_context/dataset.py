@@ -1,0 +1,206 @@
+"""PASCAL-Context with the five tasks of the multi-task literature, as ``data prepare`` writes it.
+
+    ROOT/ImageSets/Context/train.txt, val.txt    one id per line; val is the official test split
+    ROOT/JPEGImages/ID.jpg                       RGB, longest side 500
+    ROOT/semseg/ID.png                           0 background, 1..20 the classes of VOC, 255 void
+    ROOT/human_parts/ID.png                      0..6; 255 throughout where no person has parts
+    ROOT/edge/ID.png                             0 and 255
+    ROOT/normals/ID.png                          optional; (x, y, z) as 255 (n + 1) / 2, grey where unknown
+    ROOT/sal/ID.png                              optional; salient above 127
+
+Images: Everingham et al., IJCV 2010; regions: Mottaghi et al., CVPR 2014; parts: Chen et al., CVPR 2014;
+tasks, and normals and saliency predicted by other networks: Maninis et al., CVPR 2019 (ASTMT). The published
+release has MATLAB files for parts and regions; ``data/pascal_prepare.py`` reads them, once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from dtme_search.config import fingerprint
+from dtme_search.data.base import Sample, SourceSplit
+from dtme_search.data.pascal_context.labels import PART_NAMES
+from dtme_search.data.reading.files import (
+    Label,
+    make_sample,
+    read_class_ids,
+    read_image,
+    read_levels,
+    read_mask,
+    read_normals,
+)
+from dtme_search.data.reading.folders import list_files, name_gaps, read_ids, summarise_files
+from dtme_search.data.reading.presence import class_presence
+from dtme_search.errors import DataError, nearest
+from dtme_search.tasks import TaskSpec, edge, human_parts, normals, sal, semseg
+
+CLASS_NAMES = (
+    *("background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
+    *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train"),
+    "tvmonitor",
+)
+"""The 20 classes of VOC and the background, which is a class like the others here."""
+
+EDGE_TOLERANCE = 0.0075
+"""Of the image diagonal; the value with which published odsF was measured on this set."""
+
+_SPLIT_FILES: dict[SourceSplit, str] = {"train": "train.txt", "test": "val.txt"}
+_LISTS = Path("ImageSets") / "Context"
+_FOLDERS = {
+    "semseg": "semseg",
+    "human_parts": "human_parts",
+    "sal": "sal",
+    "normals": "normals",
+    "edge": "edge",
+}
+"""Folder per task, in the order of the tasks."""
+_IMAGES = "JPEGImages"
+_OPTIONAL = ("normals", "sal")
+_VOID = 255
+_TEACHER = "another network"
+
+
+class PascalContextDataset:
+    """Tasks semseg (21 classes), human_parts (7), sal, normals and edge of PASCAL-Context.
+
+    The official validation split is the test split of the literature, and here. Labels keep their native
+    size. An image in which no person has parts says nothing about human_parts: none of its pixels
+    counts.
+
+    Args:
+        root: Folder of the layout above; it is never written to.
+        cache_dir: Where it is kept which classes occur in which image; ``open_cache`` says where otherwise.
+        require_complete: Refuse a folder in which files of listed ids are missing. ``check_dataset`` is given
+            a data set without this to name each of them.
+
+    Raises:
+        DataError: If the folder, a part of the layout or a file of a listed id is missing.
+    """
+
+    def __init__(self, root: Path, cache_dir: Path | None = None, *, require_complete: bool = True) -> None:
+        self._root = root
+        self._cache_dir = cache_dir
+        _check_layout(root)
+        self._ids = {split: read_ids(root / _LISTS / name) for split, name in _SPLIT_FILES.items()}
+        self._files = {
+            folder: list_files(root / folder, (".jpg", ".jpeg", ".png") if folder == _IMAGES else (".png",))
+            for folder in (_IMAGES, *_FOLDERS.values())
+            if folder not in _OPTIONAL or (root / folder).is_dir()
+        }
+        gaps = name_gaps([i for listed in self._ids.values() for i in listed], self._files)
+        if require_complete and gaps:
+            raise DataError(
+                f"{root}: every id of {_LISTS}/*.txt must have its files, got {gaps}. "
+                "Run 'dtme-search data prepare pascal_context' again, or shorten the lists."
+            )
+
+    @property
+    def tasks(self) -> Mapping[str, TaskSpec]:
+        """Tasks whose folder is there; ``derived_from`` tells which labels were not drawn by people."""
+        specs = (
+            semseg(CLASS_NAMES),
+            human_parts(PART_NAMES),
+            sal(_TEACHER),
+            normals(_TEACHER),
+            edge("region labels", EDGE_TOLERANCE),
+        )
+        return {spec.name: spec for spec in specs if _FOLDERS[spec.name] in self._files}
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """From names and sizes of all files, and the bytes of a few training samples."""
+        ids = [sample_id for listed in self._ids.values() for sample_id in listed]
+        return fingerprint(
+            "pascal_context", *summarise_files(self._root, self._files, ids, self._ids["train"])
+        )
+
+    def ids(self, split: SourceSplit) -> tuple[str, ...]:
+        """Ids in the order of the split file; "test" is the published val.txt."""
+        return self._ids[split]
+
+    def groups(self, ids: Sequence[str]) -> None:
+        """``None``: the images are unrelated photographs."""
+
+    def class_presence(self, ids: Sequence[str]) -> npt.NDArray[np.bool_]:
+        """Classes of semseg and of human_parts by sample, from their files; read once, then from the cache.
+
+        Raises:
+            DataError: Names the first file that is missing or broken.
+        """
+
+        def read(sample_id: str) -> Label:
+            classes, known = self._read_label("semseg", sample_id)
+            parts, seen = self._read_label("human_parts", sample_id)
+            both = np.concatenate([classes.ravel(), parts.ravel() + len(CLASS_NAMES)])
+            return both, np.concatenate([known.ravel(), seen.ravel()])
+
+        num_classes = len(CLASS_NAMES) + len(PART_NAMES)
+        return class_presence(self.fingerprint, ids, num_classes, read, self._cache_dir)
+
+    def read(self, sample_id: str, tasks: Sequence[str]) -> Sample:
+        """Read one image with the labels of ``tasks``.
+
+        Raises:
+            DataError: Names the file that is missing, broken, of another size than the image, or that holds
+                ids out of range.
+            ValueError: If a task is not one of ``tasks``.
+        """
+        offered = self.tasks
+        unknown = [task for task in tasks if task not in offered]
+        if unknown:
+            raise ValueError(f"task must be known, got '{unknown[0]}'.{nearest(unknown[0], offered)}")
+        labels = {task: self._read_label(task, sample_id) for task in tasks}
+        image = read_image(self._path(_IMAGES, sample_id))
+        return make_sample(image, labels, lambda task: self._path(_FOLDERS[task], sample_id))
+
+    def _read_label(self, task: str, sample_id: str) -> Label:
+        path = self._path(_FOLDERS[task], sample_id)
+        if task == "semseg":
+            return _read_classes(path, "segmentation", len(CLASS_NAMES))
+        if task == "human_parts":
+            return _read_classes(path, "part", len(PART_NAMES))
+        if task == "sal":
+            # Grey levels of a soft prediction: a dark one whose brightest pixel is 1 shows nothing salient.
+            levels = read_levels(path, "saliency", 8)
+            return (levels > 127).astype(np.uint8), np.ones(levels.shape, dtype=np.bool_)
+        return read_normals(path) if task == "normals" else read_mask(path)
+
+    def _path(self, folder: str, sample_id: str) -> Path:
+        suffix = ".jpg" if folder == _IMAGES else ".png"
+        return self._root / folder / self._files[folder].get(sample_id, sample_id + suffix)
+
+
+def _read_classes(path: Path, name: str, num_classes: int) -> Label:
+    ids = read_class_ids(path)
+    valid = ids != _VOID
+    counted = ids[valid]
+    if counted.size and not 0 <= counted.min() <= counted.max() < num_classes:
+        raise DataError(
+            f"{path}: {name} ids must be 0 to {num_classes - 1}, or {_VOID} for void, got {counted.min()} to "
+            f"{counted.max()}. Replace the file."
+        )
+    return np.where(valid, ids, 0).astype(np.uint8), valid
+
+
+def _check_layout(root: Path) -> None:
+    if not root.is_dir():
+        raise DataError(
+            f"{root}: the folder of data set pascal_context must exist. Pass --data-root DIR or set "
+            "DTME_DATA_ROOT."
+        )
+    required = [str(_LISTS / name) for name in _SPLIT_FILES.values()]
+    required += [folder for folder in (_IMAGES, *_FOLDERS.values()) if folder not in _OPTIONAL]
+    missing = [name for name in required if not (root / name).exists()]
+    if missing or (root / "pascal-context").is_dir():
+        published = (root / "pascal-context").is_dir()
+        found = "the published release" if published else f"no {', '.join(missing)}"
+        raise DataError(
+            f"{root}: data set pascal_context must be prepared first (with {', '.join(required)}), got "
+            f"{found}. Run: dtme-search data prepare pascal_context "
+            f"--source {root if published else 'RELEASE'} --out DIR"
+        )

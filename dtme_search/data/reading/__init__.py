@@ -1,0 +1,1 @@
+"""What every data set uses to read files."""

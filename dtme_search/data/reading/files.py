@@ -1,0 +1,249 @@
+"""Decode single image and label files; whatever is wrong with one is a ``DataError`` that names it.
+
+Shapes: H height, W width. Every label reader gives the label and where it counts.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal, NoReturn
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, UnidentifiedImageError
+
+from dtme_search.data.base import Sample
+from dtme_search.data.reading.threads import numpy_header_lock
+from dtme_search.errors import DataError
+
+Bools = npt.NDArray[np.bool_]
+Label = tuple[npt.NDArray[Any], Bools]
+"""A label and where it counts."""
+
+# What Pillow and numpy raise on damaged files.
+_DAMAGED = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
+_LARGEST_METRES = 1000.0
+_SHORTEST_NORMAL = 0.05
+
+
+def read_image(path: Path) -> npt.NDArray[np.uint8]:
+    """RGB image, uint8 (H, W, 3).
+
+    Raises:
+        DataError: If the file is missing, truncated or no image.
+    """
+    return np.asarray(_open(path).convert("RGB"))
+
+
+def read_colours(path: Path, name: str) -> npt.NDArray[np.uint8]:
+    """Labels written as colours, uint8 (H, W, 3), of a picture that has colours; errors call them ``name``.
+
+    Raises:
+        DataError: If the file is missing, damaged or grey.
+    """
+    image = _open(path)
+    if image.mode not in ("RGB", "RGBA", "P"):
+        raise DataError(
+            f"{path}: {name} must be a picture in colours, got mode {image.mode}. Replace the file."
+        )
+    return np.asarray(image.convert("RGB"))
+
+
+def read_class_ids(path: Path, name: str = "segmentation") -> npt.NDArray[np.integer[Any]]:
+    """Integer ids (H, W) from a grey or palette png or from an npy file; errors call them ``name``.
+
+    Raises:
+        DataError: If the file is missing, damaged or holds something else.
+    """
+    values = _as_map(path)
+    if values.ndim != 2 or values.dtype.kind not in "biu":
+        _refuse(path, f"{name} must be integer ids of shape (H, W)", values)
+    return values.astype(np.int64)
+
+
+def read_depth(path: Path) -> tuple[npt.NDArray[np.float32], Bools]:
+    """Depth in metres, float32 (H, W), and where it was measured.
+
+    A png holds 16-bit millimetres; an npy file floating metres of shape (H, W) or (H, W, 1). What is 0,
+    negative or not finite was not measured.
+
+    Raises:
+        DataError: If the file is missing, damaged or holds something else.
+    """
+    if path.suffix.lower() == ".png":
+        image = _open(path)
+        # Pillow gives 16-bit grey the mode I;16, before version 10 partly I.
+        if not image.mode.startswith("I"):
+            raise DataError(
+                f"{path}: depth must be a 16-bit grey png in millimetres, got mode {image.mode}. "
+                "Save it as 16-bit, or as npy in metres."
+            )
+        millimetres = np.asarray(image)
+        return (millimetres / 1000).astype(np.float32), millimetres > 0
+    metres = _as_map(path)
+    if metres.ndim != 2 or metres.dtype.kind != "f":
+        _refuse(path, "depth must be floating metres of shape (H, W) or (H, W, 1)", metres)
+    valid = np.isfinite(metres) & (metres > 0)
+    metres = np.where(valid, metres, 0).astype(np.float32)
+    if metres.max(initial=0.0) > _LARGEST_METRES:
+        raise DataError(
+            f"{path}: depth must be in metres, got values up to {metres.max():.6g}. "
+            "Divide millimetres by 1000."
+        )
+    return metres, valid
+
+
+def read_normals(path: Path) -> tuple[npt.NDArray[np.float32], Bools]:
+    """Unit normals (H, W, 3) in the file's own frame and channel order.
+
+    A png holds ``v = 255 (n + 1) / 2`` rounded, an npy file floats. Normals are brought to length 1; those
+    shorter than 0.05 (grey in a png) or not finite do not count.
+
+    Raises:
+        DataError: If the file is missing, damaged or holds something else.
+    """
+    if path.suffix.lower() == ".npy":
+        vectors = _load(path)
+        if vectors.ndim != 3 or vectors.shape[2] != 3 or vectors.dtype.kind != "f":
+            _refuse(path, "normals must be floats of shape (H, W, 3)", vectors)
+        vectors = vectors.astype(np.float64)
+    else:
+        image = _open(path)
+        if image.mode not in ("RGB", "RGBA"):
+            raise DataError(
+                f"{path}: normals must be an RGB png, got mode {image.mode}. Replace the file, or remove the "
+                "normals folder to have normals derived from depth."
+            )
+        vectors = 2 * np.asarray(image.convert("RGB")).astype(np.float64) / 255 - 1
+    length = np.sqrt(np.einsum("hwc,hwc->hw", vectors, vectors))
+    valid = np.isfinite(length) & (length >= _SHORTEST_NORMAL)
+    unit = np.where(valid[..., None], vectors, 0) / np.where(valid, length, 1)[..., None]
+    return unit.astype(np.float32), valid
+
+
+def read_mask(path: Path, unknown: int | None = None) -> tuple[npt.NDArray[np.uint8], Bools]:
+    """Mask of 0 and 1 from a grey png of 0 and 255 or from an npy file of 0 and 1 (or 255).
+
+    Args:
+        path: The file.
+        unknown: Value of pixels that do not count, beside those that are not finite.
+
+    Raises:
+        DataError: If the file is missing, damaged or holds something else.
+    """
+    values = _as_map(path)
+    if values.ndim != 2 or values.dtype.kind not in "biuf":
+        _refuse(path, "edge must be numbers of shape (H, W) or (H, W, 1)", values)
+    valid = np.isfinite(values)
+    if unknown is not None:
+        valid &= values != unknown
+    values = np.where(valid, values, 0)
+    above = 0.5 if values.max(initial=0) <= 1 else 127
+    return (values > above).astype(np.uint8), valid
+
+
+def read_array(path: Path) -> npt.NDArray[Any]:
+    """What a grey or multi-channel picture or an npy file holds, as it stands there.
+
+    Raises:
+        DataError: If the file is missing or damaged.
+    """
+    return _load(path) if path.suffix.lower() == ".npy" else np.asarray(_open(path))
+
+
+def read_levels(path: Path, what: str, bits: Literal[8, 16, 24]) -> npt.NDArray[np.integer[Any]]:
+    """Stored numbers of a png as they are: grey of 8 or 16 bits (H, W), or 24 for RGB (H, W, 3).
+
+    Args:
+        path: The file.
+        what: What it holds, for the message.
+        bits: Bits of a pixel.
+
+    Raises:
+        DataError: If the file is missing, damaged or of another depth.
+    """
+    image = _open(path)
+    # Pillow gives 16-bit grey the mode I;16, before version 10 partly I.
+    found = {"L": 8, "P": 8, "I;16": 16, "I;16B": 16, "I": 16, "RGB": 24, "RGBA": 24}.get(image.mode)
+    if found != bits:
+        kind = {8: "an 8-bit grey", 16: "a 16-bit grey", 24: "an RGB"}[bits]
+        raise DataError(f"{path}: {what} must be {kind} png, got mode {image.mode}. Replace the file.")
+    return np.asarray(image)[..., :3] if bits == 24 else np.asarray(image)
+
+
+def make_sample(
+    image: npt.NDArray[np.uint8], labels: Mapping[str, Label], source: Callable[[str], Path]
+) -> Sample:
+    """Put an image and its labels together.
+
+    Args:
+        image: RGB, shape (H, W, 3).
+        labels: Per task, of the same H and W.
+        source: Task -> file that its label comes from.
+
+    Raises:
+        DataError: Names the file of the first label that has another size.
+    """
+    for task, (label, _) in labels.items():
+        if label.shape[:2] != image.shape[:2]:
+            raise DataError(
+                f"{source(task)}: the size of {task} must be that of the image, "
+                f"{image.shape[0]}x{image.shape[1]}, got {label.shape[0]}x{label.shape[1]}. Replace one."
+            )
+    return Sample(
+        image,
+        {task: label for task, (label, _) in labels.items()},
+        {task: valid for task, (_, valid) in labels.items()},
+    )
+
+
+def _as_map(path: Path) -> npt.NDArray[Any]:
+    values = read_array(path)
+    return values[..., 0] if values.ndim == 3 and values.shape[2] == 1 else values
+
+
+def _open(path: Path) -> Image.Image:
+    try:
+        with Image.open(path) as image:
+            image.load()
+            return image
+    except _DAMAGED as error:
+        raise _damaged(path, error) from error
+
+
+def _load(path: Path) -> npt.NDArray[Any]:
+    try:
+        with numpy_header_lock:
+            loaded = np.load(path, allow_pickle=False)
+    except FileNotFoundError as error:
+        raise _damaged(path, error) from error
+    except _DAMAGED as error:
+        # numpy would advise to unpickle whatever it does not know.
+        raise _damaged(path, ValueError("not a whole npy array")) from error
+    if not isinstance(loaded, np.ndarray):
+        raise DataError(f"{path}: must hold one array, got an archive. Save it with numpy.save.")
+    return loaded
+
+
+def _damaged(path: Path, error: Exception) -> DataError:
+    if isinstance(error, FileNotFoundError):
+        return DataError(f"{path}: the file is missing. Complete the data set.")
+    if isinstance(error, UnidentifiedImageError):
+        return DataError(f"{path}: the file cannot be read (not an image). Replace it.")
+    reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return DataError(f"{path}: the file cannot be read ({reason.splitlines()[0]}). Replace it.")
+
+
+def _refuse(path: Path, rule: str, values: npt.NDArray[Any]) -> NoReturn:
+    raise DataError(f"{path}: {rule}, got {values.dtype} {values.shape}. Replace the file.")

@@ -1,0 +1,1 @@
+"""Taskonomy: its index, its targets, its files."""

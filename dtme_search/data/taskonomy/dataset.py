@@ -1,0 +1,205 @@
+"""Taskonomy (Zamir et al., CVPR 2018): eleven tasks on views of scanned buildings.
+
+    ROOT/DOMAIN/taskonomy/BUILDING/point_P_view_V_domain_DOMAIN.png    as omnidata downloads it
+    ROOT/DOMAIN/BUILDING/..., ROOT/BUILDING/DOMAIN/...                 other copies, also with a split level
+
+``data/taskonomy_targets.py`` says what is in the files, ``data/taskonomy_index.py`` which are there. No more
+than the numbers of the views is ever held in memory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property, reduce
+from pathlib import Path
+
+import numpy as np
+
+from dtme_search.config import TaskonomyConfig, fingerprint
+from dtme_search.data.base import Sample, SourceSplit
+from dtme_search.data.reading.files import Label, make_sample, read_image, read_levels
+from dtme_search.data.reading.folders import content_digest
+from dtme_search.data.stratify import hashed_order
+from dtme_search.data.taskonomy.index import Building, Views, read_splits, scan_buildings
+from dtme_search.data.taskonomy.targets import DOMAINS, MASK_DOMAIN, seen_in
+from dtme_search.errors import DataError, nearest
+from dtme_search.tasks import TaskSpec
+
+_NUM_PROBES = 16
+_log = logging.getLogger(__name__)
+
+
+class TaskonomyDataset:
+    """The tasks of Taskonomy whose folders are there, ids ``BUILDING/POINT/VIEW``.
+
+    An id needs the file of every domain that the copy has, so that runs on one task and on all tasks have
+    the same images. Where files are missing, ``data.taskonomy.incomplete`` decides.
+
+    Args:
+        root: Folder of one of the layouts above; it is never written to.
+        config: Split, mask, and what to do about missing files.
+        require_complete: Refuse missing files where the config says so. ``check_dataset`` is given a data
+            set without this to name each of them.
+
+    Raises:
+        DataError: If the folder, a split file, or files are missing.
+    """
+
+    def __init__(self, root: Path, config: TaskonomyConfig, *, require_complete: bool = True) -> None:
+        self._config = config
+        folders = {row.folder: tuple(filter(None, (row.folder, row.old_folder))) for row in DOMAINS.values()}
+        buildings = scan_buildings(root, read_splits(config.split, root), {"rgb": ("rgb",), **folders})
+        self._domains = [
+            domain
+            for domain in ("rgb", *folders)
+            if any(domain in building.folders for building in buildings)
+        ]
+        self._check_mask(root)
+        only_whole = config.incomplete == "skip"
+        absent = [building.name for building in buildings if not building.folders]
+        gaps = _name_gaps(buildings, self._domains)
+        missing = [f"no building {_first(absent, ', ')}"] * bool(absent) + gaps
+        if missing and only_whole:
+            _log.warning("%s: left out what is incomplete: %s", root, _first(missing, "; "))
+        elif absent or (gaps and require_complete):
+            raise DataError(
+                f"{root}: every building of the split must be there, and every view with a file of each "
+                f"domain ({', '.join(self._domains)}), got {_first(missing, '; ')}. Complete the data, or "
+                "set data.taskonomy.incomplete to skip."
+            )
+        # What each domain has is needed no more; what they share is.
+        self._folders = {building.name: building.folders for building in buildings}
+        self._splits = {building.name: building.split for building in buildings}
+        self._views = {
+            building.name: _joined(building, self._domains, np.intersect1d if only_whole else np.union1d)
+            for building in buildings
+        }
+        if not any(len(self._views[each.name]) for each in buildings if each.split == "train"):
+            raise DataError(
+                f"{root}: at least one training view must be complete, got none. Complete the data."
+            )
+
+    @property
+    def tasks(self) -> Mapping[str, TaskSpec]:
+        """Tasks whose folder is there."""
+        return {task: row.spec for task, row in DOMAINS.items() if row.folder in self._domains}
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """From the names of all files and the margin of the mask, and the bytes of a few training samples."""
+        names = [
+            (building, self._splits[building], hashlib.sha256(views.tobytes()).hexdigest())
+            for building, views in self._views.items()
+        ]
+        train = self.ids("train")
+        probes = train[:: max(1, len(train) // _NUM_PROBES)]
+        contents = [
+            content_digest(path)
+            for sample_id in probes
+            for domain in self._domains
+            for path in (self._path(domain, sample_id),)
+            if path.is_file()
+        ]
+        return fingerprint("taskonomy", self._domains, self._config.mask_margin, names, contents)
+
+    def ids(self, split: SourceSplit) -> tuple[str, ...]:
+        """Ids by building, point and view.
+
+        Training has the official train and val buildings; of the test buildings' views, a choice of
+        ``data.taskonomy.test_images``, if that is given.
+        """
+        return self._ids[split]
+
+    @cached_property
+    def _ids(self) -> dict[SourceSplit, tuple[str, ...]]:
+        listed: dict[SourceSplit, list[str]] = {"train": [], "test": []}
+        for building, views in self._views.items():
+            listed[self._splits[building]] += [
+                f"{building}/{code >> 32}/{code & 0xFFFFFFFF}" for code in views.tolist()
+            ]
+        limit = self._config.test_images
+        if limit is not None and limit < len(listed["test"]):
+            chosen = set(hashed_order(listed["test"], 0, "test images")[:limit])
+            listed["test"] = [sample_id for sample_id in listed["test"] if sample_id in chosen]
+        return {split: tuple(ids) for split, ids in listed.items()}
+
+    def groups(self, ids: Sequence[str]) -> list[str]:
+        """The building of each id: a hold-out never splits one."""
+        return [sample_id.partition("/")[0] for sample_id in ids]
+
+    def class_presence(self, ids: Sequence[str]) -> None:
+        """``None``: no task has classes."""
+
+    def read(self, sample_id: str, tasks: Sequence[str]) -> Sample:
+        """Read one view with the labels of ``tasks``.
+
+        Raises:
+            DataError: Names the file that is missing, broken, of another depth or of another size than the
+                image.
+            ValueError: If a task is not one of ``tasks``.
+        """
+        offered = self.tasks
+        unknown = [task for task in tasks if task not in offered]
+        if unknown:
+            raise ValueError(f"task must be known, got '{unknown[0]}'.{nearest(unknown[0], offered)}")
+        labels = {task: self._read_label(task, sample_id) for task in tasks}
+        if any(DOMAINS[task].masked for task in tasks):
+            labels = self._masked(labels, sample_id)
+        image = read_image(self._path("rgb", sample_id))
+        return make_sample(image, labels, lambda task: self._path(DOMAINS[task].folder, sample_id))
+
+    def _read_label(self, task: str, sample_id: str) -> Label:
+        row = DOMAINS[task]
+        target = row.decode(read_levels(self._path(row.folder, sample_id), task, row.bits))
+        return target, np.ones(target.shape[:2], dtype=np.bool_)
+
+    def _masked(self, labels: Mapping[str, Label], sample_id: str) -> dict[str, Label]:
+        path = self._path(MASK_DOMAIN, sample_id)
+        seen = seen_in(read_levels(path, MASK_DOMAIN, 16), self._config.mask_margin)
+        masked = {}
+        for task, (target, everywhere) in labels.items():
+            row = DOMAINS[task]
+            if row.masked and everywhere.shape != seen.shape:
+                raise DataError(
+                    f"{self._path(row.folder, sample_id)}: the size of {task} must be that of {path.name}, "
+                    f"{seen.shape[0]}x{seen.shape[1]}, got {target.shape[0]}x{target.shape[1]}. Replace one."
+                )
+            masked[task] = (target, seen if row.masked else everywhere)
+        return masked
+
+    def _check_mask(self, root: Path) -> None:
+        masked = [row.folder for row in DOMAINS.values() if row.masked and row.folder in self._domains]
+        if masked and MASK_DOMAIN not in self._domains:
+            raise DataError(
+                f"{root}: {', '.join(masked)} need the folder {MASK_DOMAIN}, which tells where something was "
+                "seen, got none. Add it."
+            )
+
+    def _path(self, domain: str, sample_id: str) -> Path:
+        building, point, view = sample_id.split("/")
+        folder, spelt = self._folders[building].get(domain, (Path(building) / domain, domain))
+        return folder / f"point_{point}_view_{view}_domain_{spelt}.png"
+
+
+def _joined(building: Building, domains: Sequence[str], join: Callable[[Views, Views], Views]) -> Views:
+    """Views that are in all domains, or in any, as ``join`` says."""
+    nothing = np.zeros(0, dtype=np.uint64)
+    return reduce(join, [building.views.get(domain, nothing) for domain in domains])
+
+
+def _name_gaps(buildings: Sequence[Building], domains: Sequence[str]) -> list[str]:
+    """Which domains of which buildings lack files of views that other domains have."""
+    gaps = []
+    for building in buildings:
+        num_views = len(_joined(building, domains, np.union1d))
+        for domain in domains:
+            missing = num_views - len(building.views.get(domain, ()))
+            if missing:
+                gaps.append(f"{missing} of {num_views} {domain} files of {building.name} missing")
+    return gaps
+
+
+def _first(parts: Sequence[str], separator: str) -> str:
+    return separator.join(parts[:3]) + f"{separator}..." * (len(parts) > 3)

@@ -1,0 +1,223 @@
+"""Run a study to its total, alone or with several workers; join one; or only train its baselines."""
+
+from __future__ import annotations
+
+import os
+import socket
+import zlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from dtme_search.models import check_model
+from dtme_search.search.data_shelf import DataShelf
+from dtme_search.search.stopping import StopSwitch
+from dtme_search.search.storage.database import storage_errors
+from dtme_search.search.storage.records import BaselineRow, records_for
+from dtme_search.search.storage.studies import check_storage, open_storage
+from dtme_search.search.study.baselines import Baselines
+from dtme_search.search.study.lifecycle import num_finished
+from dtme_search.search.study.loading import DEFAULT_WORKDIR, LoadedStudy, storage_url, study_name
+from dtme_search.search.study.loop import run_trials
+from dtme_search.search.study.preparation import Prepared, join_prepared, prepare, read_study
+from dtme_search.search.trial.diary import DrawFiles
+from dtme_search.search.trial.listener import Listener
+from dtme_search.search.trial.objective import Objective
+from dtme_search.search.workers.engines import EngineName, engine_for
+from dtme_search.search.workers.local import LocalProcesses
+from dtme_search.search.workers.supervisor import Workers
+from dtme_search.search.workspace import Workspace
+from dtme_search.training import TrainingInterrupted, check_run, pick_device
+
+
+def train_baselines(
+    study: str,
+    *,
+    storage: str | None = None,
+    device: str | None = None,
+    data_root: str | None = None,
+    workdir: Path = DEFAULT_WORKDIR,
+    overrides: Sequence[str] = (),
+    listener: Listener | None = None,
+) -> dict[str, BaselineRow]:
+    """Train the single-task baselines of a study that are missing; gives all of them by task."""
+    config, base = read_study(study, overrides, data_root)
+    hears = listener or Listener()
+    shelf = DataShelf(pick_device(device), on_progress=hears.data_reading)
+    url = storage_url(config.name, storage, workdir)
+    check_storage(url)
+    check_model(base.model, base.data.image_size)
+    check_run(base, shelf.get(base))
+    records = records_for(open_storage(url))
+    records.create_tables()
+    workspace = Workspace.of_study(workdir, config.name)
+    with StopSwitch() as switch:
+        return Baselines(records, shelf, workspace.baseline, hears, switch).get(base)
+
+
+def optimize(
+    study: str,
+    *,
+    storage: str | None = None,
+    trials: int | None = None,
+    timeout: float | None = None,
+    device: str | None = None,
+    workers: int | None = 1,
+    devices: Sequence[str] | None = None,
+    trials_per_device: int = 1,
+    engine: EngineName = "local",
+    scheduler: str | None = None,
+    data_root: str | None = None,
+    workdir: Path = DEFAULT_WORKDIR,
+    overrides: Sequence[str] = (),
+    reuse: bool = True,
+    listener: Listener | None = None,
+    draw: DrawFiles | None = None,
+    warm_start_from: str | None = None,
+    warm_start_storage: str | None = None,
+    publish: Callable[[LoadedStudy], None] | None = None,
+) -> LoadedStudy:
+    """Run a study until it has its total of finished trials; continues where it stopped.
+
+    Args:
+        study: Name of a study, or the path of its YAML.
+        storage: Database URL; see :func:`storage_url`.
+        trials: Finished trials to reach, over all workers and runs; the study's own number by default.
+        timeout: Seconds after which the trials in hand are checkpointed and handed back.
+        device: ``cpu``, ``cuda`` or ``cuda:N`` for one worker; the best there is by default.
+        workers: How many trials run at once, never more than are left; ``None`` for one per GPU, or one per
+            core (at most 4) where there is none. One runs in this process, several in processes of their
+            own, which draw pictures whatever ``draw`` says.
+        devices: Where several workers run: numbers of visible GPUs, or ``cpu``. All GPUs by default.
+        trials_per_device: Workers that may share a GPU.
+        engine: ``local`` for processes of this machine, ``dask`` for a Dask cluster.
+        scheduler: Address of a Dask scheduler, or its scheduler file. ``workers`` then says how many of the
+            cluster's places to take: GPUs that its Dask workers declare, or Dask workers where none declares
+            any; ``None`` for all that are there. Without it a cluster of this machine is made.
+        data_root: Folder of the data set.
+        workdir: Where checkpoints, pictures and by default the database lie.
+        overrides: ``path=value`` strings for the base config.
+        reuse: Whether trials may share work as the study's ``reuse`` section says; ``False`` shares nothing.
+        listener: Hears of progress.
+        draw: Draws pictures of each finished trial.
+        warm_start_from: Another study whose finished trials the sampler should know, by name or YAML.
+        warm_start_storage: Its database; by default where it would lie with the other arguments of this
+            call.
+        publish: Called with the study after each trial, for what is shown of it.
+
+    Raises:
+        DtmeSearchError: If something is wrong that the user can mend. What can be checked is checked
+            before anything is written or trained.
+    """
+    hears = listener or Listener()
+    runs = engine_for(engine, scheduler, workers, devices, trials_per_device, device)
+    runs.check(storage_url(study_name(study), storage, workdir))
+    places = runs.places if isinstance(runs, LocalProcesses) else ()
+    alone = len(places) == 1
+    prepared = prepare(
+        study,
+        # The parent of several workers reads the data to check it, and leaves the GPUs to them.
+        device=pick_device(places[0].device if alone else "cpu"),
+        storage=storage,
+        trials=trials,
+        data_root=data_root,
+        workdir=workdir,
+        overrides=overrides,
+        reuse=reuse,
+        listener=hears,
+        warm_start_from=warm_start_from,
+        warm_start_storage=warm_start_storage,
+    )
+    left = prepared.config.trials - num_finished(prepared.optuna)
+    with StopSwitch(timeout) as switch:
+        if alone or (left <= 1 and places and not places[0].visible):
+            _work(prepared, hears, draw, switch, publish=publish)
+        elif left > 0 and not switch():
+            prepared.shelf.clear()
+            with runs.launcher(prepared, left) as launcher:
+                Workers(prepared, launcher, hears, switch, publish).run()
+    return prepared.loaded(stopped=switch.asked)
+
+
+def join(
+    study: str,
+    *,
+    storage: str | None = None,
+    timeout: float | None = None,
+    device: str | None = None,
+    data_root: str | None = None,
+    workdir: Path = DEFAULT_WORKDIR,
+    listener: Listener | None = None,
+    draw: DrawFiles | None = None,
+    launcher: int | None = None,
+) -> LoadedStudy:
+    """Work on a study that ``optimize`` made, beside its other workers, until no trial is left to begin.
+
+    Args:
+        study: Name of the study.
+        storage: Database URL; see :func:`storage_url`.
+        timeout: Seconds after which the trial in hand is checkpointed and handed back.
+        device: ``cpu``, ``cuda`` or ``cuda:N``; the best there is by default.
+        data_root: Folder of the data set on this machine, where it is not that of ``optimize``.
+        workdir: Where checkpoints and pictures lie. Workers that share it share trunks, too.
+        listener: Hears of progress.
+        draw: Draws pictures of each finished trial.
+        launcher: Process that started this worker. The worker then stays until the study has its total, to
+            take over what others leave, and stops with a checkpoint when that process has died.
+
+    Raises:
+        DtmeSearchError: If there is no such study, or it cannot be worked on here.
+    """
+    hears = listener or Listener()
+
+    def is_orphan() -> bool:
+        return launcher is not None and os.getppid() != launcher
+
+    with StopSwitch(timeout, is_orphan) as switch:
+        prepared = join_prepared(
+            study,
+            device=pick_device(device),
+            worker=_worker_number(),
+            storage=storage,
+            data_root=data_root,
+            workdir=workdir,
+            listener=hears,
+        )
+        _work(prepared, hears, draw, switch, stays=launcher is not None)
+    return prepared.loaded(stopped=switch.asked)
+
+
+def _work(
+    prepared: Prepared,
+    hears: Listener,
+    draw: DrawFiles | None,
+    switch: StopSwitch,
+    *,
+    publish: Callable[[LoadedStudy], None] | None = None,
+    stays: bool = False,
+) -> None:
+    """Train the baselines that are missing, then trials."""
+    base, shelf, records, workspace = prepared.base, prepared.shelf, prepared.records, prepared.workspace
+    try:
+        baselines = Baselines(records, shelf, workspace.baseline, hears, switch).get(base)
+    except TrainingInterrupted:
+        return
+    config, space, total = prepared.config, prepared.space, prepared.config.trials
+    objective = Objective(
+        config, space, baselines, shelf, records, workspace, prepared.asking(), total, hears, draw, switch
+    )
+    with storage_errors(prepared.url):
+        run_trials(
+            prepared.loaded(),
+            objective,
+            total,
+            switch,
+            prepared.warm_start(hears),
+            lambda: prepared.recover(hears),
+            publish=publish,
+            stays=stays,
+        )
+
+
+def _worker_number() -> int:
+    """A number that no other worker has."""
+    return zlib.crc32(f"{socket.gethostname()}/{os.getpid()}".encode())

@@ -1,0 +1,1 @@
+"""Work that trials share: trunks, conflict reports, equal work."""

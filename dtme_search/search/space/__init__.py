@@ -1,0 +1,1 @@
+"""What a study may propose: its search space, and the points that have names."""

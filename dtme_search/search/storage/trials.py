@@ -1,0 +1,46 @@
+"""Which trials are results of a study: those of another study that warmed its sampler are not."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Mapping
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from dtme_search.search.space.parameter import same
+
+FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
+"""States that count towards the study's total."""
+FOREIGN_ATTR = "dtme:foreign"
+"""Trial attribute: study, trial and database that a foreign trial was taken over from."""
+
+
+def is_foreign(trial: FrozenTrial) -> bool:
+    """Whether a trial is knowledge from another study, there for the sampler only."""
+    return FOREIGN_ATTR in trial.user_attrs
+
+
+def own_trials(study: optuna.Study, states: Container[TrialState] | None = None) -> list[FrozenTrial]:
+    """Trials of the study itself, by number; everything that counts or shows results asks here.
+
+    The sampler alone sees the others too. Numbers are not positions in this list.
+
+    Args:
+        study: The study.
+        states: Only trials in one of these states.
+    """
+    trials = study.get_trials(deepcopy=False, states=states)
+    return [trial for trial in trials if not is_foreign(trial)]
+
+
+def enqueue(study: optuna.Study, point: Mapping[str, Any]) -> None:
+    """Queue a point unless the study has or had it.
+
+    Optuna's own ``skip_if_exists`` would skip a point that only a foreign trial has.
+    """
+    for trial in own_trials(study):
+        known = trial.system_attrs.get("fixed_params", trial.params)
+        if known.keys() == point.keys() and all(same(known[name], point[name]) for name in point):
+            return
+    study.enqueue_trial(dict(point))

@@ -1,0 +1,115 @@
+"""Single-task baselines: trained when missing, kept by fingerprint, shared by all studies of a database.
+
+The baselines of a study are those of its base config, not of each trial's: every trial is compared with
+the same numbers [ours].
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from dtme_search.config import RunConfig, canonical, run_fingerprint
+from dtme_search.search.data_shelf import DataShelf
+from dtme_search.search.locks import held
+from dtme_search.search.storage.records import BaselineRow, Records
+from dtme_search.search.trial.listener import Listener
+from dtme_search.search.workspace import private_folder
+from dtme_search.training import Callbacks, Trainer, no_image_priors, run_within_memory
+from dtme_search.training.checkpoint import remove_checkpoint
+from dtme_search.version import __version__
+
+
+@dataclass(frozen=True)
+class Baselines:
+    """Finds or trains baselines.
+
+    Attributes:
+        records: Where they are kept.
+        shelf: Data.
+        folder: Fingerprint -> folder of checkpoints.
+        listener: Who hears of it.
+        should_stop: Asked between steps; a stopped baseline resumes later.
+    """
+
+    records: Records
+    shelf: DataShelf
+    folder: Callable[[str], Path]
+    listener: Listener = field(default_factory=Listener)
+    should_stop: Callable[[], bool] = lambda: False
+
+    def get(self, config: RunConfig) -> dict[str, BaselineRow]:
+        """Baseline of every primary task of a config, training those that are missing.
+
+        Raises:
+            TrainingInterrupted: If ``should_stop`` said so.
+        """
+        tasks = config.primary_tasks
+        rows: dict[str, BaselineRow] = {}
+        # Workers that start together take one each; what is then left is waited for.
+        for waits in (False, True):
+            for index, task in enumerate(tasks, start=1):
+                row = None if task in rows else self._one(config, task, index, len(tasks), waits=waits)
+                if row is not None:
+                    rows[task] = row
+        return {task: rows[task] for task in tasks}
+
+    def _one(
+        self, config: RunConfig, task: str, index: int, count: int, *, waits: bool
+    ) -> BaselineRow | None:
+        """A baseline, trained if it is missing; ``None`` if another worker trains it and this one goes on."""
+        single = config.for_single_task(task)
+        fingerprint = run_fingerprint(single, self.shelf.get(single).fingerprint)
+        folder = private_folder(self.folder(fingerprint))
+        lock = FileLock(folder / "running.lock")
+        try:
+            if not waits:
+                lock.acquire(timeout=0)
+            with held(lock, self.should_stop, lambda: self.listener.waiting(f"baseline {task}")):
+                row = self.records.find_baseline(fingerprint)
+                known = row is not None
+                if row is None:
+                    self.listener.baseline_started(task, index, count)
+                    row = self.records.save_baseline(self._train(single, task, folder))
+                remove_checkpoint(folder / "checkpoint.pt")
+        except Timeout:
+            return None
+        finally:
+            lock.release(force=True)
+        self.listener.baseline_ended(task, row, trained=not known)
+        return row
+
+    def _train(self, config: RunConfig, task: str, folder: Path) -> BaselineRow:
+        data = self.shelf.get(config)
+        spec = data.specs[task]
+        callbacks = Callbacks(on_progress=self.listener.progress, should_stop=self.should_stop)
+        trainer, result = run_within_memory(
+            lambda parts: Trainer.of_config(config, data, folder=folder, callbacks=callbacks, parts=parts)
+        )
+        priors = no_image_priors(data, trainer.split, config.train.eval_batch_size)
+        return BaselineRow(
+            fingerprint=trainer.fingerprint,
+            task=task,
+            metric=spec.metric,
+            unit=spec.unit,
+            value=result.metrics[task],
+            prior_value=priors[task],
+            higher_is_better=spec.higher_is_better,
+            dataset=config.data.name,
+            data_fingerprint=data.fingerprint,
+            backbone=config.model.backbone,
+            split=trainer.split,
+            seed=config.seed,
+            num_steps=result.total_steps,
+            num_images=len(data.splits.train),
+            seconds=sum(result.seconds.values()),
+            seconds_per_step=result.seconds_per_step,
+            config=json.dumps(canonical(config), sort_keys=True),
+            code_version=__version__,
+            created_at=datetime.now(UTC),
+        )

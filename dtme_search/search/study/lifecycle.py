@@ -1,0 +1,150 @@
+"""Trials between two runs of ``optimize``: what counts, what is continued, when to give up."""
+
+from __future__ import annotations
+
+import math
+import re
+from contextlib import suppress
+from dataclasses import replace
+from datetime import datetime, timedelta
+from itertools import islice
+
+import optuna
+from filelock import FileLock, Timeout
+from optuna.trial import FrozenTrial, TrialState
+
+from dtme_search.errors import TrainingError
+from dtme_search.search.storage.records import Records
+from dtme_search.search.storage.trials import FINISHED, own_trials
+from dtme_search.search.trial.heartbeat import GRACE_SECONDS, INTERVAL_SECONDS, silent_seconds, vouch_for
+from dtme_search.search.trial.result import Result
+from dtme_search.search.trial.retries import MOST_DEATHS, deaths_of, first_number, hand_back, retry_history
+from dtme_search.search.workspace import Workspace
+
+BEGIN_WITHIN = timedelta(minutes=3)
+"""A trial without a sign of life after this time lost its process while it was proposed."""
+
+
+def num_finished(study: optuna.Study) -> int:
+    """Trials with a result or pruned."""
+    return len(own_trials(study, FINISHED))
+
+
+def num_left(study: optuna.Study, total: int) -> int:
+    """Trials that may still begin here; those running elsewhere are counted as done."""
+    return total - len(own_trials(study, (*FINISHED, TrialState.RUNNING)))
+
+
+def recover(study: optuna.Study, workspace: Workspace, records: Records, *, is_local: bool) -> dict[int, str]:
+    """Tell the results that dead processes left on disk, and hand back the trials they had in hand.
+
+    To be called under the study's :class:`AskingLock`: a living process holds that until its trial has
+    parameters and the lock of its folder. A trial that runs elsewhere is dead when its heartbeat stopped; for
+    one that lives here this function beats, so that no clock and no outage makes others take it for dead.
+
+    Args:
+        study: The study.
+        workspace: Its folders.
+        records: Own tables, in the same database.
+        is_local: Whether no other machine works on this database.
+
+    Returns:
+        Number of each trial of a dead process -> what became of it: ``told`` (its result lay on disk),
+        ``continued`` (queued again) or ``given up`` (it died too often and counts as failed).
+    """
+    running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+    if not running:
+        return {}
+    silent = silent_seconds(records.engine, [trial._trial_id for trial in running])
+    ends: dict[int, str] = {}
+    for trial in running:
+        first = first_number(trial)
+        if workspace.is_of_trial(first, trial.number):
+            try:
+                with FileLock(workspace.trial_lock(first), timeout=0):
+                    # A process tells how its trial ended before it lets go of the lock.
+                    if not _has_ended(study, trial.number):
+                        ends[trial.number] = _end(study, trial, workspace, records)
+            except Timeout:
+                if silent.get(trial._trial_id, math.inf) > INTERVAL_SECONDS:
+                    vouch_for(study, trial._trial_id)
+        elif _is_dead_elsewhere(trial, silent.get(trial._trial_id), is_local=is_local):
+            ends[trial.number] = _end(study, trial, workspace, records)
+    return ends
+
+
+def _has_ended(study: optuna.Study, number: int) -> bool:
+    """Whether a trial has ended since it was seen running."""
+    return study.get_trials(deepcopy=False)[number].state.is_finished()
+
+
+def _is_dead_elsewhere(trial: FrozenTrial, silent: float | None, *, is_local: bool) -> bool:
+    if silent is not None:
+        return silent > GRACE_SECONDS
+    # Its process died between asking and its first sign of life.
+    is_old = trial.datetime_start is not None and datetime.now() - trial.datetime_start > BEGIN_WITHIN
+    return is_local or is_old
+
+
+def _end(study: optuna.Study, trial: FrozenTrial, workspace: Workspace, records: Records) -> str:
+    """End a trial of a dead process; gives how."""
+    result = Result.load(workspace.result(first_number(trial)), trial.number)
+    if result is not None:
+        result.write_down(optuna.Trial(study, trial._trial_id), records)
+        study.tell(trial.number, result.values, skip_if_finished=True)
+        return "told"
+    step = records.last_step(study.study_name, [*retry_history(trial), trial.number])
+    deaths, _ = deaths_of(trial, step)
+    if deaths < MOST_DEATHS:
+        hand_back(study, trial.number, deaths=(deaths, step))
+    else:
+        where = "before its first evaluation" if step is None else f"after its evaluation at step {step}"
+        error = (
+            f"TrialDied: its process died {deaths} times {where}, perhaps ended by the system for want of "
+            "memory. Lower train.batch_size, or run fewer workers."
+        )
+        optuna.Trial(study, trial._trial_id).set_user_attr("error", error)
+        for row in records.runs(study.study_name, trial.number):
+            records.save_run(replace(row, state="failed", error=error))
+    study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
+    return "continued" if deaths < MOST_DEATHS else "given up"
+
+
+def tidy(study: optuna.Study, workspace: Workspace) -> None:
+    """Remove what processes that died right after the end of a trial left in its folder."""
+    left = workspace.unfinished_trials()
+    if not left:
+        return
+    alive = study.get_trials(deepcopy=False, states=(TrialState.RUNNING, TrialState.WAITING))
+    for number in left - {first_number(trial) for trial in alive}:
+        with suppress(Timeout), FileLock(workspace.trial_lock(number), timeout=0):
+            workspace.forget(number)
+
+
+def check_failures(study: optuna.Study, in_a_row: int) -> None:
+    """Stop a study whose last trials all failed for the same reason.
+
+    Raises:
+        TrainingError: With that reason.
+    """
+    ended = own_trials(study, (*FINISHED, TrialState.FAIL))
+    # A failed trial without an error was interrupted; its continuation stands for it.
+    latest = (trial for trial in reversed(ended) if trial.state in FINISHED or "error" in trial.user_attrs)
+    reasons = [_reason(trial) for trial in islice(latest, in_a_row)]
+    if len(reasons) == in_a_row and None not in reasons and len({_cause(str(r)) for r in reasons}) == 1:
+        last = str(reasons[0]).rstrip(".")
+        raise TrainingError(
+            f"study {study.study_name}: {in_a_row} trials in a row failed with the same cause, the last with "
+            f"{last}. Mend it, then run optimize again."
+        )
+
+
+def _reason(trial: FrozenTrial) -> str | None:
+    if trial.state != TrialState.FAIL:
+        return None
+    return str(trial.user_attrs["error"]).splitlines()[0]
+
+
+def _cause(reason: str) -> str:
+    """What two trials that fail alike have in common: numbers and what follows them differ."""
+    return re.split(r"\d", reason, maxsplit=1)[0]

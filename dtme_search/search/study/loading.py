@@ -1,0 +1,81 @@
+"""Open a study that exists, to look at it or to go on from it."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import optuna
+
+from dtme_search.config import StudyConfig, load_study_config, validate
+from dtme_search.errors import StorageError
+from dtme_search.search.reuse.savings import Savings, savings
+from dtme_search.search.storage.database import mask_url
+from dtme_search.search.storage.records import Records, records_for
+from dtme_search.search.storage.studies import default_storage_url, load_existing, open_storage
+
+DEFAULT_WORKDIR = Path("dtme-runs")
+STUDY_ATTR = "dtme:study"
+"""Study attribute: the ``StudyConfig`` it last ran with, as JSON."""
+BASE_ATTR = "dtme:base"
+"""Study attribute: its base config as it last ran, as JSON; for workers that join."""
+
+
+@dataclass(frozen=True)
+class LoadedStudy:
+    """A study with its database.
+
+    Attributes:
+        config: As it was when the study was created.
+        optuna: Trials, parameters, values.
+        records: Baselines, evaluations, conflicts, plans, run facts.
+        stopped: Whether a signal ended the ``optimize`` that gave this; the same call goes on.
+    """
+
+    config: StudyConfig
+    optuna: optuna.Study
+    records: Records
+    stopped: bool = False
+
+    @property
+    def name(self) -> str:
+        """Name of the study."""
+        return self.config.name
+
+    def savings(self) -> Savings:
+        """What sharing work saved its finished trials."""
+        return savings(self.records.runs(self.name))
+
+
+def study_name(study: str) -> str:
+    """Name of a study that is given by name or by the path of its YAML."""
+    return load_study_config(study).name if study.endswith((".yaml", ".yml")) else study
+
+
+def storage_url(study_name: str, storage: str | None, workdir: Path) -> str:
+    """Database of a study: the one given, else ``DTME_STORAGE``, else SQLite in the study's folder."""
+    return storage or os.environ.get("DTME_STORAGE") or default_storage_url(study_name, workdir)
+
+
+def load_study(study: str, *, storage: str | None = None, workdir: Path = DEFAULT_WORKDIR) -> LoadedStudy:
+    """Open a study that exists.
+
+    Args:
+        study: Name of the study, or the path of its YAML.
+        storage: Database URL; see :func:`storage_url`.
+        workdir: Where studies lie by default.
+
+    Raises:
+        StorageError: If there is no such study or the database cannot be reached.
+    """
+    name = study_name(study)
+    opened = open_storage(storage_url(name, storage, workdir), create=False)
+    found = load_existing(opened, name)
+    if STUDY_ATTR not in found.user_attrs:
+        raise StorageError(f"{mask_url(opened.url)}: study '{name}' was not made by dtme-search.")
+    config = validate(StudyConfig, json.loads(found.user_attrs[STUDY_ATTR]), f"study {name}")
+    records = records_for(opened)
+    records.create_tables()  # a study of an older release is brought up to date
+    return LoadedStudy(config, found, records)

@@ -1,0 +1,240 @@
+"""What comes before the first trial: everything checked, the study there, its dead trials handed back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import optuna
+import torch
+
+from dtme_search.config import RunConfig, StudyConfig, base_config, find_file, load_study_config, validate
+from dtme_search.config.study import ReuseConfig
+from dtme_search.errors import StorageError
+from dtme_search.models import describe_backbone
+from dtme_search.search.data_shelf import DataShelf
+from dtme_search.search.reuse.trunks import TrunkStore
+from dtme_search.search.space.known_points import enqueued_point
+from dtme_search.search.space.search_space import SearchSpace
+from dtme_search.search.storage.database import storage_errors
+from dtme_search.search.storage.records import Records, records_for
+from dtme_search.search.storage.studies import (
+    check_continues,
+    check_same_search,
+    check_storage,
+    open_storage,
+    open_study,
+)
+from dtme_search.search.storage.study_lock import AskingLock
+from dtme_search.search.storage.trials import enqueue, own_trials
+from dtme_search.search.study.lifecycle import recover, tidy
+from dtme_search.search.study.loading import BASE_ATTR, STUDY_ATTR, LoadedStudy, load_study, storage_url
+from dtme_search.search.study.sampling import build_pruner, build_sampler, sampler_seed
+from dtme_search.search.study.warm_start import Knowledge, WarmStart, read_knowledge
+from dtme_search.search.trial.listener import Listener
+from dtme_search.search.workspace import Workspace
+from dtme_search.training import check_run
+
+DATA_ATTR = "dtme:data"
+"""Study attribute: fingerprint of the data of its baselines and trials."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A study that is there and may be worked on.
+
+    Attributes:
+        config: The study; ``trials`` is its total over all workers and runs.
+        base: Its base config.
+        space: Turns trials into configs.
+        optuna: Trials, with the sampler and pruner of this worker.
+        records: Own SQL tables.
+        workspace: Folders.
+        shelf: Data.
+        url: Database, passwords included.
+        knowledge: What another study knows, for the sampler.
+    """
+
+    config: StudyConfig
+    base: RunConfig
+    space: SearchSpace
+    optuna: optuna.Study
+    records: Records
+    workspace: Workspace
+    shelf: DataShelf
+    url: str = field(repr=False)
+    knowledge: Knowledge | None = None
+
+    def loaded(self, *, stopped: bool = False) -> LoadedStudy:
+        """The study for whoever looks at it."""
+        return LoadedStudy(self.config, self.optuna, self.records, stopped)
+
+    def asking(self) -> AskingLock:
+        """Lock to hold while asking for a trial."""
+        return AskingLock(self.workspace, self.records.engine, self.config.name)
+
+    def warm_start(self, listener: Listener) -> WarmStart:
+        """Hands the knowledge to the study when it is due."""
+        return WarmStart(self.knowledge, self.space, self.records, listener)
+
+    def recover(self, listener: Listener) -> None:
+        """Tell the results that dead workers left on disk, and hand back the trials they had in hand."""
+        is_local = self.records.engine.dialect.name == "sqlite"
+        with self.asking(), storage_errors(self.url):
+            ends = recover(self.optuna, self.workspace, self.records, is_local=is_local)
+        for number, how in ends.items():
+            listener.trial_recovered(number, how)
+
+    def tidy(self) -> None:
+        """Remove what dead workers left in the folders."""
+        with self.asking(), storage_errors(self.url):
+            tidy(self.optuna, self.workspace)
+        TrunkStore.of_study(self.workspace, self.config.reuse).tidy()
+
+
+def read_study(
+    study: str, overrides: Sequence[str] = (), data_root: str | None = None
+) -> tuple[StudyConfig, RunConfig]:
+    """A study's definition and its base config with overrides and the data folder put in.
+
+    Raises:
+        ConfigError: If either is wrong.
+    """
+    path = find_file(study, "studies")
+    config = load_study_config(study)
+    base = base_config(config, path.parent, tuple(overrides))
+    return config, base.with_data_root(data_root)
+
+
+def prepare(
+    study: str,
+    *,
+    device: torch.device,
+    storage: str | None = None,
+    trials: int | None = None,
+    data_root: str | None = None,
+    workdir: Path,
+    overrides: Sequence[str] = (),
+    reuse: bool = True,
+    listener: Listener,
+    warm_start_from: str | None = None,
+    warm_start_storage: str | None = None,
+) -> Prepared:
+    """Create a study or go on with it. Arguments as of :func:`dtme_search.search.optimize`.
+
+    Raises:
+        DtmeSearchError: Before anything is written, for all that can be checked.
+    """
+    config, base = read_study(study, overrides, data_root)
+    if not reuse:
+        config = config.model_copy(
+            update={"reuse": ReuseConfig(trunks=False, conflicts=False, equal_work=False)}
+        )
+    config = config.model_copy(update={"trials": trials or config.trials})
+    optuna.logging.set_verbosity(optuna.logging.CRITICAL)  # the listener tells the same in our words
+
+    # Whatever can be wrong is found here, the quickest first, before anything is written.
+    shelf = DataShelf(device, on_progress=listener.data_reading)
+    url = storage_url(config.name, storage, workdir)
+    known = open_storage(url) if check_storage(url) else None
+    space = _space(config, base)
+    points = [enqueued_point(space, point) for point in config.enqueue]
+    sampler = build_sampler(config, config.seed)
+    pruner = build_pruner(config, base.train.num_evaluations)
+    if known is not None:
+        check_continues(known, config, space)
+    knowledge = None
+    if warm_start_from is not None:
+        there = warm_start_storage or storage
+        knowledge = read_knowledge(warm_start_from, config, space, storage=there, here=url, workdir=workdir)
+        listener.knowledge_found(knowledge.study, len(knowledge.trials), knowledge.num_trials)
+    check_run(base, shelf.get(base))  # reads every file of the search
+
+    opened = known or open_storage(url)
+    records = records_for(opened)
+    records.create_tables()
+    found = open_study(opened, config, space, sampler=sampler, pruner=pruner)
+    found.sampler = build_sampler(config, sampler_seed(config.seed, 0, len(own_trials(found))))
+    check_same_data(found, shelf.get(base).fingerprint)
+    workspace = Workspace.of_study(workdir, config.name)
+    found.set_user_attr(BASE_ATTR, base.model_dump_json())
+    found.set_user_attr(STUDY_ATTR, config.model_dump_json())
+    prepared = Prepared(config, base, space, found, records, workspace, shelf, url, knowledge)
+    prepared.recover(listener)
+    prepared.tidy()
+    # Whether a point is there and adding it are two steps: workers that start together would add it twice.
+    with prepared.asking():
+        for point in points:
+            enqueue(found, point)
+    return prepared
+
+
+def join_prepared(
+    study: str,
+    *,
+    device: torch.device,
+    worker: int,
+    storage: str | None = None,
+    data_root: str | None = None,
+    workdir: Path,
+    listener: Listener,
+) -> Prepared:
+    """Load a study as ``optimize`` left it, to work on it; nothing of it is created or changed.
+
+    Args:
+        study: Its name, or the path of its YAML, of which only the name is read.
+        device: Where to train.
+        worker: A number that no other worker has; the sampler's seed depends on it.
+        storage: Database URL; see :func:`storage_url`.
+        data_root: Folder of the data set here, where it is not that of ``optimize``.
+        workdir: Where checkpoints and pictures lie.
+        listener: Hears of progress.
+
+    Raises:
+        DtmeSearchError: If there is no such study, or this machine sees other data or other backbones.
+    """
+    optuna.logging.set_verbosity(optuna.logging.CRITICAL)
+    loaded = load_study(study, storage=storage, workdir=workdir)
+    config, found = loaded.config, loaded.optuna
+    if BASE_ATTR not in found.user_attrs:
+        raise StorageError(
+            f"study {config.name}: was made by an older version. Run optimize on it once, then join."
+        )
+    base = validate(RunConfig, json.loads(found.user_attrs[BASE_ATTR]), f"base config of study {config.name}")
+    base = base.with_data_root(data_root)
+    shelf = DataShelf(device, on_progress=listener.data_reading)
+    space = _space(config, base)
+    found.pruner = build_pruner(config, base.train.num_evaluations)
+    found.sampler = build_sampler(config, sampler_seed(config.seed, worker, len(own_trials(found))))
+    url = storage_url(config.name, storage, workdir)
+    check_same_search(found, config, space, url)
+    check_run(base, shelf.get(base))
+    check_same_data(found, shelf.get(base).fingerprint)
+    workspace = Workspace.of_study(workdir, config.name)
+    prepared = Prepared(config, base, space, found, loaded.records, workspace, shelf, url)
+    prepared.recover(listener)
+    prepared.tidy()
+    return prepared
+
+
+def check_same_data(study: optuna.Study, fingerprint: str) -> None:
+    """Remember the data of a study, or refuse others.
+
+    Raises:
+        StorageError: If its trials were trained on other data.
+    """
+    known = study.user_attrs.get(DATA_ATTR)
+    if known is None:
+        study.set_user_attr(DATA_ATTR, fingerprint)
+    elif known != fingerprint:
+        raise StorageError(
+            f"study {study.study_name}: its data must stay the same, got fingerprint {fingerprint} after "
+            f"{known}. Restore the files, or give the study another `name:`."
+        )
+
+
+def _space(config: StudyConfig, base: RunConfig) -> SearchSpace:
+    backbone = describe_backbone(base.model, base.data.image_size)
+    return SearchSpace.from_study(config, base, backbone.num_layers)

@@ -1,0 +1,81 @@
+"""Optuna's samplers and pruners as a study asks for them."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+
+from optuna.exceptions import ExperimentalWarning
+from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
+from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
+
+from dtme_search.config import StudyConfig
+from dtme_search.errors import ConfigError
+
+
+def build_sampler(study: StudyConfig, seed: int) -> BaseSampler:
+    """Optuna sampler of a study, every default that changes results pinned.
+
+    Raises:
+        ConfigError: If ``gp`` is asked for with conditional parameters, which it would sample at random.
+    """
+    num_startup = study.sampler.num_startup_trials
+    match study.sampler.name:
+        case "tpe":
+            with warnings.catch_warnings():
+                # group=True is marked experimental; it is what makes `when` and multivariate go together.
+                warnings.simplefilter("ignore", ExperimentalWarning)
+                return TPESampler(
+                    multivariate=True,
+                    group=True,
+                    constant_liar=True,
+                    n_startup_trials=num_startup,
+                    seed=seed,
+                )
+        case "nsga2":
+            return NSGAIISampler(seed=seed)
+        case "random":
+            return RandomSampler(seed=seed)
+        case "gp":
+            for path, searched in study.search.items():
+                if searched.when:
+                    raise ConfigError(
+                        f"study {study.name}: sampler.name must not be gp with conditional parameters, "
+                        f"got search.{path}.when. Use tpe."
+                    )
+            return GPSampler(seed=seed, n_startup_trials=num_startup)
+
+
+def build_pruner(study: StudyConfig, num_evaluations: int) -> BasePruner:
+    """Optuna pruner of a study with one objective; steps are evaluations, counted from 0.
+
+    Optuna's part in pruning several objectives is none, see ``pruning``.
+    """
+    pruner = study.pruner
+    match pruner.name:
+        case "none" | "pareto":
+            return NopPruner()
+        case "median":
+            return MedianPruner(
+                n_startup_trials=pruner.num_startup_trials,
+                n_warmup_steps=pruner.num_warmup_evaluations,
+                # The first counts foreign trials too, which have no curve; this one does not.
+                n_min_trials=max(pruner.num_startup_trials, 1),
+            )
+        case "halving":
+            return SuccessiveHalvingPruner(min_resource=1, reduction_factor=3)
+        case "hyperband":
+            return HyperbandPruner(min_resource=1, max_resource=max(num_evaluations, 1), reduction_factor=3)
+
+
+def sampler_seed(base_seed: int, worker: int, num_existing_trials: int) -> int:
+    """Seed of a worker's sampler, below 2**32.
+
+    Equal seeds would make two workers, or a resumed one, propose the same first points.
+
+    Example:
+        >>> len({sampler_seed(0, worker, trials) for worker in range(3) for trials in range(3)})
+        9
+    """
+    text = f"{base_seed}/{worker}/{num_existing_trials}"
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")

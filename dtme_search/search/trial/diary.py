@@ -1,0 +1,335 @@
+"""What is written down about one trial while it runs: SQL rows, user attributes, files."""
+
+from __future__ import annotations
+
+import csv
+import platform
+import traceback
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from time import monotonic
+from types import TracebackType
+from typing import Any, Self
+
+import optuna
+import torch
+from optuna.artifacts import FileSystemArtifactStore, upload_artifact
+
+from dtme_search.config import RunConfig, StudyConfig, dump_yaml, run_fingerprint
+from dtme_search.data import TaskData
+from dtme_search.search.storage.records import ConflictRow, EvaluationRow, PlanRow, Records, RungRow, RunRow
+from dtme_search.search.trial.outcome import Comparison, Outcome, recorded_outcome
+from dtme_search.search.trial.pruning import stop
+from dtme_search.search.trial.result import Result
+from dtme_search.search.trial.retries import goes_on_later, retry_history
+from dtme_search.search.workspace import private_folder
+from dtme_search.token_space import ConflictReport, ExpansionPlan
+from dtme_search.training import Evaluation, RunResult
+from dtme_search.training.growth import resolved_config
+from dtme_search.training.runtime import device_name
+from dtme_search.version import __version__
+
+DrawFiles = Callable[[Path, RunResult], Sequence[Path]]
+"""Draws pictures of a finished run into a folder; the reporting layer brings it."""
+
+
+@dataclass
+class Diary:
+    """Writes one trial down as it happens; a context that also notes how the trial ends.
+
+    Attributes:
+        trial: The running trial.
+        study: Its study.
+        config: What the trial runs.
+        data: Its data.
+        records: Own SQL tables.
+        folder: Files of the trial.
+        artifacts: Folder the dashboard serves.
+        draw: Draws the pictures, or ``None``.
+    """
+
+    trial: optuna.Trial
+    study: StudyConfig
+    config: RunConfig
+    data: TaskData
+    records: Records
+    folder: Path
+    artifacts: Path
+    draw: DrawFiles | None = None
+
+    def __enter__(self) -> Self:
+        self.started = monotonic()
+        self.seconds_before = self._continue()
+        (private_folder(self.folder) / "config.yaml").write_text(dump_yaml(self.config), encoding="utf-8")
+        self.row = RunRow(
+            study=self.study.name,
+            trial=self.trial.number,
+            fingerprint=run_fingerprint(self.config, self.data.fingerprint),
+            state="running",
+            config=self.config.model_dump_json(),
+            expansion_step=self.config.expansion_step,
+            total_steps=self.config.total_steps,
+            device=device_name(self.data.device),
+            seed=self.config.seed,
+            split="holdout" if self.data.splits.holdout else "test",
+            torch_version=torch.__version__,
+            timm_version=version("timm"),
+            optuna_version=optuna.__version__,
+            python_version=platform.python_version(),
+            code_version=__version__,
+            started_at=datetime.now(UTC),
+        )
+        self.records.save_run(self.row)
+        self.trial.set_user_attr("fingerprint", self.row.fingerprint)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            return
+        if isinstance(error, optuna.TrialPruned):
+            self._end("pruned", reason=str(error))
+        elif goes_on_later(error):
+            self._end("interrupted")
+        else:
+            self._end("failed", error="".join(traceback.format_exception(error)))
+
+    def expanded(self, plan: ExpansionPlan, report: ConflictReport | None) -> None:
+        """The network has grown."""
+        number = self.trial.number
+        self.records.save_plan(self.study.name, number, plan_rows(plan))
+        self.row = replace(self.row, operations=" ".join(plan.operations()))
+        self.trial.set_user_attr("plan", self.row.operations)
+        (self.folder / "plan.txt").write_text(plan.table() + "\n", encoding="utf-8")
+        if report is not None:
+            self.records.save_conflicts(self.study.name, number, conflict_rows(report))
+            report.save(self.folder / "conflicts.json")
+            text = f"{report.table()}\n\n{report.summary()}\n"
+            (self.folder / "conflicts.txt").write_text(text, encoding="utf-8")
+
+    def resolved(self, fingerprint: str) -> None:
+        """It is known what the trial trains."""
+        if fingerprint != self.row.resolved_fingerprint:
+            self.row = replace(self.row, resolved_fingerprint=fingerprint)
+            self.records.save_run(self.row)
+
+    def forked(self, steps: int, seconds: float) -> None:
+        """The first steps came from a trunk."""
+        self.row = replace(self.row, steps_reused=steps, seconds_saved=seconds)
+
+    def reached(self, step: int) -> None:
+        """The run has come to a step, on its own steps or on reused ones."""
+        self.row = replace(self.row, steps_trained=max(0, step - (self.row.steps_reused or 0)))
+
+    def evaluated(self, evaluation: Evaluation, comparison: Comparison) -> None:
+        """The hold-out was evaluated."""
+        rows = [
+            EvaluationRow(
+                task=name,
+                metric=self.data.specs[name].metric,
+                value=value,
+                gain_percent=comparison.gains_percent.get(name),
+                loss=evaluation.losses.get(name),
+            )
+            for name, value in evaluation.metrics.items()
+        ]
+        self.records.save_evaluation(self.study.name, self.trial.number, evaluation.step, rows)
+        self.reached(evaluation.step)
+        self.row = replace(self.row, delta_m_percent=comparison.delta_m_percent)
+
+    def judged(self, rung: RungRow) -> None:
+        """The numbers at an evaluation that pruning compares."""
+        self.records.save_rung(self.study.name, rung)
+        self.row = replace(
+            self.row,
+            param_overhead_percent=rung.param_overhead_percent,
+            step_cost_ratio=rung.step_cost_ratio,
+        )
+
+    def completed(self, result: RunResult, outcome: Outcome) -> Result:
+        """The trial has its result; its files are written."""
+        resolved = resolved_config(self.config, result.plan)
+        (self.folder / "resolved.yaml").write_text(dump_yaml(resolved), encoding="utf-8")
+        self._write_curves(
+            (evaluation.step, name, value, evaluation.losses.get(name))
+            for evaluation in result.evaluations
+            for name, value in evaluation.metrics.items()
+        )
+        pictures = () if self.draw is None else self.draw(self.folder, result)
+        self._upload(pictures)
+        inside = sum(result.seconds.values())
+        # A session that was killed left no total, but the seconds up to its checkpoint.
+        total = max(self._seconds(), inside)
+        return self._result(
+            outcome,
+            config=resolved.model_dump_json(),
+            operations=" ".join(result.plan.operations()),
+            steps_trained=result.total_steps - result.steps_reused,
+            steps_reused=result.steps_reused,
+            seconds_saved=result.seconds_saved,
+            seconds_total=total,
+            seconds_train=result.seconds.get("train", 0.0),
+            seconds_evaluate=result.seconds.get("evaluate", 0.0),
+            seconds_measure=result.seconds.get("measure", 0.0),
+            seconds_checkpoint=result.seconds.get("checkpoint", 0.0),
+            seconds_overhead=total - inside,
+            peak_memory_mb=result.peak_memory_mb,
+            precision=result.precision,
+            batch_parts=result.parts,
+        )
+
+    def taken_over(self, origin: RunRow) -> tuple[Result, Outcome]:
+        """The trial came to work that another one had finished: it gets that result.
+
+        Raises:
+            optuna.TrialPruned: If the other one was pruned.
+        """
+        reason = f"trains the same as trial {origin.trial}"
+        self.trial.set_user_attr("origin_trial", origin.trial)
+        own = self.row.steps_trained or 0
+        self.row = replace(
+            self.row,
+            resolved_fingerprint=origin.resolved_fingerprint,
+            origin_trial=origin.trial,
+            delta_m_percent=origin.delta_m_percent,
+            steps_trained=own,
+            steps_reused=max(0, (origin.steps_trained or 0) + (origin.steps_reused or 0) - own),
+            seconds_saved=max(0.0, _seconds_of(origin) - self._seconds()),
+        )
+        evaluations = self.records.evaluations(self.study.name, origin.trial)
+        for step in sorted({row.step for row in evaluations}):
+            rows = [row.without_place() for row in evaluations if row.step == step]
+            self.records.save_evaluation(self.study.name, self.trial.number, step, rows)
+        self._report_as(origin.trial)
+        if origin.state == "pruned":
+            self.row = replace(
+                self.row,
+                param_overhead_percent=origin.param_overhead_percent,
+                step_cost_ratio=origin.step_cost_ratio,
+            )
+            stop(self.trial, f"{reason}, which was pruned: {origin.reason}", origin, self.study.limits)
+        last = [row for row in evaluations if row.step == evaluations[-1].step]
+        outcome = recorded_outcome(origin, last, self.study)
+        resolved = RunConfig.model_validate_json(origin.config or "")
+        (self.folder / "resolved.yaml").write_text(dump_yaml(resolved), encoding="utf-8")
+        self._write_curves((row.step, row.task, row.value, row.loss) for row in evaluations)
+        self._upload(())
+        result = self._result(
+            outcome,
+            reason=reason,
+            config=origin.config,
+            operations=origin.operations,
+            seconds_total=self._seconds(),
+            seconds_overhead=self._seconds(),
+            precision=origin.precision,
+            batch_parts=origin.batch_parts,
+        )
+        return result, outcome
+
+    def _report_as(self, number: int) -> None:
+        """Tell Optuna the values on the way: samplers judge a pruned trial by the last of them."""
+        trials = self.trial.study.get_trials(deepcopy=False)
+        known = trials[self.trial.number].intermediate_values  # a continued trial may have some
+        for step, value in trials[number].intermediate_values.items():
+            if step not in known:
+                self.trial.report(value, step)
+
+    def short_of_memory(self, reason: str) -> None:
+        """The batch goes through the network in parts from here on."""
+        self.row = replace(self.row, reason=reason)
+        self.records.save_run(self.row)
+
+    def _result(self, outcome: Outcome, **facts: object) -> Result:
+        values: dict[str, Any] = {
+            "state": "complete",
+            "delta_m_percent": outcome.delta_m_percent,
+            "param_overhead_percent": outcome.param_overhead_percent,
+            "step_cost_ratio": outcome.step_cost_ratio,
+            "feasible": outcome.feasible,
+            "dead_tasks": ",".join(outcome.dead_tasks),
+            "finished_at": datetime.now(UTC),
+            **facts,
+        }
+        return Result(
+            row=replace(self.row, **values),
+            attributes={
+                "gains_percent": {task: round(gain, 4) for task, gain in outcome.gains_percent.items()},
+                "step_cost_ratio": round(outcome.step_cost_ratio, 4),
+                "feasible": outcome.feasible,
+                "dead_tasks": list(outcome.dead_tasks),
+            },
+            constraints=outcome.violations,
+            values=outcome.values(self.study),
+        )
+
+    def _continue(self) -> float:
+        """Take over what the trials that this one continues had measured; gives the seconds they spent."""
+        history = retry_history(self.trial)
+        runs = self.records.continue_run(self.study.name, history, self.trial.number) if history else []
+        return max((run.seconds_total or 0.0 for run in runs), default=0.0)
+
+    def _seconds(self) -> float:
+        return self.seconds_before + monotonic() - self.started
+
+    def _end(self, state: str, *, reason: str | None = None, error: str | None = None) -> None:
+        self.row = replace(
+            self.row,
+            state=state,
+            reason=reason,
+            error=error,
+            seconds_total=self._seconds(),
+            finished_at=datetime.now(UTC),
+        )
+        self.records.save_run(self.row)
+
+    def _write_curves(self, rows: Iterable[tuple[int, str, float, float | None]]) -> None:
+        with (self.folder / "curves.csv").open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(["step", "task", "metric", "value", "train_loss"])
+            for step, name, value, loss in rows:
+                writer.writerow([step, name, self.data.specs[name].metric, value, loss])
+
+    def _upload(self, pictures: Sequence[Path]) -> None:
+        names = ("resolved.yaml", "plan.txt", "conflicts.json", "curves.csv")
+        files = [self.folder / name for name in names if (self.folder / name).exists()]
+        store = FileSystemArtifactStore(self.artifacts)
+        for file in (*files, *pictures):
+            upload_artifact(artifact_store=store, file_path=str(file), study_or_trial=self.trial)
+
+
+def _seconds_of(run: RunRow) -> float:
+    """What a run would have taken alone."""
+    return (run.seconds_total or 0.0) + (run.seconds_saved or 0.0)
+
+
+def plan_rows(plan: ExpansionPlan) -> list[PlanRow]:
+    """One row per layer, operation and group of tasks."""
+    return [
+        PlanRow(layer=layer, operation=operation, group_index=index, tasks=",".join(group))
+        for operation, by_layer in (("modulate", plan.modulate), ("expand", plan.expand))
+        for layer, groups in by_layer.items()
+        for index, group in enumerate(groups)
+    ]
+
+
+def conflict_rows(report: ConflictReport) -> list[ConflictRow]:
+    """One row per layer and pair of tasks."""
+    range_errors, null_errors = report.pair_errors("range"), report.pair_errors("null")
+    return [
+        ConflictRow(
+            layer=layer,
+            task_a=report.tasks[a],
+            task_b=report.tasks[b],
+            range_rate=float(report.range_rates[layer, a, b]),
+            null_rate=float(report.null_rates[layer, a, b]),
+            range_se=float(range_errors[layer, a, b]),
+            null_se=float(null_errors[layer, a, b]),
+        )
+        for layer in range(report.num_layers)
+        for a in range(len(report.tasks))
+        for b in range(a + 1, len(report.tasks))
+    ]

@@ -1,0 +1,142 @@
+"""What a finished run is worth: delta_m against the baselines, overhead, cost, and whether to trust it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from dtme_search.config import StudyConfig
+from dtme_search.config.study import OBJECTIVES
+from dtme_search.metrics import beats_prior, delta_m, task_gains
+from dtme_search.models import BackboneInfo
+from dtme_search.search.storage.records import BaselineRow, RunRow, StoredEvaluation
+from dtme_search.tasks import TaskSpec
+from dtme_search.token_space import ExpansionPlan
+from dtme_search.training import RunResult
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How metrics stand against baselines.
+
+    Attributes:
+        delta_m_percent: Mean signed gain over the tasks that have a baseline.
+        gains_percent: The same by task.
+        dead_tasks: Tasks whose baseline or metric does not clearly beat the no-image prior.
+    """
+
+    delta_m_percent: float
+    gains_percent: Mapping[str, float]
+    dead_tasks: tuple[str, ...]
+
+
+def compare(
+    metrics: Mapping[str, float], baselines: Mapping[str, BaselineRow], specs: Mapping[str, TaskSpec]
+) -> Comparison:
+    """Compare the metrics of a model with the baselines of its primary tasks.
+
+    Raises:
+        BaselineError: If a baseline is zero or not finite.
+    """
+    primary = [specs[name] for name in baselines]
+    values = {name: row.value for name, row in baselines.items()}
+    dead = tuple(
+        spec.name
+        for spec in primary
+        if not beats_prior(baselines[spec.name].value, baselines[spec.name].prior_value, spec)
+        or not beats_prior(metrics[spec.name], baselines[spec.name].prior_value, spec)
+    )
+    return Comparison(delta_m(metrics, values, primary), task_gains(metrics, values, primary), dead)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The judged result of one trial.
+
+    Attributes:
+        delta_m_percent: Mean signed gain over the single-task baselines of the primary tasks.
+        gains_percent: The same by task.
+        metrics: Task -> metric on the hold-out.
+        param_overhead_percent: Added parameters over those of the headless backbone.
+        step_cost_ratio: Mean cost of a step in units of an unexpanded one with all tasks.
+        dead_tasks: Primary tasks whose baseline or result does not clearly beat the no-image prior.
+        violations: Limit -> how far it is exceeded; at most 0 when kept.
+    """
+
+    delta_m_percent: float
+    gains_percent: Mapping[str, float]
+    metrics: Mapping[str, float]
+    param_overhead_percent: float
+    step_cost_ratio: float
+    dead_tasks: tuple[str, ...]
+    violations: Mapping[str, float]
+
+    @property
+    def feasible(self) -> bool:
+        """Whether every limit of the study is kept."""
+        return all(violation <= 0 for violation in self.violations.values())
+
+    def values(self, study: StudyConfig) -> tuple[float, ...]:
+        """Values of the study's objectives, in their order."""
+        return tuple(float(getattr(self, name)) for name in study.objectives)
+
+
+def judge(
+    result: RunResult,
+    baselines: Mapping[str, BaselineRow],
+    specs: Mapping[str, TaskSpec],
+    backbone: BackboneInfo,
+    study: StudyConfig,
+) -> Outcome:
+    """Compare a run with the single-task baselines and the limits of its study.
+
+    Raises:
+        BaselineError: If a baseline is missing, zero or not finite.
+    """
+    comparison = compare(result.metrics, baselines, specs)
+    return _outcome(
+        comparison.gains_percent,
+        result.metrics,
+        comparison.dead_tasks,
+        {
+            "delta_m_percent": comparison.delta_m_percent,
+            "param_overhead_percent": overhead_percent(result.plan, backbone),
+            "step_cost_ratio": result.step_cost_ratio,
+        },
+        study,
+    )
+
+
+def recorded_outcome(run: RunRow, last: Sequence[StoredEvaluation], study: StudyConfig) -> Outcome:
+    """The outcome that a complete run was recorded with, against the limits of its study.
+
+    Args:
+        run: The facts of the run.
+        last: Its evaluations at the last step.
+        study: The study.
+    """
+    return _outcome(
+        {row.task: row.gain_percent for row in last if row.gain_percent is not None},
+        {row.task: row.value for row in last},
+        tuple(filter(None, (run.dead_tasks or "").split(","))),
+        {name: float(getattr(run, name)) for name in OBJECTIVES},
+        study,
+    )
+
+
+def _outcome(
+    gains: Mapping[str, float],
+    metrics: Mapping[str, float],
+    dead_tasks: tuple[str, ...],
+    measured: Mapping[str, float],
+    study: StudyConfig,
+) -> Outcome:
+    violations = {name: measured[name] - limit for name, limit in study.limits.items()}
+    return Outcome(
+        gains_percent=gains, metrics=dict(metrics), dead_tasks=dead_tasks, violations=violations, **measured
+    )
+
+
+def overhead_percent(plan: ExpansionPlan, backbone: BackboneInfo) -> float:
+    """Parameters a plan adds, in percent of the headless backbone with its position embedding."""
+    return plan.overhead_percent(backbone.embed_dim, backbone.num_parameters)

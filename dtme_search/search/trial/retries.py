@@ -1,0 +1,85 @@
+"""Queue a trial again that did not end, and tell which trials a trial continues."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+
+import optuna
+from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
+from optuna.storages import RetryHeartbeatStaleTrialCallback
+from optuna.trial import FrozenTrial
+
+from dtme_search.errors import DiskFullError
+from dtme_search.search.storage.database import DATABASE_ERRORS
+from dtme_search.training import TrainingInterrupted
+from dtme_search.training.checkpoint import DISK_FULL
+
+MOST_DEATHS = 5
+"""How often a trial may end its process without getting further before it counts as failed [ours]."""
+DEATHS_ATTR = "dtme:deaths"
+"""Trial attribute: deaths of the trials that it continues, and the step of their last evaluation then."""
+
+_OF_RESULT = ("constraints", "artifacts:")
+"""Beginnings of Optuna's attributes that a trial writes with its result; the continuation writes its own."""
+
+
+def retry_history(trial: optuna.Trial | FrozenTrial) -> list[int]:
+    """Numbers of the interrupted trials that this one continues, oldest first; empty for a new trial."""
+    # A running trial asks for itself alone: reading all trials takes longer with each of them.
+    attributes = (
+        trial.storage.get_trial_system_attrs(trial._trial_id)
+        if isinstance(trial, optuna.Trial)
+        else trial.system_attrs
+    )
+    return list(attributes.get("retry_history", []))
+
+
+def first_number(trial: optuna.Trial | FrozenTrial) -> int:
+    """Number of the trial that began the work, which is the trial itself when it continues none."""
+    return next(iter(retry_history(trial)), trial.number)
+
+
+def hand_back(study: optuna.Study, number: int, *, deaths: tuple[int, int | None] | None = None) -> None:
+    """Queue a trial that did not end again, once: same parameters and folder, so it uses its checkpoint.
+
+    Args:
+        study: The study.
+        number: The trial.
+        deaths: What the continuation should know of deaths, as :func:`deaths_of` gives it; by default what
+            the trial itself knew.
+    """
+    trials = study.get_trials(deepcopy=False)
+    if any(number in retry_history(later) for later in trials[number + 1 :]):
+        return
+    trial = copy.deepcopy(trials[number])
+    for name in [name for name in trial.system_attrs if name.startswith(_OF_RESULT)]:
+        del trial.system_attrs[name]
+    if deaths is not None:
+        trial.user_attrs[DEATHS_ATTR] = deaths
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        requeue = RetryHeartbeatStaleTrialCallback(max_retry=None, inherit_intermediate_values=True)
+    requeue(study, trial)
+
+
+def goes_on_later(error: BaseException) -> bool:
+    """Whether what ended a trial says nothing about the trial, so that it is no failure.
+
+    It was asked to stop, the database or the disk was in trouble, or somebody took it for dead.
+    """
+    if isinstance(error, OSError):
+        return error.errno in DISK_FULL
+    of_trial = (TrainingInterrupted, KeyboardInterrupt, UpdateFinishedTrialError)
+    return isinstance(error, (*of_trial, DiskFullError, *DATABASE_ERRORS))
+
+
+def deaths_of(trial: FrozenTrial, step: int | None) -> tuple[int, int | None]:
+    """How often a trial that just died has died at this place, and the place.
+
+    Args:
+        trial: The trial.
+        step: Step of its last evaluation. One that came further since its last death begins to count anew.
+    """
+    known, place = trial.user_attrs.get(DEATHS_ATTR, (0, None))
+    return (known + 1 if place == step else 1), step

@@ -1,0 +1,127 @@
+"""Where the workers of a machine run: which GPU each one sees, how many threads each one has."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import joblib
+import torch
+
+from dtme_search.errors import ConfigError
+from dtme_search.search.workers.process import THREADS
+
+MOST_ON_CPU = 4
+"""Workers of a machine without a GPU, unless asked for: more of them want more memory than they bring."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where one worker runs.
+
+    Attributes:
+        device: Name of the device for torch in this process; ``None`` for the best there is.
+        visible: What ``CUDA_VISIBLE_DEVICES`` must say in a process of its own; nothing for the CPU.
+    """
+
+    device: str | None
+    visible: str = ""
+
+    @property
+    def name(self) -> str:
+        """What a table calls it."""
+        return f"GPU {self.visible}" if self.visible else "CPU"
+
+    def environment(self, num_workers: int, num_cores: int, inherited: Mapping[str, str]) -> dict[str, str]:
+        """Environment of a worker, complete before its Python starts: torch reads it once.
+
+        Args:
+            num_workers: Workers on this machine, among which its threads are divided.
+            num_cores: Cores of this machine.
+            inherited: Environment of the parent; a number of threads that the user set there holds.
+        """
+        threads = str(max(1, num_cores // num_workers))
+        return {
+            **dict.fromkeys(THREADS, inherited.get("OMP_NUM_THREADS", threads)),
+            **inherited,
+            "CUDA_VISIBLE_DEVICES": self.visible,
+        }
+
+
+def places_for(
+    workers: int | None,
+    devices: Sequence[str] | None = None,
+    per_device: int = 1,
+    device: str | None = None,
+    *,
+    gpus: Sequence[str] | None = None,
+    num_cores: int | None = None,
+) -> tuple[Place, ...]:
+    """One place for each worker.
+
+    Args:
+        workers: How many; ``None`` for as many as the devices take: ``per_device`` for each GPU, one for each
+            core of a machine without, but at most ``MOST_ON_CPU``.
+        devices: Positions among ``gpus``, or ``cpu``; all GPUs there are by default.
+        per_device: Workers that may share a GPU.
+        device: Device of a single worker; ``cpu`` also for several, if ``workers`` says so.
+        gpus: As ``CUDA_VISIBLE_DEVICES`` names them; those this process sees by default.
+        num_cores: Cores; those this process may use by default.
+
+    Raises:
+        ConfigError: If a device is not there, or takes fewer workers than asked for.
+
+    Example:
+        >>> [place.visible for place in places_for(3, per_device=2, gpus=["4", "5"])]
+        ['4', '5', '4']
+    """
+    if device is not None and devices is not None:
+        raise ConfigError("--device and --devices exclude each other; give one.")
+    if device not in (None, "cpu"):
+        if (workers or 1) > 1:
+            raise ConfigError(f"--device is for one worker, got {device} for {workers}. Use --devices.")
+        return (Place(device),)
+    gpus = visible_gpus() if gpus is None else gpus
+    chosen = _chosen(["cpu"] if device else devices, gpus)
+    if not chosen:
+        if workers is None:
+            workers = 1 if device else min(num_cores or joblib.cpu_count(), MOST_ON_CPU)
+        return (Place("cpu" if device or devices else None),) * workers
+    most = len(chosen) * per_device
+    if workers is not None and workers > most:
+        raise ConfigError(
+            f"--workers must be at most {most} ({len(chosen)} GPUs with {per_device} trials each), "
+            f"got {workers}. Raise --trials-per-device, or use --devices cpu."
+        )
+    turns = [chosen[number % len(chosen)] for number in range(most if workers is None else workers)]
+    return tuple(Place(f"cuda:{number}", gpus[number]) for number in turns)
+
+
+def visible_gpus() -> tuple[str, ...]:
+    """GPUs that this process may use, as ``CUDA_VISIBLE_DEVICES`` names them; none is touched."""
+    count = torch.cuda.device_count()
+    named = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    names = [name.strip() for name in named.split(",")] if named else [str(n) for n in range(count)]
+    return tuple(names[:count])
+
+
+def _chosen(devices: Sequence[str] | None, gpus: Sequence[str]) -> list[int]:
+    """Positions of GPUs; none for the CPU."""
+    if devices is None:
+        return list(range(len(gpus)))
+    if list(devices) == ["cpu"]:
+        return []
+    for name in devices:
+        if not name.isdecimal() or int(name) >= len(gpus):
+            known = f"0 to {len(gpus) - 1}" if gpus else "there is no GPU"
+            raise ConfigError(
+                f"--devices must be cpu, or numbers of visible GPUs ({known}), got '{name}'. "
+                "Give for example 0,1."
+            )
+    if len(set(devices)) < len(devices):
+        raise ConfigError(
+            f"--devices must name each GPU once, got {','.join(devices)}. "
+            "Workers share one with --trials-per-device."
+        )
+    return [int(name) for name in devices]
