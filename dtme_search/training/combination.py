@@ -261,4 +261,7 @@ def _sum_rows(found: TaskGradients, indices: range, factors: list[float]) -> Non
 
 
 def _add_gradient(parameter: nn.Parameter, gradient: Tensor) -> None:
+    if gradient.stride() != parameter.stride():
+        # Convolutions give other layouts, which torch would warn of where a backward pass adds to them.
+        gradient = torch.empty_like(parameter).copy_(gradient)
     parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from dtme_search.data import Batch
 from dtme_search.models import MultiTaskViT
+from dtme_search.models.decoders import PerTask
 from dtme_search.training.forward import TaskLosses
 
 Gradients = list[Tensor | None]
@@ -121,9 +122,11 @@ def trained_parameters(model: MultiTaskViT) -> tuple[list[nn.Parameter], int]:
 
 
 def final_streams(model: MultiTaskViT, tasks: Sequence[str]) -> tuple[tuple[str, ...], ...]:
-    """Tasks that go through all layers together."""
+    """Tasks that go through the network together: those of a stream, or all where decoders mix tasks."""
     named = tuple(name for name in model.tasks if name in tasks)
-    return (named,) if model.plan is None else model.plan.streams(model.info.num_layers - 1, named)
+    if model.plan is None or not isinstance(model.decoders, PerTask):
+        return (named,)
+    return model.plan.streams(model.info.num_layers - 1, named)
 
 
 def _added(row: Gradients, gradients: Sequence[Tensor | None]) -> Gradients:

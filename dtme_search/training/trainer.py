@@ -178,19 +178,21 @@ class Trainer:
         state = self.state
         grows = state.step == self.config.expansion_step and state.plan is None
         active = state.tasks_of(state.step)
-        if not grows and active == state.active:
+        # The unit of cost is a step that adds losses plainly: other methods cost more from the start.
+        begins = state.step == 0 and state.plan is None and not self.combination.is_plain
+        if not grows and not begins and active == state.active:
             return
         with state.watch.phase("measure"):
             growth = Growth(self.config, self.model, self.data, self.losses, active, state.parts)
             plan = self._plan_expansion(growth) if grows else None
-            changes = active != state.active or (plan is not None and not plan.is_empty)
+            changes = begins or active != state.active or (plan is not None and not plan.is_empty)
             reference = state.cost.reference_seconds
             if changes and (reference is None or grows):
                 reference = growth.probe_seconds(tuple(self.config.tasks))
             if plan is not None:
                 state.grow(plan)
             if changes and reference is not None:
-                ratio = growth.probe_seconds(active) / reference
+                ratio = growth.probe_seconds(active, self.combination) / reference
                 state.cost = state.cost.entering(state.step, ratio, reference)
         state.active = active
 
