@@ -149,9 +149,14 @@ class MultiTaskViT(nn.Module):
         return new
 
     def compile_blocks(self, backend: str = "inductor") -> None:
-        """Compile every block with ``torch.compile``; parameters and their names stay as they are."""
+        """Compile every block with ``torch.compile``; parameters and their names stay as they are.
+
+        A block that cannot be compiled is an error, never an eager one. Blocks of all models in a process
+        share their compiled variants, of which torch keeps few, so sizes are left open: more streams, more
+        prefix tokens and the last batch of an evaluation need no variant of their own.
+        """
         for block in self.backbone.blocks:
-            block.compile(backend=backend)
+            block.compile(backend=backend, fullgraph=True, dynamic=True)
 
     def _place(self, module: nn.Module) -> nn.Module:
         reference = next(self.backbone.parameters())

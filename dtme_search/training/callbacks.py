@@ -29,7 +29,8 @@ class Callbacks:
 
     Attributes:
         on_progress: A sign of life, every few steps.
-        on_expand: The plan and the conflicts behind it, right before the growth; may raise to end the run.
+        on_expand: The plan and the conflicts behind it, right before the growth, and once more when a run
+            that has grown is taken up again; may raise to end the run.
         on_evaluate: An evaluation, made here or taken over from a trunk; may raise to end the run.
         on_reuse: Steps taken over from a trunk, and the seconds that saved.
         should_stop: Asked after every step.

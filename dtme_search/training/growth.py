@@ -66,7 +66,8 @@ class Growth:
             predictions, layer_inputs = self.model.forward_with_layer_inputs(batch.images)
             return self.losses.of(predictions, batch, self.tasks), layer_inputs
 
-        with untouched(self.model):
+        # Without compiled blocks: one forward pass serves a backward pass per task, which they refuse.
+        with torch.compiler.set_stance("force_eager"), untouched(self.model):
             self._warm_up_decoders()
             return measure_conflicts(
                 lambda: self.data.analysis_batches(

@@ -66,7 +66,7 @@ class RunResult:
         seconds: Seconds per phase (``train``, ``evaluate``, ``measure``, ``checkpoint``), over all restarts.
         seconds_saved: What those steps, and a conflict report that was known, took when they were paid for.
         cost: What a step cost, in units of a step of the unexpanded model with all tasks.
-        peak_memory_mb: Largest memory, as :func:`peak_memory_mb` counts it.
+        peak_memory_mb: Largest memory on a GPU since the run was started or taken up; ``None`` on the CPU.
         precision: ``float32`` or ``bfloat16``.
         parts: In how many parts a batch went through the network at the end; 1 unless memory was short.
     """
@@ -79,7 +79,7 @@ class RunResult:
     seconds: Mapping[str, float]
     seconds_saved: float
     cost: StepCost
-    peak_memory_mb: float
+    peak_memory_mb: float | None
     precision: str
     parts: int = 1
 

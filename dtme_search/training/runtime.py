@@ -114,12 +114,15 @@ class Stopwatch:
         return time.perf_counter()
 
 
-def peak_memory_mb(device: torch.device) -> float:
-    """Largest memory of this process so far: on the GPU as torch counts it, else resident memory."""
+def forget_peak_memory(device: torch.device) -> None:
+    """Let :func:`peak_memory_mb` begin anew: a process trains one run after the other."""
     if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    import resource
-    import sys
+        torch.cuda.reset_peak_memory_stats(device)
 
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
+
+def peak_memory_mb(device: torch.device) -> float | None:
+    """Largest memory of a GPU that torch has taken since :func:`forget_peak_memory`.
+
+    ``None`` on the CPU: all that a system tells there is the peak of the whole process, whichever run it was.
+    """
+    return torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else None

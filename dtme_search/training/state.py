@@ -133,8 +133,6 @@ class RunState:
         """Go on from the state of another run that trained the same so far, and count what that saves."""
         reused = snapshot["step"] - (self.step - self.steps_reused)
         self._load(snapshot)
-        # A unit of time measured in another process, at another hour, is none here.
-        self.cost = replace(self.cost, reference_seconds=None)
         self.steps_reused = reused
         self.seconds_saved = max(0.0, snapshot["seconds_of_steps"] - self.seconds_of_steps)
 
@@ -147,7 +145,8 @@ class RunState:
         self.step = saved["step"]
         self.active = self.tasks_of(max(0, self.step - 1))
         self.evaluations = [Evaluation(**evaluation) for evaluation in saved["evaluations"]]
-        self.cost = StepCost(**saved["cost"])
+        # A unit of time measured in another process, on another device or at another hour, is none here.
+        self.cost = replace(StepCost(**saved["cost"]), reference_seconds=None)
         self.loss_log.restore(saved["losses"])
 
     def result(self) -> RunResult:

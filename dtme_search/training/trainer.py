@@ -25,7 +25,7 @@ from dtme_search.training.forward import TaskLosses, part_of
 from dtme_search.training.growth import Growth
 from dtme_search.training.optimisation import learning_rate_factor
 from dtme_search.training.result import Evaluation, RunResult
-from dtme_search.training.runtime import run_numerics
+from dtme_search.training.runtime import forget_peak_memory, run_numerics
 from dtme_search.training.sharing import Follower
 from dtme_search.training.state import RunState
 from dtme_search.training.trunk import Trunk
@@ -108,6 +108,7 @@ class Trainer:
             DivergedError: If a loss is not finite any more.
             TrainingInterrupted: If ``should_stop`` said so; a checkpoint was written.
         """
+        forget_peak_memory(self.data.device)
         with run_numerics(self.config.train, self.data.device), graphs_survive(self.config):
             self._resume()
             if self.config.train.compile:
@@ -127,6 +128,8 @@ class Trainer:
             return
         self.state.resume(saved)
         self.callbacks.on_reuse(self.state.steps_reused, self.state.seconds_saved)
+        if self.state.plan is not None:
+            self.callbacks.on_expand(self.state.plan, self.state.report)
         _log.info("resumed at step %d of %d", self.state.step, self.config.total_steps)
 
     def _share(self) -> None:
@@ -188,13 +191,21 @@ class Trainer:
             changes = begins or active != state.active or (plan is not None and not plan.is_empty)
             reference = state.cost.reference_seconds
             if changes and (reference is None or grows):
-                reference = growth.probe_seconds(tuple(self.config.tasks))
+                reference = self._reference_seconds(growth)
             if plan is not None:
                 state.grow(plan)
             if changes and reference is not None:
                 ratio = growth.probe_seconds(active, self.combination) / reference
                 state.cost = state.cost.entering(state.step, ratio, reference)
         state.active = active
+
+    def _reference_seconds(self, growth: Growth) -> float:
+        """Seconds of a step of the unexpanded model with all tasks, on this device and at this hour."""
+        state = self.state
+        if state.plan is None or state.plan.is_empty:
+            return growth.probe_seconds(tuple(self.config.tasks))
+        # The run came from elsewhere after its growth: what its steps cost in that unit is known.
+        return growth.probe_seconds(state.active, self.combination) / state.cost.phases[-1][1]
 
     def _plan_expansion(self, growth: Growth) -> ExpansionPlan:
         self._seed_step()

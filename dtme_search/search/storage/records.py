@@ -374,11 +374,15 @@ class Records:
         return self._of_trial(ConfirmationRow, ConfirmationTable, study, None)
 
     def finished_work(self, study: str, resolved_fingerprint: str) -> RunRow | None:
-        """The first run of a study that trained this resolved work to its end, or was pruned in it."""
+        """The first run of a study that trained this resolved work to its end, or was pruned in it.
+
+        Not one that was short of memory: batch norm saw its batches in parts.
+        """
         query = (
             _rows(RunRow, RunTable)
             .filter_by(study=study, resolved_fingerprint=resolved_fingerprint, origin_trial=None)
             .where(RunTable.state.in_(("complete", "pruned")))
+            .where(func.coalesce(RunTable.batch_parts, 1) == 1)
             .order_by(RunTable.trial)
             .limit(1)
         )

@@ -205,6 +205,7 @@ class TestRecords:
         done = replace(RUN, trial=4, state="complete", resolved_fingerprint="w1")
         records.save_run(done)
         records.save_run(replace(done, trial=2, origin_trial=4))
+        records.save_run(replace(done, trial=3, batch_parts=2))
         assert records.finished_work("s", "w1") == done, "a result that was taken over is no origin"
         assert records.finished_work("other", "w1") is None
 

@@ -11,7 +11,7 @@ import torch
 from optuna.trial import TrialState
 from sqlalchemy.exc import OperationalError
 from tiny import grown, write_tiny_study
-from watching import Heard, once
+from watching import Heard, ctrl_c, once
 
 from dtme_search.errors import DiskFullError, StorageError
 from dtme_search.models import MultiTaskViT
@@ -94,6 +94,16 @@ class TestTakenForDead:
         ]
         assert [run.state for run in study.records.runs("tiny")] == ["interrupted", "complete"]
         assert retry_history(study.optuna.trials[1]) == [0]
+        assert_equal_result(study, undisturbed)
+
+
+class TestInterrupted:
+    @pytest.mark.parametrize("reuse", [{"conflicts": False, "trunks": False}, {}], ids=["alone", "shared"])
+    def test_a_trial_that_had_grown_keeps_the_name_of_its_work(self, undisturbed, tmp_path, reuse):
+        """Nobody measures its conflicts a second time: what it grew by is known from its checkpoint."""
+        study = search(tmp_path, Heard(once("trial_evaluated", 6, ctrl_c)), reuse=reuse)
+        assert states(study) == ["FAIL", "WAITING"]
+        study = search(tmp_path, reuse=reuse)
         assert_equal_result(study, undisturbed)
 
 

@@ -1,0 +1,86 @@
+"""Runs with compiled blocks: forward and backward, through growth and measurement, one after the other."""
+
+from __future__ import annotations
+
+import functools
+
+import pytest
+import torch
+from runs import CPU, trainer, with_
+
+from dtme_search.data import build_data
+from dtme_search.models import MultiTaskViT
+
+# torch.compile looks at .grad of activations and silences the warning itself, unless warnings are errors.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning"
+)
+
+
+@pytest.fixture
+def compile_with(monkeypatch):
+    """Sets the backend of every compiled model; inductor, the default, calls a C++ compiler."""
+    whole = MultiTaskViT.compile_blocks
+
+    def install(backend) -> None:
+        torch.compiler.reset()
+        monkeypatch.setattr(MultiTaskViT, "compile_blocks", functools.partialmethod(whole, backend))
+
+    yield install
+    torch.compiler.reset()
+
+
+@pytest.fixture(scope="module")
+def data():
+    from tiny import TINY
+
+    from dtme_search.config import RunConfig
+
+    config = RunConfig.model_validate(TINY)
+    return config, build_data(config.data, tuple(config.tasks), CPU)
+
+
+def test_a_compiled_run_grows_by_conflicts_as_an_eager_one(data, compile_with):
+    """With ``aot_eager``, which compiles the backward pass as inductor does: it refuses to be run twice."""
+    config, held = data
+    config = with_(
+        config,
+        expansion__policy="conflict",
+        expansion__start=0.5,
+        expansion__decoder_warmup_steps=1,
+        train__num_steps=4,
+    )
+    expected = trainer(config, held).run()
+    compile_with("aot_eager")
+    result = trainer(with_(config, train__compile=True), held).run()
+    assert result.plan == expected.plan and not result.plan.is_empty
+    assert result.report.range_counts.equal(expected.report.range_counts)
+    assert result.report.null_counts.equal(expected.report.null_counts)
+    assert result.metrics == pytest.approx(expected.metrics, rel=1e-3)
+
+
+PLANS = [
+    ["modulate", "none", "none"],
+    ["none", "expand", "modulate"],
+    ["both", "modulate", "expand"],
+    ["expand", "both", "both"],
+]
+
+
+def test_runs_of_many_plans_in_one_process_all_stay_compiled(data, compile_with):
+    """torch keeps eight variants of a function for a whole process and runs what comes then eagerly."""
+    config, held = data
+    graphs = []
+
+    def backend(graph, _inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    compile_with(backend)
+    seen = []
+    for layers in PLANS:
+        fields = {"expansion__policy": "per_layer", "expansion__layers": layers, "expansion__start": 0.5}
+        run = with_(config, **fields, train__num_steps=3, train__batch_size=3, train__compile=True)
+        trainer(run, held).run()
+        seen.append(len(graphs))
+    assert 0 < seen[0] <= seen[-1] < 8, seen
