@@ -21,7 +21,8 @@ from dtme_search.config import RunConfig, dump_yaml, validate
 from dtme_search.data import TaskData
 from dtme_search.errors import ConfigError, TrainingError
 from dtme_search.search.data_shelf import DataShelf
-from dtme_search.search.reuse.trunks import TrialTrunk, TrunkStore
+from dtme_search.search.reuse.context import TrialContext
+from dtme_search.search.reuse.trunks import TrialTrunk
 from dtme_search.search.stopping import StopSwitch
 from dtme_search.search.storage.records import BaselineRow, ConfirmationRow
 from dtme_search.search.storage.studies import stored_base_config
@@ -220,14 +221,16 @@ class _Repeater:
 
     def _trunk(self, repeat: Repeat, data: TaskData) -> TrialTrunk:
         """Leaders that grow later share what comes before, as trials do; each seed has its own trunks."""
-        return TrialTrunk(
-            TrunkStore.of_study(self.workspace, self.study.config.reuse),
-            repeat.config,
-            data,
-            self.expansion_steps,
-            self.study.name,
-            repeat.trial,
-            self.study.records,
-            self.should_stop,
-            self.listener.waiting,
+        context = TrialContext(
+            study=self.study.config,
+            number=repeat.trial,
+            first=repeat.trial,
+            config=repeat.config,
+            data=data,
+            records=self.study.records,
+            workspace=self.workspace,
+            expansion_steps=self.expansion_steps,
+            should_stop=self.should_stop,
+            on_wait=self.listener.waiting,
         )
+        return TrialTrunk(context)
