@@ -15,6 +15,7 @@ from dtme_search.config.messages import validate
 from dtme_search.config.paths import check_path, check_value, set_path
 from dtme_search.config.run import (
     AugmentConfig,
+    Count,
     DataConfig,
     ExpansionConfig,
     FixedPlan,
@@ -37,6 +38,7 @@ from dtme_search.config.yaml_text import dump_yaml
 __all__ = [
     "AugmentConfig",
     "CombineConfig",
+    "Count",
     "DataConfig",
     "Distribution",
     "ExpansionConfig",

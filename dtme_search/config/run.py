@@ -6,15 +6,30 @@ dotted path, for example ``expansion.start``. Defaults are the papers' where the
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from dtme_search.config.combine import MOST_TASKS, CombineConfig
 from dtme_search.config.section import Fraction, Section
 
+Count = Annotated[int, Field(ge=1)]
+"""A whole number of 1 or more."""
+
 LayerChoice = Literal["auto", "none", "modulate", "expand", "both"]
 LayerIndex = Annotated[int, Field(ge=0)]
+
+
+def _word_of_truth(value: Any) -> Any:
+    # Where any text may stand, the words that YAML 1.1 takes for true and false still mean them.
+    return _TRUTH.get(value.lower(), value) if isinstance(value, str) else value
+
+
+_TRUTH = {"yes": True, "on": True, "no": False, "off": False}
+Option = Annotated[int | float | bool | str, BeforeValidator(_word_of_truth)]
+"""Value of an option that somebody else's code reads."""
+LONGEST_NAME = 64
+"""Letters of a task's name that a column of the database holds."""
 TaskGroups = tuple[tuple[str, ...], ...]
 """Tasks that share one operation: ``[[semseg], [depth, normals]]``."""
 
@@ -107,7 +122,7 @@ class DataConfig(Section):
     scenes: ScenesConfig = ScenesConfig()
     nyud: NyudConfig = NyudConfig()
     folder: FolderConfig = FolderConfig()
-    options: dict[str, int | float | bool | str] = {}
+    options: dict[str, Option] = {}
     """Handed to the data set of an installed package; what they mean is its affair."""
     taskonomy: TaskonomyConfig = TaskonomyConfig()
 
@@ -134,7 +149,7 @@ class ModelConfig(Section):
 
     backbone: str = "vit_tiny_patch16_224"
     """Name of a plain ViT of timm (ViT, DeiT, DINOv2, with class and register tokens)."""
-    backbone_options: dict[str, int | float | bool | str] = {}
+    backbone_options: dict[str, Option] = {}
     """Passed to timm, for example embed_dim, depth, num_heads, patch_size for a small ViT."""
     pretrained: bool = False
     """Load timm's pretrained weights for this name from its hub."""
@@ -151,7 +166,7 @@ class ModelConfig(Section):
     """How tasks are decoded. simple: 3x3 conv, BN, ReLU, 1x1 conv, bilinear. All: docs/architectures.md."""
     decoder_channels: Annotated[int, Field(ge=1)] | None = None
     """Width of the decoder; its own default when empty: for simple the backbone's embedding width."""
-    decoder_options: dict[str, dict[str, int | float | bool | str]] = {}
+    decoder_options: dict[str, dict[str, Option]] = {}
     """Options of decoders by their names; only those of the chosen one are read."""
     levels: Literal["last", "concat4"] = "last"
     """Feed the simple decoder the last layer, or four levels concatenated."""
@@ -322,6 +337,11 @@ class RunConfig(Section):
     def _some_task_is_primary(self) -> Self:
         if not self.primary_tasks:
             raise ValueError(f"tasks must name at least one primary task, got {sorted(self.tasks) or 'none'}")
+        for name in self.tasks:
+            if not 1 <= len(name) <= LONGEST_NAME or "." in name:
+                raise ValueError(
+                    f"tasks: a name must have 1 to {LONGEST_NAME} letters and no dot, got '{name}'"
+                )
         unknown = {
             task
             for groups in (*self.expansion.plan.modulate.values(), *self.expansion.plan.expand.values())

@@ -63,6 +63,7 @@ class Diary:
             study=self.study.name,
             trial=self.trial.number,
             fingerprint=run_fingerprint(self.config, self.data.fingerprint),
+            unexpanded_fingerprint=run_fingerprint(self.config.unexpanded(), self.data.fingerprint),
             state="running",
             config=self.config.model_dump_json(),
             expansion_step=self.config.expansion_step,
