@@ -26,12 +26,12 @@ from dtme_search.config.run import (
     RunConfig,
     ScenesConfig,
     ScheduleConfig,
-    Section,
     TaskConfig,
     TaskGroups,
     TaskonomyConfig,
     TrainConfig,
 )
+from dtme_search.config.section import Section
 from dtme_search.config.study import Distribution, PrunerConfig, SamplerConfig, Scalar, StudyConfig
 from dtme_search.config.yaml_text import dump_yaml
 
