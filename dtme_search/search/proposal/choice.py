@@ -123,7 +123,7 @@ def choose(
                 return Choice(candidates.names[first], seed, float(candidates.costs[first, seed]))
         if not candidates.open[:, seeds].any():
             return None
-        if _num_grown(evidence, seeds) < NUM_FIRST:
+        if not len(evidence.finished) or _num_grown(evidence) < NUM_FIRST:
             return _first_plan(evidence, candidates, draw)
         model = model_of(evidence)
         best = _ranked(evidence, candidates, model, seeds)
@@ -168,10 +168,9 @@ def _unexpanded(candidates: Candidates, seed: int) -> int | None:
     return int(rows[0]) if len(rows) else None
 
 
-def _num_grown(evidence: Evidence, seeds: Sequence[int]) -> int:
-    own = np.isin(evidence.finished.seeds, seeds)
-    grown = int((evidence.finished.plans.reach[own] > 0).sum())
-    return grown + int((evidence.running.plans.reach > 0).sum())
+def _num_grown(evidence: Evidence) -> int:
+    """Plans that grow, finished or running, here or in another study."""
+    return int((evidence.finished.plans.reach > 0).sum() + (evidence.running.plans.reach > 0).sum())
 
 
 def _first_plan(evidence: Evidence, candidates: Candidates, draw: int) -> Choice:

@@ -22,14 +22,11 @@ from dtme_search.models import BackboneInfo
 from dtme_search.search.space.paths import SEED
 from dtme_search.search.space.search_space import SearchSpace
 from dtme_search.search.storage.records import Records, RunRow
-from dtme_search.search.storage.trials import FOREIGN_ATTR, is_foreign
+from dtme_search.search.storage.trials import FOREIGN_ATTR, PROPOSAL_ATTR, is_foreign
 from dtme_search.search.study.pool import Params, Pool
 from dtme_search.search.study.resolving import Resolver
 from dtme_search.search.study.sampling import build_sampler
 from dtme_search.search.study.standing import Entry, Standing
-
-PROPOSAL_ATTR = "dtme:proposal"
-"""Trial attribute: why the sampler proposed a plan, in a sentence."""
 
 _SERVED = ("param_overhead_percent", "step_cost_ratio")
 """Second objectives whose value is known, or well predicted, before a plan is trained."""
@@ -157,7 +154,9 @@ class PlanSampler(BaseSampler):
         source = str(trial.user_attrs[FOREIGN_ATTR]["study"]) if is_foreign(trial) else None
         if trial.state == TrialState.COMPLETE:
             place = list(self.study.objectives).index("delta_m_percent")
-            yield Entry(plan, float(trial.values[place]), run and run.step_cost_ratio, source)
+            yield Entry(
+                plan, float(trial.values[place]), run.step_cost_ratio if run is not None else None, source
+            )
         elif trial.state in (TrialState.RUNNING, TrialState.WAITING):
             yield Entry(plan, None, None, source)
         elif trial.state == TrialState.PRUNED or "error" in trial.user_attrs:

@@ -1,4 +1,4 @@
-"""Parameter sets that might be proposed: all of a small space, else sparse ones and neighbours of good ones."""
+"""Parameter sets that might be proposed: all of a small space, else random ones and some near good ones."""
 
 from __future__ import annotations
 

@@ -220,12 +220,12 @@ def _in_numbers(parameter: Parameter, params: Mapping[str, Scalar], counts: bool
     value = params.get(parameter.path)
     if isinstance(ranged, CategoricalDistribution):
         choices = ranged.choices
-        if not all(isinstance(choice, (int, float)) and not isinstance(choice, bool) for choice in choices):
+        numbers = [float(c) for c in choices if isinstance(c, (int, float)) and not isinstance(c, bool)]
+        if len(numbers) < len(choices):
             return tuple(float(counts and value == choice) for choice in choices)
-        if not counts or value is None:
+        if not counts or not isinstance(value, (int, float)):
             return (0.0,)
-        order = sorted(choices, key=float)
-        return (order.index(value) / max(len(order) - 1, 1),)
+        return (sorted(numbers).index(float(value)) / max(len(numbers) - 1, 1),)
     if not counts or value is None:
         return (0.0,)
     low, high, number = float(ranged.low), float(ranged.high), float(value)
