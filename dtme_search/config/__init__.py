@@ -1,5 +1,6 @@
 """Frozen configs: ``RunConfig`` for one run, ``StudyConfig`` for one search, YAML in and out."""
 
+from dtme_search.config.combine import CombineConfig
 from dtme_search.config.description import FolderDescription, FolderTask, load_description
 from dtme_search.config.files import (
     apply_overrides,
@@ -14,6 +15,7 @@ from dtme_search.config.messages import validate
 from dtme_search.config.paths import check_path, check_value, set_path
 from dtme_search.config.run import (
     AugmentConfig,
+    Count,
     DataConfig,
     ExpansionConfig,
     FixedPlan,
@@ -24,17 +26,19 @@ from dtme_search.config.run import (
     RunConfig,
     ScenesConfig,
     ScheduleConfig,
-    Section,
     TaskConfig,
     TaskGroups,
     TaskonomyConfig,
     TrainConfig,
 )
+from dtme_search.config.section import Section
 from dtme_search.config.study import Distribution, PrunerConfig, SamplerConfig, Scalar, StudyConfig
 from dtme_search.config.yaml_text import dump_yaml
 
 __all__ = [
     "AugmentConfig",
+    "CombineConfig",
+    "Count",
     "DataConfig",
     "Distribution",
     "ExpansionConfig",

@@ -21,7 +21,8 @@ from dtme_search.errors import ConfigError
 from dtme_search.models import BackboneInfo
 from dtme_search.search.space.paths import SEED
 from dtme_search.search.space.search_space import SearchSpace
-from dtme_search.search.storage.records import Records, RunRow
+from dtme_search.search.storage.records import Records
+from dtme_search.search.storage.rows import RunRow
 from dtme_search.search.storage.trials import FOREIGN_ATTR, PROPOSAL_ATTR, is_foreign
 from dtme_search.search.study.pool import Params, Pool
 from dtme_search.search.study.resolving import Resolver

@@ -19,7 +19,7 @@ from dtme_search.schedules import build_schedule
 from dtme_search.search.space.parameter import Parameter
 from dtme_search.search.space.paths import LAYERS, POLICY, SEED, START
 from dtme_search.search.space.search_space import SearchSpace
-from dtme_search.search.storage.records import ConflictRow
+from dtme_search.search.storage.rows import ConflictRow
 from dtme_search.token_space import ConflictReport, ExpansionPlan, needs_conflicts
 from dtme_search.training.growth import plan_for
 from dtme_search.training.identity import weights_follow_results

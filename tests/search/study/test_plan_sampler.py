@@ -15,7 +15,8 @@ from dtme_search.config import RunConfig, StudyConfig, validate
 from dtme_search.models import BackboneInfo
 from dtme_search.search import PROPOSAL_ATTR, optimize
 from dtme_search.search.space.search_space import SearchSpace
-from dtme_search.search.storage.records import Records, RunRow, TrunkRow
+from dtme_search.search.storage.records import Records
+from dtme_search.search.storage.rows import RunRow, TrunkRow
 from dtme_search.search.study.plan_sampler import PlanSampler, study_sampler
 from dtme_search.search.study.resolving import Resolver
 from dtme_search.search.study.sampling import build_sampler
@@ -132,7 +133,7 @@ def test_a_small_space_is_searched_without_a_repeat_and_the_best_is_found_early(
 @pytest.mark.parametrize("search", [SMALL, PER_LAYER])
 def test_two_samplers_with_equal_states_propose_equally(tmp_path, search):
     searched = Searched.make(tmp_path, search)
-    for _ in range(9):
+    for _ in range(6):
         mine, other = searched.sampler(), searched.sampler()
         proposals = [sampler.standing(searched.study).propose(sampler._pool) for sampler in (mine, other)]
         assert proposals[0].params == proposals[1].params and proposals[0].reason == proposals[1].reason
@@ -143,7 +144,7 @@ def test_a_sampler_that_is_killed_leaves_nothing_behind(tmp_path):
     """The database alone decides: a new process at every trial proposes what one process would."""
     (tmp_path / "a").mkdir(), (tmp_path / "b").mkdir()
     kept, killed = Searched.make(tmp_path / "a", PER_LAYER), Searched.make(tmp_path / "b", PER_LAYER)
-    for _ in range(12):
+    for _ in range(7):
         killed.study = optuna.load_study(
             study_name=killed.study.study_name,
             storage=f"sqlite:///{tmp_path}/b/s.db",
@@ -178,13 +179,13 @@ def test_what_failed_is_not_tried_again(tmp_path):
 
 def test_nothing_above_a_limit_is_ever_proposed(tmp_path):
     searched = Searched.make(tmp_path, PER_LAYER, limits={"param_overhead_percent": 0.9})
-    overheads = [plan.overhead for plan in searched.run(14)]
+    overheads = [plan.overhead for plan in searched.run(9)]
     assert max(overheads) <= 0.9 and len(set(overheads)) > 4
 
 
 def test_a_conditional_space_gives_valid_sets_and_is_climbed(tmp_path):
     searched = Searched.make(tmp_path, PER_LAYER)
-    searched.run(20)
+    searched.run(15)
     best = max(trial.values[0] for trial in searched.study.trials)
     assert best >= 2.0, "modulation of layer 1 from the start: one plan of thousands"
     for trial in searched.study.trials:
