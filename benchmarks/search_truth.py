@@ -1,7 +1,7 @@
 """What a search finds, judged by truth: on one seed it may find what was lucky there, and nothing else.
 
     python benchmarks/search_truth.py                            20 repeats of every way, a table of numbers
-    python benchmarks/search_truth.py --json t.json --plot t.png the numbers as a file, the curves as a picture
+    python benchmarks/search_truth.py --json t.json --plot t.png the numbers as a file, and as a picture
     python benchmarks/search_truth.py --ways tpe plan --repeats 4
 
 Nothing is trained: 121 plans were, with four seeds each (``data/quality_seeds.csv``). What decides is the
@@ -121,7 +121,7 @@ class Seeds:
         return self.with_values(np.array(columns).T)
 
     def truth(self, searched: Sequence[int]) -> np.ndarray:
-        """Gain of every plan over the unexpanded network, in the mean over the seeds that were not searched."""
+        """Gain of every plan over the unexpanded network, in the mean over seeds that were not searched."""
         gains = self.values - self.values[self.unexpanded]
         others = [seed for seed in range(NUM_SEEDS) if seed not in searched]
         return gains[:, others].mean(1)
@@ -426,7 +426,7 @@ def draw(results: Mapping[str, Any], file: Path) -> None:
         "true volume at half of its compute",
     )
     for panel, kind, title in zip(panels, kinds, titles, strict=True):
-        for place, (name, result) in enumerate(results.items()):
+        for place, result in enumerate(results.values()):
             for index, (way, found) in enumerate(result["ways"].items()):
                 values = found["needed"] if kind == "needed" else found["true_volume"].get("0.50")
                 if values is None or not np.isfinite(values[0]):

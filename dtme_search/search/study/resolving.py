@@ -13,7 +13,7 @@ import torch
 from optuna.distributions import CategoricalDistribution
 
 from dtme_search.config import RunConfig, Scalar
-from dtme_search.config.run import Section
+from dtme_search.config.section import Section
 from dtme_search.models import BackboneInfo
 from dtme_search.schedules import build_schedule
 from dtme_search.search.space.parameter import Parameter
