@@ -38,7 +38,7 @@ def pretrained_study(device: str, data_root: str, checkpoint: str, seconds: floa
         "name": "pretrained",
         "trials": 4,
         "search": {
-            "expansion.policy": {"choices": ["none", "conflict", "reversed"]},
+            "expansion.policy": {"choices": ["none", "conflict"]},
             "seed": {"choices": [0, 1]},
         },
         "sampler": {"name": "random"},

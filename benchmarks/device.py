@@ -304,8 +304,8 @@ def tables(report: dict[str, Any]) -> list[str]:
         f"{about['name']}, torch {about['torch']}, Python {about['python']}; {height}x{width}, "
         f"batch {about['batch']}, four tasks.",
         "",
-        "| backbone | precision | compiled | streams | ms a step | steps/s | times bare timm | times unexpanded | "
-        "times its FLOPs | GB |",
+        "| backbone | precision | compiled | streams | ms a step | steps/s | times bare timm | times "
+        "unexpanded | times its FLOPs | GB |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for part in ("steps", "compiled"):
@@ -334,7 +334,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=list(PARTS))
     parser.add_argument("--out", type=Path, default=Path("device.json"))
-    parser.add_argument("--minutes", type=float, default=8.5, help="after which nothing new begins")
+    parser.add_argument("--minutes", type=float, default=8.0, help="after which nothing new begins")
     parser.add_argument("--quick", action="store_true", help="a tiny network, to try the script")
     parser.add_argument("--data-root", help="folder of NYUDv2 for the part 'study'")
     parser.add_argument("--checkpoint", help="weights for vit_small_patch14_dinov2, for the part 'study'")
