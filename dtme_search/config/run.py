@@ -8,35 +8,30 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-from dtme_search.config.messages import unwrap
-
-Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-"""A share between 0 and 1, both included."""
+from dtme_search.config.combine import MOST_TASKS, CombineConfig
+from dtme_search.config.section import Fraction, Section
 
 Count = Annotated[int, Field(ge=1)]
 """A whole number of 1 or more."""
 
 LayerChoice = Literal["auto", "none", "modulate", "expand", "both"]
 LayerIndex = Annotated[int, Field(ge=0)]
+
+
+def _word_of_truth(value: Any) -> Any:
+    # Where any text may stand, the words that YAML 1.1 takes for true and false still mean them.
+    return _TRUTH.get(value.lower(), value) if isinstance(value, str) else value
+
+
+_TRUTH = {"yes": True, "on": True, "no": False, "off": False}
+Option = Annotated[int | float | bool | str, BeforeValidator(_word_of_truth)]
+"""Value of an option that somebody else's code reads."""
+LONGEST_NAME = 64
+"""Letters of a task's name that a column of the database holds."""
 TaskGroups = tuple[tuple[str, ...], ...]
 """Tasks that share one operation: ``[[semseg], [depth, normals]]``."""
-
-
-class Section(BaseModel):
-    """Base of every part of a config: frozen, no unknown keys, no NaN."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _truth_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
-        # Pydantic would take true for 1.
-        wanted = unwrap(cls.model_fields[str(info.field_name)].annotation)
-        if isinstance(value, bool) and wanted in (int, float):
-            raise ValueError(f"must be a number, got {str(value).lower()}")
-        return value
 
 
 class AugmentConfig(Section):
@@ -127,7 +122,7 @@ class DataConfig(Section):
     scenes: ScenesConfig = ScenesConfig()
     nyud: NyudConfig = NyudConfig()
     folder: FolderConfig = FolderConfig()
-    options: dict[str, int | float | bool | str] = {}
+    options: dict[str, Option] = {}
     """Handed to the data set of an installed package; what they mean is its affair."""
     taskonomy: TaskonomyConfig = TaskonomyConfig()
 
@@ -154,7 +149,7 @@ class ModelConfig(Section):
 
     backbone: str = "vit_tiny_patch16_224"
     """Name of a plain ViT of timm (ViT, DeiT, DINOv2, with class and register tokens)."""
-    backbone_options: dict[str, int | float | bool | str] = {}
+    backbone_options: dict[str, Option] = {}
     """Passed to timm, for example embed_dim, depth, num_heads, patch_size for a small ViT."""
     pretrained: bool = False
     """Load timm's pretrained weights for this name from its hub."""
@@ -171,7 +166,7 @@ class ModelConfig(Section):
     """How tasks are decoded. simple: 3x3 conv, BN, ReLU, 1x1 conv, bilinear. All: docs/architectures.md."""
     decoder_channels: Annotated[int, Field(ge=1)] | None = None
     """Width of the decoder; its own default when empty: for simple the backbone's embedding width."""
-    decoder_options: dict[str, dict[str, int | float | bool | str]] = {}
+    decoder_options: dict[str, dict[str, Option]] = {}
     """Options of decoders by their names; only those of the chosen one are read."""
     levels: Literal["last", "concat4"] = "last"
     """Feed the simple decoder the last layer, or four levels concatenated."""
@@ -303,6 +298,7 @@ class TrainConfig(Section):
     """Power of the polynomial learning rate schedule."""
     grad_clip: Annotated[float, Field(gt=0.0)] | None = None
     """Largest L2 norm of the gradient; empty = no clipping."""
+    combine: CombineConfig = CombineConfig()
     edge_positive_weight: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.95
     """Weight of edge pixels in the balanced BCE."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -341,6 +337,11 @@ class RunConfig(Section):
     def _some_task_is_primary(self) -> Self:
         if not self.primary_tasks:
             raise ValueError(f"tasks must name at least one primary task, got {sorted(self.tasks) or 'none'}")
+        for name in self.tasks:
+            if not 1 <= len(name) <= LONGEST_NAME or "." in name:
+                raise ValueError(
+                    f"tasks: a name must have 1 to {LONGEST_NAME} letters and no dot, got '{name}'"
+                )
         unknown = {
             task
             for groups in (*self.expansion.plan.modulate.values(), *self.expansion.plan.expand.values())
@@ -349,6 +350,22 @@ class RunConfig(Section):
         } - set(self.tasks)
         if unknown:
             raise ValueError(f"expansion.plan must name tasks of this config, got {sorted(unknown)}")
+        return self
+
+    @model_validator(mode="after")
+    def _tasks_can_be_combined(self) -> Self:
+        kind, count = self.train.combine.kind, len(self.tasks)
+        if kind == "gradnorm" and count == 1:
+            raise ValueError(
+                "train.combine.kind must be sum for a single task, got gradnorm, which compares tasks. "
+                "Name a second task or use sum"
+            )
+        most = MOST_TASKS.get(kind)
+        if most is not None and count > most:
+            raise ValueError(
+                f"tasks must be at most {most} for train.combine.kind {kind}, got {count}. "
+                "Use pcgrad, imtl_g, aligned_mtl or nash_mtl"
+            )
         return self
 
     @property
@@ -392,5 +409,6 @@ class RunConfig(Section):
                 "tasks": {task: self.tasks[task].model_copy(update={"role": "primary"})},
                 "expansion": ExpansionConfig(policy="none"),
                 "schedule": ScheduleConfig(),
+                "train": self.train.model_copy(update={"combine": CombineConfig()}),
             }
         )

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from dtme_search.config.paths import is_whole_number
-from dtme_search.config.run import Section
+from dtme_search.config.section import Section
 from dtme_search.errors import nearest
 
 Scalar = bool | int | float | str | None

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from dtme_search.data.base import Batch, Dataset, Sample, SourceSplit, Split
 from dtme_search.data.check import CheckReport, check_dataset, verify_readable
+from dtme_search.data.reading.pictures import read_image
 from dtme_search.data.registry import build_dataset, resolve_root
 from dtme_search.data.splits import Splits, split_ids
 
@@ -45,6 +46,7 @@ __all__ = [
     "check_dataset",
     "make_generator",
     "normalize_images",
+    "read_image",
     "resolve_root",
     "restore_colours",
     "split_ids",
