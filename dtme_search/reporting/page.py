@@ -16,7 +16,7 @@ from typing import Any, cast
 import optuna
 from optuna_dashboard import save_note, save_plotly_graph_object
 from sqlalchemy import insert, select, update
-from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from dtme_search.errors import DtmeSearchError
@@ -26,6 +26,7 @@ from dtme_search.reporting.sections import baseline_section, front_section, tria
 from dtme_search.reporting.story import story, subject
 from dtme_search.reporting.study_data import StudyData, read_study_data
 from dtme_search.search import LoadedStudy, own_trials
+from dtme_search.search.storage.database import repeated
 from dtme_search.search.storage.optuna_internals import StudyAttribute as Attribute
 from dtme_search.search.storage.optuna_internals import id_of_study, id_of_trial, storage_of, with_storage
 
@@ -72,10 +73,8 @@ def write_page(study: LoadedStudy) -> int:
             save_note(noted, to_markdown(trial_note(data, trial.number)))
     for figure in FIGURES:
         save_plotly_graph_object(shadow, figure.draw(data), graph_object_id=figure.key)
-    try:
-        return _write(study, attributes)
-    except IntegrityError:  # another worker added the same pieces in between
-        return _write(study, attributes)
+    # Another worker may add the same pieces in between.
+    return repeated(lambda: _write(study, attributes), also_same_rows=True)
 
 
 def study_note(data: StudyData) -> list[Block]:
