@@ -14,7 +14,7 @@ from optuna.samplers import BaseSampler
 from dtme_search.config import RunConfig, StudyConfig, base_config, find_file, load_study_config, validate
 from dtme_search.config.study import ReuseConfig
 from dtme_search.errors import ConfigError, StorageError
-from dtme_search.models import check_model
+from dtme_search.models import check_model, describe_backbone
 from dtme_search.search.data_shelf import DataShelf
 from dtme_search.search.reuse.trunks import TrunkStore
 from dtme_search.search.space.known_points import enqueued_point
