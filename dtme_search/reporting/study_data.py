@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 from dtme_search.config import RunConfig, StudyConfig
 from dtme_search.reporting.tables import table_of_runs
 from dtme_search.search import BaselineRow, LoadedStudy, RunRow, own_trials
-from dtme_search.search.storage.tables import ConflictTable, EvaluationTable
+from dtme_search.search.storage.tables import CONFLICTS, EVALUATIONS
 from dtme_search.token_space import ExpansionPlan
 
 _FEWEST_FOR_IMPORTANCE = 8
@@ -196,7 +196,7 @@ def plan_of_run(run: RunRow) -> ExpansionPlan | None:
 
 
 def _rungs(study: LoadedStudy, runs: Mapping[int, RunRow]) -> pd.DataFrame:
-    place = EvaluationTable
+    place = EVALUATIONS.c
     query = (
         select(place.trial, place.step, func.avg(place.gain_percent).label("delta_m_percent"))
         .where(place.study == study.name, place.gain_percent.is_not(None))
@@ -210,7 +210,7 @@ def _rungs(study: LoadedStudy, runs: Mapping[int, RunRow]) -> pd.DataFrame:
 
 
 def _conflicts(study: LoadedStudy) -> pd.DataFrame:
-    place = ConflictTable
+    place = CONFLICTS.c
     query = (
         select(
             place.layer,

@@ -26,7 +26,7 @@ from dtme_search.search.data_shelf import DataShelf
 from dtme_search.search.reuse.context import TrialContext
 from dtme_search.search.reuse.trunks import TrialTrunk
 from dtme_search.search.stopping import StopSwitch
-from dtme_search.search.storage.records import BaselineRow, ConfirmationRow, RunRow
+from dtme_search.search.storage.rows import BaselineRow, ConfirmationRow, RunRow
 from dtme_search.search.storage.studies import stored_base_config
 from dtme_search.search.study.baselines import Baselines
 from dtme_search.search.study.leaders import FAILED_REPEAT_ATTR, leaders, origins, why_no_leader
