@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 
 from dtme_search.config import RunConfig, StudyConfig
 from dtme_search.reporting.tables import table_of_runs
-from dtme_search.search import BaselineRow, LoadedStudy, RunRow, own_trials
+from dtme_search.search import PROPOSAL_ATTR, BaselineRow, LoadedStudy, RunRow, own_trials
 from dtme_search.search.storage.tables import CONFLICTS, EVALUATIONS, GRADIENTS
 from dtme_search.token_space import ExpansionPlan
 
@@ -62,6 +62,12 @@ class StudyData:
     gradients: pd.DataFrame
     baselines: Mapping[str, BaselineRow]
     parameters: pd.DataFrame
+
+    @cached_property
+    def proposals(self) -> Mapping[int, str]:
+        """Why the sampler proposed a trial, where it says so."""
+        trials = own_trials(self.study.optuna)
+        return {t.number: t.user_attrs[PROPOSAL_ATTR] for t in trials if PROPOSAL_ATTR in t.user_attrs}
 
     @property
     def name(self) -> str:

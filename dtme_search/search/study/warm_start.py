@@ -36,7 +36,7 @@ from dtme_search.search.storage.trials import FOREIGN_ATTR, is_foreign, own_tria
 from dtme_search.search.study.loading import load_study, storage_url, study_name
 from dtme_search.search.trial.listener import Listener
 
-_LEARNING = ("tpe", "gp")
+_LEARNING = ("tpe", "gp", "plan")
 """Samplers that model trials they did not propose."""
 
 _log = logging.getLogger(__name__)
