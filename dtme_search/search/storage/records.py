@@ -23,6 +23,7 @@ from dtme_search.search.storage.rows import (
     ConfirmationRow,
     ConflictRow,
     EvaluationRow,
+    GradientRow,
     PlanRow,
     RungRow,
     RunRow,
@@ -34,6 +35,7 @@ from dtme_search.search.storage.tables import (
     CONFIRMATIONS,
     CONFLICTS,
     EVALUATIONS,
+    GRADIENTS,
     METADATA,
     PLANS,
     RUNGS,
@@ -50,7 +52,7 @@ if TYPE_CHECKING:
 RowT = TypeVar("RowT")
 ResultT = TypeVar("ResultT")
 
-_MEASURED: tuple[Table, ...] = (EVALUATIONS, CONFLICTS, PLANS, RUNGS, TRUNKS)
+_MEASURED: tuple[Table, ...] = (EVALUATIONS, CONFLICTS, GRADIENTS, PLANS, RUNGS, TRUNKS)
 _OF_TRIALS: tuple[Table, ...] = (*_MEASURED, RUNS, CONFIRMATIONS)
 _TRIES = 6
 
@@ -133,6 +135,18 @@ class Records:
     def conflicts(self, study: str, trial: int) -> list[ConflictRow]:
         """Conflict rates of a trial, by layer and pair."""
         return self._of_trial(ConflictRow, CONFLICTS, study, trial)
+
+    def save_gradients(self, study: str, trial: int, rows: Sequence[GradientRow]) -> None:
+        """Write one look at the gradients of a trial; a resumed trial replaces what it had written there."""
+        for step, grown in {(row.step, row.grown) for row in rows}:
+            place = {"study": study, "trial": trial, "step": step, "grown": grown}
+            self._replace(
+                GRADIENTS, place, [each for each in rows if (each.step, each.grown) == (step, grown)]
+            )
+
+    def gradients(self, study: str, trial: int) -> list[GradientRow]:
+        """All looks at the gradients of a trial, by step."""
+        return self._of_trial(GradientRow, GRADIENTS, study, trial)
 
     def save_plan(self, study: str, trial: int, rows: Sequence[PlanRow]) -> None:
         """Write the expansion plan of a trial, replacing the one it had; no growth, no rows."""
