@@ -1,4 +1,4 @@
-"""What a database asks to be repeated is repeated, for every kind of write, ours and Optuna's; not for ever."""
+"""What a database asks to be repeated is repeated, for each kind of write, and not for ever."""
 
 import optuna
 import pytest
