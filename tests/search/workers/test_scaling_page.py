@@ -1,4 +1,4 @@
-"""The tables of docs/scaling-costs.md are the recorded measurements, and these keep what the page promises."""
+"""The tables of docs/scaling-costs.md are the recorded measurements, which keep what the page promises."""
 
 from __future__ import annotations
 
