@@ -45,7 +45,6 @@ ACTIVE = [
     ({}, "model.backbone", "vit_small_patch16_224"),
     ({}, "model.backbone_options", {"depth": 6}),
     ({}, "model.pretrained", True),
-    ({}, "model.checkpoint", "w.pt"),
     ({}, "model.drop_path", 0.1),
     ({}, "model.decoder", "dpt"),
     ({}, "model.decoder_channels", 32),
@@ -105,6 +104,8 @@ ACTIVE = [
 # The same, where the field is not read.
 INACTIVE = [
     ({}, "data.root", "/data"),
+    # What the file holds is named by its digest.
+    ({}, "model.checkpoint", "w.pt"),
     ({}, "model.decoder_options", {"dpt": {"width": 3}}),
     ({}, "data.storage", "loader"),
     ({}, "data.storage_limit_gb", 1.0),

@@ -67,20 +67,23 @@ def fingerprints() -> dict[str, str]:
     grown = tiny(expansion__policy="conflict", expansion__start=0.5)
     first, *others = grown.tasks
     plan = ExpansionPlan(tuple(grown.tasks), 3, 1, {1: ((first,), tuple(others))}, {2: ((first,),)})
-    with mock.patch.object(training_identity, "code_fingerprint", lambda: "code"), _torch_version("2.0"):
-        names["trunk"] = training_identity.trunk_fingerprint(grown, 5, "data", CPU)
+    context = training_identity.RunContext("cpu", "float32", "2.0", "1.0")
+    with mock.patch.object(training_identity, "code_fingerprint", lambda: "code"):
+        names["trunk"] = training_identity.trunk_fingerprint(grown, 5, "data", context)
         names["trunk of a switch to come"] = training_identity.trunk_fingerprint(
             tiny(tasks={"semseg": {}, "depth": {"role": "auxiliary"}}, schedule__kind="switch"),
             2,
             "data",
-            CPU,
+            context,
         )
-        names["work"] = training_identity.work_fingerprint(grown, plan, "data")
-        names["unexpanded work"] = training_identity.work_fingerprint(
-            tiny(), ExpansionPlan(tuple(grown.tasks), 3, 1, {}, {}), "data"
-        )
+    names["work"] = training_identity.work_fingerprint(grown, plan, "data", context)
+    names["unexpanded work"] = training_identity.work_fingerprint(
+        tiny(), ExpansionPlan(tuple(grown.tasks), 3, 1, {}, {}), "data", context
+    )
+    names["checkpoint"] = training_identity.checkpoint_fingerprint(grown, "data")
     names["conflict settings"] = training_identity.analysis_fingerprint(grown, ("semseg", "depth"))
-    names["baseline of depth"] = run_fingerprint(tiny().for_single_task("depth"), "data")
+    single = tiny().for_single_task("depth")
+    names["baseline of depth"] = training_identity.result_fingerprint(single, "data", context)
     return names | _data_fingerprints()
 
 
@@ -169,10 +172,6 @@ def what_to_do(section: str) -> str:
 
 def _shipped() -> Iterable[Path]:
     return (ROOT / "configs").glob("*.yaml")
-
-
-def _torch_version(version: str) -> Any:
-    return mock.patch.object(torch, "__version__", version)
 
 
 def _data_fingerprints() -> dict[str, str]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from filelock import FileLock
 
 from dtme_search.config import RunConfig
+from dtme_search.data import TaskData
 from dtme_search.schedules import build_schedule
 from dtme_search.search.locks import held
 from dtme_search.search.reuse.trunks import TrialTrunk
@@ -16,7 +17,7 @@ from dtme_search.search.storage.records import Records, RunRow
 from dtme_search.search.workspace import Workspace
 from dtme_search.token_space import ConflictReport, ExpansionPlan, needs_conflicts
 from dtme_search.training.growth import plan_for
-from dtme_search.training.identity import weights_follow_results, work_fingerprint
+from dtme_search.training.identity import RunContext, weights_follow_results, work_fingerprint
 
 
 class AlreadyDone(Exception):
@@ -34,7 +35,7 @@ class WorkClaim:
     Attributes:
         study: Name of the study.
         config: What the trial runs.
-        data_fingerprint: Fingerprint of its data.
+        data: Its data, on the device where it trains.
         records: Own SQL tables.
         workspace: Folders; the lock of the work lies there.
         until: Closed when the trial has ended.
@@ -45,7 +46,7 @@ class WorkClaim:
 
     study: str
     config: RunConfig
-    data_fingerprint: str
+    data: TaskData
     records: Records
     workspace: Workspace
     until: ExitStack
@@ -61,7 +62,8 @@ class WorkClaim:
             AlreadyDone: If a trial of the study finished it, perhaps while this one waited for it.
             TrainingInterrupted: If the run was asked to stop while it waited.
         """
-        fingerprint = work_fingerprint(self.config, plan, self.data_fingerprint)
+        context = RunContext.of(self.config, self.data.device)
+        fingerprint = work_fingerprint(self.config, plan, self.data.fingerprint, context)
         if self.enabled and fingerprint != self.fingerprint:
             lock = FileLock(self.workspace.work_lock(fingerprint))
             self.until.enter_context(held(lock, self.should_stop, lambda: self.on_wait("equal work")))

@@ -26,7 +26,7 @@ from dtme_search.search.storage.records import Records, TrunkRow
 from dtme_search.search.workspace import Workspace, private_folder
 from dtme_search.token_space import ConflictReport
 from dtme_search.training.checkpoint import load_snapshot, save_snapshot
-from dtme_search.training.identity import analysis_fingerprint, trunk_fingerprint
+from dtme_search.training.identity import RunContext, analysis_fingerprint, trunk_fingerprint
 from dtme_search.training.trunk import Snapshot
 
 _log = logging.getLogger(__name__)
@@ -186,7 +186,10 @@ class TrialTrunk:
     def _fingerprint(self, step: int) -> str:
         if step not in self._fingerprints:
             self._fingerprints[step] = trunk_fingerprint(
-                self.config, step, self.data.fingerprint, self.data.device
+                self.config,
+                step,
+                self.data.fingerprint,
+                RunContext.of(self.config, self.data.device),
             )
         return self._fingerprints[step]
 

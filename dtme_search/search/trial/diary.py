@@ -18,7 +18,7 @@ import optuna
 import torch
 from optuna.artifacts import FileSystemArtifactStore, upload_artifact
 
-from dtme_search.config import RunConfig, StudyConfig, dump_yaml, run_fingerprint
+from dtme_search.config import RunConfig, StudyConfig, dump_yaml
 from dtme_search.data import TaskData
 from dtme_search.search.storage.records import ConflictRow, EvaluationRow, PlanRow, Records, RungRow, RunRow
 from dtme_search.search.trial.outcome import Comparison, Outcome, recorded_outcome
@@ -29,6 +29,7 @@ from dtme_search.search.workspace import private_folder
 from dtme_search.token_space import ConflictReport, ExpansionPlan
 from dtme_search.training import Evaluation, RunResult
 from dtme_search.training.growth import resolved_config
+from dtme_search.training.identity import checkpoint_fingerprint
 from dtme_search.training.runtime import device_name
 from dtme_search.version import __version__
 
@@ -67,14 +68,14 @@ class Diary:
         self.row = RunRow(
             study=self.study.name,
             trial=self.trial.number,
-            fingerprint=run_fingerprint(self.config, self.data.fingerprint),
+            fingerprint=checkpoint_fingerprint(self.config, self.data.fingerprint),
             state="running",
             config=self.config.model_dump_json(),
             expansion_step=self.config.expansion_step,
             total_steps=self.config.total_steps,
             device=device_name(self.data.device),
             seed=self.config.seed,
-            split="holdout" if self.data.splits.holdout else "test",
+            split=self.data.scoring_split,
             torch_version=torch.__version__,
             timm_version=version("timm"),
             optuna_version=optuna.__version__,
@@ -152,7 +153,7 @@ class Diary:
 
     def completed(self, result: RunResult, outcome: Outcome) -> Result:
         """The trial has its result; its files are written."""
-        resolved = resolved_config(self.config, result.plan)
+        resolved = resolved_config(self.config, result.plan, result.plateau_step)
         (self.folder / "resolved.yaml").write_text(dump_yaml(resolved), encoding="utf-8")
         self._write_curves(
             (evaluation.step, name, value, evaluation.losses.get(name))

@@ -205,7 +205,7 @@ class Objective:
         return WorkClaim(
             self.study.name,
             config,
-            data.fingerprint,
+            data,
             self.records,
             self.workspace,
             until,
