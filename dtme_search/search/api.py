@@ -201,21 +201,19 @@ def _work(
         baselines = Baselines(records, shelf, workspace.baseline, hears, switch).get(base)
     except TrainingInterrupted:
         return
-    config, space, total = prepared.config, prepared.space, prepared.config.trials
     objective = Objective(
-        config, space, baselines, shelf, records, workspace, prepared.asking(), total, hears, draw, switch
+        study=prepared.config,
+        space=prepared.space,
+        baselines=baselines,
+        shelf=shelf,
+        records=records,
+        workspace=workspace,
+        num_trials=prepared.config.trials,
+        listener=hears,
+        draw=draw,
     )
     with storage_errors(prepared.url):
-        run_trials(
-            prepared.loaded(),
-            objective,
-            total,
-            switch,
-            prepared.warm_start(hears),
-            lambda: prepared.recover(hears),
-            publish=publish,
-            stays=stays,
-        )
+        run_trials(prepared, objective, hears, switch, publish=publish, stays=stays)
 
 
 def _worker_number() -> int:

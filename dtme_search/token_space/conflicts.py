@@ -64,6 +64,7 @@ def measure_conflicts(
     forward: Forward[BatchT],
     *,
     variance_ratio: float,
+    first_token: int = 0,
     on_progress: Progress | None = None,
 ) -> ConflictReport:
     """Measure the conflicts of all tasks at every layer on a set of images.
@@ -78,6 +79,7 @@ def measure_conflicts(
             without gradients. In the second every layer input must be part of the graph of every loss.
             Images must not influence each other (no batch statistics), else errors by image mislead.
         variance_ratio: Splits the token space, see :func:`split_token_space`.
+        first_token: Tokens before this one are not shared by the tasks and do not count.
         on_progress: Told after each batch of the second pass, which takes nearly all of the time.
 
     Returns:
@@ -94,7 +96,7 @@ def measure_conflicts(
             _, layer_inputs = _run(forward, batch)
             covariances = covariances or [CovarianceAccumulator() for _ in layer_inputs]
             for accumulator, tokens in zip(covariances, layer_inputs, strict=True):
-                accumulator.update(tokens)
+                accumulator.update(tokens[:, first_token:])
             num_batches += 1
     if not num_batches:
         raise ValueError("batches must give at least one batch, got none.")
@@ -107,8 +109,8 @@ def measure_conflicts(
         with torch.enable_grad():
             losses, layer_inputs = _run(forward, batch)
         tasks = tasks or tuple(losses)
-        num_positions.add(layer_inputs[0].shape[1])
-        counts.append(_count_batch([losses[task] for task in tasks], layer_inputs, spaces))
+        num_positions.add(layer_inputs[0].shape[1] - first_token)
+        counts.append(_count_batch([losses[task] for task in tasks], layer_inputs, spaces, first_token))
         if on_progress is not None:
             on_progress(len(counts), num_batches)
     if len(counts) != num_batches:
@@ -147,7 +149,7 @@ def _run(forward: Forward[BatchT], batch: BatchT) -> tuple[Mapping[str, Tensor],
 
 
 def _count_batch(
-    losses: Sequence[Tensor], layer_inputs: Sequence[Tensor], spaces: Sequence[TokenSpace]
+    losses: Sequence[Tensor], layer_inputs: Sequence[Tensor], spaces: Sequence[TokenSpace], first_token: int
 ) -> Tensor:
     """Conflict counts of one batch, int64, shape (2, B, D, pairs): range, then null."""
     gradients = [
@@ -155,7 +157,7 @@ def _count_batch(
         for index, loss in enumerate(losses)
     ]
     per_layer = [
-        _count_conflicts(torch.stack(of_layer), space)
+        _count_conflicts(torch.stack(of_layer)[:, :, first_token:], space)
         for *of_layer, space in zip(*gradients, spaces, strict=True)
     ]
     return torch.stack(per_layer, dim=2)

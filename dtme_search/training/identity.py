@@ -42,14 +42,14 @@ class RunContext:
     Attributes:
         device: Kind of device, ``cpu`` or ``cuda``.
         precision: ``float32`` or ``bfloat16``, as ``train.precision`` comes to on the device.
-        torch: Version of torch.
-        timm: Version of timm, which builds the backbone and draws its weights.
+        torch_version: Version of torch.
+        timm_version: Version of timm, which builds the backbone and draws its weights.
     """
 
     device: str
     precision: str
-    torch: str
-    timm: str
+    torch_version: str
+    timm_version: str
 
     @classmethod
     def of(cls, config: RunConfig, device: torch.device) -> RunContext:

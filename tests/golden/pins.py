@@ -1,7 +1,7 @@
 """Numbers and names that users' databases and checkpoints rely on, computed from the code as it is.
 
-``python tests/golden/pins.py`` prints what differs from ``pins.json``; with ``--write`` it renews the file,
-but only where the version that belongs to the change is above the released one.
+``PYTHONPATH=.:tests python tests/golden/pins.py`` prints what differs from ``pins.json``; with ``--write`` it
+renews the file, but only where the version that belongs to the change is above the released one.
 """
 
 from __future__ import annotations
@@ -166,7 +166,8 @@ def what_to_do(section: str) -> str:
     return (
         f"{section}: pinned values changed. By mistake: take the change back, for users' baselines, trunks "
         f"and checkpoints rely on them. On purpose: raise {name} in {file} above the released one (it is "
-        f"{version}), say why in CHANGELOG.md, and run python tests/golden/pins.py --write."
+        f"{version}), say why in CHANGELOG.md, and run PYTHONPATH=.:tests python tests/golden/pins.py "
+        "--write."
     )
 
 
@@ -225,5 +226,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.path[:0] = [str(ROOT / "tests"), str(ROOT)]
     sys.exit(main())

@@ -26,6 +26,7 @@ IMAGE_SIZE = (GRID[0] * PATCH, GRID[1] * PATCH)
 INFO = BackboneInfo(
     num_layers=4,
     embed_dim=WIDTH,
+    num_heads=2,
     num_parameters=0,
     num_prefix_tokens=1,
     patch_size=PATCH,

@@ -13,6 +13,7 @@ from dtme_search.models.decoders.base import (
     Level,
     PerTask,
     Predictions,
+    Predictor,
     resize,
 )
 from dtme_search.models.decoders.simple import build_simple
@@ -54,6 +55,7 @@ __all__ = [
     "Level",
     "PerTask",
     "Predictions",
+    "Predictor",
     "find_decoder",
     "resize",
 ]

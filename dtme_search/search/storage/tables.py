@@ -14,10 +14,10 @@ from sqlalchemy.dialects import mysql
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 """Raised whenever a table or the meaning of a column changes.
 
-2 brought trunks, rungs and confirmations; 3 batch_parts.
+2 brought trunks, rungs and confirmations; 3 batch_parts; 4 gains over the unexpanded run of a seed.
 """
 
 
@@ -145,9 +145,12 @@ class RunTable(Base):
     state: Mapped[Name]
     fingerprint: Mapped[Name]
     resolved_fingerprint: Mapped[Name | None]
+    unexpanded_fingerprint: Mapped[Name | None]
     config: Mapped[Long | None]
     operations: Mapped[Long | None]
     delta_m_percent: Mapped[float | None]
+    paired_gain_percent: Mapped[float | None]
+    paired_trial: Mapped[int | None]
     param_overhead_percent: Mapped[float | None]
     step_cost_ratio: Mapped[float | None]
     feasible: Mapped[bool | None]
@@ -224,6 +227,8 @@ class ConfirmationTable(Base):
     delta_m_percent: Mapped[float]
     gains_percent: Mapped[Long]
     metrics: Mapped[Long]
+    search_gains_percent: Mapped[Long | None]
+    baseline_seed: Mapped[int | None]
     steps_trained: Mapped[int]
     steps_reused: Mapped[int]
     seconds: Mapped[float]

@@ -18,9 +18,9 @@ import optuna
 import torch
 from optuna.artifacts import FileSystemArtifactStore, upload_artifact
 
-from dtme_search.config import RunConfig, StudyConfig, dump_yaml
-from dtme_search.data import TaskData
-from dtme_search.search.storage.records import ConflictRow, EvaluationRow, PlanRow, Records, RungRow, RunRow
+from dtme_search.config import RunConfig, dump_yaml
+from dtme_search.search.reuse.context import TrialContext
+from dtme_search.search.storage.records import ConflictRow, EvaluationRow, PlanRow, RungRow, RunRow
 from dtme_search.search.trial.outcome import Comparison, Outcome, recorded_outcome
 from dtme_search.search.trial.pruning import stop
 from dtme_search.search.trial.result import Result
@@ -29,7 +29,7 @@ from dtme_search.search.workspace import private_folder
 from dtme_search.token_space import ConflictReport, ExpansionPlan
 from dtme_search.training import Evaluation, RunResult
 from dtme_search.training.growth import resolved_config
-from dtme_search.training.identity import checkpoint_fingerprint
+from dtme_search.training.identity import RunContext, result_fingerprint
 from dtme_search.training.runtime import device_name
 from dtme_search.version import __version__
 
@@ -42,24 +42,19 @@ class Diary:
     """Writes one trial down as it happens; a context that also notes how the trial ends.
 
     Attributes:
-        trial: The running trial.
-        study: Its study.
-        config: What the trial runs.
-        data: Its data.
-        records: Own SQL tables.
-        folder: Files of the trial.
-        artifacts: Folder the dashboard serves.
+        context: What is known of the trial.
+        trial: Optuna's trial, running.
         draw: Draws the pictures, or ``None``.
     """
 
+    context: TrialContext
     trial: optuna.Trial
-    study: StudyConfig
-    config: RunConfig
-    data: TaskData
-    records: Records
-    folder: Path
-    artifacts: Path
     draw: DrawFiles | None = None
+
+    def __post_init__(self) -> None:
+        self.config, self.data, self.records = self.context.config, self.context.data, self.context.records
+        self.study = self.context.study
+        self.folder = self.context.workspace.trial(self.context.first)
 
     def __enter__(self) -> Self:
         self.started = monotonic()
@@ -68,7 +63,8 @@ class Diary:
         self.row = RunRow(
             study=self.study.name,
             trial=self.trial.number,
-            fingerprint=checkpoint_fingerprint(self.config, self.data.fingerprint),
+            fingerprint=self._name_of(self.config),
+            unexpanded_fingerprint=self._name_of(self.config.unexpanded()),
             state="running",
             config=self.config.model_dump_json(),
             expansion_step=self.config.expansion_step,
@@ -267,6 +263,10 @@ class Diary:
             values=outcome.values(self.study),
         )
 
+    def _name_of(self, config: RunConfig) -> str:
+        """Names the result that a config comes to here."""
+        return result_fingerprint(config, self.data.fingerprint, RunContext.of(config, self.data.device))
+
     def _continue(self) -> float:
         """Take over what the trials that this one continues had measured; gives the seconds they spent."""
         history = retry_history(self.trial)
@@ -297,7 +297,7 @@ class Diary:
     def _upload(self, pictures: Sequence[Path]) -> None:
         names = ("resolved.yaml", "plan.txt", "conflicts.json", "curves.csv")
         files = [self.folder / name for name in names if (self.folder / name).exists()]
-        store = FileSystemArtifactStore(self.artifacts)
+        store = FileSystemArtifactStore(self.context.workspace.artifacts)
         for file in (*files, *pictures):
             upload_artifact(artifact_store=store, file_path=str(file), study_or_trial=self.trial)
 
