@@ -14,6 +14,7 @@ from dtme_search.config.messages import validate
 from dtme_search.config.paths import check_path, check_value, set_path
 from dtme_search.config.run import (
     AugmentConfig,
+    Count,
     DataConfig,
     ExpansionConfig,
     FixedPlan,
@@ -35,6 +36,7 @@ from dtme_search.config.yaml_text import dump_yaml
 
 __all__ = [
     "AugmentConfig",
+    "Count",
     "DataConfig",
     "Distribution",
     "ExpansionConfig",

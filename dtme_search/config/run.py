@@ -8,15 +8,40 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from dtme_search.config.messages import unwrap
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 """A share between 0 and 1, both included."""
 
+Count = Annotated[int, Field(ge=1)]
+"""A whole number of 1 or more."""
+
 LayerChoice = Literal["auto", "none", "modulate", "expand", "both"]
 LayerIndex = Annotated[int, Field(ge=0)]
+
+
+def _word_of_truth(value: Any) -> Any:
+    # Where any text may stand, the words that YAML 1.1 takes for true and false still mean them.
+    return _TRUTH.get(value.lower(), value) if isinstance(value, str) else value
+
+
+_TRUTH = {"yes": True, "on": True, "no": False, "off": False}
+Option = Annotated[int | float | bool | str, BeforeValidator(_word_of_truth)]
+"""Value of an option that somebody else's code reads."""
+LARGEST_NUMBER = 2**53
+"""Whole numbers up to this are exact in databases, in JSON and where a sampler takes them for floats."""
+LONGEST_NAME = 64
+"""Letters of a task's name that a column of the database holds."""
 TaskGroups = tuple[tuple[str, ...], ...]
 """Tasks that share one operation: ``[[semseg], [depth, normals]]``."""
 
@@ -33,6 +58,14 @@ class Section(BaseModel):
         wanted = unwrap(cls.model_fields[str(info.field_name)].annotation)
         if isinstance(value, bool) and wanted in (int, float):
             raise ValueError(f"must be a number, got {str(value).lower()}")
+        return value
+
+    @field_validator("*")
+    @classmethod
+    def _whole_numbers_can_be_held(cls, value: Any) -> Any:
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, int) and abs(number) > LARGEST_NUMBER:
+                raise ValueError(f"must be at most {LARGEST_NUMBER}, got {number}")
         return value
 
 
@@ -124,7 +157,7 @@ class DataConfig(Section):
     scenes: ScenesConfig = ScenesConfig()
     nyud: NyudConfig = NyudConfig()
     folder: FolderConfig = FolderConfig()
-    options: dict[str, int | float | bool | str] = {}
+    options: dict[str, Option] = {}
     """Handed to the data set of an installed package; what they mean is its affair."""
     taskonomy: TaskonomyConfig = TaskonomyConfig()
 
@@ -151,7 +184,7 @@ class ModelConfig(Section):
 
     backbone: str = "vit_tiny_patch16_224"
     """Name of a plain ViT of timm (ViT, DeiT, DINOv2, with class and register tokens)."""
-    backbone_options: dict[str, int | float | bool | str] = {}
+    backbone_options: dict[str, Option] = {}
     """Passed to timm, for example embed_dim, depth, num_heads, patch_size for a small ViT."""
     pretrained: bool = False
     """Load timm's pretrained weights for this name from its hub."""
@@ -168,7 +201,7 @@ class ModelConfig(Section):
     """How tasks are decoded. simple: 3x3 conv, BN, ReLU, 1x1 conv, bilinear. All: docs/architectures.md."""
     decoder_channels: Annotated[int, Field(ge=1)] | None = None
     """Width of the decoder; its own default when empty: for simple the backbone's embedding width."""
-    decoder_options: dict[str, dict[str, int | float | bool | str]] = {}
+    decoder_options: dict[str, dict[str, Option]] = {}
     """Options of decoders by their names; only those of the chosen one are read."""
     levels: Literal["last", "concat4"] = "last"
     """Feed the simple decoder the last layer, or four levels concatenated."""
@@ -338,6 +371,11 @@ class RunConfig(Section):
     def _some_task_is_primary(self) -> Self:
         if not self.primary_tasks:
             raise ValueError(f"tasks must name at least one primary task, got {sorted(self.tasks) or 'none'}")
+        for name in self.tasks:
+            if not 1 <= len(name) <= LONGEST_NAME or "." in name:
+                raise ValueError(
+                    f"tasks: a name must have 1 to {LONGEST_NAME} letters and no dot, got '{name}'"
+                )
         unknown = {
             task
             for groups in (*self.expansion.plan.modulate.values(), *self.expansion.plan.expand.values())

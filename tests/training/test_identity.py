@@ -134,7 +134,8 @@ def test_results_of_another_arithmetic_have_other_names_but_checkpoints_go_on(ti
 
 
 def test_the_context_is_that_of_the_device(tiny_config):
-    cpu, cuda = (RunContext.of(tiny_config, torch.device(name)) for name in ("cpu", "cuda"))
+    exact = with_(tiny_config, train__precision="float32")  # which GPUs compute in bfloat16 is asked of them
+    cpu, cuda = (RunContext.of(exact, torch.device(name)) for name in ("cpu", "cuda"))
     assert (cpu.device, cpu.precision, cpu.torch_version) == ("cpu", "float32", torch.__version__)
     assert cuda.device == "cuda" and cpu.timm_version == cuda.timm_version != ""
     assert RunContext.of(with_(tiny_config, train__precision="bfloat16"), torch.device("cpu")) != cpu

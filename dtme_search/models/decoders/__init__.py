@@ -16,6 +16,8 @@ from dtme_search.models.decoders.base import (
     Predictor,
     resize,
 )
+from dtme_search.models.decoders.dpt import build_dpt
+from dtme_search.models.decoders.invpt import InvPTOptions, build_invpt, check_invpt
 from dtme_search.models.decoders.simple import build_simple
 
 if TYPE_CHECKING:
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 
 DECODERS: dict[str, DecoderKind] = {
     "simple": DecoderKind(build_simple),
+    "dpt": DecoderKind(build_dpt, num_levels=4),
+    "invpt": DecoderKind(build_invpt, InvPTOptions, num_levels=4, check=check_invpt),
 }
 """Name in ``model.decoder`` -> how it is checked and built."""
 

@@ -20,6 +20,7 @@ def build_sampler(study: StudyConfig, seed: int) -> BaseSampler:
         ConfigError: If ``gp`` is asked for with conditional parameters, which it would sample at random.
     """
     num_startup = study.sampler.num_startup_trials
+    seed %= 2**32  # numpy's generators take no larger one
     match study.sampler.name:
         case "tpe":
             with warnings.catch_warnings():
