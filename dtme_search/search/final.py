@@ -13,7 +13,8 @@ from dtme_search.data import Split, TaskData
 from dtme_search.models import MultiTaskViT, check_model
 from dtme_search.search.data_shelf import DataShelf
 from dtme_search.search.stopping import StopSwitch
-from dtme_search.search.storage.records import BaselineRow, records_for
+from dtme_search.search.storage.records import records_for
+from dtme_search.search.storage.rows import BaselineRow
 from dtme_search.search.storage.studies import check_storage, default_storage_url, open_storage
 from dtme_search.search.study.baselines import Baselines
 from dtme_search.search.trial.listener import Listener

@@ -17,7 +17,8 @@ from filelock import FileLock, Timeout
 from dtme_search.config import RunConfig, canonical
 from dtme_search.search.data_shelf import DataShelf
 from dtme_search.search.locks import held
-from dtme_search.search.storage.records import BaselineRow, Records
+from dtme_search.search.storage.records import Records
+from dtme_search.search.storage.rows import BaselineRow
 from dtme_search.search.trial.listener import Listener
 from dtme_search.search.workspace import private_folder
 from dtme_search.training import (
