@@ -9,6 +9,7 @@ import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -173,11 +174,10 @@ def name_weights(config: ModelConfig) -> str | None:
         return f"sha256 {digest_of_weights(Path(config.checkpoint))}"
     if not config.pretrained:
         return None
-    import timm
     from timm.models import get_pretrained_cfg
 
     published = get_pretrained_cfg(config.backbone)
-    return f"timm {timm.__version__} {getattr(published, 'tag', None) or 'default'}"
+    return f"timm {version('timm')} {getattr(published, 'tag', None) or 'default'}"
 
 
 @lru_cache(maxsize=64)

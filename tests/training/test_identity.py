@@ -12,6 +12,7 @@ from runs import with_
 
 from dtme_search.config import RunConfig
 from dtme_search.errors import ConfigError
+from dtme_search.models import backbone
 from dtme_search.token_space import ExpansionPlan
 from dtme_search.training.identity import (
     RunContext,
@@ -176,12 +177,10 @@ class TestWeights:
 
     def test_published_weights_are_named_by_tag_and_version(self, tiny_config, monkeypatch):
         """The tag that timm takes for a bare name changes between its versions."""
-        import timm
-
         bare = with_(tiny_config, model__pretrained=True)
         tags = [bare, with_(bare, model__backbone="vit_tiny_patch16_224.augreg_in21k")]
         found = {names(config)["checkpoint"] for config in (*tags, tiny_config)}
         assert len(found) == 3
         before = names(bare)
-        monkeypatch.setattr(timm, "__version__", "9.9.9")
+        monkeypatch.setattr(backbone, "version", lambda _: "9.9.9")
         assert not [kind for kind, name in names(bare).items() if name == before[kind]]
