@@ -1,5 +1,6 @@
 """Frozen configs: ``RunConfig`` for one run, ``StudyConfig`` for one search, YAML in and out."""
 
+from dtme_search.config.combine import CombineConfig
 from dtme_search.config.description import FolderDescription, FolderGroups, FolderTask, load_description
 from dtme_search.config.files import (
     apply_overrides,
@@ -25,17 +26,18 @@ from dtme_search.config.run import (
     RunConfig,
     ScenesConfig,
     ScheduleConfig,
-    Section,
     TaskConfig,
     TaskGroups,
     TaskonomyConfig,
     TrainConfig,
 )
+from dtme_search.config.section import Section
 from dtme_search.config.study import Distribution, PrunerConfig, SamplerConfig, Scalar, StudyConfig
 from dtme_search.config.yaml_text import dump_yaml
 
 __all__ = [
     "AugmentConfig",
+    "CombineConfig",
     "Count",
     "DataConfig",
     "Distribution",

@@ -8,17 +8,19 @@ import json
 import operator
 from typing import Any
 
+from dtme_search.config.combine import OPTIONS
 from dtme_search.config.run import ExpansionConfig, ModelConfig, RunConfig, ScheduleConfig
 
-NUMERICS_VERSION = 1
+NUMERICS_VERSION = 2
 """Raised whenever the same config would train to other numbers; part of every fingerprint."""
 
 _WHERE_NOT_WHAT = {
     ("data",): {"root", "folder", "storage", "storage_limit_gb", "loader_workers"},
     ("data", "taskonomy"): {"split", "incomplete"},
-    ("train",): {"checkpoint_seconds"},
+    ("model",): {"checkpoint"},
+    ("train",): {"checkpoint_seconds", "statistics"},
 }
-"""What the data set then holds is known by its own fingerprint."""
+"""What the data set then holds is known by its own fingerprint, the weights of a file by its digest."""
 _OF_DATA_SETS = {"scenes", "nyud", "taskonomy"}
 """Sections of data that only the data set of that name reads."""
 _MEASURING = {"variance_ratio", "num_images", "analysis_batch_size", "decoder_warmup_steps"}
@@ -52,6 +54,7 @@ def canonical(config: RunConfig) -> dict[str, Any]:
     form["model"] = _active_model(config.model, form["model"])
     form["expansion"] = _active_expansion(config.expansion, form["expansion"])
     form["schedule"] = _active_schedule(config, form["schedule"])
+    _keep_active_combine(config, form["train"])
     if not config.expansion_step:
         # Steps after the growth are all steps when it comes first or never.
         form["train"]["count_from"] = "start"
@@ -70,7 +73,7 @@ def fingerprint(*parts: Any) -> str:
 
 
 def run_fingerprint(config: RunConfig, *parts: Any) -> str:
-    """Fingerprint of the work that ``config`` describes; ``parts`` add what it cannot know (the data)."""
+    """Fingerprint of the work that ``config`` describes; ``parts`` add what it cannot know."""
     return fingerprint(canonical(config), *parts)
 
 
@@ -111,3 +114,11 @@ def _active_schedule(config: RunConfig, form: dict[str, Any]) -> dict[str, Any]:
         rate = "half_life" if schedule.decay_rate is None else "decay_rate"
         names = {"kind", "initial_weight", "decay_power", rate}
     return {name: value for name, value in form.items() if name in names}
+
+
+def _keep_active_combine(config: RunConfig, train: dict[str, Any]) -> None:
+    """Plain adding leaves no trace; nor does any method where there is nothing to combine."""
+    form = train.pop("combine")
+    kind = config.train.combine.kind
+    if kind != "sum" and len(config.tasks) > 1:
+        train["combine"] = {name: form[name] for name in ("kind", *OPTIONS.get(kind, ()))}

@@ -8,20 +8,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
+from pydantic import BeforeValidator, Field, model_validator
 
-from dtme_search.config.messages import unwrap
-
-Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-"""A share between 0 and 1, both included."""
+from dtme_search.config.combine import MOST_TASKS, CombineConfig, StatisticsConfig
+from dtme_search.config.section import Fraction, Section
 
 Count = Annotated[int, Field(ge=1)]
 """A whole number of 1 or more."""
@@ -38,35 +28,10 @@ def _word_of_truth(value: Any) -> Any:
 _TRUTH = {"yes": True, "on": True, "no": False, "off": False}
 Option = Annotated[int | float | bool | str, BeforeValidator(_word_of_truth)]
 """Value of an option that somebody else's code reads."""
-LARGEST_NUMBER = 2**53
-"""Whole numbers up to this are exact in databases, in JSON and where a sampler takes them for floats."""
 LONGEST_NAME = 64
 """Letters of a task's name that a column of the database holds."""
 TaskGroups = tuple[tuple[str, ...], ...]
 """Tasks that share one operation: ``[[semseg], [depth, normals]]``."""
-
-
-class Section(BaseModel):
-    """Base of every part of a config: frozen, no unknown keys, no NaN."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _truth_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
-        # Pydantic would take true for 1.
-        wanted = unwrap(cls.model_fields[str(info.field_name)].annotation)
-        if isinstance(value, bool) and wanted in (int, float):
-            raise ValueError(f"must be a number, got {str(value).lower()}")
-        return value
-
-    @field_validator("*")
-    @classmethod
-    def _whole_numbers_can_be_held(cls, value: Any) -> Any:
-        for number in value if isinstance(value, tuple) else (value,):
-            if isinstance(number, int) and abs(number) > LARGEST_NUMBER:
-                raise ValueError(f"must be at most {LARGEST_NUMBER}, got {number}")
-        return value
 
 
 class AugmentConfig(Section):
@@ -333,6 +298,8 @@ class TrainConfig(Section):
     """Power of the polynomial learning rate schedule."""
     grad_clip: Annotated[float, Field(gt=0.0)] | None = None
     """Largest L2 norm of the gradient; empty = no clipping."""
+    combine: CombineConfig = CombineConfig()
+    statistics: StatisticsConfig = StatisticsConfig()
     edge_positive_weight: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.95
     """Weight of edge pixels in the balanced BCE."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -386,6 +353,22 @@ class RunConfig(Section):
             raise ValueError(f"expansion.plan must name tasks of this config, got {sorted(unknown)}")
         return self
 
+    @model_validator(mode="after")
+    def _tasks_can_be_combined(self) -> Self:
+        kind, count = self.train.combine.kind, len(self.tasks)
+        if kind == "gradnorm" and count == 1:
+            raise ValueError(
+                "train.combine.kind must be sum for a single task, got gradnorm, which compares tasks. "
+                "Name a second task or use sum"
+            )
+        most = MOST_TASKS.get(kind)
+        if most is not None and count > most:
+            raise ValueError(
+                f"tasks must be at most {most} for train.combine.kind {kind}, got {count}. "
+                "Use pcgrad, imtl_g, aligned_mtl or nash_mtl"
+            )
+        return self
+
     @property
     def primary_tasks(self) -> tuple[str, ...]:
         """Names of the tasks that count in delta_m, in config order."""
@@ -427,5 +410,6 @@ class RunConfig(Section):
                 "tasks": {task: self.tasks[task].model_copy(update={"role": "primary"})},
                 "expansion": ExpansionConfig(policy="none"),
                 "schedule": ScheduleConfig(),
+                "train": self.train.model_copy(update={"combine": CombineConfig()}),
             }
         )

@@ -16,8 +16,8 @@ from sqlalchemy.orm import Session
 
 from dtme_search.config import RunConfig, StudyConfig
 from dtme_search.reporting.tables import table_of_runs
-from dtme_search.search import BaselineRow, LoadedStudy, RunRow, own_trials
-from dtme_search.search.storage.tables import ConflictTable, EvaluationTable
+from dtme_search.search import PROPOSAL_ATTR, BaselineRow, LoadedStudy, RunRow, own_trials
+from dtme_search.search.storage.tables import CONFLICTS, EVALUATIONS, GRADIENTS
 from dtme_search.token_space import ExpansionPlan
 
 _FEWEST_FOR_IMPORTANCE = 8
@@ -49,6 +49,7 @@ class StudyData:
             ``delta_m_percent``.
         conflicts: Rates in percent, mean over the trials that measured: ``layer``, ``task_a``, ``task_b``,
             ``range_percent``, ``null_percent``, ``trials``.
+        gradients: Looks at the gradients: the columns of ``GradientRow`` with ``trial`` and ``fraction``.
         baselines: Single-task baseline by task.
         parameters: Searched values, a row per trial and a column per parameter; missing where not searched.
     """
@@ -58,8 +59,15 @@ class StudyData:
     trials: pd.DataFrame
     rungs: pd.DataFrame
     conflicts: pd.DataFrame
+    gradients: pd.DataFrame
     baselines: Mapping[str, BaselineRow]
     parameters: pd.DataFrame
+
+    @cached_property
+    def proposals(self) -> Mapping[int, str]:
+        """Why the sampler proposed a trial, where it says so."""
+        trials = own_trials(self.study.optuna)
+        return {t.number: t.user_attrs[PROPOSAL_ATTR] for t in trials if PROPOSAL_ATTR in t.user_attrs}
 
     @property
     def name(self) -> str:
@@ -178,6 +186,7 @@ def read_study_data(study: LoadedStudy) -> StudyData:
         trials=table_of_runs(study, runs),
         rungs=_rungs(study, runs),
         conflicts=_conflicts(study),
+        gradients=_gradients(study, runs),
         baselines=_baselines(study, trials),
         parameters=parameters,
     )
@@ -196,7 +205,7 @@ def plan_of_run(run: RunRow) -> ExpansionPlan | None:
 
 
 def _rungs(study: LoadedStudy, runs: Mapping[int, RunRow]) -> pd.DataFrame:
-    place = EvaluationTable
+    place = EVALUATIONS.c
     query = (
         select(place.trial, place.step, func.avg(place.gain_percent).label("delta_m_percent"))
         .where(place.study == study.name, place.gain_percent.is_not(None))
@@ -210,7 +219,7 @@ def _rungs(study: LoadedStudy, runs: Mapping[int, RunRow]) -> pd.DataFrame:
 
 
 def _conflicts(study: LoadedStudy) -> pd.DataFrame:
-    place = ConflictTable
+    place = CONFLICTS.c
     query = (
         select(
             place.layer,
@@ -225,6 +234,13 @@ def _conflicts(study: LoadedStudy) -> pd.DataFrame:
         .order_by(place.layer, place.task_a, place.task_b)
     )
     return _frame(study, query)
+
+
+def _gradients(study: LoadedStudy, runs: Mapping[int, RunRow]) -> pd.DataFrame:
+    rows = _frame(study, select(GRADIENTS).where(GRADIENTS.c.study == study.name))
+    totals = {number: run.total_steps for number, run in runs.items()}
+    rows["fraction"] = rows["step"] / rows["trial"].map(totals).astype(float)
+    return rows
 
 
 def _frame(study: LoadedStudy, query: Any) -> pd.DataFrame:

@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from dtme_search.config import RunConfig, TrainConfig, dump_yaml, run_fingerprint
+from dtme_search.config import RunConfig, TrainConfig, dump_yaml
 from dtme_search.data import Split, TaskData
 from dtme_search.models import MultiTaskViT, check_model
 from dtme_search.search.data_shelf import DataShelf
 from dtme_search.search.stopping import StopSwitch
-from dtme_search.search.storage.records import BaselineRow, records_for
+from dtme_search.search.storage.records import records_for
+from dtme_search.search.storage.rows import BaselineRow
 from dtme_search.search.storage.studies import check_storage, default_storage_url, open_storage
 from dtme_search.search.study.baselines import Baselines
 from dtme_search.search.trial.listener import Listener
@@ -32,6 +33,7 @@ from dtme_search.training import (
     run_within_memory,
     with_smaller_batches,
 )
+from dtme_search.training.identity import RunContext, result_fingerprint
 
 FINAL = "train"
 """Folder below the workdir for final training: its checkpoints and the database of its baselines."""
@@ -115,7 +117,8 @@ def train_final(
     check_run(config, data)
 
     workspace = Workspace.of_study(workdir, FINAL)
-    folder = private_folder(workspace.root / f"{name}-{run_fingerprint(config, data.fingerprint)[:8]}")
+    fingerprint = result_fingerprint(config, data.fingerprint, RunContext.of(config, data.device))
+    folder = private_folder(workspace.root / f"{name}-{fingerprint[:8]}")
     (folder / "config.yaml").write_text(dump_yaml(config), encoding="utf-8")
     save_specs(folder / "tasks.json", data.specs)
     baselines: dict[str, BaselineRow] = {}

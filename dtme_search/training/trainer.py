@@ -13,15 +13,18 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from dtme_search.config import RunConfig, run_fingerprint
-from dtme_search.data import Batch, Purpose, Split, TaskData, make_generator
+from dtme_search.config import RunConfig
+from dtme_search.data import Batch, Purpose, TaskData, make_generator
 from dtme_search.models import MultiTaskViT, build_model
 from dtme_search.token_space import ConflictReport, ExpansionPlan
 from dtme_search.training.callbacks import Callbacks, Progress, TrainingInterrupted
 from dtme_search.training.checkpoint import load_checkpoint, save_checkpoint
-from dtme_search.training.evaluation import evaluate
+from dtme_search.training.combination import Combination, graphs_survive
+from dtme_search.training.evaluation import check_scoring, evaluate
 from dtme_search.training.forward import TaskLosses, part_of
+from dtme_search.training.gradient_statistics import compare_gradients
 from dtme_search.training.growth import Growth
+from dtme_search.training.identity import checkpoint_fingerprint
 from dtme_search.training.optimisation import learning_rate_factor
 from dtme_search.training.result import Evaluation, RunResult
 from dtme_search.training.runtime import forget_peak_memory, run_numerics
@@ -37,6 +40,8 @@ READ_LOSSES_EVERY = 20
 
 class Trainer:
     """Trains one model as its config says.
+
+    Without a hold-out the test split is measured once, at the end, and decides nothing.
 
     Args:
         config: The run.
@@ -66,15 +71,17 @@ class Trainer:
         trunk: Trunk | None = None,
         parts: int = 1,
     ) -> None:
+        check_scoring(config, data.scoring_split)
         self.config = config
         self.data = data
         self.callbacks = callbacks or Callbacks()
         self.trunk = trunk
-        self.fingerprint = run_fingerprint(config, data.fingerprint)
-        self.split: Split = "holdout" if data.splits.holdout else "test"
+        self.fingerprint = checkpoint_fingerprint(config, data.fingerprint)
+        self.split = data.scoring_split
         self.checkpoint_path = None if folder is None else folder / "checkpoint.pt"
         self.state = RunState.at_start(config, model, data.device, parts)
         self.losses = TaskLosses(config.train, self.model, data)
+        self.combination = Combination(config, self.losses, self.state.method)
         self._last_saved = 0.0
 
     @property
@@ -107,7 +114,7 @@ class Trainer:
             TrainingInterrupted: If ``should_stop`` said so; a checkpoint was written.
         """
         forget_peak_memory(self.data.device)
-        with run_numerics(self.config.train, self.data.device):
+        with run_numerics(self.config.train, self.data.device), graphs_survive(self.config):
             self._resume()
             if self.config.train.compile:
                 self.model.compile_blocks()
@@ -179,19 +186,23 @@ class Trainer:
         state = self.state
         grows = state.step == self.config.expansion_step and state.plan is None
         active = state.tasks_of(state.step)
-        if not grows and active == state.active:
+        # The unit of cost is a step that adds losses plainly: other methods cost more from the start.
+        begins = state.step == 0 and state.plan is None and not self.combination.is_plain
+        if not grows and not begins and active == state.active:
             return
         with state.watch.phase("measure"):
             growth = Growth(self.config, self.model, self.data, self.losses, active, state.parts)
             plan = self._plan_expansion(growth) if grows else None
-            changes = active != state.active or (plan is not None and not plan.is_empty)
+            changes = begins or active != state.active or (plan is not None and not plan.is_empty)
             reference = state.cost.reference_seconds
             if changes and (reference is None or grows):
                 reference = self._reference_seconds(growth)
             if plan is not None:
+                self._look_at_gradients(active)
                 state.grow(plan)
+                self._look_at_gradients(active)
             if changes and reference is not None:
-                ratio = growth.probe_seconds(active) / reference
+                ratio = growth.probe_seconds(active, self.combination) / reference
                 state.cost = state.cost.entering(state.step, ratio, reference)
         state.active = active
 
@@ -201,7 +212,7 @@ class Trainer:
         if state.plan is None or state.plan.is_empty:
             return growth.probe_seconds(tuple(self.config.tasks))
         # The run came from elsewhere after its growth: what its steps cost in that unit is known.
-        return growth.probe_seconds(state.active) / state.cost.phases[-1][1]
+        return growth.probe_seconds(state.active, self.combination) / state.cost.phases[-1][1]
 
     def _plan_expansion(self, growth: Growth) -> ExpansionPlan:
         self._seed_step()
@@ -223,21 +234,34 @@ class Trainer:
 
     def _train_step(self, batch: Batch) -> None:
         state, train = self.state, self.config.train
+        if state.step % (train.statistics.every or self.config.total_steps) == 0:
+            with state.watch.phase("measure"):
+                self._look_at_gradients(state.active)
         weights = state.schedule.weights(state.step)
         factor = learning_rate_factor(state.step, self.config.total_steps, train)
         for group in state.optimizer.param_groups:
             group["lr"] = group["base_lr"] * factor
         self._seed_step()
         state.optimizer.zero_grad(set_to_none=True)
-        losses = self.losses.backward(batch, {name: weights[name] for name in state.active}, state.parts)
+        of_active = {name: weights[name] for name in state.active}
+        losses = self.combination.backward(state.step, batch, of_active, state.parts)
         if train.grad_clip is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), train.grad_clip)
         state.optimizer.step()
+        self.combination.after_update(batch, state.parts)
         state.loss_log.record(state.step, losses)
         state.step += 1
         if state.step % READ_LOSSES_EVERY == 0:
             state.loss_log.read()
             self._tell_progress()
+
+    def _look_at_gradients(self, tasks: tuple[str, ...]) -> None:
+        settings, state = self.config.train.statistics, self.state
+        if settings.every is None or len(tasks) == 1:
+            return
+        seen = compare_gradients(self.losses, tasks, settings.images, self.config.seed)
+        grown = state.plan is not None and not state.plan.is_empty
+        self.callbacks.on_gradients(state.step, grown, seen)
 
     def _seed_step(self) -> None:
         """Make stochastic depth a function of the step, not of what was drawn before it."""
@@ -253,6 +277,8 @@ class Trainer:
     @property
     def _evaluation_steps(self) -> set[int]:
         total, count = self.config.total_steps, self.config.train.num_evaluations
+        if self.split == "test":  # which is looked at once
+            return {total}
         return {max(1, round(total * (index + 1) / count)) for index in range(count)}
 
     def _evaluate(self) -> None:

@@ -46,7 +46,6 @@ ACTIVE = [
     ({}, "model.backbone", "vit_small_patch16_224"),
     ({}, "model.backbone_options", {"depth": 6}),
     ({}, "model.pretrained", True),
-    ({}, "model.checkpoint", "w.pt"),
     ({}, "model.drop_path", 0.1),
     ({}, "model.architecture", "taskprompter"),
     (PROMPTED, "model.architecture_options", {"taskprompter": {"channel_heads": 4}}),
@@ -98,6 +97,17 @@ ACTIVE = [
     ({}, "train.warmup_steps", 5),
     ({}, "train.poly_power", 1.0),
     ({}, "train.grad_clip", 1.0),
+    ({}, "train.combine.kind", "pcgrad"),
+    ({"train.combine.kind": "uncertainty"}, "train.combine.lr", 0.1),
+    ({"train.combine.kind": "imtl_l"}, "train.combine.lr", 0.1),
+    ({"train.combine.kind": "dwa"}, "train.combine.temperature", 1.0),
+    ({"train.combine.kind": "dwa"}, "train.combine.window", 7),
+    ({"train.combine.kind": "famo"}, "train.combine.lr", 0.1),
+    ({"train.combine.kind": "famo"}, "train.combine.decay", 0.1),
+    ({"train.combine.kind": "gradnorm"}, "train.combine.alpha", 0.1),
+    ({"train.combine.kind": "cagrad"}, "train.combine.radius", 0.2),
+    ({"train.combine.kind": "nash_mtl"}, "train.combine.max_norm", 2.0),
+    ({"train.combine.kind": "graddrop"}, "train.combine.leak", 0.5),
     ({}, "train.edge_positive_weight", 0.8),
     ({}, "train.precision", "float32"),
     ({}, "train.deterministic", "never"),
@@ -109,6 +119,8 @@ ACTIVE = [
 # The same, where the field is not read.
 INACTIVE = [
     ({}, "data.root", "/data"),
+    # What the file holds is named by its digest.
+    ({}, "model.checkpoint", "w.pt"),
     ({}, "model.decoder_options", {"dpt": {"width": 3}}),
     ({}, "model.architecture_options", {"taskprompter": {"channel_heads": 4}}),
     (PROMPTED, "model.architecture_options", {"other": {"width": 3}}),
@@ -127,6 +139,8 @@ INACTIVE = [
     ({"data.name": "taskonomy"}, "data.taskonomy.incomplete", "skip"),
     ({}, "data.taskonomy.split", "medium.csv"),
     ({}, "data.taskonomy.incomplete", "skip"),
+    ({"train.combine.kind": "pcgrad"}, "train.combine.lr", 0.1),
+    ({"tasks": {"depth": {}}}, "train.combine.kind", "pcgrad"),
     (NONE, "expansion.start", 0.5),
     (NONE, "expansion.selection", "random"),
     (NONE, "expansion.plan", {"modulate": {1: [["depth"]]}}),
@@ -149,6 +163,8 @@ INACTIVE = [
     (DIMINISH, "schedule.patience", 2),
     (RATED, "schedule.half_life", 0.1),
     ({}, "train.checkpoint_seconds", 1.0),
+    ({}, "train.statistics.every", 5),
+    ({}, "train.statistics.images", 5),
 ]
 
 

@@ -58,6 +58,24 @@ WRONG = [
         "Did you mean 'modulate'?",
     ),
     ("schedule: {kind: off}", "schedule.kind must be one of constant, diminish, switch, got 'off'."),
+    (
+        "train: {combine: {kind: cagard}}",
+        "train.combine.kind must be one of sum, uncertainty, optimal_uncertainty, imtl_l, dwa, rlw, famo, "
+        "gradnorm, pcgrad, cagrad, mgda, imtl_g, aligned_mtl, nash_mtl, graddrop, upgrad, got 'cagard'. "
+        "Did you mean 'cagrad' or 'pcgrad' or 'upgrad'?",
+    ),
+    ("train: {combine: {radius: 1.0}}", "train.combine.radius must be below 1, got 1.0."),
+    (
+        "{tasks: {depth: {}}, train: {combine: {kind: gradnorm}}}",
+        "train.combine.kind must be sum for a single task, got gradnorm, which compares tasks. "
+        "Name a second task or use sum.",
+    ),
+    (
+        f"{{tasks: {{{', '.join(f'task{number}: {{}}' for number in range(13))}}}, "
+        "train: {combine: {kind: mgda}}}",
+        "tasks must be at most 12 for train.combine.kind mgda, got 13. "
+        "Use pcgrad, imtl_g, aligned_mtl or nash_mtl.",
+    ),
     # ranges
     ("train: {lr: 0}", "train.lr must be above 0, got 0."),
     ("train: {num_steps: 0}", "train.num_steps must be at least 1, got 0."),

@@ -7,6 +7,7 @@ from typing import Any
 LAYERS = "expansion.layers"
 POLICY = "expansion.policy"
 START = "expansion.start"
+SEED = "seed"
 
 
 def value_at(values: Any, path: str, default: Any) -> Any:
