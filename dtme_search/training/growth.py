@@ -131,8 +131,16 @@ def plan_for(
     return replace(plan, tasks=everything)
 
 
-def resolved_config(config: RunConfig, plan: ExpansionPlan) -> RunConfig:
-    """The run with its plan written out: it trains to the same model without measuring anything."""
+def resolved_config(config: RunConfig, plan: ExpansionPlan, plateau_step: int | None = None) -> RunConfig:
+    """The run with what it found written out: its plan, and the step at which auxiliary tasks stopped.
+
+    It trains to the same model without measuring conflicts or looking at evaluations.
+    """
+    if config.schedule.patience is not None:
+        found = None if plateau_step is None else plateau_step / config.total_steps
+        stop = config.schedule.stop_at if found is None else found
+        schedule = config.schedule.model_copy(update={"patience": None, "stop_at": stop})
+        config = config.model_copy(update={"schedule": schedule})
     if plan.is_empty:
         return config.unexpanded()
     expansion = config.expansion.model_copy(update={"policy": "fixed", "plan": plan.to_config()})
