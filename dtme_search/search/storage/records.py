@@ -16,7 +16,7 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from dtme_search.errors import StorageError
-from dtme_search.search.storage.database import is_lost_race, make_engine, mask_url, storage_errors
+from dtme_search.search.storage.database import make_engine, mask_url, repeated, storage_errors
 from dtme_search.search.storage.pairing import write_pairs
 from dtme_search.search.storage.rows import (
     BaselineRow,
@@ -93,8 +93,7 @@ class Records:
         """Keep a baseline unless there is one of this fingerprint; gives the one that stands."""
         with storage_errors(self._url):
             try:
-                with Session(self.engine) as session, session.begin():
-                    session.execute(insert(BASELINES), [_columns(BASELINES, row)])
+                self._insert(BASELINES, [_columns(BASELINES, row)])
             except IntegrityError:
                 standing = self.find_baseline(row.fingerprint)
                 if standing is None:
@@ -266,6 +265,13 @@ class Records:
         with storage_errors(self._url), Session(self.engine) as session:
             return [row(**found._mapping) for found in session.execute(query)]
 
+    def _insert(self, table: Table, values: Sequence[Mapping[str, Any]]) -> None:
+        def transaction() -> None:
+            with Session(self.engine) as session, session.begin():
+                session.execute(insert(table), values)
+
+        repeated(transaction)
+
     def _replace(self, table: Table, place: Mapping[str, Any], rows: Sequence[Any]) -> None:
         values = [{**_columns(table, row), **place} for row in rows]
 
@@ -278,17 +284,13 @@ class Records:
 
     def _write(self, work: Callable[[Session], ResultT]) -> ResultT:
         """Do something in one transaction, again if another process was in the way."""
-        with storage_errors(self._url):
-            for attempt in range(1, _TRIES):
-                try:
-                    with Session(self.engine) as session, session.begin():
-                        return work(session)
-                except SQLAlchemyError as error:
-                    if not is_lost_race(error):
-                        raise
-                    time.sleep(0.1 * attempt)
+
+        def transaction() -> ResultT:
             with Session(self.engine) as session, session.begin():
                 return work(session)
+
+        with storage_errors(self._url):
+            return repeated(transaction, also_same_rows=True)
 
     def _create(self) -> None:
         METADATA.create_all(self.engine)
