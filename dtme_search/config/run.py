@@ -274,7 +274,7 @@ class ScheduleConfig(Section):
     """switch: fraction of training after which auxiliary tasks stop."""
     patience: Annotated[int, Field(ge=1)] | None = None
     """Stop auxiliary tasks when the primary metrics have not improved for this many evaluations on the
-    hold-out, whatever the kind; a final run does not look."""
+    hold-out, whatever the kind; a final run may not look."""
     stop_at: Fraction | None = None
     """Fraction of training after which auxiliary tasks stop, whatever the kind; an export writes what
     patience found."""

@@ -68,8 +68,8 @@ class RunResult:
         cost: What a step cost, in units of a step of the unexpanded model with all tasks.
         peak_memory_mb: Largest memory on a GPU since the run was started or taken up; ``None`` on the CPU.
         precision: ``float32`` or ``bfloat16``.
-        plateau_step: First step without auxiliary tasks, where evaluations decided it.
         parts: In how many parts a batch went through the network at the end; 1 unless memory was short.
+        plateau_step: First step without auxiliary tasks, where ``schedule.patience`` ended them early.
     """
 
     evaluations: tuple[Evaluation, ...]

@@ -47,7 +47,6 @@ ACTIVE = [
     ({}, "model.backbone", "vit_small_patch16_224"),
     ({}, "model.backbone_options", {"depth": 6}),
     ({}, "model.pretrained", True),
-    ({}, "model.checkpoint", "w.pt"),
     ({}, "model.drop_path", 0.1),
     ({}, "model.architecture", "taskprompter"),
     (PROMPTED, "model.architecture_options", {"taskprompter": {"channel_heads": 4}}),
@@ -128,6 +127,8 @@ ACTIVE = [
 # The same, where the field is not read.
 INACTIVE = [
     ({}, "data.root", "/data"),
+    # What the file holds is named by its digest.
+    ({}, "model.checkpoint", "w.pt"),
     ({}, "model.decoder_options", {"dpt": {"width": 3}}),
     ({}, "model.architecture_options", {"taskprompter": {"channel_heads": 4}}),
     (PROMPTED, "model.architecture_options", {"other": {"width": 3}}),

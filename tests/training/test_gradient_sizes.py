@@ -100,12 +100,3 @@ def test_what_a_plateau_found_is_written_out(config, data):
     assert told.schedule.patience is None
     again = trainer(told, data)
     assert_same_run(searched, result, again, again.run())
-
-
-def test_a_final_run_takes_no_decision_from_the_test_split(config, data):
-    config = with_(
-        config, train__num_evaluations=5, schedule={"kind": "constant", "patience": 1}, train__lr=1e-12
-    )
-    run = trainer(config, data)
-    run.split = "test"
-    assert run.run().plateau_step is None
