@@ -66,7 +66,30 @@ def load_run_config(name_or_path: str, overrides: tuple[str, ...] = ()) -> RunCo
     values = read_yaml(path)
     if "search" in values:
         raise ConfigError(f"{path}: is a study, not a config. Use it with `optimize --study`.")
-    return _overridden(validate(RunConfig, values, str(path)), overrides)
+    return _overridden(_placed(validate(RunConfig, values, str(path)), path.parent), overrides)
+
+
+def _placed(config: RunConfig, folder: Path) -> RunConfig:
+    """The same run with paths that count from ``folder``, where the file lies in which they stand.
+
+    One that is not there but below the current folder is taken from there, as in older releases.
+    """
+
+    def place(text: str | None) -> str | None:
+        if not text:
+            return text
+        path = Path(text).expanduser()
+        found = path if not (folder / path).exists() and path.exists() else folder / path
+        return str(found.absolute())
+
+    data, model = config.data, config.model
+    described = data.folder.model_copy(update={"description": place(data.folder.description)})
+    return config.model_copy(
+        update={
+            "data": data.model_copy(update={"root": place(data.root), "folder": described}),
+            "model": model.model_copy(update={"checkpoint": place(model.checkpoint)}),
+        }
+    )
 
 
 def load_study_config(name_or_path: str) -> StudyConfig:
@@ -85,7 +108,8 @@ def base_config(study: StudyConfig, folder: Path | None = None, overrides: tuple
     """The ``RunConfig`` a study starts from; ``folder`` is where the study file lies."""
     where = f"study {study.name}: config"
     if isinstance(study.config, dict):
-        return _overridden(validate(RunConfig, study.config, where), overrides)
+        config = validate(RunConfig, study.config, where)
+        return _overridden(config if folder is None else _placed(config, folder), overrides)
     name = study.config
     if folder is not None and name.endswith((".yaml", ".yml")):
         name = str(folder / name)

@@ -89,6 +89,27 @@ class Records:
                     time.sleep(0.1 * attempt)
             self._check_version()
 
+    def is_current(self) -> bool:
+        """Whether every table and column is there; nothing is written to find out.
+
+        Raises:
+            StorageError: If the tables there are of a later version.
+        """
+        with storage_errors(self._url):
+            self._check_version()
+            found = inspect(self.engine)
+            there = set(found.get_table_names())
+            if not set(METADATA.tables) <= there:
+                return False
+            with Session(self.engine) as session:
+                if session.scalar(select(SCHEMA.c.version)) != SCHEMA_VERSION:
+                    return False
+            return all(
+                {column.name for column in table.columns}
+                <= {each["name"] for each in found.get_columns(name)}
+                for name, table in METADATA.tables.items()
+            )
+
     def save_baseline(self, row: BaselineRow) -> BaselineRow:
         """Keep a baseline unless there is one of this fingerprint; gives the one that stands."""
         with storage_errors(self._url):
