@@ -43,16 +43,17 @@ def print_confirmed(screen: Screen, study: LoadedStudy, trials: Frame | None = N
 
 def best_in_words(study: LoadedStudy, number: int) -> str:
     """What to think of the best trial."""
+    from dtme_search.reporting import against
     from dtme_search.search import confirmations
 
     (run,) = study.records.runs(study.name, number)
     confirmed = confirmations(study).get(number)
     if confirmed is None:
         return (
-            f"Best: trial {number}, delta_m {run.delta_m_percent:+.2f} % on the hold-out, one seed: "
-            "differences of about a point may be noise."
+            f"Best: trial {number}, delta_m {run.delta_m_percent:+.2f} % on the hold-out against "
+            f"{against(run)}, one seed: differences of about a point may be noise."
         )
     return (
         f"Best: trial {number}, delta_m on the hold-out: {confirmed.in_words()}; "
-        f"{run.delta_m_percent:+.2f} % in the search."
+        f"{run.delta_m_percent:+.2f} % in the search; against {against(run)}."
     )

@@ -150,8 +150,8 @@ def print_final(screen: Screen, result: FinalResult) -> None:
             )
     if result.delta_m_percent is not None:
         screen.say(
-            f"delta_m {result.delta_m_percent:+.2f} % on the {result.split} split, against single-task "
-            "baselines trained on the same ids with the same recipe; one seed."
+            f"delta_m {result.delta_m_percent:+.2f} % on the {result.split} split, against {result.against}, "
+            "trained on the same ids; one seed."
         )
     if result.baselines and result.extra_metrics:
         screen.say(

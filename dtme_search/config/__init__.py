@@ -1,6 +1,7 @@
 """Frozen configs: ``RunConfig`` for one run, ``StudyConfig`` for one search, YAML in and out."""
 
 from dtme_search.config.description import FolderDescription, FolderTask, load_description
+from dtme_search.config.dotted import set_path
 from dtme_search.config.files import (
     apply_overrides,
     base_config,
@@ -11,7 +12,8 @@ from dtme_search.config.files import (
 )
 from dtme_search.config.identity import canonical, fingerprint, run_fingerprint
 from dtme_search.config.messages import validate
-from dtme_search.config.paths import check_path, check_value, set_path
+from dtme_search.config.paths import check_path, check_value
+from dtme_search.config.recipes import BaselineRecipes
 from dtme_search.config.run import (
     AugmentConfig,
     DataConfig,
@@ -24,17 +26,18 @@ from dtme_search.config.run import (
     RunConfig,
     ScenesConfig,
     ScheduleConfig,
-    Section,
     TaskConfig,
     TaskGroups,
     TaskonomyConfig,
     TrainConfig,
 )
+from dtme_search.config.section import Section
 from dtme_search.config.study import Distribution, PrunerConfig, SamplerConfig, Scalar, StudyConfig
 from dtme_search.config.yaml_text import dump_yaml
 
 __all__ = [
     "AugmentConfig",
+    "BaselineRecipes",
     "DataConfig",
     "Distribution",
     "ExpansionConfig",

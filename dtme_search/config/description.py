@@ -9,7 +9,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from dtme_search.config.messages import validate
-from dtme_search.config.run import Section
+from dtme_search.config.section import Section
 from dtme_search.config.yaml_text import read_yaml
 from dtme_search.tasks import LossName, MetricName, TargetKind, Unit
 

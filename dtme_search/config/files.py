@@ -10,8 +10,9 @@ from typing import Any, Literal
 
 import yaml
 
+from dtme_search.config.dotted import set_path
 from dtme_search.config.messages import validate
-from dtme_search.config.paths import check_path, check_value, is_whole_number, set_path
+from dtme_search.config.paths import check_path, check_value, is_whole_number
 from dtme_search.config.run import RunConfig
 from dtme_search.config.study import StudyConfig
 from dtme_search.config.yaml_text import parse_yaml, read_yaml

@@ -6,11 +6,13 @@ dotted path, for example ``expansion.start``. Defaults are the papers' where the
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, model_validator
 
-from dtme_search.config.messages import unwrap
+from dtme_search.config.dotted import set_path
+from dtme_search.config.recipes import BaselineRecipes
+from dtme_search.config.section import Section
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 """A share between 0 and 1, both included."""
@@ -19,21 +21,6 @@ LayerChoice = Literal["auto", "none", "modulate", "expand", "both"]
 LayerIndex = Annotated[int, Field(ge=0)]
 TaskGroups = tuple[tuple[str, ...], ...]
 """Tasks that share one operation: ``[[semseg], [depth, normals]]``."""
-
-
-class Section(BaseModel):
-    """Base of every part of a config: frozen, no unknown keys, no NaN."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _truth_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
-        # Pydantic would take true for 1.
-        wanted = unwrap(cls.model_fields[str(info.field_name)].annotation)
-        if isinstance(value, bool) and wanted in (int, float):
-            raise ValueError(f"must be a number, got {str(value).lower()}")
-        return value
 
 
 class AugmentConfig(Section):
@@ -328,6 +315,7 @@ class RunConfig(Section):
     expansion: ExpansionConfig = ExpansionConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     train: TrainConfig = TrainConfig()
+    baselines: BaselineRecipes = BaselineRecipes()
 
     @model_validator(mode="after")
     def _some_task_is_primary(self) -> Self:
@@ -378,11 +366,14 @@ class RunConfig(Section):
         return self.model_copy(update={"expansion": ExpansionConfig(policy="none"), "train": train})
 
     def for_single_task(self, task: str) -> RunConfig:
-        """Config of the single-task baseline of ``task``: same recipe, no growth, no schedule."""
-        return self.model_copy(
-            update={
-                "tasks": {task: self.tasks[task].model_copy(update={"role": "primary"})},
-                "expansion": ExpansionConfig(policy="none"),
-                "schedule": ScheduleConfig(),
-            }
-        )
+        """Config of the single-task baseline of ``task``: as long, no growth, no schedule.
+
+        The recipe is this run's own, except where ``baselines.recipes`` says otherwise.
+        """
+        values = self.unexpanded().model_dump()
+        for path, value in self.baselines.recipes.get(task, {}).items():
+            values = set_path(values, path, value)
+        values["tasks"] = {task: {**values["tasks"][task], "role": "primary"}}
+        for name in ("schedule", "baselines"):
+            del values[name]
+        return RunConfig.model_validate(values)

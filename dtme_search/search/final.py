@@ -47,6 +47,7 @@ class FinalResult:
         metrics: Task -> metric; what baselines, gains and delta_m are about.
         baselines: Task -> single-task baseline trained on the same ids; empty if none were asked for.
         folder: Where checkpoint and config are.
+        against: What the baselines are, in words.
         extra_metrics: Task -> further metric -> value, to compare with publications (exact odsF of edges).
     """
 
@@ -56,6 +57,7 @@ class FinalResult:
     metrics: Mapping[str, float]
     baselines: Mapping[str, BaselineRow]
     folder: Path
+    against: str = ""
     extra_metrics: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     @property
@@ -136,7 +138,10 @@ def train_final(
                 raise TrainingInterrupted("stopped while the trained model was measured")
 
         extra = evaluate_extra(trainer.model, data, "test", config.train, tuple(metrics), scored)
-    result = FinalResult("test", len(data.splits.test), data.specs, metrics, baselines, folder, extra)
+    against = config.baselines.in_words()
+    result = FinalResult(
+        "test", len(data.splits.test), data.specs, metrics, baselines, folder, against, extra
+    )
     (folder / "metrics.json").write_text(
         json.dumps(
             {
@@ -180,4 +185,6 @@ def evaluate_checkpoint(
     extra = evaluate_extra(model, data, split, config.train, tuple(metrics), hears.scoring)
     if look is not None:
         look(model, data)
-    return FinalResult(split, len(data.splits.ids(split)), data.specs, metrics, {}, checkpoint.parent, extra)
+    return FinalResult(
+        split, len(data.splits.ids(split)), data.specs, metrics, {}, checkpoint.parent, "", extra
+    )

@@ -133,6 +133,7 @@ class RunRow:
         state: ``running``, ``complete``, ``pruned``, ``failed`` or ``interrupted``.
         fingerprint: Identity of the proposed config; ``resolved_fingerprint`` that of the plan it came to.
         operations: Operation of every layer, blank separated.
+        baselines: Task -> fingerprint of the baseline it is compared with, as JSON; ``None`` before schema 4.
         step_cost_ratio: Mean cost of a step in units of an unexpanded one.
         total_steps: Steps of the run, of which ``steps_trained`` were trained for this trial and
             ``steps_reused`` came from a trunk or from ``origin_trial``.
@@ -152,6 +153,7 @@ class RunRow:
     resolved_fingerprint: str | None = None
     config: str | None = None
     operations: str | None = None
+    baselines: str | None = None
     delta_m_percent: float | None = None
     param_overhead_percent: float | None = None
     step_cost_ratio: float | None = None

@@ -14,10 +14,10 @@ from sqlalchemy.dialects import mysql
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 """Raised whenever a table or the meaning of a column changes.
 
-2 brought trunks, rungs and confirmations; 3 batch_parts.
+2 brought trunks, rungs and confirmations; 3 batch_parts; 4 the baselines of each trial.
 """
 
 
@@ -147,6 +147,7 @@ class RunTable(Base):
     resolved_fingerprint: Mapped[Name | None]
     config: Mapped[Long | None]
     operations: Mapped[Long | None]
+    baselines: Mapped[Long | None]
     delta_m_percent: Mapped[float | None]
     param_overhead_percent: Mapped[float | None]
     step_cost_ratio: Mapped[float | None]

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import count, islice
 from pathlib import Path
@@ -139,7 +139,6 @@ class _Repeater:
     listener: Listener
     should_stop: Callable[[], bool]
     expansion_steps: tuple[int, ...]
-    _of_seed: dict[int, dict[str, BaselineRow]] = field(default_factory=dict)
 
     def run(self, repeats: Sequence[Repeat]) -> list[str]:
         """Do what is missing; gives the reasons of those that failed."""
@@ -174,12 +173,11 @@ class _Repeater:
     def _one(self, repeat: Repeat, folder: Path, index: int, total: int) -> str | None:
         """Train a repeat and keep its result; gives the reason if it failed."""
         number, seed = repeat.trial, repeat.config.seed
-        if seed not in self._of_seed:
-            self._of_seed[seed] = self.baselines.get(self.base.model_copy(update={"seed": seed}))
+        against = self.baselines.get(repeat.config, self.base.primary_tasks)
         self.listener.repeat_started(number, seed, index, total)
         attr = FAILED_REPEAT_ATTR.format(trial=number, seed=seed)
         try:
-            row = self._train(repeat, folder)
+            row = self._train(repeat, against, folder)
         except TrainingError as error:
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
             self.study.optuna.set_user_attr(attr, reason)
@@ -192,7 +190,7 @@ class _Repeater:
         self.listener.repeat_ended(row)
         return None
 
-    def _train(self, repeat: Repeat, folder: Path) -> ConfirmationRow:
+    def _train(self, repeat: Repeat, against: Mapping[str, BaselineRow], folder: Path) -> ConfirmationRow:
         config, data = repeat.config, self.shelf.get(repeat.config)
         (folder / "config.yaml").write_text(dump_yaml(config), encoding="utf-8")
         callbacks = Callbacks(on_progress=self.listener.progress, should_stop=self.should_stop)
@@ -202,7 +200,7 @@ class _Repeater:
                 config, data, folder=folder, callbacks=callbacks, trunk=trunk, parts=parts
             )
         )
-        comparison = compare(result.metrics, self._of_seed[config.seed], data.specs)
+        comparison = compare(result.metrics, against, data.specs)
         return ConfirmationRow(
             trial=repeat.trial,
             seed=config.seed,

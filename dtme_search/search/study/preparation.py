@@ -17,6 +17,7 @@ from dtme_search.models import describe_backbone
 from dtme_search.search.data_shelf import DataShelf
 from dtme_search.search.reuse.trunks import TrunkStore
 from dtme_search.search.space.known_points import enqueued_point
+from dtme_search.search.space.recipes import with_rule
 from dtme_search.search.space.search_space import SearchSpace
 from dtme_search.search.storage.database import storage_errors
 from dtme_search.search.storage.records import Records, records_for
@@ -139,7 +140,7 @@ def prepare(
     shelf = DataShelf(device, on_progress=listener.data_reading)
     url = storage_url(config.name, storage, workdir)
     known = open_storage(url) if check_storage(url) else None
-    space = _space(config, base)
+    space = space_of(config, base)
     points = [enqueued_point(space, point) for point in config.enqueue]
     sampler = build_sampler(config, config.seed)
     pruner = build_pruner(config, base.train.num_evaluations)
@@ -205,7 +206,7 @@ def join_prepared(
     base = validate(RunConfig, json.loads(found.user_attrs[BASE_ATTR]), f"base config of study {config.name}")
     base = base.with_data_root(data_root)
     shelf = DataShelf(device, on_progress=listener.data_reading)
-    space = _space(config, base)
+    space = space_of(config, base)
     found.pruner = build_pruner(config, base.train.num_evaluations)
     found.sampler = build_sampler(config, sampler_seed(config.seed, worker, len(own_trials(found))))
     url = storage_url(config.name, storage, workdir)
@@ -235,6 +236,7 @@ def check_same_data(study: optuna.Study, fingerprint: str) -> None:
         )
 
 
-def _space(config: StudyConfig, base: RunConfig) -> SearchSpace:
+def space_of(config: StudyConfig, base: RunConfig) -> SearchSpace:
+    """The search space, with the rule for the baselines of its trials."""
     backbone = describe_backbone(base.model, base.data.image_size)
-    return SearchSpace.from_study(config, base, backbone.num_layers)
+    return with_rule(config, SearchSpace.from_study(config, base, backbone.num_layers))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import csv
+import json
 import platform
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -20,7 +21,15 @@ from optuna.artifacts import FileSystemArtifactStore, upload_artifact
 
 from dtme_search.config import RunConfig, StudyConfig, dump_yaml, run_fingerprint
 from dtme_search.data import TaskData
-from dtme_search.search.storage.records import ConflictRow, EvaluationRow, PlanRow, Records, RungRow, RunRow
+from dtme_search.search.storage.records import (
+    BaselineRow,
+    ConflictRow,
+    EvaluationRow,
+    PlanRow,
+    Records,
+    RungRow,
+    RunRow,
+)
 from dtme_search.search.trial.outcome import Comparison, Outcome, recorded_outcome
 from dtme_search.search.trial.pruning import stop
 from dtme_search.search.trial.result import Result
@@ -97,6 +106,11 @@ class Diary:
             self._end("interrupted")
         else:
             self._end("failed", error="".join(traceback.format_exception(error)))
+
+    def compared(self, baselines: Mapping[str, BaselineRow]) -> None:
+        """It is known which baselines the trial is compared with."""
+        names = {task: row.fingerprint for task, row in baselines.items()}
+        self.row = replace(self.row, baselines=json.dumps(names))
 
     def expanded(self, plan: ExpansionPlan, report: ConflictReport | None) -> None:
         """The network has grown."""

@@ -40,7 +40,7 @@ class Objective:
     Attributes:
         study: The study.
         space: Turns a trial into a config.
-        baselines: Task -> single-task baseline of the study's base config.
+        baselines: Gives the single-task baselines that a config is compared with, by task.
         shelf: Data.
         records: Own SQL tables.
         workspace: Folders.
@@ -53,7 +53,7 @@ class Objective:
 
     study: StudyConfig
     space: SearchSpace
-    baselines: Mapping[str, BaselineRow]
+    baselines: Callable[[RunConfig], Mapping[str, BaselineRow]]
     shelf: DataShelf
     records: Records
     workspace: Workspace
@@ -87,13 +87,15 @@ class Objective:
                 # Not earlier: a trial without parameters that nobody asks for belongs to a dead process.
                 self.asking.release()
             self._tell_start(trial)
+            against = self.baselines(config)
             data, folder = self.shelf.get(config), self.workspace.trial(first)
             artifacts = self.workspace.artifacts
             with Diary(trial, self.study, config, data, self.records, folder, artifacts, self.draw) as diary:
                 try:
-                    run = self._train(trial, config, diary, claims)
+                    diary.compared(against)
+                    run = self._train(trial, config, against, diary, claims)
                     backbone = describe_backbone(config.model, data.image_size)
-                    outcome = judge(run, self.baselines, data.specs, backbone, self.study)
+                    outcome = judge(run, against, data.specs, backbone, self.study)
                     result = diary.completed(run, outcome)
                 except AlreadyDone as found:
                     result, outcome = diary.taken_over(found.origin)
@@ -145,7 +147,14 @@ class Objective:
                 self.listener.trial_stopped(trial.number, "failed", reason)
             raise
 
-    def _train(self, trial: optuna.Trial, config: RunConfig, diary: Diary, claims: ExitStack) -> RunResult:
+    def _train(
+        self,
+        trial: optuna.Trial,
+        config: RunConfig,
+        against: Mapping[str, BaselineRow],
+        diary: Diary,
+        claims: ExitStack,
+    ) -> RunResult:
         """Train, unless the same work is finished: that may be known now, or at the expansion step."""
         data, trunk = diary.data, self._trunk(trial, config, diary.data)
         work = self._work(config, data, claims)
@@ -162,7 +171,7 @@ class Objective:
             diary.resolved(work.take(plan))
 
         def on_evaluate(trainer: Trainer, evaluation: Evaluation) -> None:
-            comparison = compare(evaluation.metrics, self.baselines, data.specs)
+            comparison = compare(evaluation.metrics, against, data.specs)
             rung = self._rung(trial.number, trainer, evaluation.step, comparison.delta_m_percent)
             diary.evaluated(evaluation, comparison)
             diary.judged(rung)
