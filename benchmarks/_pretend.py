@@ -30,7 +30,7 @@ from dtme_search.search.space.search_space import SearchSpace
 from dtme_search.search.storage import study_lock as asking
 from dtme_search.search.storage.records import Records
 from dtme_search.search.study import loop
-from dtme_search.search.trial import diary, objective
+from dtme_search.search.trial import claim, diary, objective
 from dtme_search.search.trial.pruning import ParetoPruner
 from dtme_search.token_space import ConflictReport, ExpansionPlan
 from dtme_search.training import Callbacks, Evaluation, RunResult
@@ -217,7 +217,7 @@ class Meter:
 
     def _wrap_trials(self) -> None:
         """A trial lasts from the end of the one before it to its own end."""
-        run_trials, let_go = study.run_trials, objective.Objective.let_go
+        run_trials, let_go = study.run_trials, claim.ClaimedTrial.let_go
 
         def metered(*given: Any, **named: Any) -> None:
             self._begin_trial()
@@ -228,13 +228,13 @@ class Meter:
                 for notes in (self.trials, self.calls, self.asking, self.waiting):
                     notes.pop()  # of a trial that did not begin
 
-        def ended(owner: objective.Objective) -> None:
+        def ended(owner: claim.ClaimedTrial) -> None:
             let_go(owner)
             if self._began is not None:
                 self._end_trial()
                 self._begin_trial()
 
-        study.run_trials, objective.Objective.let_go = metered, ended  # type: ignore[method-assign]
+        study.run_trials, claim.ClaimedTrial.let_go = metered, ended  # type: ignore[method-assign]
 
     def _begin_trial(self) -> None:
         self._began = (time.perf_counter(), time.thread_time())

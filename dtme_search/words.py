@@ -11,6 +11,10 @@ _HEADINGS = {
     "delta_m_mean": "mean",
     "delta_m_std": "std",
     "num_seeds": "seeds",
+    "paired_gain_percent": "paired",
+    "paired_trial": "paired with",
+    "paired_mean": "paired",
+    "paired_se": "s.e.",
     "origin_trial": "taken from",
 }
 _DECIMALS = {
@@ -18,11 +22,15 @@ _DECIMALS = {
     "delta_m_percent": 2,
     "delta_m_mean": 2,
     "delta_m_std": 2,
+    "paired_gain_percent": 2,
+    "paired_mean": 2,
+    "paired_se": 2,
     "param_overhead_percent": 3,
     "step_cost_ratio": 2,
     "start": 2,
 }
-_COUNTS = {"num_seeds", "origin_trial", "steps_reused"}
+_SIGNED = {"delta_m_percent", "delta_m_mean", "search", "paired_gain_percent", "paired_mean"}
+_COUNTS = {"num_seeds", "origin_trial", "steps_reused", "paired_trial"}
 """Whole numbers; a column with gaps holds them as floats."""
 
 
@@ -53,6 +61,6 @@ def cell(column: str, value: Any) -> str:
     if column in _COUNTS:
         return str(int(value))
     if isinstance(value, float):
-        signed = column in ("delta_m_percent", "delta_m_mean", "search") or column.startswith("gain_")
+        signed = column in _SIGNED or column.startswith("gain_")
         return f"{value:{'+' if signed else ''}.{_DECIMALS.get(column, 1)}f}"
     return str(value)

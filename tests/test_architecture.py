@@ -34,7 +34,7 @@ ROW_OF = {part: row for row, parts in enumerate(ROWS) for part in parts}
 
 ROWS_OF_SEARCH = (
     ("workspace", "locks", "stopping", "data_shelf"),
-    ("space",),
+    ("space", "proposal"),
     ("storage",),
     ("reuse",),
     ("trial",),
@@ -58,7 +58,10 @@ OUTSIDE = {
     "schedules": {"torch"},
     "models": {"torch"},
     "training": {"torch"},
-    "search": {"optuna", "sqlalchemy", "joblib", "filelock", "dask", "cloudpickle", "torch"},
+    "search": {
+        *("optuna", "sqlalchemy", "joblib", "filelock", "dask", "cloudpickle", "torch"),
+        *("numpy", "scipy", "threadpoolctl"),
+    },
     "reporting": {
         *("pandas", "plotly", "matplotlib", "numpy", "PIL", "torch", "scipy"),
         *("optuna", "optuna_dashboard", "sqlalchemy"),

@@ -79,6 +79,16 @@ def by_start(rows: Rows) -> pd.DataFrame:
     ).reset_index()
 
 
+def over_unexpanded(rows: Rows) -> pd.DataFrame:
+    runs = rows.runs[rows.runs["state"] == "complete"]
+    never = runs[runs["param_overhead_percent"] == 0].sort_values("trial").iloc[0]
+    grown = runs[runs["trial"] != never["trial"]]
+    gains = grown["delta_m_percent"] - never["delta_m_percent"]
+    table = grown.assign(paired_trial=never["trial"], paired_gain_percent=gains)
+    columns = ["trial", "seed", "paired_trial", "paired_gain_percent", "delta_m_percent", "operations"]
+    return table[columns]
+
+
 def by_layer(rows: Rows) -> pd.DataFrame:
     groups = rows.conflicts.groupby("layer")
     table = groups[["range_rate", "null_rate"]].mean()
@@ -102,6 +112,7 @@ def time(rows: Rows) -> pd.DataFrame:
 
 EXPECTED: dict[str, Callable[[Rows], pd.DataFrame]] = {
     "delta_m by expansion start": by_start,
+    "Gains over the unexpanded network": over_unexpanded,
     "Conflicts by layer": by_layer,
     "Metric curves of a trial": curves,
     "Where the time of a study went": time,

@@ -9,7 +9,7 @@ from dtme_search.cli.tables import print_frame
 
 if TYPE_CHECKING:
     from dtme_search.reporting import Frame
-    from dtme_search.search import LoadedStudy
+    from dtme_search.search import LoadedStudy, RunRow
 
 CONFIRMED = ("delta_m_mean", "delta_m_std", "num_seeds")
 """Columns that stand in a table of their own."""
@@ -32,8 +32,10 @@ def print_confirmed(screen: Screen, study: LoadedStudy, trials: Frame | None = N
     )
     screen.line("")
     screen.say(
-        "mean, standard deviation and gains over the further seeds, each against baselines of its seed; "
-        "the seed of the search is not among them, because its value was chosen for being high.",
+        "mean, standard deviation and gains over the further seeds, each against single-task baselines of "
+        "its seed (with --no-baselines those of the search); paired: the mean gain over the "
+        "unexpanded network of each seed, which shares its noise. The seed of the search is not among "
+        "them, because its value was chosen for being high.",
         style="dim",
     )
     doubt = doubt_about_leader(ranking(study))
@@ -51,9 +53,22 @@ def best_in_words(study: LoadedStudy, number: int) -> str:
     if confirmed is None:
         return (
             f"Best: trial {number}, delta_m {run.delta_m_percent:+.2f} % on the hold-out against "
-            f"{against(run)}, one seed: differences of about a point may be noise."
+            f"{against(run)}{_paired(run)}, one seed: differences of about a point may be noise."
         )
-    return (
-        f"Best: trial {number}, delta_m on the hold-out: {confirmed.in_words()}; "
-        f"{run.delta_m_percent:+.2f} % in the search; against {against(run)}."
+    lead = confirmed.paired
+    ahead = (
+        f", {lead.points:+.2f} points over the unexpanded network of each seed, standard error "
+        f"{lead.standard_error:.2f}"
+        if lead
+        else ""
     )
+    return (
+        f"Best: trial {number}, delta_m on the hold-out: {confirmed.in_words()}{ahead}; "
+        f"{run.delta_m_percent:+.2f} % in the search{_paired(run)}; against {against(run)}."
+    )
+
+
+def _paired(run: RunRow) -> str:
+    if run.paired_gain_percent is None:
+        return ""
+    return f" ({run.paired_gain_percent:+.2f} points over the unexpanded trial {run.paired_trial})"

@@ -61,6 +61,7 @@ def print_study(screen: Screen, study: LoadedStudy, where: str = "", data: str =
             "reason",
             "origin_trial",
             "steps_reused",
+            "paired_trial",
             *CONFIRMED,
         )
         shown = front.drop(columns=[name for name in hidden if name in front])
@@ -68,8 +69,10 @@ def print_study(screen: Screen, study: LoadedStudy, where: str = "", data: str =
         print_frame(screen.console, f"Front: {goal}", shown)
         screen.line("")
         screen.say(
-            "delta_m, gain by task and overhead in percent; step cost in unexpanded steps;", style="dim"
+            "delta_m, gain by task and overhead in percent; paired: delta_m less that of the",
+            style="dim",
         )
+        screen.say("unexpanded network of the same seed; step cost in unexpanded steps;", style="dim")
         screen.say(f"{LEGEND}.", style="dim")
         _print_doubts(screen, front)
         print_confirmed(screen, study, trials)

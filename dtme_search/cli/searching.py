@@ -256,6 +256,13 @@ def confirm(
     seeds: Annotated[
         int, typer.Option("--seeds", min=1, help="Further seeds of each, with those it already has.")
     ] = 3,
+    baselines: Annotated[
+        bool,
+        typer.Option(
+            "--baselines/--no-baselines",
+            help="Single-task baselines of each seed; without, gains over the unexpanded network are enough.",
+        ),
+    ] = True,
     storage: options.Storage = None,
     device: options.Device = None,
     data_root: options.DataRoot = None,
@@ -263,9 +270,10 @@ def confirm(
 ) -> None:
     """Repeat the leaders of a study with further seeds.
 
-    Each repeat trains what `export` would write, against single-task baselines of the same seed. Mean and
-    standard deviation leave out the seed of the search, whose value was chosen for being high. Ctrl-C stops
-    with a checkpoint; the same command does what is missing.
+    Each repeat trains what `export` would write, against single-task baselines of the same seed. The
+    unexpanded trial is repeated too: the gain over it, seed by seed, is nearly free of the noise between
+    seeds and needs no new baselines. Mean and standard deviation leave out the seed of the search, whose
+    value was chosen for being high. Ctrl-C stops with a checkpoint; the same command does what is missing.
     """
     from dtme_search.cli.confirmed import best_in_words, print_confirmed
     from dtme_search.cli.progress import TerminalListener
@@ -278,6 +286,7 @@ def confirm(
             study,
             top=top,
             seeds=seeds,
+            new_baselines=baselines,
             storage=storage,
             device=device,
             data_root=data_root,

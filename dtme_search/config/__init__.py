@@ -16,6 +16,7 @@ from dtme_search.config.paths import check_path, check_value
 from dtme_search.config.recipes import BaselineRecipes
 from dtme_search.config.run import (
     AugmentConfig,
+    Count,
     DataConfig,
     ExpansionConfig,
     FixedPlan,
@@ -38,6 +39,7 @@ from dtme_search.config.yaml_text import dump_yaml
 __all__ = [
     "AugmentConfig",
     "BaselineRecipes",
+    "Count",
     "DataConfig",
     "Distribution",
     "ExpansionConfig",

@@ -8,7 +8,7 @@ import json
 import operator
 from typing import Any
 
-from dtme_search.config.run import ExpansionConfig, RunConfig, ScheduleConfig
+from dtme_search.config.run import ExpansionConfig, ModelConfig, RunConfig, ScheduleConfig
 
 NUMERICS_VERSION = 1
 """Raised whenever the same config would train to other numbers; part of every fingerprint."""
@@ -50,9 +50,7 @@ def canonical(config: RunConfig) -> dict[str, Any]:
         del form["data"][name]
     if not config.data.options:
         del form["data"]["options"]
-    del form["model"]["decoder_options"]
-    if options := config.model.decoder_options.get(config.model.decoder):
-        form["model"]["decoder_options"] = options
+    form["model"] = _active_model(config.model, form["model"])
     form["expansion"] = _active_expansion(config.expansion, form["expansion"])
     form["schedule"] = _active_schedule(config, form["schedule"])
     if not config.expansion_step:
@@ -75,6 +73,17 @@ def fingerprint(*parts: Any) -> str:
 def run_fingerprint(config: RunConfig, *parts: Any) -> str:
     """Fingerprint of the work that ``config`` describes; ``parts`` add what it cannot know (the data)."""
     return fingerprint(canonical(config), *parts)
+
+
+def _active_model(model: ModelConfig, form: dict[str, Any]) -> dict[str, Any]:
+    if model.architecture == ModelConfig().architecture:
+        idle = {"architecture", "architecture_options", "decoder_options"}
+        options = {"decoder_options": model.decoder_options.get(model.decoder)}
+    else:  # it brings its own decoder
+        idle = {"architecture_options", "decoder", "decoder_options", "levels"}
+        options = {"architecture_options": model.architecture_options.get(model.architecture)}
+    active = {name: value for name, value in form.items() if name not in idle}
+    return active | {name: value for name, value in options.items() if value}
 
 
 def _active_expansion(expansion: ExpansionConfig, form: dict[str, Any]) -> dict[str, Any]:

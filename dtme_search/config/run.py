@@ -17,6 +17,9 @@ from dtme_search.config.section import Section
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 """A share between 0 and 1, both included."""
 
+Count = Annotated[int, Field(ge=1)]
+"""A whole number of 1 or more."""
+
 LayerChoice = Literal["auto", "none", "modulate", "expand", "both"]
 LayerIndex = Annotated[int, Field(ge=0)]
 TaskGroups = tuple[tuple[str, ...], ...]
@@ -146,6 +149,11 @@ class ModelConfig(Section):
     """Or load backbone weights from this file (.safetensors, .pt, .pth, .bin)."""
     drop_path: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     """Stochastic depth of the last block, linear over the blocks; one draw for all tasks."""
+    architecture: str = "vit"
+    """vit: the backbone as it is, with a decoder behind it. taskprompter: a prompt per task goes through all
+    blocks, and has its own decoder. See docs/architectures.md."""
+    architecture_options: dict[str, dict[str, int | float | bool | str]] = {}
+    """Options of architectures by their names; only those of the chosen one are read."""
     decoder: str = "simple"
     """How tasks are decoded. simple: 3x3 conv, BN, ReLU, 1x1 conv, bilinear. All: docs/architectures.md."""
     decoder_channels: Annotated[int, Field(ge=1)] | None = None

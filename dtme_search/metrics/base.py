@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from dtme_search.tasks import TaskSpec
@@ -16,7 +17,8 @@ class Meter(Protocol):
     """Accumulates one metric over a set of images.
 
     Pixels where ``valid`` is False change nothing, whatever the prediction or the target holds there;
-    how the set is cut into batches changes nothing either (integer counts, float64 sums).
+    how the set is cut into batches changes nothing either (integer counts, float64 sums). Both stay on the
+    device until ``compute``, because reading them waits for it.
     """
 
     def update(self, prediction: Tensor, target: Tensor, valid: Tensor) -> None:
@@ -77,7 +79,38 @@ def no_valid_pixels(spec: TaskSpec) -> ValueError:
     )
 
 
-def bounding_box(mask_HW: Tensor) -> tuple[slice, slice]:
-    """Rows and columns that hold all of a mask with at least one pixel."""
-    rows, columns = mask_HW.any(1).nonzero().flatten(), mask_HW.any(0).nonzero().flatten()
-    return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
+def pick(mask: Tensor, *values: Tensor) -> tuple[Tensor, ...]:
+    """The values where ``mask`` is true, for sums over them; ``mask`` has their leading shape.
+
+    Choosing on a device would wait for it, to learn how many there are. There all values come back, 0 where
+    they do not count, which is right for every sum of terms that are 0 at 0.
+    """
+    if mask.device.type == "cpu":
+        return tuple(tensor[mask] for tensor in values)
+    return tuple(
+        torch.where(mask.view(*mask.shape, *[1] * (tensor.ndim - mask.ndim)), tensor, 0) for tensor in values
+    )
+
+
+def count_values(values: Tensor, mask: Tensor, num_values: int) -> Tensor:
+    """How often each of 0 .. ``num_values`` - 1 occurs where ``mask`` is true, int64 (num_values,).
+
+    Nothing else may occur there. On a device by scattering: counting as ``bincount`` does waits for it.
+    """
+    if values.device.type == "cpu":
+        return torch.bincount(values[mask], minlength=num_values)
+    places = torch.where(mask, values, num_values).flatten().long()
+    counts = torch.zeros(num_values + 1, dtype=torch.int64, device=values.device)
+    return counts.scatter_add_(0, places, torch.ones_like(places))[:num_values]
+
+
+def bounding_boxes(masks_BHW: Tensor) -> list[tuple[slice, slice] | None]:
+    """Rows and columns that hold all of each mask, ``None`` for an empty one. Waits for the device once."""
+    ends = []
+    for along in (masks_BHW.any(2), masks_BHW.any(1)):
+        hits = along.int()
+        ends += [hits.argmax(1), hits.shape[1] - hits.flip(1).argmax(1)]
+    table = torch.stack([masks_BHW.flatten(1).any(1).long(), *ends]).T.tolist()
+    return [
+        (slice(top, bottom), slice(left, right)) if some else None for some, top, bottom, left, right in table
+    ]

@@ -13,7 +13,7 @@ from torch.nn.functional import pad
 
 from dtme_search.metrics.base import check_batch
 from dtme_search.metrics.boundaries import THRESHOLDS
-from dtme_search.metrics.f_measure import BestThresholdMeter, valid_boxes
+from dtme_search.metrics.f_measure import BestThresholdMeter, count_reaching, valid_boxes
 from dtme_search.tasks import EDGE_TOLERANCE
 
 _MIN_RELIEF = 1e-3  # of a crest over its two neighbours together; far above any rounding
@@ -55,30 +55,36 @@ class EdgeFMeter(BestThresholdMeter):
         spec: Task of kind ``mask`` with one channel. Target values above 0.5 are edges.
     """
 
-    num_thresholds = len(THRESHOLDS)
+    thresholds = THRESHOLDS
 
     def update(self, prediction: Tensor, target: Tensor, valid: Tensor) -> None:
         check_batch(self.spec, prediction, target, valid)
         for logits_HW, truth_HW, valid_HW in valid_boxes(prediction, target, valid):
             inside = valid_HW.contiguous()
             probability = torch.where(inside, logits_HW.float(), 0.0).sigmoid()
-            self._num_valid += int(inside.sum())
-            self._add(*count_matches(probability, truth_HW, inside, self.spec.edge_tolerance))
+            level = self._level(probability, reached=False)
+            counts = count_matches(probability, level, truth_HW, inside, self.spec.edge_tolerance)
+            self._add(inside.sum(), *counts)
 
 
 def count_matches(
-    probability_HW: Tensor, truth_HW: Tensor, valid_HW: Tensor, tolerance: float = EDGE_TOLERANCE
-) -> tuple[int, Tensor, Tensor]:
+    probability_HW: Tensor,
+    level_HW: Tensor,
+    truth_HW: Tensor,
+    valid_HW: Tensor,
+    tolerance: float = EDGE_TOLERANCE,
+) -> tuple[Tensor, Tensor, Tensor]:
     """Thin both maps of one image and count the matches at every threshold.
 
     Args:
         probability_HW: Edge probability, float32, finite.
+        level_HW: How many thresholds it exceeds, int64: one look around serves all thresholds.
         truth_HW: True edge pixels, bool.
         valid_HW: Pixels that count, bool; the maps may hold anything finite elsewhere.
         tolerance: Largest distance of a match, as a fraction of the image diagonal.
 
     Returns:
-        Number of true pixels, predicted pixels int64 (T,), matches int64 (T,).
+        Number of true pixels int64 (), predicted pixels int64 (T,), matches int64 (T,).
     """
     tolerance = max(1.0, tolerance * math.hypot(*probability_HW.shape))
     # Each binomial pass adds a variance of 1/2.
@@ -87,20 +93,11 @@ def count_matches(
     # Smoothing also lifts crests beside a true line, for example in a narrow gap: not true pixels.
     truth = truth & truth_HW
 
-    # A pixel's level is the number of thresholds it exceeds: one look around serves all thresholds.
-    level = torch.zeros_like(crests, dtype=torch.int64)
-    thresholds = torch.tensor(THRESHOLDS, device=level.device)
-    level[crests] = torch.bucketize(probability_HW[crests], thresholds)
-    margin = int(tolerance)
-    level = pad(level, (margin,) * 4)
-    true_pixels = pad(truth, (margin,) * 4).flatten().nonzero()
-    around = true_pixels + _disc(tolerance, stride=level.shape[1], device=level.device)
-    level = level.flatten()
-    near_truth = torch.zeros_like(level, dtype=torch.bool)
-    near_truth[around] = True
-
-    right, found = _count_above(level[near_truth]), _count_above(level[around].amax(1))
-    return len(true_pixels), _count_above(level), torch.minimum(right, found)
+    level = torch.where(crests, level_HW, 0)
+    near_truth, level_around = _largest_within(tolerance, torch.stack([truth, level]).to(torch.uint8))
+    right = _count_above(level, near_truth > 0)
+    found = _count_above(level_around, truth)
+    return truth.sum(), _count_above(level, crests), torch.minimum(right, found)
 
 
 def find_crests(maps_NHW: Tensor, valid_HW: Tensor, passes: int) -> Tensor:
@@ -159,14 +156,25 @@ def _smooth(maps_NHW: Tensor, passes: int) -> Tensor:
     return maps_NHW
 
 
-def _disc(radius: float, stride: int, device: torch.device) -> Tensor:
-    """Offsets to all pixels within ``radius`` in a flattened map with rows of ``stride`` pixels."""
-    steps = torch.arange(-int(radius), int(radius) + 1, device=device)
-    dy, dx = torch.meshgrid(steps, steps, indexing="ij")
-    return (dy * stride + dx)[dy * dy + dx * dx <= radius * radius]
+def _largest_within(radius: float, maps_NHW: Tensor) -> Tensor:
+    """Per pixel the largest value of each map within ``radius``; maps are at least 0.
+
+    Row by row of the disc, from its ends to its middle: the largest value of a stretch of pixels that grows,
+    taken some rows above and below. The operations are the same whatever the maps hold, so nothing waits.
+    """
+    height, width = maps_NHW.shape[1:]
+    reach, half = int(radius), 0
+    padded = pad(maps_NHW, (reach, reach, 0, 0))
+    stretch, largest = maps_NHW, maps_NHW.clone()
+    for away in range(reach, -1, -1):
+        for step in range(half + 1, math.isqrt(int(radius * radius - away * away)) + 1):
+            left, right = (padded[..., start : start + width] for start in (reach - step, reach + step))
+            stretch, half = stretch.maximum(left).maximum(right), step
+        inner = max(0, height - away)
+        for target, source in ((slice(away, None), slice(inner)), (slice(inner), slice(away, None))):
+            torch.maximum(largest[:, target], stretch[:, source], out=largest[:, target])
+    return largest
 
 
-def _count_above(level: Tensor) -> Tensor:
-    """How many pixels exceed each threshold, int64 (T,)."""
-    histogram = torch.bincount(level, minlength=len(THRESHOLDS) + 1)
-    return histogram.flip(0).cumsum(0).flip(0)[1:]
+def _count_above(level_HW: Tensor, mask_HW: Tensor) -> Tensor:
+    return count_reaching(level_HW, mask_HW, len(THRESHOLDS))

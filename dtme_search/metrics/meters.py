@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from dtme_search.metrics.base import check_batch, no_valid_pixels
+from dtme_search.metrics.base import check_batch, count_values, no_valid_pixels, pick
 from dtme_search.tasks import TaskSpec
 
 
@@ -34,27 +34,35 @@ class MiouMeter:
         self.reset()
 
     def reset(self) -> None:
-        num_classes = self.spec.channels
-        self._confusion = torch.zeros(num_classes, num_classes, dtype=torch.int64)  # label, prediction
+        self._confusion: int | Tensor = 0  # label, prediction
+        self._labels: list[Tensor] = []  # smallest and largest of each batch
 
     def update(self, prediction: Tensor, target: Tensor, valid: Tensor) -> None:
         check_batch(self.spec, prediction, target, valid)
         mask, num_classes = valid[:, 0], self.spec.channels
         # The indices of max: several times faster than argmax over this axis on a CPU (torch 2.15).
-        labels, classes = target[mask], prediction.max(1).indices[mask]
-        if labels.numel() and not 0 <= int(labels.min()) <= int(labels.max()) < num_classes:
-            raise ValueError(
-                f"meter of task '{self.spec.name}': valid labels must lie in 0..{num_classes - 1}, "
-                f"got {int(labels.min())}..{int(labels.max())}. Mark unlabelled pixels as not valid."
-            )
-        pairs = torch.bincount(labels * num_classes + classes, minlength=num_classes**2)
-        self._confusion += pairs.view(num_classes, num_classes).cpu()
+        classes = prediction.max(1).indices
+        labels = torch.where(mask, target, 0)
+        self._labels.append(torch.stack([labels.min(), labels.max()]))
+        pairs = labels.clamp(0, num_classes - 1) * num_classes + classes
+        counts = count_values(pairs, mask, num_classes**2)
+        self._confusion = counts.view(num_classes, num_classes) + self._confusion
 
     def compute(self) -> float:
-        if not self._confusion.any():
+        if not self._labels:
             raise no_valid_pixels(self.spec)
-        hits = self._confusion.diagonal()
-        union = self._confusion.sum(0) + self._confusion.sum(1) - hits
+        ends = torch.stack(self._labels)
+        lowest, highest = int(ends.min()), int(ends.max())
+        if lowest < 0 or highest >= self.spec.channels:
+            raise ValueError(
+                f"meter of task '{self.spec.name}': valid labels must lie in 0..{self.spec.channels - 1}, "
+                f"got {lowest}..{highest}. Mark unlabelled pixels as not valid."
+            )
+        confusion = torch.as_tensor(self._confusion).cpu()
+        if not confusion.any():
+            raise no_valid_pixels(self.spec)
+        hits = confusion.diagonal()
+        union = confusion.sum(0) + confusion.sum(1) - hits
         return float((hits.double() / union.clamp(min=1)).mean())
 
 
@@ -70,7 +78,7 @@ class PartsMiouMeter(MiouMeter):
     def update(self, prediction: Tensor, target: Tensor, valid: Tensor) -> None:
         check_batch(self.spec, prediction, target, valid)
         shows_part = (valid[:, 0] & (target > 0)).flatten(1).any(1)
-        super().update(prediction[shows_part], target[shows_part], valid[shows_part])
+        super().update(prediction, target, valid & shows_part[:, None, None, None])
 
 
 class PooledErrorMeter:
@@ -87,19 +95,21 @@ class PooledErrorMeter:
         self.reset()
 
     def reset(self) -> None:
-        self._sum, self._count = 0.0, 0
+        self._sum: float | Tensor = 0.0
+        self._count: int | Tensor = 0
 
     def update(self, prediction: Tensor, target: Tensor, valid: Tensor) -> None:
         check_batch(self.spec, prediction, target, valid)
         mask = valid.expand_as(prediction)
-        errors = self._errors(prediction[mask].double(), target[mask])
-        self._sum += float(errors.sum())
-        self._count += errors.numel()
+        predicted, true = pick(mask, prediction, target)
+        self._sum = self._errors(predicted.double(), true).sum() + self._sum
+        self._count = mask.sum() + self._count
 
     def compute(self) -> float:
-        if not self._count:
+        count = int(self._count)
+        if not count:
             raise no_valid_pixels(self.spec)
-        return self._sum / self._count
+        return float(self._sum) / count
 
     def _errors(self, predicted: Tensor, target: Tensor) -> Tensor:
         raise NotImplementedError
@@ -143,18 +153,22 @@ class MeanAngleMeter:
         self.reset()
 
     def reset(self) -> None:
-        self._degrees, self._count = 0.0, 0
+        self._degrees: float | Tensor = 0.0
+        self._count: int | Tensor = 0
 
     def update(self, prediction: Tensor, target: Tensor, valid: Tensor) -> None:
         check_batch(self.spec, prediction, target, valid)
         mask = valid[:, 0]
-        predicted = normalize(prediction.movedim(1, -1)[mask].double(), dim=-1)
-        true = normalize(target.movedim(1, -1)[mask].double(), dim=-1)
+        predicted, true = (
+            normalize(vectors.double(), dim=-1)
+            for vectors in pick(mask, prediction.movedim(1, -1), target.movedim(1, -1))
+        )
         angles = 2.0 * torch.atan2((predicted - true).norm(dim=-1), (predicted + true).norm(dim=-1))
-        self._degrees += math.degrees(float(angles.sum()))
-        self._count += angles.numel()
+        self._degrees = angles.sum() * math.degrees(1.0) + self._degrees
+        self._count = mask.sum() + self._count
 
     def compute(self) -> float:
-        if not self._count:
+        count = int(self._count)
+        if not count:
             raise no_valid_pixels(self.spec)
-        return self._degrees / self._count
+        return float(self._degrees) / count

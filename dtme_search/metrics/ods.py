@@ -52,7 +52,7 @@ class OdsFMeter(BestThresholdMeter):
         spec: Task of kind ``mask`` with one channel. Target values above 0.5 are edges.
     """
 
-    num_thresholds = len(THRESHOLDS)
+    thresholds = THRESHOLDS
 
     def update(self, prediction: Tensor, target: Tensor, valid: Tensor) -> None:
         check_batch(self.spec, prediction, target, valid)
@@ -63,14 +63,14 @@ class OdsFMeter(BestThresholdMeter):
             probability = torch.where(inside, logits_HW.cpu().double(), 0.0).sigmoid()
             codes = (255 * probability).to(torch.uint8)
             images.append((codes.numpy(), truth_HW.cpu().numpy(), inside.numpy()))
-            self._num_valid += int(inside.sum())
         processes = 1
         if sum(codes.size for codes, _, _ in images) >= _PIXELS_WORTH_PROCESSES:
             processes = min(joblib.cpu_count(), _MOST_PROCESSES)
         score = joblib.delayed(count_boundaries)
-        for counts in joblib.Parallel(n_jobs=processes)(
+        counted = joblib.Parallel(n_jobs=processes)(
             score(*image, self.spec.edge_tolerance) for image in images
-        ):
-            self._add(
-                int(counts.num_true), torch.from_numpy(counts.predicted), torch.from_numpy(counts.matched)
-            )
+        )
+        for (_, _, inside_HW), counts in zip(images, counted, strict=True):
+            num_valid, num_true = torch.tensor(inside_HW.sum()), torch.tensor(int(counts.num_true))
+            predicted, matched = torch.from_numpy(counts.predicted), torch.from_numpy(counts.matched)
+            self._add(num_valid, num_true, predicted, matched)

@@ -5,11 +5,10 @@ Shapes: B images, H height, W width, T thresholds.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from dtme_search.metrics.base import check_batch
-from dtme_search.metrics.f_measure import BestThresholdMeter
+from dtme_search.metrics.f_measure import BestThresholdMeter, count_reaching
 
 THRESHOLDS = tuple(percent / 100 for percent in range(5, 100, 5))
 """The published 19 thresholds; a pixel is salient where its probability is at least the threshold."""
@@ -27,17 +26,16 @@ class MaxFMeter(BestThresholdMeter):
         spec: Task of kind ``mask`` with one channel. Target values above 0.5 are salient.
     """
 
-    num_thresholds = len(THRESHOLDS)
+    thresholds = THRESHOLDS
     beta_squared = BETA_SQUARED
 
     def update(self, prediction: Tensor, target: Tensor, valid: Tensor) -> None:
         check_batch(self.spec, prediction, target, valid)
-        probability = self._probability(prediction[valid].float())
-        salient = target[valid] > 0.5
-        # A pixel's level is the number of thresholds it reaches.
-        level = torch.bucketize(probability, torch.tensor(THRESHOLDS, device=probability.device), right=True)
-        self._num_valid += salient.numel()
-        self._add(int(salient.sum()), _count_reaching(level), _count_reaching(level[salient]))
+        probability = self._probability(prediction.float())
+        salient = (target > 0.5) & valid
+        level = self._level(probability, reached=True)
+        predicted, matched = (count_reaching(level, mask, len(THRESHOLDS)) for mask in (valid, salient))
+        self._add(valid.sum(), salient.sum(), predicted, matched)
 
     def _probability(self, logits: Tensor) -> Tensor:
         return logits.sigmoid()
@@ -54,9 +52,3 @@ class MaxFDoubleSigmoidMeter(MaxFMeter):
 
     def _probability(self, logits: Tensor) -> Tensor:
         return logits.sigmoid().sigmoid()
-
-
-def _count_reaching(level: Tensor) -> Tensor:
-    """How many pixels reach each threshold, int64 (T,) on the CPU."""
-    histogram = torch.bincount(level, minlength=len(THRESHOLDS) + 1).cpu()
-    return histogram.flip(0).cumsum(0).flip(0)[1:]

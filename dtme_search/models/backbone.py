@@ -54,15 +54,17 @@ class BackboneInfo:
     Attributes:
         num_layers: Transformer blocks.
         embed_dim: Width of a token.
+        num_heads: Attention heads of a block.
         num_parameters: Parameters without classifier, position embedding at this image size included;
             what parameter overheads refer to.
-        num_prefix_tokens: Class and register tokens, which come before the patch tokens.
+        num_prefix_tokens: Class and register tokens, or prompts, which come before the patch tokens.
         patch_size: Side of a patch in pixels.
         grid: Patches per (column, row) of the image: (H / patch, W / patch).
     """
 
     num_layers: int
     embed_dim: int
+    num_heads: int
     num_parameters: int
     num_prefix_tokens: int
     patch_size: int
@@ -84,7 +86,8 @@ class Backbone(nn.Module):
         super().__init__()
         self.vit = vit
         self.info = info
-        self.drop_paths = tuple(_share_drop_paths(vit))
+        _share_drop_paths(vit)
+        self.drop_paths = tuple(part for part in vit.modules() if isinstance(part, SharedDropPath))
         keep_probs = torch.tensor([1.0 - drop_path.drop_prob for drop_path in self.drop_paths])
         self.register_buffer("keep_probs", keep_probs, persistent=False)
 
@@ -93,11 +96,37 @@ class Backbone(nn.Module):
         """Transformer blocks, (N, L, P) -> (N, L, P)."""
         return cast("nn.Sequential", self.vit.blocks)
 
+    @property
+    def first_shared_token(self) -> int:
+        """Tokens from here on are shared: modulated per task, and where conflicts are measured.
+
+        Of a plain ViT all are, class and register tokens included [ours].
+        """
+        return 0
+
     def embed(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W) to tokens (B, L, P): prefix tokens, then patches row by row."""
         # timm has no public name for the step between patch embedding and blocks.
         tokens: Tensor = self.vit.norm_pre(self.vit._pos_embed(self.vit.patch_embed(images)))
         return tokens
+
+    def drop_prefix_tokens(self) -> None:
+        """Forget class and register tokens and their positions, for an architecture that has none."""
+        vit = self.vit
+        if vit.pos_embed is not None and not vit.no_embed_class:
+            vit.pos_embed = nn.Parameter(vit.pos_embed.detach()[:, vit.num_prefix_tokens :].clone())
+        for name in ("cls_token", "reg_token", "dist_token"):
+            if getattr(vit, name, None) is not None:
+                setattr(vit, name, None)
+        vit.num_prefix_tokens = 0
+
+    def embed_patches(self, images: Tensor) -> Tensor:
+        """Images (B, 3, H, W) to patches alone, row by row, once there are no prefix tokens."""
+        patches: Tensor = self.vit.patch_embed(images)
+        if self.vit.pos_embed is not None:
+            patches = patches + self.vit.pos_embed
+        normed: Tensor = self.vit.norm_pre(patches)
+        return normed
 
     def norm(self, tokens: Tensor) -> Tensor:
         """Final norm of tokens (..., P)."""
@@ -152,6 +181,8 @@ def _describe(
     return BackboneInfo(
         num_layers=len(vit.blocks),
         embed_dim=vit.embed_dim,
+        # Kinds of blocks keep their attention under different names.
+        num_heads=next(part.num_heads for part in vit.blocks[0].modules() if hasattr(part, "num_heads")),
         num_parameters=sum(parameter.numel() for parameter in vit.parameters()),
         num_prefix_tokens=vit.num_prefix_tokens,
         patch_size=patch_size,
@@ -228,17 +259,13 @@ def _create(
     return vit
 
 
-def _share_drop_paths(vit: nn.Module) -> list[SharedDropPath]:
+def _share_drop_paths(vit: nn.Module) -> None:
     from timm.layers.drop import DropPath
 
-    shared = []
     for parent in list(vit.modules()):
         for name, child in parent.named_children():
             if isinstance(child, DropPath):
-                drop_path = SharedDropPath(child.drop_prob)
-                setattr(parent, name, drop_path)
-                shared.append(drop_path)
-    return shared
+                setattr(parent, name, SharedDropPath(child.drop_prob))
 
 
 def _load_pretrained(vit: Any, config: ModelConfig, image_size: tuple[int, int]) -> None:

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, cast
 import torch
 from torch import Tensor, nn
 
+from dtme_search.models.architectures import find_architecture
 from dtme_search.models.backbone import Backbone, BackboneInfo, build_backbone, describe_backbone
-from dtme_search.models.decoders import DecoderContext, Level, Predictions, find_decoder
+from dtme_search.models.decoders import DecoderContext, Level, Predictions
 from dtme_search.models.seeding import seeded
 from dtme_search.models.streams import (
     Route,
@@ -134,7 +135,9 @@ class MultiTaskViT(nn.Module):
         new: list[nn.Parameter] = []
         for layer in range(plan.num_layers):
             if layer in plan.modulate:
-                modulation = TokenModulation(len(plan.modulate[layer]), embed_dim)
+                modulation = TokenModulation(
+                    len(plan.modulate[layer]), embed_dim, self.backbone.first_shared_token
+                )
                 self.modulations[str(layer)] = self._place(modulation)
                 new += modulation.parameters()
             if layer in plan.expand:
@@ -247,8 +250,8 @@ def check_model(config: ModelConfig, image_size: tuple[int, int]) -> BackboneInf
         ConfigError: As :func:`build_model`, but for weights.
     """
     info = describe_backbone(config, image_size)
-    kind, options = find_decoder(config)
-    kind.check(info, config.decoder_channels, options)
+    architecture, options = find_architecture(config)
+    architecture.decoder.check(info, config.decoder_channels, options)
     return info
 
 
@@ -282,8 +285,9 @@ def build_model(
     if not set(means) <= set(specs):
         raise ValueError(f"output_means must name some of {list(specs)}, got {list(means)}.")
     info = check_model(config, image_size)
-    kind, options = find_decoder(config)
+    architecture, options = find_architecture(config)
+    kind = architecture.decoder
     levels = feature_levels(info.num_layers, kind.num_levels or NUM_LEVELS[config.levels])
-    backbone = build_backbone(config, image_size, seed)
     context = DecoderContext(specs, info, len(levels), config.decoder_channels, image_size, means, seed)
+    backbone = architecture.adapt(build_backbone(config, image_size, seed), context, levels, options)
     return MultiTaskViT(backbone, kind.build(context, options), tuple(specs), levels)

@@ -16,7 +16,10 @@ from dtme_search.tasks import display_metric
 from dtme_search.token_space import ExpansionPlan
 from dtme_search.words import cell, heading
 
-_HIDDEN = ("state", "feasible", "seconds", "on_front", "error", "reason", "steps_reused", "dead_tasks")
+_HIDDEN = (
+    *("state", "feasible", "seconds", "on_front", "error", "reason", "steps_reused", "dead_tasks"),
+    "paired_trial",
+)
 
 
 def frame_table(frame: pd.DataFrame) -> Table:
@@ -35,7 +38,8 @@ def front_section(data: StudyData) -> list[Block]:
         Heading("Front"),
         frame_table(shown),
         Paragraph(
-            "delta_m, gain by task and overhead in percent; step cost in steps of the unexpanded network; "
+            "delta_m, gain by task and overhead in percent; paired: delta_m less that of the "
+            "unexpanded network of the same seed; step cost in steps of the unexpanded network; "
             f"start as share of the training; {LEGEND}."
         ),
     ]
@@ -145,6 +149,9 @@ def _verdict(row: pd.Series, run: RunRow | None) -> str:
         reason = (run and run.reason) or "behind the others"
         return f"**Pruned**: {reason.rstrip('.')}. Layers: {row['layers'] or 'not grown yet'}."
     parts = [f"**delta_m {row['delta_m_percent']:+.2f} %**"]
+    if run is not None and run.paired_gain_percent is not None:
+        partner = f"the unexpanded network of the same seed (trial {run.paired_trial})"
+        parts.append(f"{run.paired_gain_percent:+.2f} points over {partner}")
     if row["on_front"]:
         parts.append("**on the feasible front**")
     if row["feasible"] is False or row["feasible"] == False:  # noqa: E712

@@ -100,17 +100,17 @@ def _against_unexpanded(data: StudyData, best: pd.Series) -> str:
     never = data.unexpanded.dropna(subset=["delta_m_percent"])
     if never.empty:
         return "No unexpanded network was trained in this study, so it cannot tell what growing brings."
-    reference = never.sort_values("delta_m_percent").iloc[-1]
+    reference = _reference(best, never)
     if reference["trial"] == best["trial"]:
         return "No grown network is better than the unexpanded one here."
     difference = best["delta_m_percent"] - reference["delta_m_percent"]
     text = (
-        f"That is {difference:+.2f} points against the best network that never grew (trial "
+        f"That is {difference:+.2f} points against the network of the same seed that never grew (trial "
         f"{reference['trial']}, {reference['delta_m_percent']:+.2f} %)"
     )
     known = confirmations(data.study)
     first, second = (known.get(row["trial"]) for row in (best, reference))
-    lead = lead_of(first, second) if first and second else None
+    lead = (first and first.paired) or (lead_of(first, second) if first and second else None)
     if lead is None:
         return f"{text}; without two new seeds of both, **how much of it is chance is unknown**."
     verdict = (
@@ -121,6 +121,13 @@ def _against_unexpanded(data: StudyData, best: pd.Series) -> str:
         f"{text}; compared seed by seed over the new seeds it is {lead.points:+.2f} with a standard error of "
         f"{lead.standard_error:.2f}: it {verdict}."
     )
+
+
+def _reference(best: pd.Series, never: pd.DataFrame) -> pd.Series:
+    """The unexpanded trial that the best one is paired with, else the best of them."""
+    partner = best.get("paired_trial")
+    paired = never[never["trial"] == partner]
+    return (paired if len(paired) else never.sort_values("delta_m_percent")).iloc[-1]
 
 
 def _tasks(data: StudyData, best: pd.Series) -> str:

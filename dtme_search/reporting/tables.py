@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from statistics import fmean
 from typing import Any
 
 import pandas as pd
 from optuna.trial import TrialState
 
 from dtme_search.config import RunConfig
-from dtme_search.search import LoadedStudy, RunRow, confirmations, front_numbers, own_trials
+from dtme_search.search import Confirmed, LoadedStudy, RunRow, confirmations, front_numbers, own_trials
 
 Frame = pd.DataFrame
 
@@ -26,7 +27,8 @@ def trials_table(study: LoadedStudy) -> pd.DataFrame:
 
     Columns: ``trial``, ``state``, ``delta_m_percent``, ``gain_<task>_percent``, ``delta_m_mean``,
     ``delta_m_std`` and ``num_seeds`` (in percent, over the further seeds of ``confirm`` only, because the
-    search chose by its own seed; NaN where unconfirmed), ``param_overhead_percent``, ``step_cost_ratio``,
+    search chose by its own seed; NaN where unconfirmed), ``paired_gain_percent`` (delta_m less that of
+    ``paired_trial``, the unexpanded trial of the same seed), ``param_overhead_percent``, ``step_cost_ratio``,
     ``start`` (fraction of all steps), ``layers`` (see ``LEGEND``), ``feasible``, ``dead_tasks``,
     ``seconds``, ``on_front``, ``error`` (first line). Where a study has such trials: ``reason`` (why it was
     pruned or took a result over), ``origin_trial`` (whose result it took), ``steps_reused``. delta_m of a
@@ -53,9 +55,11 @@ def table_of_runs(study: LoadedStudy, runs: Mapping[int, RunRow]) -> pd.DataFram
         if run is not None:
             row |= {
                 "delta_m_percent": run.delta_m_percent,
+                # Numbers always: a column of None alone would be none of numbers.
+                "paired_gain_percent": _or_nan(run.paired_gain_percent),
+                "paired_trial": _or_nan(run.paired_trial),
                 "param_overhead_percent": run.param_overhead_percent,
                 "step_cost_ratio": run.step_cost_ratio,
-                # A number always: a column of None alone would be none of numbers.
                 "start": _start(run.expansion_step, run.total_steps, run.operations),
                 "layers": compact_layers(run.operations),
                 "feasible": run.feasible,
@@ -96,8 +100,9 @@ def confirmed_table(study: LoadedStudy, trials: pd.DataFrame | None = None) -> p
     """Confirmed configurations, the best mean first: what further seeds made of them.
 
     Columns: ``trial``, ``delta_m_mean`` and ``delta_m_std`` (percent, further seeds only), ``num_seeds``,
-    ``delta_m_percent`` (of the search), ``gain_<task>_percent`` (means over the further seeds),
-    ``param_overhead_percent``. ``trials`` as for :func:`front_table`.
+    where known ``paired_mean`` and ``paired_se`` (points over the unexpanded network of each further seed,
+    and the standard error of that), ``delta_m_percent`` (of the search), ``gain_<task>_percent`` (means
+    over the further seeds), ``param_overhead_percent``. ``trials`` as for :func:`front_table`.
     """
     known = confirmations(study)
     if not known:
@@ -106,6 +111,7 @@ def confirmed_table(study: LoadedStudy, trials: pd.DataFrame | None = None) -> p
     rows = [
         {
             **{name: row[name] for name in ("trial", "delta_m_mean", "delta_m_std", "num_seeds")},
+            **_over_unexpanded(known[row["trial"]]),
             "delta_m_percent": row["delta_m_percent"],
             **{f"gain_{task}_percent": gain for task, gain in known[row["trial"]].gains_percent.items()},
             "param_overhead_percent": row["param_overhead_percent"],
@@ -117,7 +123,17 @@ def confirmed_table(study: LoadedStudy, trials: pd.DataFrame | None = None) -> p
     if found.empty:
         return found
     found = found.astype({"num_seeds": int}).sort_values(["delta_m_mean", "trial"], ascending=[False, True])
-    return found.reset_index(drop=True)
+    unpaired = [name for name in ("paired_mean", "paired_se") if found[name].isna().all()]
+    return found.drop(columns=unpaired).reset_index(drop=True)
+
+
+def _over_unexpanded(repeats: Confirmed) -> dict[str, float]:
+    """Mean gain over the unexpanded network of each seed, with its standard error where there are two."""
+    gains, lead = repeats.paired_by_seed.values(), repeats.paired
+    return {
+        "paired_mean": fmean(gains) if gains else math.nan,
+        "paired_se": lead.standard_error if lead else math.nan,
+    }
 
 
 def failed_table(study: LoadedStudy, trials: pd.DataFrame | None = None) -> pd.DataFrame:
@@ -173,6 +189,10 @@ def compact_layers(operations: str | None) -> str:
     return "".join(OPERATION_LETTERS[operation] for operation in (operations or "").split())
 
 
+def _or_nan(value: float | None) -> float:
+    return math.nan if value is None else value
+
+
 def _start(step: int | None, total: int | None, operations: str | None) -> float:
     grown = operations is not None and set(operations.split()) != {"none"}
     return round(step / total, 4) if grown and step is not None and total else math.nan
@@ -182,6 +202,7 @@ def _ordered(columns: list[str]) -> list[str]:
     first = ["trial", "state", "delta_m_percent"]
     gains = [name for name in columns if name.startswith("gain_")]
     rest = [
+        "paired_gain_percent",
         "delta_m_mean",
         "delta_m_std",
         "num_seeds",
@@ -194,6 +215,7 @@ def _ordered(columns: list[str]) -> list[str]:
         "seconds",
         "on_front",
         "error",
+        "paired_trial",
     ]
-    listed = [*first, *gains, *rest]
+    listed = [name for name in (*first, *gains, *rest) if not name.startswith("paired") or name in columns]
     return [*listed, *(name for name in columns if name not in listed)]

@@ -207,23 +207,20 @@ def _work(
         space = settled(prepared.space, baselines)
     except TrainingInterrupted:
         return
-    tasks = space.base.primary_tasks  # of a study whose trials search roles, too
-    against = partial(baselines.get, tasks=tasks)
-    config, total = prepared.config, prepared.config.trials
     objective = Objective(
-        config, space, against, shelf, records, workspace, prepared.asking(), total, hears, draw, switch
+        study=prepared.config,
+        space=space,
+        # Of all trials the tasks of the base config: a study may search the roles, too.
+        baselines=partial(baselines.get, tasks=space.base.primary_tasks),
+        shelf=shelf,
+        records=records,
+        workspace=workspace,
+        num_trials=prepared.config.trials,
+        listener=hears,
+        draw=draw,
     )
     with storage_errors(prepared.url):
-        run_trials(
-            prepared.loaded(),
-            objective,
-            total,
-            switch,
-            prepared.warm_start(hears),
-            lambda: prepared.recover(hears),
-            publish=publish,
-            stays=stays,
-        )
+        run_trials(prepared, objective, hears, switch, publish=publish, stays=stays)
 
 
 def _worker_number() -> int:

@@ -9,6 +9,7 @@ Shapes: B images of a batch, L tokens of an image, P embedding dim, K tasks, D l
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from dtme_search.errors import TrainingError
 from dtme_search.token_space.report import ConflictReport, pair_matrices
-from dtme_search.token_space.subspace import CovarianceAccumulator, TokenSpace, split_token_space
+from dtme_search.token_space.subspace import CovarianceAccumulator, TokenSpace, split_token_spaces
 
 BatchT = TypeVar("BatchT")
 Forward = Callable[[BatchT], tuple[Mapping[str, Tensor], Sequence[Tensor]]]
@@ -64,13 +65,15 @@ def measure_conflicts(
     forward: Forward[BatchT],
     *,
     variance_ratio: float,
+    first_token: int = 0,
     on_progress: Progress | None = None,
 ) -> ConflictReport:
     """Measure the conflicts of all tasks at every layer on a set of images.
 
     Two passes over the same batches, so that memory does not grow with the number of images: the first
     accumulates the covariance of the tokens of each layer, the second takes one backward pass per task for
-    the gradients at all layers and counts. All tasks of a batch see the same forward pass.
+    the gradients at all layers and counts. All tasks of a batch see the same forward pass. On a device it
+    waits for results between the passes and at the end, never in between.
 
     Args:
         batches: Gives the same batches each time it is called.
@@ -78,6 +81,7 @@ def measure_conflicts(
             without gradients. In the second every layer input must be part of the graph of every loss.
             Images must not influence each other (no batch statistics), else errors by image mislead.
         variance_ratio: Splits the token space, see :func:`split_token_space`.
+        first_token: Tokens before this one are not shared by the tasks and do not count.
         on_progress: Told after each batch of the second pass, which takes nearly all of the time.
 
     Returns:
@@ -88,29 +92,32 @@ def measure_conflicts(
         TrainingError: If a loss is not finite.
     """
     covariances: list[CovarianceAccumulator] = []
-    num_batches = 0
+    seen: list[Mapping[str, Tensor]] = []
     with torch.no_grad():
         for batch in batches():
-            _, layer_inputs = _run(forward, batch)
+            losses, layer_inputs = _run(forward, batch)
             covariances = covariances or [CovarianceAccumulator() for _ in layer_inputs]
             for accumulator, tokens in zip(covariances, layer_inputs, strict=True):
-                accumulator.update(tokens)
-            num_batches += 1
-    if not num_batches:
+                accumulator.update(tokens[:, first_token:])
+            seen.append(losses)
+    if not seen:
         raise ValueError("batches must give at least one batch, got none.")
-    spaces = [split_token_space(accumulator.covariance(), variance_ratio) for accumulator in covariances]
+    _check_finite(seen)
+    spaces = split_token_spaces([one.covariance() for one in covariances], variance_ratio)
 
-    tasks: tuple[str, ...] = ()
+    tasks, num_batches = tuple(seen[0]), len(seen)
     num_positions: set[int] = set()
     counts: list[Tensor] = []
+    seen = []
     for batch in batches():
         with torch.enable_grad():
             losses, layer_inputs = _run(forward, batch)
-        tasks = tasks or tuple(losses)
-        num_positions.add(layer_inputs[0].shape[1])
-        counts.append(_count_batch([losses[task] for task in tasks], layer_inputs, spaces))
+        num_positions.add(layer_inputs[0].shape[1] - first_token)
+        counts.append(_count_batch([losses[task] for task in tasks], layer_inputs, spaces, first_token))
+        seen.append({task: loss.detach() for task, loss in losses.items()})
         if on_progress is not None:
             on_progress(len(counts), num_batches)
+    _check_finite(seen)
     if len(counts) != num_batches:
         raise ValueError(
             f"batches must give the same batches twice, got {num_batches} and then {len(counts)}. "
@@ -137,17 +144,24 @@ def _run(forward: Forward[BatchT], batch: BatchT) -> tuple[Mapping[str, Tensor],
     for tokens in layer_inputs:
         if tokens.ndim != 3:
             raise ValueError(f"layer inputs must have shape (B, L, P), got {tuple(tokens.shape)}.")
-    for task, loss in losses.items():
-        if not loss.isfinite():
-            raise TrainingError(
-                f"conflict measurement: the loss of task '{task}' must be finite, got {loss.item()}. "
-                "Lower train.lr or set train.grad_clip."
-            )
     return losses, layer_inputs
 
 
+def _check_finite(losses: Sequence[Mapping[str, Tensor]]) -> None:
+    if not losses:
+        return
+    names = [task for of_batch in losses for task in of_batch]
+    values = torch.stack([loss.detach() for of_batch in losses for loss in of_batch.values()]).tolist()
+    for task, value in zip(names, values, strict=True):
+        if not math.isfinite(value):
+            raise TrainingError(
+                f"conflict measurement: the loss of task '{task}' must be finite, got {value}. "
+                "Lower train.lr or set train.grad_clip."
+            )
+
+
 def _count_batch(
-    losses: Sequence[Tensor], layer_inputs: Sequence[Tensor], spaces: Sequence[TokenSpace]
+    losses: Sequence[Tensor], layer_inputs: Sequence[Tensor], spaces: Sequence[TokenSpace], first_token: int
 ) -> Tensor:
     """Conflict counts of one batch, int64, shape (2, B, D, pairs): range, then null."""
     gradients = [
@@ -155,7 +169,7 @@ def _count_batch(
         for index, loss in enumerate(losses)
     ]
     per_layer = [
-        _count_conflicts(torch.stack(of_layer), space)
+        _count_conflicts(torch.stack(of_layer)[:, :, first_token:], space)
         for *of_layer, space in zip(*gradients, spaces, strict=True)
     ]
     return torch.stack(per_layer, dim=2)

@@ -6,6 +6,7 @@ Shapes: P embedding dim, R and N dims of range and null space (R + N = P).
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -97,21 +98,33 @@ def split_token_space(covariance: Tensor, variance_ratio: float) -> TokenSpace:
     """
     if covariance.ndim != 2 or covariance.shape[0] != covariance.shape[1]:
         raise ValueError(f"covariance must be a square matrix, got shape {tuple(covariance.shape)}.")
+    return split_token_spaces([covariance], variance_ratio)[0]
+
+
+def split_token_spaces(covariances: Sequence[Tensor], variance_ratio: float) -> list[TokenSpace]:
+    """:func:`split_token_space` of every layer. Waits for the device three times, not at every layer."""
     if not (math.isfinite(variance_ratio) and variance_ratio > 0):
         raise ValueError(f"variance_ratio must be a number above 0, got {variance_ratio}.")
-    if not covariance.isfinite().all():
+    stacked_DPP = torch.stack(list(covariances))
+    if not stacked_DPP.isfinite().all():
         raise ValueError("covariance must be finite, got NaN or infinity.")
-    ascending, vectors = torch.linalg.eigh(covariance.to(torch.float64))
+    ascending_DP, vectors_DPP = torch.linalg.eigh(stacked_DPP.to(torch.float64))
+    precision = torch.finfo(stacked_DPP.dtype if stacked_DPP.is_floating_point() else torch.float64).eps
     # The sums are taken on the CPU: cumsum on CUDA fails under deterministic algorithms (torch 2.x).
-    eigenvalues, vectors = ascending.cpu().flip(0).clamp(min=0.0), vectors.flip(1)
-    precision = torch.finfo(covariance.dtype if covariance.is_floating_point() else torch.float64).eps
+    spaces = []
+    for ascending, vectors in zip(ascending_DP.cpu(), vectors_DPP, strict=True):
+        range_dim = _range_dim(ascending.flip(0).clamp(min=0.0), precision, variance_ratio)
+        descending = vectors.flip(1)
+        spaces.append(TokenSpace(descending[:, :range_dim], descending[:, range_dim:]))
+    return spaces
+
+
+def _range_dim(eigenvalues: Tensor, precision: float, variance_ratio: float) -> int:
     rounding = len(eigenvalues) * precision * eigenvalues.max()
     eigenvalues = torch.where(eigenvalues > rounding, eigenvalues, 0.0)
-
     # Sums of the first m and of the rest for m = 0..P. The rest is summed from its small end, because a
     # difference to the total would lose it where it matters.
     zero = eigenvalues.new_zeros(1)
     head = torch.cat([zero, eigenvalues.cumsum(0)])
     rest = torch.cat([eigenvalues.flip(0).cumsum(0).flip(0), zero])
-    range_dim = int((head < variance_ratio * rest).sum())
-    return TokenSpace(vectors[:, :range_dim], vectors[:, range_dim:])
+    return int((head < variance_ratio * rest).sum())

@@ -14,7 +14,6 @@ from dtme_search.config import TrainConfig
 from dtme_search.data import Split, TaskData
 from dtme_search.metrics import Meter, build_meter, extra_meters
 from dtme_search.models import MultiTaskViT
-from dtme_search.tasks import TaskSpec
 from dtme_search.training.runtime import autocast
 
 
@@ -116,10 +115,13 @@ def _average_labels(data: TaskData, batch_size: int) -> dict[str, Tensor]:
     counts = {name: torch.zeros(1, height, width, dtype=torch.float64, device=data.device) for name in sums}
     for batch in data.average_batches(batch_size):
         for name, spec in data.specs.items():
-            valid = batch.valid[name]
-            target = _as_channels(batch.targets[name], spec)
-            sums[name] += torch.where(valid, target, 0).sum(dim=0)
+            valid, target = batch.valid[name], batch.targets[name]
             counts[name] += valid.sum(dim=0)
+            if spec.kind == "classes":
+                # Counted in place: one plane per class and image would take gigabytes.
+                sums[name].scatter_add_(0, target.clamp(0, spec.channels - 1), valid[:, 0].double())
+            else:
+                sums[name] += torch.where(valid, target.double(), 0).sum(dim=0)
     maps = {}
     for name, spec in data.specs.items():
         mean = sums[name] / counts[name].clamp(min=1)
@@ -127,11 +129,3 @@ def _average_labels(data: TaskData, batch_size: int) -> dict[str, Tensor]:
             mean = torch.logit(mean, eps=1e-6)
         maps[name] = mean.float()
     return maps
-
-
-def _as_channels(target: Tensor, spec: TaskSpec) -> Tensor:
-    """Targets with one channel per output: one-hot for classes, (B, C, H, W) as they are otherwise."""
-    if spec.kind != "classes":
-        return target.double()
-    one_hot = torch.nn.functional.one_hot(target.clamp(0, spec.channels - 1), spec.channels)
-    return one_hot.permute(0, 3, 1, 2).double()

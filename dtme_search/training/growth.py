@@ -74,6 +74,7 @@ class Growth:
                 ),
                 forward,
                 variance_ratio=settings.variance_ratio,
+                first_token=self.model.backbone.first_shared_token,
                 on_progress=lambda done, total: on_progress(f"measuring conflicts {done}/{total}"),
             )
 

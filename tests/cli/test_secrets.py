@@ -194,7 +194,7 @@ def test_a_failing_trial_records_a_traceback_without_values(run, room, monkeypat
         raise RuntimeError(f"nobody thought of {len(url)}")
 
     assert run("optimize", "--study", room.file, "--device", "cpu", "--timeout", 0).code == 0
-    monkeypatch.setattr("dtme_search.search.trial.objective.Objective._trunk", broken)
+    monkeypatch.setattr("dtme_search.search.trial.objective.TrialTrunk", broken)
     ran = run("optimize", "-v", "--study", room.file, "--device", "cpu", "--set", "train.num_steps=4")
     assert ran.code == 2 and "in a row failed" in ran.err
     engine = make_engine(room.url)

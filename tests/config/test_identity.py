@@ -17,6 +17,7 @@ NONE = {"expansion.policy": "none"}
 AUXILIARY = {"tasks.depth.role": "auxiliary"}
 DIMINISH = {**AUXILIARY, "schedule.kind": "diminish"}
 RATED = {**DIMINISH, "schedule.decay_rate": 0.01}
+PROMPTED = {"model.architecture": "taskprompter"}
 SWITCH = {**AUXILIARY, "schedule.kind": "switch"}
 
 # (what else is set, field, another value): the field is read there.
@@ -47,6 +48,9 @@ ACTIVE = [
     ({}, "model.pretrained", True),
     ({}, "model.checkpoint", "w.pt"),
     ({}, "model.drop_path", 0.1),
+    ({}, "model.architecture", "taskprompter"),
+    (PROMPTED, "model.architecture_options", {"taskprompter": {"channel_heads": 4}}),
+    (PROMPTED, "model.decoder_channels", 32),
     ({}, "model.decoder", "dpt"),
     ({}, "model.decoder_channels", 32),
     ({"model.decoder": "dpt"}, "model.decoder_options", {"dpt": {"width": 3}}),
@@ -106,6 +110,11 @@ ACTIVE = [
 INACTIVE = [
     ({}, "data.root", "/data"),
     ({}, "model.decoder_options", {"dpt": {"width": 3}}),
+    ({}, "model.architecture_options", {"taskprompter": {"channel_heads": 4}}),
+    (PROMPTED, "model.architecture_options", {"other": {"width": 3}}),
+    (PROMPTED, "model.decoder", "dpt"),
+    ({**PROMPTED, "model.decoder": "dpt"}, "model.decoder_options", {"dpt": {"width": 3}}),
+    (PROMPTED, "model.levels", "concat4"),
     ({}, "data.storage", "loader"),
     ({}, "data.storage_limit_gb", 1.0),
     ({}, "data.loader_workers", 0),

@@ -168,7 +168,8 @@ def test_counts_are_never_below_those_of_the_one_to_one_matching(size):
     noise = torch.randn(size, generator=torch.Generator().manual_seed(0))
     probability = (4 * truth - 2 + noise).sigmoid()
     valid = torch.ones(size).bool()
-    num_true, predicted, matched = count_matches(probability, truth, valid)
+    level = torch.bucketize(probability, torch.tensor(THRESHOLDS))
+    num_true, predicted, matched = count_matches(probability, level, truth, valid)
 
     tolerance = max(1.0, 0.011 * math.hypot(*size))
     passes = max(1, round(8 * (tolerance / 7.73) ** 2))

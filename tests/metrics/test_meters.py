@@ -202,10 +202,9 @@ def test_miou_pools_the_set_instead_of_averaging_images():
 @pytest.mark.parametrize("label", [-1, 3, 255])
 def test_miou_refuses_labels_that_no_class_has(label):
     target = torch.full((1, 2, 2), label)
+    batch = torch.zeros(1, 3, 2, 2), target, torch.ones(1, 1, 2, 2, dtype=torch.bool)
     with pytest.raises(ValueError, match=rf"valid labels must lie in 0..2, got {label}..{label}"):
-        build_meter(SPECS["miou"]).update(
-            torch.zeros(1, 3, 2, 2), target, torch.ones(1, 1, 2, 2, dtype=torch.bool)
-        )
+        measure(SPECS["miou"], batch)
 
 
 def test_rmse_worked_by_hand():

@@ -5,8 +5,11 @@ A new decoder is one entry in ``ENTRIES``.
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,11 +24,13 @@ from dtme_search.tasks import depth, edge, normals, semseg
 
 SPECS = {spec.name: spec for spec in (semseg(("wall", "floor", "box")), depth(), normals(), edge())}
 ALL = tuple(SPECS)
+NUMBERS = Path(__file__).with_name("decoder_numbers.json")
 WIDTH, GRID, PATCH = 12, (4, 8), 8
 IMAGE_SIZE = (GRID[0] * PATCH, GRID[1] * PATCH)
 INFO = BackboneInfo(
     num_layers=4,
     embed_dim=WIDTH,
+    num_heads=2,
     num_parameters=0,
     num_prefix_tokens=1,
     patch_size=PATCH,
@@ -59,31 +64,81 @@ class Entry:
 ENTRIES = {
     # 3x3 conv without bias, BN scale and shift, 1x1 conv with bias
     "simple": Entry(lambda levels, outs: sum(9 * WIDTH * levels * 8 + 16 + 8 * out + out for out in outs)),
+    "dpt": Entry(lambda levels, outs: dpt_parameters(levels, outs)),
+    "invpt": Entry(
+        lambda levels, outs: invpt_parameters(levels, outs),
+        options={"mixing_channels": 8},
+        mixes_tasks=True,
+        auxiliary=1,
+        unread_levels=(2,),
+        # Softmax ignores what is constant over the keys, and BN what is constant over a batch.
+        unmoved=("key.bias", "fuse.bias", "conv.bias"),
+    ),
 }
+
+
+def dpt_parameters(_levels, outs):
+    """By the paper's layers, P = 12, D = 8, inner widths 1, 3, 6, 12."""
+    reassemble = sum((WIDTH + 1) * inner + 9 * inner * 8 for inner in (1, 3, 6, 12))
+    resample = (16 * 1 * 1 + 1) + (4 * 3 * 3 + 3) + (9 * 12 * 12 + 12)
+    unit, project = 2 * (9 * 8 * 8 + 8), 8 * 8 + 8
+    end = 9 * 8 * 8 + 2 * 8
+    return sum(reassemble + resample + 7 * unit + 4 * project + end + 8 * out + out for out in outs)
+
+
+def invpt_parameters(_levels, outs):
+    """By the table of the original, less what is dead there; P = 12, E = 8, D = 16, 8 and 4."""
+    stages = [
+        # norms, maps of queries, keys, values and output, MLP, fusion of 2 + 2 heads to 2
+        4 * width + 4 * (width + 1) * width + 8 * width * width + 5 * width + (10 if width < 16 else 0)
+        for width in (16, 8, 4)
+    ]
+    skips = 9 * WIDTH * 8 + 8 + 9 * WIDTH * 4 + 4
+    preliminary = 9 * WIDTH * WIDTH + 2 * WIDTH + 9 * WIDTH * 8 + 2 * 8
+    up_embeds = (9 * 16 * 8 + 9 * 8 * 8 + 4 * 8) + (9 * 8 * 4 + 9 * 4 * 4 + 4 * 4)
+    # depthwise conv, its BN, the joint norm
+    queries_and_norms = (9 + 2 + 2) * (16 + 8 + 4)
+    reductions = (8 + 1) * 16 + (4 + 1) * 16
+    end = 9 * 16 * 16 + 16 + 2 * 16
+    of_each_task = preliminary + up_embeds + queries_and_norms + reductions + end
+    return sum(stages) + skips + sum(of_each_task + invpt_outputs(out) for out in outs)
+
+
+def invpt_outputs(out):
+    """Preliminary predictor, mixing, predictor."""
+    return (8 * out + out) + (8 + out + 1) * 16 + (16 * out + out)
 
 
 def test_every_decoder_is_in_the_suite():
     assert set(ENTRIES) == set(DECODERS)
 
 
-@pytest.fixture(params=ENTRIES)
-def name(request):
+CASES = [
+    (name, num_levels)
+    for name in ENTRIES
+    for num_levels in ([1, 4] if DECODERS[name].num_levels is None else [DECODERS[name].num_levels])
+]
+"""Decoder and how many levels it gets; one that fixes the number itself gets that alone."""
+
+
+@pytest.fixture(params=CASES, ids=lambda case: f"{case[0]}-{case[1]}")
+def case(request):
     return request.param
+
+
+@pytest.fixture
+def name(case):
+    return case[0]
+
+
+@pytest.fixture
+def num_levels(case):
+    return case[1]
 
 
 @pytest.fixture
 def entry(name):
     return ENTRIES[name]
-
-
-@pytest.fixture(params=["last", "concat4"])
-def num_levels(request, name):
-    """How many levels the decoder gets; one that fixes the number itself is tested with that alone."""
-    if DECODERS[name].num_levels is None:
-        return {"last": 1, "concat4": 4}[request.param]
-    if request.param == "last":
-        pytest.skip(f"{name} always gets {DECODERS[name].num_levels} levels")
-    return DECODERS[name].num_levels
 
 
 def build(name, num_levels, tasks=ALL, seed=0, means=None):
@@ -243,7 +298,7 @@ TINY = {"embed_dim": 32, "depth": 4, "num_heads": 2, "patch_size": 8}
 
 
 @pytest.fixture
-def model_of(name, entry):
+def model_of(name, num_levels, entry):
     """The decoder on a real backbone."""
 
     def make(**fields):
@@ -252,7 +307,7 @@ def model_of(name, entry):
             decoder=name,
             decoder_channels=entry.channels,
             decoder_options={name: entry.options},
-            levels="concat4",
+            levels="last" if num_levels == 1 else "concat4",
             **fields,
         )
         return build_model(config, SPECS, (32, 64), seed=0).double()
@@ -333,3 +388,101 @@ def test_a_mean_of_an_unknown_task_is_refused(specs):
 def test_unknown_decoders_and_options_are_refused_before_anything_is_built(fields, complaint):
     with pytest.raises(ConfigError, match=complaint):
         check_model(ModelConfig(**fields), (32, 32))
+
+
+@pytest.mark.parametrize("size", [(96, 128), (128, 224), (480, 640)])
+def test_sizes_that_invpt_cannot_split_are_refused_with_the_nearest_that_it_can(size):
+    config = ModelConfig(decoder="invpt", backbone_options={"embed_dim": 48, "depth": 4, "num_heads": 2})
+    with pytest.raises(ConfigError) as refused:
+        check_model(config, size)
+    message = str(refused.value)
+    assert message.startswith(
+        f"data.image_size must be a multiple of 64 (4 patches) for model.decoder invpt, got {list(size)}."
+    )
+    offered = [[int(side) for side in found] for found in re.findall(r"\[(\d+), (\d+)\]", message)[1:]]
+    assert offered and len({tuple(one) for one in offered}) == len(offered)
+    for one in offered:
+        check_model(config, tuple(one))
+        assert all(abs(near - side) < 64 for near, side in zip(one, size, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("channels", "options", "complaint"),
+    [
+        (20, {}, r"must add up to a multiple of 8, got 22\."),
+        (24, {"mixing_channels": 3}, r"must add up to a multiple of 8, got 27\."),
+        (
+            None,
+            {"mixing_channels": 0},
+            r"model\.decoder_options\.invpt: mixing_channels must be at least 1, got 0",
+        ),
+        (None, {"mixing": 8}, r"invpt: mixing is unknown\. Did you mean 'mixing_channels'\?"),
+    ],
+)
+def test_widths_that_invpt_cannot_split_are_refused(channels, options, complaint):
+    config = ModelConfig(decoder="invpt", decoder_channels=channels, decoder_options={"invpt": options})
+    with pytest.raises(ConfigError, match=complaint):
+        check_model(config, (64, 64))
+
+
+def test_preliminary_predictions_need_no_training():
+    """Without intermediate supervision nothing but the losses changes."""
+    config = ModelConfig(
+        backbone_options=TINY,
+        decoder="invpt",
+        decoder_channels=64,
+        decoder_options={"invpt": {"intermediate_supervision": False}},
+    )
+    images = torch.randn(1, 3, 32, 64, generator=torch.Generator().manual_seed(0))
+    without = build_model(config, SPECS, (32, 64), seed=0).eval()
+    assert without.forward_with_auxiliary(images).auxiliary == {}
+    supervised = build_model(
+        config.model_copy(update={"decoder_options": {}}), SPECS, (32, 64), seed=0
+    ).eval()
+    predictions = supervised.forward_with_auxiliary(images)
+    assert set(predictions.auxiliary) == set(ALL)
+    torch.testing.assert_close(without(images), predictions.outputs)
+
+
+def numbers_of(name):
+    """Outputs and gradients with weights and inputs that follow a formula, so that no generator is needed."""
+    decoder = build(name, DECODERS[name].num_levels or 4).train()
+
+    def wave(tensor, phase):
+        steps = torch.arange(tensor.numel(), dtype=torch.float64).reshape(tensor.shape)
+        return torch.sin(0.37 * steps + phase)
+
+    for phase, key in enumerate(sorted(decoder.state_dict())):
+        value = decoder.state_dict()[key]
+        if value.is_floating_point():
+            value.copy_(0.2 * wave(value, phase) + (1.0 if value.ndim == 1 and "bias" not in key else 0.0))
+    levels = [
+        Level((ALL,), wave(torch.empty(1, 2, WIDTH, *GRID), phase).requires_grad_()) for phase in range(4)
+    ]
+    predictions = decoder(levels, ALL)
+    numbers = {}
+    for task, output in predictions.outputs.items():
+        for each in (output, *predictions.auxiliary.get(task, ())):
+            numbers.setdefault(task, []).extend(
+                [each.mean().item(), each.std().item(), each[1, 0, 1, 2].item()]
+            )
+    weighted = [
+        (each * wave(each, 1.0)).sum()
+        for task, output in predictions.outputs.items()
+        for each in (output, *predictions.auxiliary.get(task, ()))
+    ]
+    torch.stack(weighted).sum().backward()
+    numbers["gradients"] = [
+        0.0 if level.maps.grad is None else level.maps.grad.norm().item() for level in levels
+    ]
+    return numbers
+
+
+@pytest.mark.parametrize("decoder", ENTRIES)
+def test_numbers_stay_what_they_are(decoder):
+    """A change of these needs a new NUMERICS_VERSION; the file is ``{name: numbers_of(name)}``."""
+    pinned = json.loads(NUMBERS.read_text(encoding="utf-8"))[decoder]
+    found = numbers_of(decoder)
+    assert set(found) == set(pinned)
+    for key, values in found.items():
+        assert values == pytest.approx(pinned[key], rel=1e-8, abs=1e-10), key

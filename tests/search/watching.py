@@ -82,3 +82,23 @@ def once(event: str, number: int, action: Callable[[], None]) -> Callable[[str, 
 def ctrl_c() -> None:
     """Press Ctrl-C."""
     signal.raise_signal(signal.SIGINT)
+
+
+class HeardRepeats(Heard):
+    """Also remembers repeats."""
+
+    def __init__(self, act=lambda _event, _number: None):
+        super().__init__(act)
+        self.repeats: list[tuple[int, int]] = []
+        self.ended: list[tuple[int, int]] = []
+        self.failed: list[tuple[int, int, str]] = []
+
+    def repeat_started(self, trial, seed, index, count):
+        self.repeats.append((trial, seed))
+        self.act("repeat_started", len(self.repeats))
+
+    def repeat_ended(self, row):
+        self.ended.append((row.trial, row.seed))
+
+    def repeat_failed(self, trial, seed, reason):
+        self.failed.append((trial, seed, reason))

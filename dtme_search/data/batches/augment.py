@@ -23,8 +23,9 @@ from torch import Tensor
 
 from dtme_search.config import AugmentConfig, DataConfig
 from dtme_search.data.base import Batch
-from dtme_search.data.batches.photometric import distort_colors
+from dtme_search.data.batches.photometric import ColorChanges, distort_colors
 from dtme_search.data.batches.tensors import RawSamples
+from dtme_search.data.batches.transfer import move_together
 from dtme_search.tasks import TaskSpec
 
 _STATISTICS = {
@@ -126,25 +127,38 @@ def prepare_batch(
         crop_task: Task with classes whose labels in ``raw`` judge a crop, whether it is trained or not;
             ``None`` switches the rule off: the first candidate is taken.
     """
-    device = raw.images.device
-    sizes = raw.sizes
     # Truncated as int(size * s) does; in float64 on the CPU, so that every device agrees.
-    scaled = (sizes * draws.scale[:, None]).long().clamp_(min=1)
+    scaled = (raw.sizes * draws.scale[:, None]).long().clamp_(min=1)
     free = (scaled - torch.tensor(config.image_size)).clamp_(min=0)
-    candidates = (draws.crops * (free[:, None] + 1)).long()
-    sizes, scaled, candidates = sizes.to(device), scaled.to(device), candidates.to(device)
+    colors = ColorChanges.of(draws)
+    mean, deviation = _statistics(config.normalize)
+    moved = move_together(
+        {
+            "indices": indices,
+            "sizes": raw.sizes,
+            "scaled": scaled,
+            "candidates": (draws.crops * (free[:, None] + 1)).long(),
+            "flip": draws.flip,
+            "scale": draws.scale.float(),
+            "mean": mean,
+            "deviation": deviation,
+            **vars(colors),
+        },
+        raw.images.device,
+    )
+    colors = ColorChanges(**{name: moved[name] for name in vars(colors)})
+    sizes, scaled, candidates, flip = (moved[name] for name in ("sizes", "scaled", "candidates", "flip"))
     offsets = candidates[:, 0]
     if crop_task is not None:
         labels, counted = raw.labels[crop_task], raw.valid[crop_task]
         offsets = _choose_crops(labels, counted, sizes, scaled, candidates, config)
-    flip = draws.flip.to(device)
     upright = torch.zeros_like(flip)
     rows = _sample_axis(config.image_size[0], sizes[:, 0], scaled[:, 0], offsets[:, 0], upright)
     columns = _sample_axis(config.image_size[1], sizes[:, 1], scaled[:, 1], offsets[:, 1], flip)
     inside = (rows.inside[:, :, None] & columns.inside[:, None, :])[:, None]
     nearest = _pixels(rows.nearest, columns.nearest, raw.images)
 
-    scale = draws.scale.float().to(device)[:, None, None, None]
+    scale = moved["scale"][:, None, None, None]
     mirror = torch.where(flip, -1.0, 1.0)[:, None, None]
     targets: dict[str, Tensor] = {}
     valid: dict[str, Tensor] = {}
@@ -165,8 +179,8 @@ def prepare_batch(
         images = _look_up(raw.images, nearest).float()
     else:
         images = _bilinear(raw.images, rows, columns)
-    images = normalize_images(distort_colors(images, draws), config.normalize)
-    return Batch(images.mul_(inside), targets, valid, indices.to(device))
+    images = distort_colors(images, colors).sub_(moved["mean"]).div_(moved["deviation"])
+    return Batch(images.mul_(inside), targets, valid, moved["indices"])
 
 
 @dataclass(frozen=True)
@@ -254,7 +268,11 @@ def _choose_crops(
 
 def normalize_images(images: Tensor, statistics: str) -> Tensor:
     """Normalise images (B, 3, H, W) of 0..255 in place; ``statistics`` is ``data.normalize``."""
-    mean, deviation = (
-        255.0 * images.new_tensor(values).view(1, 3, 1, 1) for values in _STATISTICS[statistics]
-    )
+    mean, deviation = (values.to(images) for values in _statistics(statistics))
     return images.sub_(mean).div_(deviation)
+
+
+def _statistics(name: str) -> tuple[Tensor, Tensor]:
+    """Mean and deviation of images of 0..255, float32 (1, 3, 1, 1) each."""
+    mean, deviation = (255.0 * torch.tensor(values).view(1, 3, 1, 1) for values in _STATISTICS[name])
+    return mean, deviation

@@ -10,6 +10,7 @@ ranges and the clipping to 0..255 are the same.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -45,31 +46,62 @@ class ColorDraws(Protocol):
         ...
 
 
-def distort_colors(images: Tensor, draws: ColorDraws) -> Tensor:
+@dataclass(frozen=True)
+class ColorChanges:
+    """The draws of a batch in the form in which the device needs them.
+
+    Attributes:
+        brightness: Added to every channel, shape (B,).
+        before: Factor before saturation and hue, shape (B,).
+        after: Factor after them, shape (B,).
+        chosen: Positions of the images whose saturation or hue changes, int64, shape (n,).
+        saturation: Factor of each of those, shape (n,).
+        hue: Sextants of 60 degrees added to the hue of each of those, shape (n,).
+    """
+
+    brightness: Tensor
+    before: Tensor
+    after: Tensor
+    chosen: Tensor
+    saturation: Tensor
+    hue: Tensor
+
+    @classmethod
+    def of(cls, draws: ColorDraws) -> ColorChanges:
+        """Work them out where the draws lie; on the CPU choosing images waits for nobody."""
+        ones = torch.ones_like(draws.contrast)
+        chosen = ((draws.saturation != 1.0) | (draws.hue != 0.0)).nonzero()[:, 0]
+        return cls(
+            brightness=draws.brightness,
+            before=torch.where(draws.contrast_first, draws.contrast, ones),
+            after=torch.where(draws.contrast_first, ones, draws.contrast),
+            chosen=chosen,
+            saturation=draws.saturation[chosen],
+            hue=draws.hue[chosen] / 60.0,
+        )
+
+
+def distort_colors(images: Tensor, changes: ColorChanges) -> Tensor:
     """Change brightness, contrast, saturation and hue of each image by its own values.
 
     Args:
         images: Float, 0 to 255, shape (B, 3, H, W).
-        draws: Values per image. An image whose values are all neutral comes back unchanged, bit for bit.
+        changes: Values per image, on the device of the images. An image whose values are all neutral comes
+            back unchanged, bit for bit.
 
     Returns:
         A new tensor, 0 to 255.
     """
 
     def per_image(values: Tensor) -> Tensor:
-        return values.to(images.device, images.dtype)[:, None, None, None]
+        return values.to(images.dtype)[:, None, None, None]
 
-    ones = torch.ones_like(draws.contrast)
-    before = torch.where(draws.contrast_first, draws.contrast, ones)
-    after = torch.where(draws.contrast_first, ones, draws.contrast)
-    images = (images + per_image(draws.brightness)).clamp_(0.0, 255.0)
-    images = images.mul_(per_image(before)).clamp_(0.0, 255.0)
-    # The draws lie on the CPU: choosing the images that change costs no wait for the device.
-    chosen = ((draws.saturation != 1.0) | (draws.hue != 0.0)).nonzero()[:, 0].to(images.device)
+    images = (images + per_image(changes.brightness)).clamp_(0.0, 255.0)
+    images = images.mul_(per_image(changes.before)).clamp_(0.0, 255.0)
+    chosen = changes.chosen
     if len(chosen):
-        saturation, hue = per_image(draws.saturation), per_image(draws.hue)
-        images[chosen] = _shift_hsv(images[chosen], saturation[chosen], hue[chosen] / 60.0)
-    return images.mul_(per_image(after)).clamp_(0.0, 255.0)
+        images[chosen] = _shift_hsv(images[chosen], per_image(changes.saturation), per_image(changes.hue))
+    return images.mul_(per_image(changes.after)).clamp_(0.0, 255.0)
 
 
 def _shift_hsv(images: Tensor, saturation: Tensor, hue_sextants: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from dtme_search.data.batches.augment import Draws, prepare_batch
 from dtme_search.data.batches.randomness import Purpose, make_generator
 from dtme_search.data.batches.storage import LoaderStorage, Storage, TensorStorage, fits_on_device
 from dtme_search.data.batches.tensors import bytes_per_sample, fitted_size
+from dtme_search.data.batches.transfer import SideStream
 from dtme_search.data.check import verify_readable
 from dtme_search.data.reading.cache import cache_folder
 from dtme_search.data.registry import build_dataset
@@ -54,6 +55,7 @@ class TaskData:
         open_split: Callable[[Split], Storage],
         crop_task: str | None,
         known_means: dict[str, Tensor] | None = None,
+        side_stream: SideStream | None = None,
     ) -> None:
         self.specs = dict(specs)
         self.splits = splits
@@ -64,6 +66,7 @@ class TaskData:
         self._open_split = open_split
         self._crop_task = crop_task
         self._known_means = {} if known_means is None else known_means
+        self._side_stream = SideStream(device) if side_stream is None else side_stream
 
     def for_tasks(self, tasks: Sequence[str]) -> TaskData:
         """The same data, held only once, for some of the tasks; batch t keeps its images and crops.
@@ -84,6 +87,7 @@ class TaskData:
             self._open_split,
             self._crop_task,
             self._known_means,
+            self._side_stream,
         )
 
     def train_batches(self, batch_size: int, seed: int, start_step: int = 0) -> Iterator[Batch]:
@@ -96,7 +100,7 @@ class TaskData:
             start_step: Step of the first batch; the batches are those a run from step 0 gets from there on.
         """
         _check_positive(batch_size=batch_size)
-        return self._augmented(batch_size, seed, start_step)
+        return self._side_stream.ahead(self._augmented(batch_size, seed, start_step))
 
     def eval_batches(self, split: Split, batch_size: int) -> Iterator[Batch]:
         """A split once, in order, not augmented: padded symmetrically and normalised.
@@ -136,14 +140,18 @@ class TaskData:
         return {task: self._known_means[task] for task in wanted}
 
     def _average_targets(self, tasks: Sequence[str]) -> dict[str, Tensor]:
-        sums = {task: torch.zeros(self.specs[task].channels, dtype=torch.float64) for task in tasks}
-        counts = dict.fromkeys(tasks, 0)
+        def zeros(length: int, dtype: torch.dtype) -> Tensor:
+            return torch.zeros(length, dtype=dtype, device=self.device)
+
+        # On the device, so that it is waited for once and not at every batch.
+        sums = {task: zeros(self.specs[task].channels, torch.float64) for task in tasks}
+        counts = {task: zeros(1, torch.int64) for task in tasks}
         for batch in self.for_tasks(tasks).average_batches(_MEANS_BATCH):
             for task in tasks:
                 # Targets are 0 where they are not valid.
-                sums[task] += batch.targets[task].sum((0, 2, 3), dtype=torch.float64).cpu()
-                counts[task] += int(batch.valid[task].sum())
-        return {task: (sums[task] / max(counts[task], 1)).float() for task in tasks}
+                sums[task] += batch.targets[task].sum((0, 2, 3), dtype=torch.float64)
+                counts[task] += batch.valid[task].sum()
+        return {task: (sums[task] / counts[task].clamp(min=1)).float().cpu() for task in tasks}
 
     def _augmented(self, batch_size: int, seed: int, start_step: int) -> Iterator[Batch]:
         tasks = list(self.specs)
@@ -160,6 +168,9 @@ class TaskData:
             yield prepare_batch(raw, torch.tensor(chosen), draws, self.specs, self._config, self._crop_task)
 
     def _plain(self, split: Split, indices: Sequence[int], batch_size: int) -> Iterator[Batch]:
+        return self._side_stream.ahead(self._unaugmented(split, indices, batch_size))
+
+    def _unaugmented(self, split: Split, indices: Sequence[int], batch_size: int) -> Iterator[Batch]:
         chunks = [list(indices[start : start + batch_size]) for start in range(0, len(indices), batch_size)]
         if not chunks:
             return

@@ -20,6 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from dtme_search.data.base import Dataset, Sample
+from dtme_search.data.batches.transfer import move_together
 from dtme_search.errors import DataError
 from dtme_search.tasks import TargetKind, TaskSpec
 
@@ -54,7 +55,7 @@ class RawSamples:
     def select(self, indices: Sequence[int], tasks: Iterable[str]) -> RawSamples:
         """The samples at ``indices``, with the labels of ``tasks``."""
         rows = torch.tensor(indices, dtype=torch.int64)
-        there = rows.to(self.images.device)
+        there = move_together({"rows": rows}, self.images.device)["rows"]
         return RawSamples(
             self.images.index_select(0, there),
             {task: self.labels[task].index_select(0, there) for task in tasks},

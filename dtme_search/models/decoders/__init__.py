@@ -13,8 +13,11 @@ from dtme_search.models.decoders.base import (
     Level,
     PerTask,
     Predictions,
+    Predictor,
     resize,
 )
+from dtme_search.models.decoders.dpt import build_dpt
+from dtme_search.models.decoders.invpt import InvPTOptions, build_invpt, check_invpt
 from dtme_search.models.decoders.simple import build_simple
 
 if TYPE_CHECKING:
@@ -22,6 +25,8 @@ if TYPE_CHECKING:
 
 DECODERS: dict[str, DecoderKind] = {
     "simple": DecoderKind(build_simple),
+    "dpt": DecoderKind(build_dpt, num_levels=4),
+    "invpt": DecoderKind(build_invpt, InvPTOptions, num_levels=4, check=check_invpt),
 }
 """Name in ``model.decoder`` -> how it is checked and built."""
 
@@ -54,6 +59,7 @@ __all__ = [
     "Level",
     "PerTask",
     "Predictions",
+    "Predictor",
     "find_decoder",
     "resize",
 ]

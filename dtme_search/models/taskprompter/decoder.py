@@ -1,7 +1,7 @@
 """From prompted maps of four levels to predictions: every task reads the patches through its own prompt.
 
-Shapes: B images, P embedding dim, H attention heads, W windows a side, T tasks that are decoded, E and F
-widths, C output channels, (h, w) token grid.
+Shapes: S streams, B images, P embedding dim, H attention heads, W windows a side, T prompts, A tasks that are
+decoded, E and F widths, C output channels, (h, w) token grid.
 
 Source: TaskPrompter, Ye & Xu, ICLR 2023.
 """
@@ -13,17 +13,19 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import interpolate
+from torch.nn.functional import gelu
+
+from dtme_search.models.decoders import Level, Predictions, Predictor, resize
 
 
 @dataclass(frozen=True)
 class PromptedMap:
-    """What one task reads at one level: all of it from its own stream.
+    """What one task reads at one level, all of it in its own stream.
 
     Attributes:
         patches: Patches that leave the block, as a map (B, P, h, w).
         spatial: Its prompt against the patches, (B, H, h, w).
-        prompts: Its prompt against the prompts of all tasks of the model, (B, H, number of those).
+        prompts: Its prompt against the prompts of all tasks of the model, (B, H, T).
         channels: Its prompt against the channels of each window, (B, P, W, W).
     """
 
@@ -31,6 +33,16 @@ class PromptedMap:
     spatial: Tensor
     prompts: Tensor
     channels: Tensor
+
+    @classmethod
+    def of(cls, task: str, prompt: int, level: Level) -> PromptedMap:
+        """Read the row of a task's prompt in the scores of its stream."""
+        patches_BPhw = level.of(task)
+        stream = next(index for index, tasks in enumerate(level.streams) if task in tasks)
+        spatial_BHL, prompts_BHT, channels_BPWW = (scores[stream, :, prompt] for scores in level.beside)
+        return cls(
+            patches_BPhw, spatial_BHL.unflatten(-1, patches_BPhw.shape[2:]), prompts_BHT, channels_BPWW
+        )
 
 
 class TaskFeature(nn.Module):
@@ -56,29 +68,27 @@ class TaskFeature(nn.Module):
 
     def forward(self, prompted: PromptedMap) -> Tensor:
         """Weigh the map by place and by channel, and join both: (B, F, h, w)."""
-        spatial = self.spatial(_scaled_by_head(prompted.patches, prompted.spatial))
-        channel = self.channel(_scaled_by_window(prompted.patches, prompted.channels))
+        spatial = self.spatial(_weighed_by_head(prompted.patches, prompted.spatial))
+        channel = self.channel(_weighed_by_window(prompted.patches, prompted.channels))
         feature: Tensor = self.fuse(torch.cat((spatial, channel), dim=1))
         return feature
 
 
-def _scaled_by_head(map_BPhw: Tensor, scores_BHhw: Tensor) -> Tensor:
+def _weighed_by_head(map_BPhw: Tensor, scores_BHhw: Tensor) -> Tensor:
     """Attention head k weighs the k-th group of channels; the map itself is added."""
     grouped_BHphw = map_BPhw.unflatten(1, (scores_BHhw.shape[1], -1))
     return torch.addcmul(grouped_BHphw, grouped_BHphw, scores_BHhw[:, :, None]).flatten(1, 2)
 
 
-def _scaled_by_window(map_BPhw: Tensor, scores_BPWW: Tensor) -> Tensor:
-    """Each window's channels are weighed by its scores; the map itself is added."""
-    num_windows, (height, width) = scores_BPWW.shape[-1], map_BPhw.shape[2:]
-    windows = map_BPhw.reshape(
-        *map_BPhw.shape[:2], num_windows, height // num_windows, num_windows, width // num_windows
-    )
-    return torch.addcmul(windows, windows, scores_BPWW[:, :, :, None, :, None]).reshape(map_BPhw.shape)
+def _weighed_by_window(map_BPhw: Tensor, scores_BPWW: Tensor) -> Tensor:
+    """The scores of a window weigh its channels; the map itself is added."""
+    windows, (height, width) = scores_BPWW.shape[-1], map_BPhw.shape[2:]
+    cut = map_BPhw.reshape(*map_BPhw.shape[:2], windows, height // windows, windows, width // windows)
+    return torch.addcmul(cut, cut, scores_BPWW[:, :, :, None, :, None]).reshape(map_BPhw.shape)
 
 
 class Reweighting(nn.Module):
-    """Cross-task reweighting: how much of every task's feature a task takes, told by its prompt.
+    """Cross-task reweighting: how much a task takes of every task's feature, as its prompt sees theirs.
 
     Args:
         num_heads: H.
@@ -90,92 +100,69 @@ class Reweighting(nn.Module):
             nn.Conv2d(num_heads, num_heads, kernel_size=1), nn.GELU(), nn.Conv2d(num_heads, 1, kernel_size=1)
         )
 
-    def forward(self, prompts_BHT: Tensor, features_TBFhw: Tensor) -> Tensor:
+    def forward(self, prompts_BHA: Tensor, features_ABFhw: Tensor) -> Tensor:
         """Weighted sum of the features, no softmax: (B, F, h, w)."""
-        weights_BT = self.weigh(prompts_BHT[:, :, None])[:, 0, 0]
-        return torch.einsum("bt,tbfhw->bfhw", weights_BT, features_TBFhw)
+        weights_BA = self.weigh(prompts_BHA[:, :, None])[:, 0, 0]
+        return torch.einsum("ba,abfhw->bfhw", weights_BA, features_ABFhw)
 
 
 class LevelDecoder(nn.Module):
     """Features of all tasks at one level.
 
     Args:
-        tasks: In the order of the prompts.
-        embed_dim: P.
-        branch_channels: E.
-        channels: F.
-        reweighting: H for cross-task reweighting, ``None`` for none.
+        features: Per task, in the order of the prompts.
+        reweightings: The same for cross-task reweighting; empty for none.
     """
 
-    def __init__(
-        self,
-        tasks: Sequence[str],
-        embed_dim: int,
-        branch_channels: int,
-        channels: int,
-        reweighting: int | None,
-    ) -> None:
+    def __init__(self, features: Mapping[str, TaskFeature], reweightings: Mapping[str, Reweighting]) -> None:
         super().__init__()
-        self.places = {task: place for place, task in enumerate(tasks)}
-        self.features = nn.ModuleDict(
-            {task: TaskFeature(embed_dim, branch_channels, channels) for task in tasks}
-        )
-        self.reweightings = (
-            None if reweighting is None else nn.ModuleDict({task: Reweighting(reweighting) for task in tasks})
-        )
+        self.features = nn.ModuleDict(features)
+        self.reweightings = nn.ModuleDict(reweightings)
 
-    def forward(self, prompted: Mapping[str, PromptedMap]) -> dict[str, Tensor]:
-        """Feature of each task that is named, (B, F, h, w); only these are exchanged."""
-        features = {task: self.features[task](read) for task, read in prompted.items()}
-        if self.reweightings is None:
+    def forward(self, level: Level, tasks: Sequence[str]) -> dict[str, Tensor]:
+        """Feature of each of ``tasks``, (B, F, h, w); only these are exchanged."""
+        prompt_of = {task: prompt for prompt, task in enumerate(self.features)}
+        prompted = {task: PromptedMap.of(task, prompt_of[task], level) for task in tasks}
+        features = {task: self.features[task](prompted[task]) for task in tasks}
+        if not self.reweightings:
             return features
-        places = [self.places[task] for task in prompted]
-        features_TBFhw = torch.stack(tuple(features.values()))
+        active = [prompt_of[task] for task in tasks]
+        features_ABFhw = torch.stack(tuple(features.values()))
         return {
-            task: self.reweightings[task](read.prompts[:, :, places], features_TBFhw)
-            for task, read in prompted.items()
+            task: self.reweightings[task](prompted[task].prompts[:, :, active], features_ABFhw)
+            for task in tasks
         }
 
 
 class PrompterHead(nn.Module):
-    """Summed feature to prediction: 3x3 conv, BN, GELU, 1x1 conv, bilinear.
+    """Summed feature to prediction: bilinear by 4, 3x3 conv, BN, GELU, 1x1 conv, bilinear.
 
     Args:
         channels: F.
         out_channels: C.
         image_size: (H, W) of the prediction.
-        output_mean: Initial bias of the predictor, shape (C,) [ours]; PyTorch's default when ``None``.
+        output_mean: Where a regression output starts, shape (C,) [ours].
     """
 
     def __init__(
-        self,
-        channels: int,
-        out_channels: int,
-        image_size: tuple[int, int],
-        output_mean: Tensor | None = None,
+        self, channels: int, out_channels: int, image_size: tuple[int, int], output_mean: Tensor | None = None
     ) -> None:
         super().__init__()
         self.image_size = image_size
         self.conv = nn.Conv2d(channels, channels, kernel_size=3, padding=1)
-        self.norm = nn.BatchNorm2d(channels)
-        self.predictor = nn.Conv2d(channels, out_channels, kernel_size=1)
         nn.init.trunc_normal_(self.conv.weight, std=0.02)
-        if output_mean is not None:
-            with torch.no_grad():
-                _bias_of(self.predictor).copy_(output_mean)
+        self.norm = nn.BatchNorm2d(channels)
+        self.predictor = Predictor(channels, out_channels, output_mean)
 
     def forward(self, feature: Tensor) -> Tensor:
-        """Predict at image size: (B, F, h, w) -> (B, C, H, W), float32 also under autocast."""
-        finer = interpolate(feature, scale_factor=4, mode="bilinear", align_corners=False)
-        finer = nn.functional.gelu(self.norm(self.conv(finer)))
-        # bfloat16 resolves depth to centimetres only; this convolution is cheap enough for full precision.
-        with torch.autocast(finer.device.type, enabled=False):
-            output = self.predictor(finer.to(self.predictor.weight.dtype))
-            return interpolate(output, size=self.image_size, mode="bilinear", align_corners=False)
+        """(B, F, h, w) -> raw outputs (B, C, H, W), float32 also under autocast."""
+        height, width = feature.shape[2:]
+        finer = gelu(self.norm(self.conv(resize(feature, (4 * height, 4 * width)))))
+        return resize(self.predictor(finer), self.image_size)
 
 
 class PrompterDecoder(nn.Module):
-    """Decoder of all tasks: features at every level, exchanged between tasks, summed, and predicted from.
+    """Decoder of all tasks: features at every level, exchanged between tasks, summed, predicted from.
 
     Args:
         levels: One decoder for each level.
@@ -187,16 +174,7 @@ class PrompterDecoder(nn.Module):
         self.levels = nn.ModuleList(levels)
         self.heads = nn.ModuleDict(heads)
 
-    def forward(self, prompted: Sequence[Mapping[str, PromptedMap]]) -> dict[str, Tensor]:
-        """Predict the tasks that the prompted maps name, the same ones at every level.
-
-        Returns:
-            Task -> raw outputs, (B, C, H, W).
-        """
-        features = [level(maps) for level, maps in zip(self.levels, prompted, strict=True)]
-        return {task: self.heads[task](sum(one[task] for one in features)) for task in prompted[0]}
-
-
-def _bias_of(conv: nn.Conv2d) -> Tensor:
-    assert conv.bias is not None
-    return conv.bias
+    def forward(self, levels: Sequence[Level], tasks: Sequence[str]) -> Predictions:
+        """See :class:`~dtme_search.models.decoders.Decoder`; there is no auxiliary output."""
+        features = [decode(level, tasks) for decode, level in zip(self.levels, levels, strict=True)]
+        return Predictions({task: self.heads[task](sum(of[task] for of in features)) for task in tasks})

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
 
 from filelock import FileLock
 
 from dtme_search.config import RunConfig
 from dtme_search.schedules import build_schedule
 from dtme_search.search.locks import held
+from dtme_search.search.reuse.context import TrialContext
 from dtme_search.search.reuse.trunks import TrialTrunk
-from dtme_search.search.storage.records import Records, RunRow
-from dtme_search.search.workspace import Workspace
+from dtme_search.search.storage.records import RunRow
 from dtme_search.token_space import ConflictReport, ExpansionPlan, needs_conflicts
 from dtme_search.training.growth import plan_for
 from dtme_search.training.identity import weights_follow_results, work_fingerprint
@@ -27,32 +25,18 @@ class AlreadyDone(Exception):
         self.origin = origin
 
 
-@dataclass
 class WorkClaim:
     """The one trial of a study that may do a piece of work, as long as ``until`` is open.
 
-    Attributes:
-        study: Name of the study.
-        config: What the trial runs.
-        data_fingerprint: Fingerprint of its data.
-        records: Own SQL tables.
-        workspace: Folders; the lock of the work lies there.
-        until: Closed when the trial has ended.
-        enabled: Whether finished work is looked for at all.
-        should_stop: Asked while another worker does the same work.
-        on_wait: Told when that happens.
+    Args:
+        context: The trial.
+        until: Closed when it has ended.
     """
 
-    study: str
-    config: RunConfig
-    data_fingerprint: str
-    records: Records
-    workspace: Workspace
-    until: ExitStack
-    enabled: bool = True
-    should_stop: Callable[[], bool] = lambda: False
-    on_wait: Callable[[str], None] = lambda _: None
-    fingerprint: str | None = None
+    def __init__(self, context: TrialContext, until: ExitStack) -> None:
+        self._context = context
+        self._until = until
+        self._fingerprint: str | None = None
 
     def take(self, plan: ExpansionPlan) -> str:
         """Claim the work that a plan comes to, and give its fingerprint.
@@ -61,14 +45,15 @@ class WorkClaim:
             AlreadyDone: If a trial of the study finished it, perhaps while this one waited for it.
             TrainingInterrupted: If the run was asked to stop while it waited.
         """
-        fingerprint = work_fingerprint(self.config, plan, self.data_fingerprint)
-        if self.enabled and fingerprint != self.fingerprint:
-            lock = FileLock(self.workspace.work_lock(fingerprint))
-            self.until.enter_context(held(lock, self.should_stop, lambda: self.on_wait("equal work")))
-            origin = self.records.finished_work(self.study, fingerprint)
+        context = self._context
+        fingerprint = work_fingerprint(context.config, plan, context.data.fingerprint)
+        if context.study.reuse.equal_work and fingerprint != self._fingerprint:
+            lock = FileLock(context.workspace.work_lock(fingerprint))
+            self._until.enter_context(held(lock, context.should_stop, lambda: context.on_wait("equal work")))
+            origin = context.records.finished_work(context.study.name, fingerprint)
             if origin is not None:
                 raise AlreadyDone(origin)
-        self.fingerprint = fingerprint
+        self._fingerprint = fingerprint
         return fingerprint
 
 

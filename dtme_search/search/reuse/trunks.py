@@ -11,18 +11,17 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from dtme_search.config import RunConfig
 from dtme_search.config.study import ReuseConfig
-from dtme_search.data import TaskData
 from dtme_search.errors import DtmeSearchError
 from dtme_search.search.locks import held
-from dtme_search.search.storage.records import Records, TrunkRow
+from dtme_search.search.reuse.context import TrialContext
+from dtme_search.search.storage.records import TrunkRow
 from dtme_search.search.workspace import Workspace, private_folder
 from dtme_search.token_space import ConflictReport
 from dtme_search.training.checkpoint import load_snapshot, save_snapshot
@@ -82,36 +81,23 @@ class TrunkStore:
             _log.info("removed %s (%.1f MB)", path, size / 1e6)
 
 
-@dataclass
 class TrialTrunk:
     """The trunk of one trial, as its trainer sees it (``training.trunk.Trunk``).
 
-    Attributes:
-        store: Where it is kept.
-        config: What the trial runs.
-        data: Its data.
-        candidates: Steps at which trials of the study may expand.
-        study: Name of the study; ``trial`` the number, for the records.
-        records: Own SQL tables.
-        should_stop: Asked while waiting for another worker.
-        on_wait: Told once per wait, with what is waited for.
+    Args:
+        context: The trial.
+        store: Where trunks are kept; that of its study by default.
     """
 
-    store: TrunkStore
-    config: RunConfig
-    data: TaskData
-    candidates: Sequence[int]
-    study: str
-    trial: int
-    records: Records
-    should_stop: Callable[[], bool] = lambda: False
-    on_wait: Callable[[str], None] = lambda _: None
-    _fingerprints: dict[int, str] = field(default_factory=dict)
+    def __init__(self, context: TrialContext, store: TrunkStore | None = None) -> None:
+        self.context = context
+        self.store = store or TrunkStore.of_study(context.workspace, context.study.reuse)
+        self._fingerprints: dict[int, str] = {}
 
     def steps(self, after: int, until: int) -> Sequence[int]:
         if not self.store.share_steps:
             return ()
-        steps = [step for step in sorted(self.candidates) if after < step <= until]
+        steps = [step for step in self.context.expansion_steps if after < step <= until]
         known = [index for index, step in enumerate(steps) if self.store.snapshot(self._fingerprint(step))]
         return steps[known[-1] :] if known else steps
 
@@ -120,7 +106,7 @@ class TrialTrunk:
         fingerprint = self._fingerprint(step)
         with self._hold(fingerprint, f"the trunk up to step {step}"):
             path = self.store.snapshot(fingerprint)
-            snapshot = None if path is None else load_snapshot(path, fingerprint, self.data.device)
+            snapshot = None if path is None else load_snapshot(path, fingerprint, self.context.data.device)
             if path is not None and snapshot is not None:
                 path.touch()
             yield snapshot
@@ -129,7 +115,7 @@ class TrialTrunk:
         fingerprint = self._fingerprint(step)
         row = TrunkRow(
             fingerprint=fingerprint,
-            trial=self.trial,
+            trial=self.context.number,
             from_step=begun_at,
             to_step=step,
             seconds=seconds,
@@ -139,7 +125,7 @@ class TrialTrunk:
             save_snapshot(self.store.folder(fingerprint), fingerprint, snapshot)
         except OSError as error:
             _log.warning("no snapshot of the trunk at step %d: %s; the trial goes on without.", step, error)
-        self.records.save_trunk(self.study, row)
+        self.context.records.save_trunk(self.context.study.name, row)
         self.store.tidy()
 
     def report(
@@ -180,19 +166,20 @@ class TrialTrunk:
             _log.warning("the conflict report is not kept for other trials: %s", error)
 
     def _report_path(self, step: int, tasks: tuple[str, ...]) -> Path:
-        name = f"conflicts-{analysis_fingerprint(self.config, tasks)}.json"
+        name = f"conflicts-{analysis_fingerprint(self.context.config, tasks)}.json"
         return self.store.folder(self._fingerprint(step)) / name
 
     def _fingerprint(self, step: int) -> str:
         if step not in self._fingerprints:
             self._fingerprints[step] = trunk_fingerprint(
-                self.config, step, self.data.fingerprint, self.data.device
+                self.context.config, step, self.context.data.fingerprint, self.context.data.device
             )
         return self._fingerprints[step]
 
     @contextmanager
     def _hold(self, fingerprint: str, what: str) -> Iterator[None]:
-        with held(self.store.lock(fingerprint), self.should_stop, lambda: self.on_wait(what)):
+        context = self.context
+        with held(self.store.lock(fingerprint), context.should_stop, lambda: context.on_wait(what)):
             yield
 
 

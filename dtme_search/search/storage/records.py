@@ -19,6 +19,7 @@ from sqlalchemy.orm import Session
 
 from dtme_search.errors import StorageError
 from dtme_search.search.storage.database import is_lost_race, make_engine, mask_url, storage_errors
+from dtme_search.search.storage.pairing import write_pairs
 from dtme_search.search.storage.tables import (
     SCHEMA_VERSION,
     Base,
@@ -131,7 +132,9 @@ class RunRow:
 
     Attributes:
         state: ``running``, ``complete``, ``pruned``, ``failed`` or ``interrupted``.
-        fingerprint: Identity of the proposed config; ``resolved_fingerprint`` that of the plan it came to.
+        fingerprint: Identity of the proposed config; ``resolved_fingerprint`` that of the plan it came to,
+            ``unexpanded_fingerprint`` that of the same run, seed included, without growth.
+        paired_gain_percent: delta_m less that of ``paired_trial``, the run without growth of the same seed.
         operations: Operation of every layer, blank separated.
         baselines: Task -> fingerprint of the baseline it is compared with, as JSON; ``None`` before schema 4.
         step_cost_ratio: Mean cost of a step in units of an unexpanded one.
@@ -151,10 +154,13 @@ class RunRow:
     state: str
     fingerprint: str
     resolved_fingerprint: str | None = None
+    unexpanded_fingerprint: str | None = None
     config: str | None = None
     operations: str | None = None
     baselines: str | None = None
     delta_m_percent: float | None = None
+    paired_gain_percent: float | None = None
+    paired_trial: int | None = None
     param_overhead_percent: float | None = None
     step_cost_ratio: float | None = None
     feasible: bool | None = None
@@ -217,7 +223,9 @@ class ConfirmationRow:
     """The configuration of a trial trained again with another seed.
 
     Attributes:
-        gains_percent: Task -> signed gain over the baseline of the same seed, as JSON; ``metrics`` likewise.
+        gains_percent: Task -> signed gain over the baseline of ``baseline_seed``, as JSON; ``metrics``
+            likewise. ``search_gains_percent`` are those over the baselines of the search.
+        baseline_seed: Seed of these baselines; ``None`` for the same seed.
         seconds: What it took here.
     """
 
@@ -233,6 +241,8 @@ class ConfirmationRow:
     device: str
     code_version: str
     created_at: datetime
+    search_gains_percent: str | None = None
+    baseline_seed: int | None = None
 
 
 class Records:
@@ -325,6 +335,11 @@ class Records:
     def save_run(self, row: RunRow) -> None:
         """Write the facts of a run, replacing those of the same study and trial."""
         self._replace(RunTable, {"study": row.study, "trial": row.trial}, [row])
+
+    def save_complete(self, row: RunRow) -> None:
+        """Write the facts of a complete run, and what it says about the gains of the runs of its seed."""
+        self.save_run(row)
+        self._write(lambda session: write_pairs(session, row.study, row.seed))
 
     def runs(self, study: str, trial: int | None = None) -> list[RunRow]:
         """Facts of the run of a trial, or of all runs of a study, by trial."""

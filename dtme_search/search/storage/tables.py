@@ -17,7 +17,8 @@ from sqlalchemy.types import TypeDecorator, TypeEngine
 SCHEMA_VERSION = 4
 """Raised whenever a table or the meaning of a column changes.
 
-2 brought trunks, rungs and confirmations; 3 batch_parts; 4 the baselines of each trial.
+2 brought trunks, rungs and confirmations; 3 batch_parts; 4 gains over the unexpanded run of a seed, and the
+baselines of each trial.
 """
 
 
@@ -145,10 +146,13 @@ class RunTable(Base):
     state: Mapped[Name]
     fingerprint: Mapped[Name]
     resolved_fingerprint: Mapped[Name | None]
+    unexpanded_fingerprint: Mapped[Name | None]
     config: Mapped[Long | None]
     operations: Mapped[Long | None]
     baselines: Mapped[Long | None]
     delta_m_percent: Mapped[float | None]
+    paired_gain_percent: Mapped[float | None]
+    paired_trial: Mapped[int | None]
     param_overhead_percent: Mapped[float | None]
     step_cost_ratio: Mapped[float | None]
     feasible: Mapped[bool | None]
@@ -225,6 +229,8 @@ class ConfirmationTable(Base):
     delta_m_percent: Mapped[float]
     gains_percent: Mapped[Long]
     metrics: Mapped[Long]
+    search_gains_percent: Mapped[Long | None]
+    baseline_seed: Mapped[int | None]
     steps_trained: Mapped[int]
     steps_reused: Mapped[int]
     seconds: Mapped[float]

@@ -1,8 +1,9 @@
 """Repeat the leaders of a study with further seeds: how much of their lead was luck?
 
 A repeat trains what an export would train, the resolved config with its plan written out, and is judged
-against single-task baselines of the same seed. The search's own seed is not among them: its value was
-chosen for being high [ours].
+against single-task baselines of the same seed, where they are wanted, and against the unexpanded network of
+the same seed, which is repeated too. The search's own seed is not among them: its value was chosen for being
+high [ours].
 """
 
 from __future__ import annotations
@@ -10,10 +11,11 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import count, islice
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -21,12 +23,13 @@ from dtme_search.config import RunConfig, dump_yaml, validate
 from dtme_search.data import TaskData
 from dtme_search.errors import ConfigError, TrainingError
 from dtme_search.search.data_shelf import DataShelf
-from dtme_search.search.reuse.trunks import TrialTrunk, TrunkStore
+from dtme_search.search.reuse.context import TrialContext
+from dtme_search.search.reuse.trunks import TrialTrunk
 from dtme_search.search.stopping import StopSwitch
-from dtme_search.search.storage.records import BaselineRow, ConfirmationRow
+from dtme_search.search.storage.records import BaselineRow, ConfirmationRow, RunRow
 from dtme_search.search.storage.studies import stored_base_config
 from dtme_search.search.study.baselines import Baselines
-from dtme_search.search.study.leaders import FAILED_REPEAT_ATTR, leaders, why_no_leader
+from dtme_search.search.study.leaders import FAILED_REPEAT_ATTR, leaders, origins, why_no_leader
 from dtme_search.search.study.loading import DEFAULT_WORKDIR, LoadedStudy, load_study
 from dtme_search.search.study.preparation import check_same_data
 from dtme_search.search.trial.listener import Listener
@@ -47,6 +50,9 @@ from dtme_search.version import __version__
 _LOOK_AGAIN_SECONDS = 1.0
 """Time between two looks at repeats that another process trains."""
 
+_Against = Mapping[int, Mapping[str, BaselineRow]]
+"""Seed -> task -> baseline."""
+
 
 @dataclass(frozen=True)
 class Repeat:
@@ -61,6 +67,7 @@ def confirm(
     *,
     top: int = 3,
     seeds: int = 3,
+    new_baselines: bool = True,
     storage: str | None = None,
     workdir: Path = DEFAULT_WORKDIR,
     device: str | None = None,
@@ -70,12 +77,15 @@ def confirm(
     """Repeat the leaders of a study (front first, then by delta_m) with further seeds.
 
     Only repeats that are missing are trained; one that was interrupted goes on from its checkpoint. Two
-    processes share the work. All leaders get the same seeds, those after the seed of the base config.
+    processes share the work. All leaders get the same seeds, those after the seed of the base config, and so
+    does the unexpanded trial that their gains are paired with, if the study has one.
 
     Args:
         study: Name of the study, or the path of its YAML.
         top: Number of leaders; trials of the same configuration count as one.
         seeds: Further seeds of each, counted with those it already has.
+        new_baselines: Whether to train single-task baselines of each seed. Without them delta_m is over those
+            of the search, which only scale the gains over the unexpanded network.
         storage: Database URL; see :func:`storage_url`.
         workdir: Where studies lie by default.
         device: ``cpu``, ``cuda`` or ``cuda:N``; the best there is by default.
@@ -105,7 +115,8 @@ def confirm(
     with StopSwitch() as switch:
         baselines = Baselines(loaded.records, shelf, workspace.baseline, hears, switch)
         steps = tuple(sorted({repeat.config.expansion_step or 0 for repeat in repeats} - {0}))
-        failed = _Repeater(loaded, base, shelf, baselines, workspace, hears, switch, steps).run(repeats)
+        repeater = _Repeater(loaded, base, shelf, baselines, workspace, hears, switch, steps, new_baselines)
+        failed = repeater.run(repeats)
     if failed:
         raise TrainingError(
             f"study {loaded.name}: {len(failed)} of {len(repeats)} repeats failed, the last with "
@@ -119,7 +130,8 @@ def _planned(
 ) -> Iterator[Repeat]:
     """Seed by seed, so that leaders can be compared early, and baselines are needed one seed at a time."""
     chosen = []
-    for run in leaders(study, top):
+    first = leaders(study, top)
+    for run in [*first, *_unexpanded(study, first)]:
         config = validate(RunConfig, json.loads(run.config or ""), f"trial {run.trial}")
         # A study may search the seed itself.
         further = list(islice((seed for seed in count(base_seed + 1) if seed != config.seed), seeds))
@@ -127,6 +139,14 @@ def _planned(
     for index in range(seeds):
         for number, config, further in chosen:
             yield Repeat(number, config.model_copy(update={"seed": further[index]}))
+
+
+def _unexpanded(study: LoadedStudy, first: Sequence[RunRow]) -> list[RunRow]:
+    """Runs without growth that the leaders are paired with and that are no leaders themselves."""
+    runs = study.records.runs(study.name)
+    origin = origins(runs)
+    partners = {origin[run.paired_trial] for run in first if run.paired_trial in origin}
+    return [run for run in runs if run.trial in partners - {run.trial for run in first} and run.config]
 
 
 @dataclass
@@ -139,6 +159,7 @@ class _Repeater:
     listener: Listener
     should_stop: Callable[[], bool]
     expansion_steps: tuple[int, ...]
+    new_baselines: bool
 
     def run(self, repeats: Sequence[Repeat]) -> list[str]:
         """Do what is missing; gives the reasons of those that failed."""
@@ -161,8 +182,13 @@ class _Repeater:
         return failed
 
     def _is_done(self, repeat: Repeat) -> bool:
+        row = self._standing(repeat)
+        return row is not None and (row.baseline_seed is None or not self.new_baselines)
+
+    def _standing(self, repeat: Repeat) -> ConfirmationRow | None:
         rows = self.study.records.confirmations(self.study.name)
-        return any((row.trial, row.seed) == (repeat.trial, repeat.config.seed) for row in rows)
+        place = repeat.trial, repeat.config.seed
+        return next((row for row in rows if (row.trial, row.seed) == place), None)
 
     def _wait(self, waiting: Sequence[Repeat]) -> None:
         self.listener.waiting(f"{len(waiting)} repeats that another process trains")
@@ -173,7 +199,16 @@ class _Repeater:
     def _one(self, repeat: Repeat, folder: Path, index: int, total: int) -> str | None:
         """Train a repeat and keep its result; gives the reason if it failed."""
         number, seed = repeat.trial, repeat.config.seed
-        against = self.baselines.get(repeat.config, self.base.primary_tasks)
+        against = {
+            each: self.baselines.get(repeat.config.model_copy(update={"seed": each}), self.base.primary_tasks)
+            for each in ({self.base.seed, seed} if self.new_baselines else {self.base.seed})
+        }
+        standing = self._standing(repeat)
+        if standing is not None:
+            data = self.shelf.get(repeat.config)
+            judged = self._judged(json.loads(standing.metrics), against, seed, data)
+            self.study.records.save_confirmation(self.study.name, replace(standing, **judged))
+            return None
         self.listener.repeat_started(number, seed, index, total)
         attr = FAILED_REPEAT_ATTR.format(trial=number, seed=seed)
         try:
@@ -190,7 +225,7 @@ class _Repeater:
         self.listener.repeat_ended(row)
         return None
 
-    def _train(self, repeat: Repeat, against: Mapping[str, BaselineRow], folder: Path) -> ConfirmationRow:
+    def _train(self, repeat: Repeat, against: _Against, folder: Path) -> ConfirmationRow:
         config, data = repeat.config, self.shelf.get(repeat.config)
         (folder / "config.yaml").write_text(dump_yaml(config), encoding="utf-8")
         callbacks = Callbacks(on_progress=self.listener.progress, should_stop=self.should_stop)
@@ -200,12 +235,10 @@ class _Repeater:
                 config, data, folder=folder, callbacks=callbacks, trunk=trunk, parts=parts
             )
         )
-        comparison = compare(result.metrics, against, data.specs)
         return ConfirmationRow(
             trial=repeat.trial,
             seed=config.seed,
-            delta_m_percent=comparison.delta_m_percent,
-            gains_percent=json.dumps(dict(comparison.gains_percent)),
+            **self._judged(result.metrics, against, config.seed, data),
             metrics=json.dumps(dict(result.metrics)),
             steps_trained=result.total_steps - result.steps_reused,
             steps_reused=result.steps_reused,
@@ -216,16 +249,33 @@ class _Repeater:
             created_at=datetime.now(UTC),
         )
 
+    def _judged(
+        self, metrics: Mapping[str, float], against: _Against, seed: int, data: TaskData
+    ) -> dict[str, Any]:
+        """What a repeat is worth, over the baselines of its seed or of the search, and over the latter."""
+        of_search = compare(metrics, against[self.base.seed], data.specs)
+        chosen = of_search
+        if self.new_baselines:
+            chosen = compare(metrics, against[seed], data.specs)
+        return {
+            "delta_m_percent": chosen.delta_m_percent,
+            "gains_percent": json.dumps(dict(chosen.gains_percent)),
+            "search_gains_percent": json.dumps(dict(of_search.gains_percent)),
+            "baseline_seed": None if self.new_baselines else self.base.seed,
+        }
+
     def _trunk(self, repeat: Repeat, data: TaskData) -> TrialTrunk:
         """Leaders that grow later share what comes before, as trials do; each seed has its own trunks."""
-        return TrialTrunk(
-            TrunkStore.of_study(self.workspace, self.study.config.reuse),
-            repeat.config,
-            data,
-            self.expansion_steps,
-            self.study.name,
-            repeat.trial,
-            self.study.records,
-            self.should_stop,
-            self.listener.waiting,
+        context = TrialContext(
+            study=self.study.config,
+            number=repeat.trial,
+            first=repeat.trial,
+            config=repeat.config,
+            data=data,
+            records=self.study.records,
+            workspace=self.workspace,
+            expansion_steps=self.expansion_steps,
+            should_stop=self.should_stop,
+            on_wait=self.listener.waiting,
         )
+        return TrialTrunk(context)

@@ -11,7 +11,7 @@ import json
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import fmean, stdev
 
 from optuna.trial import FrozenTrial, TrialState
@@ -25,6 +25,19 @@ FAILED_REPEAT_ATTR = "dtme:failed_repeat:{trial}:{seed}"
 
 
 @dataclass(frozen=True)
+class Lead:
+    """By how much a configuration is ahead of another, over the further seeds that both have.
+
+    Attributes:
+        points: Mean difference of delta_m, in points.
+        standard_error: Of that mean, over the seeds.
+    """
+
+    points: float
+    standard_error: float
+
+
+@dataclass(frozen=True)
 class Confirmed:
     """What further seeds made of a configuration.
 
@@ -33,12 +46,15 @@ class Confirmed:
         by_seed: Further seed -> delta_m in percent, over baselines of the same seed.
         gains_percent: Task -> mean signed gain over these seeds.
         failed_seeds: Further seeds with which training failed; they are in no mean.
+        paired_by_seed: Further seed -> delta_m less that of the unexpanded network of the same seed, both
+            over the baselines of the search.
     """
 
     trial: int
     by_seed: Mapping[int, float]
     gains_percent: Mapping[str, float]
     failed_seeds: tuple[int, ...] = ()
+    paired_by_seed: Mapping[int, float] = field(default_factory=dict)
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -54,6 +70,11 @@ class Confirmed:
     def delta_m_std(self) -> float:
         """Sample standard deviation in percent points (divisor n - 1); NaN for one seed."""
         return stdev(self.by_seed.values()) if len(self.by_seed) > 1 else math.nan
+
+    @property
+    def paired(self) -> Lead | None:
+        """By how much it is ahead of the unexpanded network, seed by seed; ``None`` below two seeds."""
+        return _lead(list(self.paired_by_seed.values()))
 
     def in_words(self) -> str:
         """Mean, standard deviation and seeds in a phrase.
@@ -129,10 +150,16 @@ def confirmations(study: LoadedStudy) -> dict[int, Confirmed]:
     by_trial: dict[int, list[ConfirmationRow]] = defaultdict(list)
     for row in study.records.confirmations(study.name):
         by_trial[row.trial].append(row)
-    attrs = study.optuna.user_attrs if by_trial else {}
-    found = {number: _confirmed(number, rows, attrs) for number, rows in by_trial.items()}
-    pairs = origins(study.records.runs(study.name)).items() if by_trial else ()
-    return {number: found[origin] for number, origin in pairs if origin in found}
+    if not by_trial:
+        return {}
+    attrs, runs = study.optuna.user_attrs, study.records.runs(study.name)
+    origin = origins(runs)
+    partner = {run.trial: origin[run.paired_trial] for run in runs if run.paired_trial in origin}
+    found = {
+        number: _confirmed(number, rows, by_trial.get(partner.get(number, -1), []), attrs)
+        for number, rows in by_trial.items()
+    }
+    return {number: found[first] for number, first in origin.items() if first in found}
 
 
 def ranking(study: LoadedStudy) -> list[Confirmed]:
@@ -141,19 +168,6 @@ def ranking(study: LoadedStudy) -> list[Confirmed]:
     known = confirmations(study)
     different = {each.trial: each for number, each in known.items() if number in feasible}
     return sorted(different.values(), key=lambda each: (-each.delta_m_mean, each.trial))
-
-
-@dataclass(frozen=True)
-class Lead:
-    """By how much a configuration is ahead of another, over the further seeds that both have.
-
-    Attributes:
-        points: Mean difference of delta_m, in points.
-        standard_error: Of that mean, over the seeds.
-    """
-
-    points: float
-    standard_error: float
 
 
 def lead_of(first: Confirmed, second: Confirmed) -> Lead | None:
@@ -168,10 +182,8 @@ def lead_of(first: Confirmed, second: Confirmed) -> Lead | None:
         >>> lead_of(Confirmed(4, {1: 1.0, 2: 2.0}, {}), Confirmed(7, {1: 2.0, 3: 0.5}, {}))
     """
     common = sorted(first.by_seed.keys() & second.by_seed.keys())
-    if len(common) < 2:
-        return None
     differences = [first.by_seed[seed] - second.by_seed[seed] for seed in common]
-    return Lead(fmean(differences), stdev(differences) / math.sqrt(len(common)))
+    return _lead(differences)
 
 
 def doubt_about_leader(ranked: Sequence[Confirmed]) -> str | None:
@@ -212,7 +224,12 @@ def _dominates(first: Sequence[float], second: Sequence[float]) -> bool:
     return first != second and all(a >= b for a, b in zip(first, second, strict=True))
 
 
-def _confirmed(number: int, rows: Sequence[ConfirmationRow], attrs: Mapping[str, object]) -> Confirmed:
+def _confirmed(
+    number: int,
+    rows: Sequence[ConfirmationRow],
+    unexpanded: Sequence[ConfirmationRow],
+    attrs: Mapping[str, object],
+) -> Confirmed:
     gains = [json.loads(row.gains_percent) for row in rows]
     prefix = FAILED_REPEAT_ATTR.format(trial=number, seed="")
     failed = [int(name.removeprefix(prefix)) for name in attrs if name.startswith(prefix) and attrs[name]]
@@ -221,7 +238,27 @@ def _confirmed(number: int, rows: Sequence[ConfirmationRow], attrs: Mapping[str,
         {row.seed: row.delta_m_percent for row in rows},
         {task: fmean(gain[task] for gain in gains) for task in gains[0]},
         tuple(sorted(failed)),
+        _paired(rows, unexpanded),
     )
+
+
+def _paired(rows: Sequence[ConfirmationRow], unexpanded: Sequence[ConfirmationRow]) -> dict[int, float]:
+    level = {
+        row.seed: fmean(json.loads(row.search_gains_percent).values())
+        for row in unexpanded
+        if row.search_gains_percent is not None
+    }
+    return {
+        row.seed: fmean(json.loads(row.search_gains_percent).values()) - level[row.seed]
+        for row in rows
+        if row.search_gains_percent is not None and row.seed in level
+    }
+
+
+def _lead(differences: Sequence[float]) -> Lead | None:
+    if len(differences) < 2:
+        return None
+    return Lead(fmean(differences), stdev(differences) / math.sqrt(len(differences)))
 
 
 def _number(value: float | None) -> float:

@@ -6,7 +6,7 @@ import csv
 import json
 import platform
 import traceback
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -19,17 +19,9 @@ import optuna
 import torch
 from optuna.artifacts import FileSystemArtifactStore, upload_artifact
 
-from dtme_search.config import RunConfig, StudyConfig, dump_yaml, run_fingerprint
-from dtme_search.data import TaskData
-from dtme_search.search.storage.records import (
-    BaselineRow,
-    ConflictRow,
-    EvaluationRow,
-    PlanRow,
-    Records,
-    RungRow,
-    RunRow,
-)
+from dtme_search.config import RunConfig, dump_yaml, run_fingerprint
+from dtme_search.search.reuse.context import TrialContext
+from dtme_search.search.storage.records import ConflictRow, EvaluationRow, PlanRow, RungRow, RunRow
 from dtme_search.search.trial.outcome import Comparison, Outcome, recorded_outcome
 from dtme_search.search.trial.pruning import stop
 from dtme_search.search.trial.result import Result
@@ -50,24 +42,19 @@ class Diary:
     """Writes one trial down as it happens; a context that also notes how the trial ends.
 
     Attributes:
-        trial: The running trial.
-        study: Its study.
-        config: What the trial runs.
-        data: Its data.
-        records: Own SQL tables.
-        folder: Files of the trial.
-        artifacts: Folder the dashboard serves.
+        context: What is known of the trial.
+        trial: Optuna's trial, running.
         draw: Draws the pictures, or ``None``.
     """
 
+    context: TrialContext
     trial: optuna.Trial
-    study: StudyConfig
-    config: RunConfig
-    data: TaskData
-    records: Records
-    folder: Path
-    artifacts: Path
     draw: DrawFiles | None = None
+
+    def __post_init__(self) -> None:
+        self.config, self.data, self.records = self.context.config, self.context.data, self.context.records
+        self.study = self.context.study
+        self.folder = self.context.workspace.trial(self.context.first)
 
     def __enter__(self) -> Self:
         self.started = monotonic()
@@ -77,8 +64,10 @@ class Diary:
             study=self.study.name,
             trial=self.trial.number,
             fingerprint=run_fingerprint(self.config, self.data.fingerprint),
+            unexpanded_fingerprint=run_fingerprint(self.config.unexpanded(), self.data.fingerprint),
             state="running",
             config=self.config.model_dump_json(),
+            baselines=json.dumps({task: row.fingerprint for task, row in self.context.baselines.items()}),
             expansion_step=self.config.expansion_step,
             total_steps=self.config.total_steps,
             device=device_name(self.data.device),
@@ -106,11 +95,6 @@ class Diary:
             self._end("interrupted")
         else:
             self._end("failed", error="".join(traceback.format_exception(error)))
-
-    def compared(self, baselines: Mapping[str, BaselineRow]) -> None:
-        """It is known which baselines the trial is compared with."""
-        names = {task: row.fingerprint for task, row in baselines.items()}
-        self.row = replace(self.row, baselines=json.dumps(names))
 
     def expanded(self, plan: ExpansionPlan, report: ConflictReport | None) -> None:
         """The network has grown."""
@@ -310,7 +294,7 @@ class Diary:
     def _upload(self, pictures: Sequence[Path]) -> None:
         names = ("resolved.yaml", "plan.txt", "conflicts.json", "curves.csv")
         files = [self.folder / name for name in names if (self.folder / name).exists()]
-        store = FileSystemArtifactStore(self.artifacts)
+        store = FileSystemArtifactStore(self.context.workspace.artifacts)
         for file in (*files, *pictures):
             upload_artifact(artifact_store=store, file_path=str(file), study_or_trial=self.trial)
 

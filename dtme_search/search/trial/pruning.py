@@ -30,7 +30,7 @@ from torch import Tensor
 
 from dtme_search.config import StudyConfig
 from dtme_search.config.study import Direction
-from dtme_search.search.storage.records import RungRow, RunRow
+from dtme_search.search.storage.records import Records, RungRow, RunRow
 
 _IN_WORDS = {
     "delta_m_percent": ("delta_m", "{:+.2f} %"),
@@ -157,6 +157,32 @@ class ParetoPruner:
             if violation > 0
         ]
         return ", ".join([*words, *above])
+
+
+def judge_rung(
+    trial: optuna.Trial, study: StudyConfig, rung: RungRow, num_evaluations: int, records: Records
+) -> str | None:
+    """Why the study's pruner would stop a trial at a rung, or ``None`` if it should go on.
+
+    With several objectives nothing is reported to Optuna: its TPE fails on intermediate values there.
+    """
+    pruner = study.pruner.name
+    if pruner == "pareto":
+        ranking = ParetoPruner.of_study(study, num_evaluations)
+        if not ranking.judges(rung):
+            return None
+        here, at_the_end = (
+            records.competitors(study.name, number) for number in (rung.rung, num_evaluations - 1)
+        )
+        return ranking.reason(trial.number, here, at_the_end)
+    if pruner == "none":
+        return None
+    known = trial.study.get_trials(deepcopy=False)[trial.number].intermediate_values
+    if rung.rung not in known:  # a continued trial may evaluate a rung again
+        trial.report(rung.delta_m_percent, rung.rung)
+    if not trial.should_prune():
+        return None
+    return f"{pruner}: delta_m {rung.delta_m_percent:+.2f} % at step {rung.step}"
 
 
 def dominance_ranks(losses: Tensor, violations: Tensor) -> Tensor:

@@ -70,4 +70,4 @@ class Result:
             # Optuna keeps the first value of a constraint, and warns.
             if name not in trial.constraints:
                 trial.set_constraint(name, violation)
-        records.save_run(self.row)
+        records.save_complete(self.row)

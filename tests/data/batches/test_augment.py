@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from dtme_search.config import AugmentConfig, DataConfig
 from dtme_search.data.batches.augment import Draws, prepare_batch
-from dtme_search.data.batches.photometric import distort_colors
+from dtme_search.data.batches.photometric import ColorChanges, distort_colors
 from dtme_search.data.batches.randomness import make_generator
 from dtme_search.data.batches.tensors import read_sample, stack_samples
 
@@ -258,7 +258,8 @@ def colors(pixel, **changes):
     draws = dataclasses.replace(
         Draws.neutral(1), **{name: torch.tensor([value]) for name, value in changes.items()}
     )
-    return distort_colors(torch.tensor(pixel, dtype=torch.float32).view(1, 3, 1, 1), draws).flatten().tolist()
+    image = torch.tensor(pixel, dtype=torch.float32).view(1, 3, 1, 1)
+    return distort_colors(image, ColorChanges.of(draws)).flatten().tolist()
 
 
 def test_brightness_and_contrast_by_hand():
@@ -294,7 +295,7 @@ def test_each_image_gets_its_own_colors_and_neutral_ones_stay():
     draws = dataclasses.replace(
         Draws.neutral(3), hue=torch.tensor([0.0, 20.0, 0.0]), brightness=torch.tensor([0.0, 0.0, 9.0])
     )
-    after = distort_colors(images, draws)
+    after = distort_colors(images, ColorChanges.of(draws))
     assert torch.equal(images, before)
     assert torch.equal(after[0], before[0])
     assert not torch.equal(after[1], before[1])

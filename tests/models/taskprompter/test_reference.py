@@ -2,111 +2,52 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy
 import pytest
 import torch
-from torch import nn
 
-from dtme_search.models.taskprompter import (
-    LevelDecoder,
-    PromptBlock,
-    PromptedMap,
-    PrompterDecoder,
-    PrompterHead,
-    TaskPrompts,
-    windows_per_side,
-)
+from dtme_search.config import ModelConfig
+from dtme_search.models import build_model
+from dtme_search.tasks import normals, sal, semseg
 
 FOLDER = Path(__file__).parents[4] / "shared" / "data" / "reference"
 pytestmark = pytest.mark.skipif(not FOLDER.is_dir(), reason="the reference arrays are not here")
 
-TASKS = {"semseg": 5, "sal": 2, "normals": 3}
-WIDTH, NUM_BLOCKS, NUM_HEADS, GRID, IMAGE_SIZE = 48, 8, 4, (4, 8), (64, 128)
+# The original's saliency has two outputs and a softmax, ours one and a sigmoid.
+SPECS = {"semseg": semseg(tuple("abcde")), "sal": replace(sal(), channels=2), "normals": normals()}
+NUM_BLOCKS, NUM_PROMPTS, GRID, IMAGE_SIZE = 8, 3, (4, 8), (64, 128)
 LEVELS = (2, 4, 6, 8)
 VARIANTS = ("hc1_plain", "hc1_ctr", "hc4_plain", "hc4_ctr")
 CASES = pytest.mark.parametrize(("variant", "mode"), [(v, m) for v in VARIANTS for m in ("eval", "train")])
-
-
-class Assembled(nn.Module):
-    """The parts put together as the paper has them: one stream, no growth."""
-
-    def __init__(self, channel_heads, reweighted):
-        from timm.models.vision_transformer import VisionTransformer
-
-        super().__init__()
-        self.vit = VisionTransformer(
-            img_size=IMAGE_SIZE,
-            embed_dim=WIDTH,
-            depth=NUM_BLOCKS,
-            num_heads=NUM_HEADS,
-            num_classes=0,
-            class_token=False,
-            global_pool="",
-        )
-        self.prompts = TaskPrompts(len(TASKS), WIDTH)
-        self.blocks = nn.ModuleList(
-            PromptBlock(block, GRID, len(TASKS), last=index == NUM_BLOCKS - 1)
-            for index, block in enumerate(self.vit.blocks)
-        )
-        self.decoder = PrompterDecoder(
-            [LevelDecoder(tuple(TASKS), WIDTH, 24, 20, NUM_HEADS if reweighted else None) for _ in LEVELS],
-            {task: PrompterHead(20, channels, IMAGE_SIZE) for task, channels in TASKS.items()},
-        )
-        self.num_windows = windows_per_side(channel_heads, GRID)
-
-    def forward(self, images):
-        tokens = self.prompts(self.vit._pos_embed(self.vit.patch_embed(images)))
-        self.inputs, self.features, self.scores, levels = [], [], [], []
-        for index, block in enumerate(self.blocks):
-            self.inputs.append(tokens)
-            after = block(tokens)
-            if index + 1 in LEVELS:
-                last = index + 1 == NUM_BLOCKS
-                scores = block.scores(tokens, self.num_windows)
-                patches = self.vit.norm(after[:, :32]) if last else after[:, :32]
-                self.scores.append(scores)
-                levels.append(
-                    {
-                        task: PromptedMap(
-                            patches.transpose(1, 2).unflatten(-1, GRID),
-                            scores.patches[:, row].unflatten(-1, GRID),
-                            scores.prompts[:, row],
-                            scores.channels[:, row],
-                        )
-                        for row, task in enumerate(TASKS)
-                    }
-                )
-            tokens = after
-        self.inputs.append(tokens)
-        self.levels = levels
-        return self.decoder(levels)
+DTYPES = pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
 
 
 def original_names(reweighted):
     """Our names -> those of the original's state dict."""
     for name in ("patch_embed.proj", "norm"):
-        yield f"vit.{name}", f"backbone.{name}"
+        yield f"backbone.vit.{name}", f"backbone.{name}"
     for block in range(NUM_BLOCKS):
         for name in ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2"):
-            yield f"blocks.{block}.block.{name}", f"backbone.blocks.{block}.{name}"
-        yield f"blocks.{block}.to_positions", f"backbone.blocks.{block}.attn.token_trans"
+            yield f"backbone.vit.blocks.{block}.block.{name}", f"backbone.blocks.{block}.{name}"
+        yield f"backbone.vit.blocks.{block}.to_positions", f"backbone.blocks.{block}.attn.token_trans"
         if block < NUM_BLOCKS - 1:
-            yield f"blocks.{block}.to_channels", f"backbone.blocks.{block}.attn.token_trans1"
-    for task in TASKS:
+            yield f"backbone.vit.blocks.{block}.to_channels", f"backbone.blocks.{block}.attn.token_trans1"
+    for task in SPECS:
         for level in range(4):
-            feature = f"decoder.levels.{level}.features.{task}"
+            feature = f"decoders.levels.{level}.features.{task}"
             yield f"{feature}.spatial", f"backbone.fea_decode_spa.{level}.{task}.0"
             yield f"{feature}.channel", f"backbone.fea_decode_chan.{level}.{task}.0"
             for index in (0, 1, 2, 4):
                 yield f"{feature}.fuse.{index}", f"backbone.fea_fuse.{level}.{task}.{index}"
             for index in (0, 2) if reweighted else ():
-                ours = f"decoder.levels.{level}.reweightings.{task}.weigh.{index}"
+                ours = f"decoders.levels.{level}.reweightings.{task}.weigh.{index}"
                 yield ours, f"backbone.ctr_attn_conv.{level}.{task}.{index}"
-        yield f"decoder.heads.{task}.conv", f"heads.{task}.mt_proj.0"
-        yield f"decoder.heads.{task}.norm", f"heads.{task}.mt_proj.1"
-        yield f"decoder.heads.{task}.predictor", f"heads.{task}.linear_pred"
+        yield f"decoders.heads.{task}.conv", f"heads.{task}.mt_proj.0"
+        yield f"decoders.heads.{task}.norm", f"heads.{task}.mt_proj.1"
+        yield f"decoders.heads.{task}.predictor", f"heads.{task}.linear_pred"
 
 
 @pytest.fixture(scope="module")
@@ -122,26 +63,32 @@ def arrays():
 def make(arrays):
     def make(variant, mode, dtype):
         reweighted = variant.endswith("ctr")
-        model = Assembled(int(variant[2]), reweighted)
+        options = {"branch_channels": 24, "channel_heads": int(variant[2]), "reweighting": reweighted}
+        config = ModelConfig(
+            architecture="taskprompter",
+            architecture_options={"taskprompter": options},
+            backbone_options={"embed_dim": 48, "depth": NUM_BLOCKS, "num_heads": 4},
+            decoder_channels=20,
+        )
+        model = build_model(config, SPECS, IMAGE_SIZE, seed=0)
         weights = {
-            "prompts.tokens": arrays["weights/backbone.task_prompts"],
-            "vit.pos_embed": arrays["weights/backbone.pos_embed"][:, 1:],
+            "backbone.prompts": arrays["weights/backbone.task_prompts"],
+            "backbone.vit.pos_embed": arrays["weights/backbone.pos_embed"][:, 1:],
         }
         for ours, theirs in original_names(reweighted):
             for part in ("weight", "bias", "running_mean", "running_var"):
                 if f"weights/{theirs}.{part}" in arrays:
                     weights[f"{ours}.{part}"] = arrays[f"weights/{theirs}.{part}"]
-        expected = {name for name in model.state_dict() if not name.endswith("num_batches_tracked")}
-        # Blocks are known under two names here.
-        assert {name for name in expected if not name.startswith("vit.blocks")} == set(weights)
-        model.load_state_dict(weights, strict=False)
+        missing, unexpected = model.load_state_dict(weights, strict=False)
+        assert not unexpected
+        assert all(name.endswith("num_batches_tracked") for name in missing)
         return model.to(dtype).train(mode == "train")
 
     return make
 
 
 def assert_near(actual, expected, dtype, *, gradient=False):
-    """float64: 1e-6 of each value (of the largest where sums cancel); float32 as the original itself."""
+    """float64: 1e-6 of each value (1e-7 of the largest where sums cancel); float32 as the original itself."""
     largest = expected.abs().max().item()
     if dtype is torch.float64:
         rtol, atol = 1e-6, 1e-7 * largest
@@ -155,49 +102,63 @@ def scalars_of(outputs, arrays):
 
 
 @CASES
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
+@DTYPES
 def test_predictions_and_gradients(make, arrays, variant, mode, dtype):
-    model = make(variant, mode, dtype)
-    for head in model.decoder.heads.values():
+    place, images = f"{variant}/{mode}", arrays["image"].to(dtype)
+    low = make(variant, mode, dtype)
+    for head in low.decoders.heads.values():
         head.image_size = (16, 32)
-    place = f"{variant}/{mode}"
-    low = model(arrays["image"].to(dtype))
-    for task, output in low.items():
+    for task, output in low(images).items():
         assert_near(output, arrays[f"{place}/lowres/{task}"], dtype)
+
     model = make(variant, mode, dtype)
-    scalars = scalars_of(model(arrays["image"].to(dtype)), arrays)
+    predictions, inputs = model.forward_with_layer_inputs(images)
+    scalars = {
+        task: (output * arrays[f"probe/{task}"].to(output)).sum()
+        for task, output in predictions.outputs.items()
+    }
     for task, scalar in scalars.items():
         assert_near(scalar[None], arrays[f"{place}/scalar/{task}"], dtype)
-    inputs = model.inputs[:NUM_BLOCKS]
-    total = sum(scalars.values())
-    *per_block, at_prompts = torch.autograd.grad(total, [*inputs, model.prompts.tokens], retain_graph=True)
-    per_block = torch.stack(per_block)
-    assert_near(per_block[:, :, :32], arrays[f"{place}/grad_block_input"], dtype, gradient=True)
-    after_first = arrays[f"{place}/grad_prompts_input_from_block1"]
-    assert_near(per_block[1:, :, 32:], after_first, dtype, gradient=True)
-    assert_near(at_prompts, arrays[f"{place}/grad_task_prompts"], dtype, gradient=True)
-    if variant == "hc4_ctr":
-        for task, scalar in scalars.items():
-            own = torch.stack(torch.autograd.grad(scalar, inputs, retain_graph=True))[:, :, :32]
-            assert_near(own, arrays[f"{place}/grad_block_input_task/{task}"], dtype, gradient=True)
+    total = torch.stack(tuple(scalars.values())).sum()
+    *per_block, prompts = torch.autograd.grad(total, [*inputs, model.backbone.prompts], retain_graph=True)
+    at_prompts, at_patches = torch.stack(per_block).tensor_split([NUM_PROMPTS], dim=2)
+    for found, name in (
+        (at_patches, "grad_block_input"),
+        (at_prompts[1:], "grad_prompts_input_from_block1"),
+        (prompts, "grad_task_prompts"),
+    ):
+        assert_near(found, arrays[f"{place}/{name}"], dtype, gradient=True)
+    for task, scalar in scalars.items() if variant == "hc4_ctr" else ():
+        own = torch.stack(torch.autograd.grad(scalar, inputs, retain_graph=True))[:, :, NUM_PROMPTS:]
+        assert_near(own, arrays[f"{place}/grad_block_input_task/{task}"], dtype, gradient=True)
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
+@DTYPES
 def test_everything_in_between(make, arrays, dtype):
     model = make("hc4_ctr", "eval", dtype)
+    seen, levels = [], []
+    for block in model.backbone.blocks:
+        block.register_forward_hook(lambda _, inputs, output: seen.append((*inputs, output)))
+    for decoder in model.decoders.levels:
+        decoder.register_forward_hook(lambda _, inputs, features: levels.append(features))
     outputs = model(arrays["image"].to(dtype))
-    assert_near(model.inputs[0][:, :32], arrays["hc4_ctr/eval/block_input_0"], dtype)
+
+    assert_near(seen[0][0][:, NUM_PROMPTS:], arrays["hc4_ctr/eval/block_input_0"], dtype)
+    inner = "hc4_ctr/eval/inner_sample0"
+    for block, (_, output) in enumerate(seen):
+        tokens, *scores = output if isinstance(output, tuple) else (output,)
+        prompts, patches = tokens[:1].tensor_split([NUM_PROMPTS], dim=1)
+        assert_near(patches, arrays[f"{inner}/block{block}_output"], dtype)
+        if block < NUM_BLOCKS - 1:  # the prompts that leave the last block are read by nothing
+            assert_near(prompts, arrays[f"{inner}/block{block}_prompts"], dtype)
+        assert bool(scores) == (block + 1 in LEVELS)
+        if scores:
+            to_patches, to_prompts, channels = (one[:1] for one in scores)
+            rows_NHTK = torch.cat((to_prompts, to_patches), dim=-1).transpose(1, 2)
+            assert_near(rows_NHTK, arrays[f"{inner}/block{block}_raw_spatial_prompt_rows"], dtype)
+            assert_near(channels, arrays[f"{inner}/block{block}_raw_channel"], dtype)
+    for level, features in enumerate(levels):
+        for task, feature in features.items():
+            assert_near(feature[:1], arrays[f"{inner}/level{level}_feature/{task}"], dtype)
     for task, output in outputs.items():
         assert_near(output[:1], arrays[f"hc4_ctr/eval/full_sample0/{task}"], dtype)
-    inner = "hc4_ctr/eval/inner_sample0"
-    for block, after in enumerate(model.inputs[1:]):
-        assert_near(after[:1, :32], arrays[f"{inner}/block{block}_output"], dtype)
-        if block < NUM_BLOCKS - 1:  # the prompts that leave the last block are read by nothing
-            assert_near(after[:1, 32:], arrays[f"{inner}/block{block}_prompts"], dtype)
-    for level, num_blocks in enumerate(LEVELS):
-        scores = model.scores[level]
-        rows_NHTK = torch.cat((scores.prompts, scores.patches), dim=-1).transpose(1, 2)
-        assert_near(rows_NHTK[:1], arrays[f"{inner}/block{num_blocks - 1}_raw_spatial_prompt_rows"], dtype)
-        assert_near(scores.channels[:1], arrays[f"{inner}/block{num_blocks - 1}_raw_channel"], dtype)
-        for task, feature in model.decoder.levels[level](model.levels[level]).items():
-            assert_near(feature[:1], arrays[f"{inner}/level{level}_feature/{task}"], dtype)

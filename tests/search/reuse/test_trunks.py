@@ -14,9 +14,11 @@ import pytest
 import torch
 from runs import CPU, assert_same_run, trainer, with_
 
-from dtme_search.config import RunConfig
+from dtme_search.config import RunConfig, StudyConfig
 from dtme_search.data import build_data
+from dtme_search.search.reuse.context import TrialContext
 from dtme_search.search.reuse.trunks import TrialTrunk, TrunkStore
+from dtme_search.search.workspace import Workspace
 from dtme_search.token_space import ExpansionPlan
 from dtme_search.training import Callbacks, Trainer, TrainingInterrupted, identity
 from dtme_search.training.identity import trunk_fingerprint, work_fingerprint
@@ -25,6 +27,7 @@ CONFLICT = {"expansion__policy": "conflict", "expansion__start": 0.5}
 AUXILIARY = {
     "tasks": {"semseg": {}, "depth": {}, "normals": {"role": "auxiliary"}, "edge": {"role": "auxiliary"}}
 }
+STUDY = StudyConfig(name="s", config="demo", search={"train.lr": {"choices": [0.1]}})
 
 
 class Ledger:
@@ -60,7 +63,17 @@ def forked(data, store, ledger):
     """Build the trainer of a run on the shared store."""
 
     def build(config: RunConfig, *, folder=None, candidates=(3, 5), in_store=store, **callbacks) -> Trainer:
-        trunk = TrialTrunk(in_store, config, data, candidates, "s", 0, ledger)
+        context = TrialContext(
+            study=STUDY,
+            number=0,
+            first=0,
+            config=config,
+            data=data,
+            records=ledger,
+            workspace=Workspace(in_store.root.parent),
+            expansion_steps=candidates,
+        )
+        trunk = TrialTrunk(context, in_store)
         return Trainer.of_config(config, data, folder=folder, callbacks=Callbacks(**callbacks), trunk=trunk)
 
     return build
@@ -253,9 +266,10 @@ class TestTheStore:
     def test_whoever_waits_can_be_stopped(self, tiny_config, forked, store):
         config = with_(tiny_config, **CONFLICT)
         run = forked(config, candidates=(5,))
-        run.trunk.should_stop = lambda: True
         told = []
-        run.trunk.on_wait = told.append
+        run.trunk.context = dataclasses.replace(
+            run.trunk.context, should_stop=lambda: True, on_wait=told.append
+        )
         with store.lock(run.trunk._fingerprint(5)), pytest.raises(TrainingInterrupted, match="waiting"):
             run.run()
         assert told == ["the trunk up to step 5"]

@@ -196,7 +196,7 @@ class TestRecords:
         records.save_rung("s", RungRow(trial=0, rung=1, step=60, delta_m_percent=-1.0))
         assert records.runs("s")[0].origin_trial == 3
         with records.engine.connect() as connection:
-            assert connection.execute(text("SELECT version FROM dtme_schema")).scalar() == 3
+            assert connection.execute(text("SELECT version FROM dtme_schema")).scalar() == 4
 
     def test_finished_work_is_found_by_what_was_trained(self, records):
         assert records.finished_work("s", "w1") is None

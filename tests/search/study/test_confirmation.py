@@ -10,8 +10,8 @@ from statistics import fmean, stdev
 
 import pytest
 import torch
-from tiny import Finished, grown, write_tiny_study
-from watching import Heard, ctrl_c, once
+from tiny import write_tiny_study
+from watching import HeardRepeats, ctrl_c, once
 
 from dtme_search.config import RunConfig, load_run_config, run_fingerprint
 from dtme_search.data import build_data
@@ -33,45 +33,7 @@ from dtme_search.search.study.leaders import leaders
 from dtme_search.training import Trainer, TrainingInterrupted
 
 CPU = torch.device("cpu")
-TASKS = {"depth": {}, "edge": {}}
-
-
-class HeardRepeats(Heard):
-    """Also remembers repeats."""
-
-    def __init__(self, act=lambda _event, _number: None):
-        super().__init__(act)
-        self.repeats: list[tuple[int, int]] = []
-        self.ended: list[tuple[int, int]] = []
-        self.failed: list[tuple[int, int, str]] = []
-
-    def repeat_started(self, trial, seed, index, count):
-        self.repeats.append((trial, seed))
-        self.act("repeat_started", len(self.repeats))
-
-    def repeat_ended(self, row):
-        self.ended.append((row.trial, row.seed))
-
-    def repeat_failed(self, trial, seed, reason):
-        self.failed.append((trial, seed, reason))
-
-
-@pytest.fixture(scope="module")
-def small(tmp_path_factory) -> Finished:
-    """Three trials of two tasks: unexpanded, growth by conflicts, growth by layer."""
-    folder = tmp_path_factory.mktemp("small")
-    enqueue = ["unexpanded", grown("none", "none", "expand"), grown("both", "modulate", "none")]
-    file = write_tiny_study(folder, {"tasks": TASKS, "train.num_steps": 4}, trials=3, enqueue=enqueue)
-    return Finished(optimize(file, workdir=folder / "runs", device="cpu"), folder / "runs", file)
-
-
-@pytest.fixture
-def place(small, tmp_path):
-    """A copy of the small study; gives its workdir."""
-    import shutil
-
-    shutil.copytree(small.workdir, tmp_path / "runs")
-    return tmp_path / "runs"
+TASKS = ("depth", "edge")
 
 
 @pytest.fixture

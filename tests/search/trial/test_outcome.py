@@ -18,7 +18,13 @@ from dtme_search.training.result import StepCost
 
 SPECS = {"semseg": semseg(("wall", "floor")), "depth": depth()}
 BACKBONE = BackboneInfo(
-    num_layers=4, embed_dim=10, num_parameters=1000, num_prefix_tokens=1, patch_size=8, grid=(4, 6)
+    num_layers=4,
+    embed_dim=10,
+    num_heads=2,
+    num_parameters=1000,
+    num_prefix_tokens=1,
+    patch_size=8,
+    grid=(4, 6),
 )
 ALONE = (("semseg",), ("depth",))
 PLAN = ExpansionPlan(tuple(SPECS), 4, 2, modulate={1: ALONE}, expand={1: (("semseg", "depth"),), 3: ALONE})

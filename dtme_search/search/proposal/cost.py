@@ -1,0 +1,77 @@
+"""What a plan still costs, in unexpanded training steps, given the trunks that are paid for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from dtme_search.search.proposal.front import Array, Rows
+
+_FEWEST_MEASURED = 5
+_STREAM_SHARE = 0.5
+_OPERATION_SHARE = 0.02
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What the cost of a step follows, for n plans; shape (n,) each.
+
+    Attributes:
+        depth: Share of the layers from the first grown one on, 0 without growth: they run once per stream.
+        streams: Streams through the last layer.
+        modulated: Share of the layers with token modulation; ``expanded`` with token expansion.
+    """
+
+    depth: Array
+    streams: Array
+    modulated: Array
+    expanded: Array
+
+    def __getitem__(self, rows: Rows | slice) -> Shape:
+        return Shape(self.depth[rows], self.streams[rows], self.modulated[rows], self.expanded[rows])
+
+    def formula(self) -> Array:
+        """Cost of a step before any was measured: further streams cost about half a step each [ours]."""
+        per_layer = self.modulated + self.expanded
+        cost: Array = 1 + (self.streams - 1) * _STREAM_SHARE * self.depth + _OPERATION_SHARE * per_layer
+        return cost
+
+    def columns(self) -> Array:
+        """What a step costs beyond an unexpanded one is taken to be linear in."""
+        return np.stack([self.depth * (self.streams - 1), self.modulated, self.expanded], axis=1)
+
+
+def step_costs(shape: Shape, measured: Shape, costs: Array) -> Array:
+    """Cost of a step of each plan: by least squares on measured ones, by the formula below five of them.
+
+    Example:
+        >>> one = np.ones(5)
+        >>> seen = Shape(one * 0.5, np.array([2.0, 3, 4, 5, 6]), one, 0 * one)
+        >>> costs = step_costs(seen[:1], seen, 1 + 0.2 * np.arange(1, 6))
+        >>> [round(float(cost), 3) for cost in costs]
+        [1.2]
+    """
+    if len(costs) < _FEWEST_MEASURED:
+        return shape.formula()
+    # A little of the formula steadies what the measured plans do not tell apart.
+    columns, excess = measured.columns(), costs - measured.formula()
+    weights = np.linalg.solve(columns.T @ columns + 1e-3 * np.eye(3), columns.T @ excess)
+    return np.maximum(shape.formula() + shape.columns() @ weights, 1.0)
+
+
+def cost_to_go(starts: Array, ends: Array, step_cost: Array, paid: Array) -> Array:
+    """Compute that training each plan would cost now.
+
+    Args:
+        starts: Step of the growth; the last step for a plan that never grows. Shape (n,), like all.
+        ends: Steps of the whole run.
+        step_cost: Cost of a step after the growth.
+        paid: Step up to which somebody has trained, or is training, the trunk that the plan shares.
+
+    Example:
+        >>> one = np.ones(1)
+        >>> cost_to_go(20 * one, 80 * one, 1.5 * one, 5 * one).tolist()
+        [105.0]
+    """
+    return np.maximum(0.0, starts - np.minimum(paid, starts)) + (ends - starts) * step_cost

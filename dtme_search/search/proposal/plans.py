@@ -1,0 +1,42 @@
+"""Plans in numbers: columns in groups, each of which the model gives one length scale."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from dtme_search.search.proposal.front import Array, Rows
+
+
+@dataclass(frozen=True)
+class Plans:
+    """n plans as rows of numbers, about 0 to 1.
+
+    Attributes:
+        groups: Columns that share a length scale, shape (n, width) each: the start of the growth, each
+            further choice, token modulation by layer, token expansion by layer.
+        summary: Columns that a linear part is learnt for, shape (n, width); none are fine.
+        reach: Share of the training that the growth takes part in, shape (n,); 0 for a plan that never
+            grows. It bounds what a seed does to a plan: without growth there is nothing it could change.
+    """
+
+    groups: tuple[Array, ...]
+    summary: Array
+    reach: Array
+
+    def __len__(self) -> int:
+        return len(self.reach)
+
+    def __getitem__(self, rows: Rows | slice) -> Plans:
+        return Plans(tuple(group[rows] for group in self.groups), self.summary[rows], self.reach[rows])
+
+    @classmethod
+    def join(cls, parts: Sequence[Plans]) -> Plans:
+        """The plans of all parts, one after the other."""
+        return cls(
+            tuple(np.concatenate(columns) for columns in zip(*(part.groups for part in parts), strict=True)),
+            np.concatenate([part.summary for part in parts]),
+            np.concatenate([part.reach for part in parts]),
+        )

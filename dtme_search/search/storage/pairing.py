@@ -1,0 +1,85 @@
+"""Which unexpanded run a run is compared with: the one of its own seed, whose noise it shares.
+
+Two runs of a seed see the same images in the same order and are the same network until one of them grows.
+Most of what a seed does to a result it therefore does to both, and their difference is free of it [ours].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import select, update
+from sqlalchemy.orm import Session
+
+from dtme_search.search.storage.tables import RunTable
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """What pairing looks at in a complete run; ``unexpanded`` names the same run without growth."""
+
+    trial: int
+    unexpanded: str | None
+    delta_m_percent: float
+    param_overhead_percent: float
+
+
+def partners(runs: Sequence[FinishedRun]) -> dict[int, FinishedRun]:
+    """The run without growth that each run of one seed is compared with, by trial; none, if it is the run.
+
+    It differs from the run in nothing but growth; where there is none such, it is the first run without
+    growth.
+
+    Example:
+        >>> runs = [
+        ...     FinishedRun(0, "a", 1.0, 0.0), FinishedRun(1, "b", 2.0, 0.0), FinishedRun(2, "b", 5.0, 0.1)
+        ... ]
+        >>> {trial: partner.trial for trial, partner in partners(runs).items()}
+        {1: 0, 2: 1}
+    """
+    never = [run for run in sorted(runs, key=lambda run: run.trial) if run.param_overhead_percent == 0]
+    found = {}
+    for run in runs:
+        alike = [other for other in never if other.unexpanded == run.unexpanded and other is not run]
+        partner = next(iter(alike or never), None)
+        if partner is not None and partner.trial != run.trial:
+            found[run.trial] = partner
+    return found
+
+
+def write_pairs(session: Session, study: str, seed: int | None) -> None:
+    """Write the gain of every complete run of a seed over its partner; nothing that stands is written again.
+
+    To be called when a run of the seed is complete. Whichever of several workers calls it last sees all runs.
+    """
+    columns = (
+        RunTable.trial,
+        RunTable.unexpanded_fingerprint,
+        RunTable.delta_m_percent,
+        RunTable.param_overhead_percent,
+        RunTable.paired_trial,
+        RunTable.paired_gain_percent,
+    )
+    query = select(*columns).where(
+        RunTable.study == study, RunTable.seed == seed, RunTable.state == "complete"
+    )
+    rows = session.execute(query).all()
+    standing = {row[0]: (row[4], row[5]) for row in rows}
+    runs = [
+        FinishedRun(trial, unexpanded, delta_m, overhead)
+        for trial, unexpanded, delta_m, overhead, *_ in rows
+        if delta_m is not None and overhead is not None
+    ]
+    values = {run.trial: run.delta_m_percent for run in runs}
+    pairs = {
+        trial: (partner.trial, values[trial] - partner.delta_m_percent)
+        for trial, partner in partners(runs).items()
+    }
+    new = [
+        {"study": study, "trial": trial, "paired_trial": pair[0], "paired_gain_percent": pair[1]}
+        for trial, pair in pairs.items()
+        if standing[trial] != pair
+    ]
+    if new:
+        session.execute(update(RunTable), new)
