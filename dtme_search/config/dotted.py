@@ -30,3 +30,18 @@ def set_path(values: Mapping[str, Any], dotted: str, value: Any) -> dict[str, An
 
     result: dict[str, Any] = put(values, dotted.split("."))
     return result
+
+
+def value_at(values: Any, dotted: str, default: Any = None) -> Any:
+    """Value at a dotted path of plain values.
+
+    Example:
+        >>> value_at({"data": {"image_size": [64, 96]}}, "data.image_size.1")
+        96
+    """
+    for part in dotted.split("."):
+        try:
+            values = values[int(part)] if isinstance(values, (list, tuple)) else values[part]
+        except (KeyError, IndexError, TypeError):
+            return default
+    return values

@@ -6,6 +6,7 @@ dotted path, for example ``expansion.start``. Defaults are the papers' where the
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
@@ -366,7 +367,8 @@ class RunConfig(Section):
         """The same run on data in the folder ``root``; ``None`` leaves ``data.root`` as it is."""
         if root is None:
             return self
-        return self.model_copy(update={"data": self.data.model_copy(update={"root": root})})
+        place = str(Path(root).expanduser().absolute())  # for commands that are given elsewhere
+        return self.model_copy(update={"data": self.data.model_copy(update={"root": place})})
 
     def unexpanded(self) -> RunConfig:
         """The same run, as long and with the same weights, of the network that never grows."""

@@ -71,7 +71,7 @@ def export_best(study: LoadedStudy, path: Path, *, force: bool = False) -> Path:
     """
     doubt = doubt_about_leader(_confirmed(study))
     if doubt:
-        _log.warning("%s. `dtme-search confirm` with more --seeds may tell.", doubt)
+        _log.warning("%s. More seeds may tell: %s", doubt, study.place.command("confirm", "--seeds", "6"))
     return export_trial(study, best_trial(study), path, force=force)
 
 
@@ -103,7 +103,7 @@ def _text(study: LoadedStudy, number: int, force: bool) -> str:
     if trial.state != TrialState.COMPLETE or run is None or run.config is None:
         raise ExportError(
             f"study {study.name}: trial {number} must be complete, got {trial.state.name.lower()}. "
-            f"`dtme-search show --study {study.name}` lists the trials."
+            f"All trials: {study.place.command('show')}"
         )
     if not force:
         _refuse_doubtful(study, trial, run)

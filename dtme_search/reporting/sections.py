@@ -7,11 +7,12 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from dtme_search.config.dotted import value_at
 from dtme_search.reporting.document import Block, Heading, Paragraph, Table
 from dtme_search.reporting.study_data import StudyData, plan_of_run
 from dtme_search.reporting.tables import LEGEND, against
 from dtme_search.search import BaselineRow, RunRow
-from dtme_search.search.space.paths import value_at
+from dtme_search.search.storage.studies import stored_base_config
 from dtme_search.tasks import display_metric
 from dtme_search.token_space import ExpansionPlan
 from dtme_search.words import cell, heading
@@ -42,6 +43,21 @@ def front_section(data: StudyData) -> list[Block]:
             "unexpanded network of the same seed; step cost in steps of the unexpanded network; "
             f"start as share of the training; {LEGEND}."
         ),
+    ]
+
+
+def next_commands(data: StudyData) -> list[str]:
+    """Commands that go on from here, the search itself first; those that would be refused are left out."""
+    place, root = data.study.place, stored_base_config(data.study.optuna).data.root
+    where = [] if root is None else ["--data-root", root]
+    commands = [place.command("optimize", *where), place.command("report", "--out", "report.html")]
+    if data.best is None:
+        return commands
+    force = ["--force"] if data.best["dead_tasks"] else []
+    return [
+        *commands,
+        place.command("export", "--best", *force, "--out", "best.yaml"),
+        place.train("best.yaml"),
     ]
 
 

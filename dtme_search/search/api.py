@@ -17,8 +17,9 @@ from dtme_search.search.storage.records import BaselineRow, records_for
 from dtme_search.search.storage.studies import check_storage, open_storage
 from dtme_search.search.study.baselines import Baselines
 from dtme_search.search.study.lifecycle import num_finished
-from dtme_search.search.study.loading import DEFAULT_WORKDIR, LoadedStudy, storage_url, study_name
+from dtme_search.search.study.loading import LoadedStudy, storage_url, study_name
 from dtme_search.search.study.loop import run_trials
+from dtme_search.search.study.place import DEFAULT_WORKDIR
 from dtme_search.search.study.preparation import Prepared, join_prepared, prepare, read_study, space_of
 from dtme_search.search.study.recipes import settled
 from dtme_search.search.trial.diary import DrawFiles

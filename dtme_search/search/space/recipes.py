@@ -14,8 +14,8 @@ from itertools import islice
 import optuna
 
 from dtme_search.config import BaselineRecipes, RunConfig, Scalar, StudyConfig, run_fingerprint
+from dtme_search.config.dotted import value_at
 from dtme_search.errors import ConfigError
-from dtme_search.search.space.paths import value_at
 from dtme_search.search.space.search_space import SearchSpace
 
 FEW = 8

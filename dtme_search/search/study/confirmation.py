@@ -30,7 +30,8 @@ from dtme_search.search.storage.records import BaselineRow, ConfirmationRow, Run
 from dtme_search.search.storage.studies import stored_base_config
 from dtme_search.search.study.baselines import Baselines
 from dtme_search.search.study.leaders import FAILED_REPEAT_ATTR, leaders, origins, why_no_leader
-from dtme_search.search.study.loading import DEFAULT_WORKDIR, LoadedStudy, load_study
+from dtme_search.search.study.loading import LoadedStudy, load_study
+from dtme_search.search.study.place import DEFAULT_WORKDIR
 from dtme_search.search.study.preparation import check_same_data
 from dtme_search.search.trial.listener import Listener
 from dtme_search.search.trial.outcome import compare

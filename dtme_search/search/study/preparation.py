@@ -10,7 +10,15 @@ from pathlib import Path
 import optuna
 import torch
 
-from dtme_search.config import RunConfig, StudyConfig, base_config, find_file, load_study_config, validate
+from dtme_search.config import (
+    RunConfig,
+    StudyConfig,
+    base_config,
+    find_file,
+    load_study_config,
+    shipped,
+    validate,
+)
 from dtme_search.config.study import ReuseConfig
 from dtme_search.errors import StorageError
 from dtme_search.models import describe_backbone
@@ -22,6 +30,7 @@ from dtme_search.search.space.search_space import SearchSpace
 from dtme_search.search.storage.database import storage_errors
 from dtme_search.search.storage.records import Records, records_for
 from dtme_search.search.storage.studies import (
+    BASE_ATTR,
     check_continues,
     check_same_search,
     check_storage,
@@ -31,7 +40,8 @@ from dtme_search.search.storage.studies import (
 from dtme_search.search.storage.study_lock import AskingLock
 from dtme_search.search.storage.trials import enqueue, own_trials
 from dtme_search.search.study.lifecycle import recover, tidy
-from dtme_search.search.study.loading import BASE_ATTR, STUDY_ATTR, LoadedStudy, load_study, storage_url
+from dtme_search.search.study.loading import FILE_ATTR, STUDY_ATTR, LoadedStudy, load_study, storage_url
+from dtme_search.search.study.place import Place
 from dtme_search.search.study.sampling import build_pruner, build_sampler, sampler_seed
 from dtme_search.search.study.warm_start import Knowledge, WarmStart, read_knowledge
 from dtme_search.search.trial.listener import Listener
@@ -55,6 +65,7 @@ class Prepared:
         workspace: Folders.
         shelf: Data.
         url: Database, passwords included.
+        place: Where it lies, for the commands that find it again.
         knowledge: What another study knows, for the sampler.
     """
 
@@ -66,11 +77,12 @@ class Prepared:
     workspace: Workspace
     shelf: DataShelf
     url: str = field(repr=False)
+    place: Place = field(repr=False)
     knowledge: Knowledge | None = None
 
     def loaded(self, *, stopped: bool = False) -> LoadedStudy:
         """The study for whoever looks at it."""
-        return LoadedStudy(self.config, self.optuna, self.records, stopped)
+        return LoadedStudy(self.config, self.optuna, self.records, self.place, stopped)
 
     def asking(self) -> AskingLock:
         """Lock to hold while asking for a trial."""
@@ -162,7 +174,11 @@ def prepare(
     workspace = Workspace.of_study(workdir, config.name)
     found.set_user_attr(BASE_ATTR, base.model_dump_json())
     found.set_user_attr(STUDY_ATTR, config.model_dump_json())
-    prepared = Prepared(config, base, space, found, records, workspace, shelf, url, knowledge)
+    file = _own_file(study)
+    if file != found.user_attrs.get(FILE_ATTR):
+        found.set_user_attr(FILE_ATTR, file)
+    place = Place(config.name, workdir, storage, file)
+    prepared = Prepared(config, base, space, found, records, workspace, shelf, url, place, knowledge)
     prepared.recover(listener)
     prepared.tidy()
     # Whether a point is there and adding it are two steps: workers that start together would add it twice.
@@ -214,7 +230,7 @@ def join_prepared(
     check_run(base, shelf.get(base))
     check_same_data(found, shelf.get(base).fingerprint)
     workspace = Workspace.of_study(workdir, config.name)
-    prepared = Prepared(config, base, space, found, loaded.records, workspace, shelf, url)
+    prepared = Prepared(config, base, space, found, loaded.records, workspace, shelf, url, loaded.place)
     prepared.recover(listener)
     prepared.tidy()
     return prepared
@@ -234,6 +250,12 @@ def check_same_data(study: optuna.Study, fingerprint: str) -> None:
             f"study {study.study_name}: its data must stay the same, got fingerprint {fingerprint} after "
             f"{known}. Restore the files, or give the study another `name:`."
         )
+
+
+def _own_file(study: str) -> str | None:
+    """Absolute path of the YAML of a study, unless another command finds it by its name anywhere."""
+    path = find_file(study, "studies").absolute()
+    return None if path == shipped("studies", here=False).get(study) else str(path)
 
 
 def space_of(config: StudyConfig, base: RunConfig) -> SearchSpace:
