@@ -21,7 +21,7 @@ from filelock import FileLock, Timeout
 
 from dtme_search.config import RunConfig, dump_yaml, validate
 from dtme_search.data import TaskData
-from dtme_search.errors import ConfigError, TrainingError
+from dtme_search.errors import BaselineError, ConfigError, TrainingError
 from dtme_search.search.data_shelf import DataShelf
 from dtme_search.search.reuse.context import TrialContext
 from dtme_search.search.reuse.trunks import TrialTrunk
@@ -200,21 +200,17 @@ class _Repeater:
     def _one(self, repeat: Repeat, folder: Path, index: int, total: int) -> str | None:
         """Train a repeat and keep its result; gives the reason if it failed."""
         number, seed = repeat.trial, repeat.config.seed
-        against = {
-            each: self.baselines.get(repeat.config.model_copy(update={"seed": each}), self.base.primary_tasks)
-            for each in ({self.base.seed, seed} if self.new_baselines else {self.base.seed})
-        }
         standing = self._standing(repeat)
         if standing is not None:
             data = self.shelf.get(repeat.config)
-            judged = self._judged(json.loads(standing.metrics), against, seed, data)
+            judged = self._judged(json.loads(standing.metrics), self._against(repeat), seed, data)
             self.study.records.save_confirmation(self.study.name, replace(standing, **judged))
             return None
         self.listener.repeat_started(number, seed, index, total)
         attr = FAILED_REPEAT_ATTR.format(trial=number, seed=seed)
         try:
-            row = self._train(repeat, against, folder)
-        except TrainingError as error:
+            row = self._train(repeat, self._against(repeat), folder)
+        except (TrainingError, BaselineError) as error:
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
             self.study.optuna.set_user_attr(attr, reason)
             self.listener.repeat_failed(number, seed, reason)
@@ -225,6 +221,13 @@ class _Repeater:
         remove_checkpoint(folder / "checkpoint.pt")
         self.listener.repeat_ended(row)
         return None
+
+    def _against(self, repeat: Repeat) -> _Against:
+        """Baselines of the seed of the search, and of the repeat's own where they are wanted."""
+        seeds = {self.base.seed, *([repeat.config.seed] if self.new_baselines else [])}
+        configs = {seed: repeat.config.model_copy(update={"seed": seed}) for seed in sorted(seeds)}
+        tasks = self.base.primary_tasks
+        return {seed: self.baselines.get(config, tasks) for seed, config in configs.items()}
 
     def _train(self, repeat: Repeat, against: _Against, folder: Path) -> ConfirmationRow:
         config, data = repeat.config, self.shelf.get(repeat.config)
