@@ -27,7 +27,7 @@ from dtme_search.config import RunConfig, Scalar, load_study_config, run_fingerp
 from dtme_search.search import Listener
 from dtme_search.search.space.known_points import enqueued_point
 from dtme_search.search.space.search_space import SearchSpace
-from dtme_search.search.storage.records import (
+from dtme_search.search.storage.rows import (
     BaselineRow,
     ConflictRow,
     EvaluationRow,
@@ -37,12 +37,12 @@ from dtme_search.search.storage.records import (
     TrunkRow,
 )
 from dtme_search.search.storage.tables import (
-    ConflictTable,
-    EvaluationTable,
-    PlanTable,
-    RungTable,
-    RunTable,
-    TrunkTable,
+    CONFLICTS,
+    EVALUATIONS,
+    PLANS,
+    RUNGS,
+    RUNS,
+    TRUNKS,
 )
 from dtme_search.search.study.preparation import Prepared, prepare
 from dtme_search.token_space import needs_conflicts
@@ -52,7 +52,7 @@ TASKS = {"semseg": "mIoU", "depth": "RMSE", "normals": "mean angle error", "edge
 OPERATIONS = {"none": 0, "modulate": 2, "expand": 1, "both": 3}
 """Operation of a layer -> what it adds, in streams."""
 LAYERS = 12
-EVALUATIONS = 6
+NUM_EVALUATIONS = 6
 STEPS = 12
 AT_ONCE = 1000
 CONFIG: dict[str, Any] = {
@@ -71,7 +71,7 @@ CONFIG: dict[str, Any] = {
         "batch_size": 4,
         "optimizer": "adamw",
         "lr": 1e-3,
-        "num_evaluations": EVALUATIONS,
+        "num_evaluations": NUM_EVALUATIONS,
         "eval_batch_size": 4,
     },
 }
@@ -199,8 +199,8 @@ class _Artist:
         if origin is not None:
             gains = dict(origin.trial.user_attrs["gains_percent"])
         delta_m = sum(gains.values()) / len(gains)
-        num_rungs = EVALUATIONS if state == TrialState.COMPLETE else dice.randint(1, EVALUATIONS - 1)
-        steps = [STEPS * (rung + 1) // EVALUATIONS for rung in range(num_rungs)]
+        num_rungs = NUM_EVALUATIONS if state == TrialState.COMPLETE else dice.randint(1, NUM_EVALUATIONS - 1)
+        steps = [STEPS * (rung + 1) // NUM_EVALUATIONS for rung in range(num_rungs)]
         began = _START + timedelta(minutes=number)
         ended = began + timedelta(minutes=1)
         names = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed"}
@@ -432,16 +432,16 @@ def _insert(prepared: Prepared, batch: Sequence[Drawn], known: dict[str, str]) -
             models.TrialHeartbeatModel: [
                 {"trial_id": key, "heartbeat": _in_utc(trial.datetime_complete)} for key, trial in pairs
             ],
-            RunTable: [vars(one.run) for one in batch],
-            EvaluationTable: [
+            RUNS: [vars(one.run) for one in batch],
+            EVALUATIONS: [
                 {"study": study, "trial": one.trial.number, "step": step, **vars(row)}
                 for one in batch
                 for step, row in one.evaluations
             ],
-            RungTable: [{"study": study, **vars(row)} for one in batch for row in one.rungs],
-            ConflictTable: _placed(study, [(one, row) for one in batch for row in one.conflicts]),
-            PlanTable: _placed(study, [(one, row) for one in batch for row in one.plan]),
-            TrunkTable: [{"study": study, **vars(one.trunk)} for one in batch if one.trunk],
+            RUNGS: [{"study": study, **vars(row)} for one in batch for row in one.rungs],
+            CONFLICTS: _placed(study, [(one, row) for one in batch for row in one.conflicts]),
+            PLANS: _placed(study, [(one, row) for one in batch for row in one.plan]),
+            TRUNKS: [{"study": study, **vars(one.trunk)} for one in batch if one.trunk],
         }
         for table, values in tables.items():
             if values:

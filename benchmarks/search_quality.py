@@ -35,7 +35,7 @@ from optuna.trial import TrialState
 
 from dtme_search.config import PrunerConfig, SamplerConfig, StudyConfig, base_config, load_study_config
 from dtme_search.search.space.search_space import SearchSpace
-from dtme_search.search.storage.records import RungRow
+from dtme_search.search.storage.rows import RungRow
 from dtme_search.search.study.sampling import build_sampler
 from dtme_search.search.trial.pruning import ParetoPruner
 

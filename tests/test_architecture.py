@@ -22,7 +22,7 @@ PACKAGE = ROOT / "dtme_search"
 ROWS = (
     ("version", "errors", "tasks", "words"),
     ("config",),
-    ("data", "metrics", "token_space", "schedules"),
+    ("data", "metrics", "token_space", "schedules", "combine"),
     ("models",),
     ("training",),
     ("search",),
@@ -56,6 +56,7 @@ OUTSIDE = {
     "metrics": {"torch", "numpy", "scipy", "joblib"},
     "token_space": {"torch"},
     "schedules": {"torch"},
+    "combine": {"torch"},
     "models": {"torch"},
     "training": {"torch"},
     "search": {

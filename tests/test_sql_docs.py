@@ -13,7 +13,8 @@ import pandas as pd
 import pytest
 from sqlalchemy import Engine
 
-from dtme_search.search.storage.records import EvaluationRow, Records
+from dtme_search.search.storage.records import Records
+from dtme_search.search.storage.rows import EvaluationRow
 
 PAGE = (Path(__file__).parents[1] / "docs" / "sql.md").read_text(encoding="utf-8")
 QUERIES = dict(re.findall(r"^## ([^\n]+)\n(?:(?!^## ).*?)```sql\n(.*?)```", PAGE, re.DOTALL | re.MULTILINE))

@@ -1,5 +1,6 @@
 """Frozen configs: ``RunConfig`` for one run, ``StudyConfig`` for one search, YAML in and out."""
 
+from dtme_search.config.combine import CombineConfig
 from dtme_search.config.description import FolderDescription, FolderTask, load_description
 from dtme_search.config.dotted import set_path
 from dtme_search.config.files import (
@@ -39,6 +40,7 @@ from dtme_search.config.yaml_text import dump_yaml
 __all__ = [
     "AugmentConfig",
     "BaselineRecipes",
+    "CombineConfig",
     "Count",
     "DataConfig",
     "Distribution",

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from dtme_search.config.messages import validate
+from dtme_search.config.run import LONGEST_NAME
 from dtme_search.config.section import Section
 from dtme_search.config.yaml_text import read_yaml
 from dtme_search.tasks import LossName, MetricName, TargetKind, Unit
@@ -61,6 +62,8 @@ UNITS: dict[TargetKind, Unit] = {
 ClassValue = int | str | list[int] | list[str]
 """Values of one class in the files: a label or several, a colour ``#RRGGBB`` or several."""
 
+LARGEST_LABEL = 2**31 - 1
+
 _COLOUR = re.compile(r"#[0-9a-fA-F]{6}")
 
 
@@ -78,7 +81,7 @@ class FolderTask(Section):
     positive: list[int] = []
     """kind mask, encoding labels: labels that mean yes; empty = all but 0."""
     ignore: list[int | float | str] = []
-    """Labels, colours or raw numbers of pixels that do not count."""
+    """Labels (-1 too, in npy or tiff), colours or raw numbers of pixels that do not count."""
     scale: Annotated[float, Field(gt=0.0)] = 1.0
     """Factor of raw numbers, for example 0.001 for depth in millimetres."""
     offset: float = 0.0
@@ -95,6 +98,17 @@ class FolderTask(Section):
     """Metrics of edges: largest distance of a match as a fraction of the image diagonal."""
     derived_from: str | None = None
     """What the labels were computed from, if nobody annotated them; it is said beside every result."""
+
+    @field_validator("classes", mode="before")
+    @classmethod
+    def _names_are_text(cls, classes: Any) -> Any:
+        # YAML reads 3, 1e5, null, 2024-05-01 and true as something else.
+        for name in classes if isinstance(classes, (list, dict)) else ():
+            if not isinstance(name, str):
+                raise ValueError(
+                    f"must have text as names, got {name!r}. Put a name in quotes; a mapping is 'name: label'"
+                )
+        return classes
 
     @field_validator("files")
     @classmethod
@@ -124,6 +138,8 @@ class FolderTask(Section):
     @model_validator(mode="after")
     def _classes_have_values(self) -> Self:
         if self.kind != "classes":
+            for ignored in self.ignore:
+                _check_ignored(ignored, self.how == "labels")
             return self
         if not 2 <= len(self.classes) <= 255:
             raise ValueError(f"classes must name 2 to 255 classes, got {len(self.classes)}")
@@ -231,8 +247,10 @@ class FolderDescription(Section):
         if not self.tasks:
             raise ValueError("tasks must name at least one task, got none")
         for name in self.tasks:
-            if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name):
-                raise ValueError(f"tasks.{name}: a name must be letters, digits and underscores")
+            if not re.fullmatch(rf"[A-Za-z][A-Za-z0-9_]{{0,{LONGEST_NAME - 1}}}", name):
+                raise ValueError(
+                    f"tasks.{name}: a name must be letters, digits and underscores, {LONGEST_NAME} at most"
+                )
         return self
 
 
@@ -256,5 +274,10 @@ def _checked_pattern(pattern: str) -> str:
 def _check_value(value: int | float | str, where: str, coloured: bool) -> None:
     if coloured and not (isinstance(value, str) and _COLOUR.fullmatch(value)):
         raise ValueError(f"{where} must be a colour '#RRGGBB' in quotes, got {value!r}")
-    if not coloured and (not isinstance(value, int) or not 0 <= value < 2**16):
-        raise ValueError(f"{where} must be a label of 0 to 65535, got {value!r}")
+    if not coloured and (not isinstance(value, int) or abs(value) > LARGEST_LABEL):
+        raise ValueError(f"{where} must be a label, a whole number up to {LARGEST_LABEL}, got {value!r}")
+
+
+def _check_ignored(value: int | float | str, whole: bool) -> None:
+    if isinstance(value, str) or (whole and not isinstance(value, int)):
+        raise ValueError(f"ignore must hold {'labels' if whole else 'numbers'}, got {value!r}")

@@ -8,6 +8,7 @@ import json
 import operator
 from typing import Any
 
+from dtme_search.config.combine import OPTIONS
 from dtme_search.config.run import ExpansionConfig, ModelConfig, RunConfig, ScheduleConfig
 
 NUMERICS_VERSION = 1
@@ -53,6 +54,7 @@ def canonical(config: RunConfig) -> dict[str, Any]:
     form["model"] = _active_model(config.model, form["model"])
     form["expansion"] = _active_expansion(config.expansion, form["expansion"])
     form["schedule"] = _active_schedule(config, form["schedule"])
+    _keep_active_combine(config, form["train"])
     if not config.expansion_step:
         # Steps after the growth are all steps when it comes first or never.
         form["train"]["count_from"] = "start"
@@ -112,3 +114,11 @@ def _active_schedule(config: RunConfig, form: dict[str, Any]) -> dict[str, Any]:
         rate = "half_life" if schedule.decay_rate is None else "decay_rate"
         names = {"kind", "initial_weight", "decay_power", rate}
     return {name: value for name, value in form.items() if name in names}
+
+
+def _keep_active_combine(config: RunConfig, train: dict[str, Any]) -> None:
+    """Plain adding leaves no trace; nor does any method where there is nothing to combine."""
+    form = train.pop("combine")
+    kind = config.train.combine.kind
+    if kind != "sum" and len(config.tasks) > 1:
+        train["combine"] = {name: form[name] for name in ("kind", *OPTIONS.get(kind, ()))}

@@ -23,10 +23,10 @@ _RULES = {
     "be text": ("string_type",),
     "be a list": ("tuple_type", "list_type"),
     "be a mapping of keys to values": ("dict_type", "mapping_type", "model_type", "model_attributes_type"),
-    "be above {gt:g}": ("greater_than",),
-    "be at least {ge:g}": ("greater_than_equal",),
-    "be below {lt:g}": ("less_than",),
-    "be at most {le:g}": ("less_than_equal",),
+    "be above {gt:.16g}": ("greater_than",),
+    "be at least {ge:.16g}": ("greater_than_equal",),
+    "be below {lt:.16g}": ("less_than",),
+    "be at most {le:.16g}": ("less_than_equal",),
     "hold {max_length} values": ("too_long",),
 }
 _RULE_OF_TYPE = {error_type: rule for rule, error_types in _RULES.items() for error_type in error_types}

@@ -7,22 +7,32 @@ dotted path, for example ``expansion.start``. Defaults are the papers' where the
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
+from dtme_search.config.combine import MOST_TASKS, CombineConfig
 from dtme_search.config.dotted import set_path
 from dtme_search.config.recipes import BaselineRecipes
-from dtme_search.config.section import Section
-
-Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-"""A share between 0 and 1, both included."""
+from dtme_search.config.section import Fraction, Section
 
 Count = Annotated[int, Field(ge=1)]
 """A whole number of 1 or more."""
 
 LayerChoice = Literal["auto", "none", "modulate", "expand", "both"]
 LayerIndex = Annotated[int, Field(ge=0)]
+
+
+def _word_of_truth(value: Any) -> Any:
+    # Where any text may stand, the words that YAML 1.1 takes for true and false still mean them.
+    return _TRUTH.get(value.lower(), value) if isinstance(value, str) else value
+
+
+_TRUTH = {"yes": True, "on": True, "no": False, "off": False}
+Option = Annotated[int | float | bool | str, BeforeValidator(_word_of_truth)]
+"""Value of an option that somebody else's code reads."""
+LONGEST_NAME = 64
+"""Letters of a task's name that a column of the database holds."""
 TaskGroups = tuple[tuple[str, ...], ...]
 """Tasks that share one operation: ``[[semseg], [depth, normals]]``."""
 
@@ -115,7 +125,7 @@ class DataConfig(Section):
     scenes: ScenesConfig = ScenesConfig()
     nyud: NyudConfig = NyudConfig()
     folder: FolderConfig = FolderConfig()
-    options: dict[str, int | float | bool | str] = {}
+    options: dict[str, Option] = {}
     """Handed to the data set of an installed package; what they mean is its affair."""
     taskonomy: TaskonomyConfig = TaskonomyConfig()
 
@@ -142,7 +152,7 @@ class ModelConfig(Section):
 
     backbone: str = "vit_tiny_patch16_224"
     """Name of a plain ViT of timm (ViT, DeiT, DINOv2, with class and register tokens)."""
-    backbone_options: dict[str, int | float | bool | str] = {}
+    backbone_options: dict[str, Option] = {}
     """Passed to timm, for example embed_dim, depth, num_heads, patch_size for a small ViT."""
     pretrained: bool = False
     """Load timm's pretrained weights for this name from its hub."""
@@ -159,7 +169,7 @@ class ModelConfig(Section):
     """How tasks are decoded. simple: 3x3 conv, BN, ReLU, 1x1 conv, bilinear. All: docs/architectures.md."""
     decoder_channels: Annotated[int, Field(ge=1)] | None = None
     """Width of the decoder; its own default when empty: for simple the backbone's embedding width."""
-    decoder_options: dict[str, dict[str, int | float | bool | str]] = {}
+    decoder_options: dict[str, dict[str, Option]] = {}
     """Options of decoders by their names; only those of the chosen one are read."""
     levels: Literal["last", "concat4"] = "last"
     """Feed the simple decoder the last layer, or four levels concatenated."""
@@ -291,6 +301,7 @@ class TrainConfig(Section):
     """Power of the polynomial learning rate schedule."""
     grad_clip: Annotated[float, Field(gt=0.0)] | None = None
     """Largest L2 norm of the gradient; empty = no clipping."""
+    combine: CombineConfig = CombineConfig()
     edge_positive_weight: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.95
     """Weight of edge pixels in the balanced BCE."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -330,6 +341,11 @@ class RunConfig(Section):
     def _some_task_is_primary(self) -> Self:
         if not self.primary_tasks:
             raise ValueError(f"tasks must name at least one primary task, got {sorted(self.tasks) or 'none'}")
+        for name in self.tasks:
+            if not 1 <= len(name) <= LONGEST_NAME or "." in name:
+                raise ValueError(
+                    f"tasks: a name must have 1 to {LONGEST_NAME} letters and no dot, got '{name}'"
+                )
         unknown = {
             task
             for groups in (*self.expansion.plan.modulate.values(), *self.expansion.plan.expand.values())
@@ -338,6 +354,22 @@ class RunConfig(Section):
         } - set(self.tasks)
         if unknown:
             raise ValueError(f"expansion.plan must name tasks of this config, got {sorted(unknown)}")
+        return self
+
+    @model_validator(mode="after")
+    def _tasks_can_be_combined(self) -> Self:
+        kind, count = self.train.combine.kind, len(self.tasks)
+        if kind == "gradnorm" and count == 1:
+            raise ValueError(
+                "train.combine.kind must be sum for a single task, got gradnorm, which compares tasks. "
+                "Name a second task or use sum"
+            )
+        most = MOST_TASKS.get(kind)
+        if most is not None and count > most:
+            raise ValueError(
+                f"tasks must be at most {most} for train.combine.kind {kind}, got {count}. "
+                "Use pcgrad, imtl_g, aligned_mtl or nash_mtl"
+            )
         return self
 
     @property
@@ -383,6 +415,7 @@ class RunConfig(Section):
         values = self.unexpanded().model_dump()
         for path, value in self.baselines.recipes.get(task, {}).items():
             values = set_path(values, path, value)
+        del values["train"]["combine"]
         values["tasks"] = {task: {**values["tasks"][task], "role": "primary"}}
         for name in ("schedule", "baselines"):
             del values[name]

@@ -1,12 +1,17 @@
-"""What every part of a config has in common."""
+"""``Section``: what every part of a config is."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from dtme_search.config.messages import unwrap
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+"""A share between 0 and 1, both included."""
+LARGEST_NUMBER = 2**53
+"""Whole numbers up to this are exact in databases, in JSON and where a sampler takes them for floats."""
 
 
 class Section(BaseModel):
@@ -21,4 +26,12 @@ class Section(BaseModel):
         wanted = unwrap(cls.model_fields[str(info.field_name)].annotation)
         if isinstance(value, bool) and wanted in (int, float):
             raise ValueError(f"must be a number, got {str(value).lower()}")
+        return value
+
+    @field_validator("*")
+    @classmethod
+    def _whole_numbers_can_be_held(cls, value: Any) -> Any:
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, int) and abs(number) > LARGEST_NUMBER:
+                raise ValueError(f"must be at most {LARGEST_NUMBER}, got {number}")
         return value

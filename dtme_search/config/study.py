@@ -81,8 +81,9 @@ class Distribution(Section):
 class SamplerConfig(Section):
     """Which Optuna sampler proposes."""
 
-    name: Literal["tpe", "nsga2", "random", "gp"] = "tpe"
-    """tpe: multivariate and grouped. nsga2: many trials. random: control. gp: small spaces without when."""
+    name: Literal["tpe", "plan", "nsga2", "random", "gp"] = "tpe"
+    """tpe: multivariate and grouped. plan: what a plan may bring for what it still costs. nsga2: many trials.
+    random: control. gp: small spaces without when."""
     num_startup_trials: Annotated[int, Field(ge=1)] = 10
     """Random trials before tpe or gp model anything."""
 
@@ -146,6 +147,8 @@ class StudyConfig(Section):
     """Finished trials the study should reach, over all runs of optimize."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Seed of the sampler."""
+    seeds: Annotated[int, Field(ge=1, le=4)] = 1
+    """Training seeds, from that of the base config on; sampler plan chooses among them, others take one."""
     objectives: dict[str, Direction] = {"delta_m_percent": "maximize", "param_overhead_percent": "minimize"}
     """One or two of delta_m_percent, param_overhead_percent, step_cost_ratio."""
     limits: dict[str, float] = {}
@@ -187,7 +190,22 @@ class StudyConfig(Section):
             others = self.search.keys() - {path}
             _all_known(f"search.{path}.when must name other searched paths", distribution.when, others)
         self._check_pruner()
+        self._check_seeds()
         return self
+
+    def _check_seeds(self) -> None:
+        if self.seeds == 1:
+            return
+        if self.sampler.name != "plan":
+            raise ValueError(f"seeds must be 1 unless sampler.name is plan, got {self.seeds}")
+        if "seed" in self.search:
+            raise ValueError(
+                f"seeds must be 1 while seed is searched, got {self.seeds}. Leave one of them out"
+            )
+        if self.objectives.get("delta_m_percent") != "maximize":
+            raise ValueError(
+                f"seeds must be 1 without delta_m_percent: maximize as objective, got {self.seeds}"
+            )
 
     def _check_pruner(self) -> None:
         name, several = self.pruner.name, len(self.objectives) > 1

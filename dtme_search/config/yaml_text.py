@@ -33,6 +33,15 @@ class _Dumper(yaml.SafeDumper):
     """Knows the same numbers, so that the text ``1e5`` is written in quotes."""
 
 
+# YAML 1.1 takes no, yes, on and off for truth values, so that a class or a task could not be called so. As in
+# YAML 1.2, only true and false are; where a field is true or false, pydantic takes the other words too.
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool"]
+    for first, resolvers in _Loader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
+)
 for _class in (_Loader, _Dumper):
     _class.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT_FLOAT, list("-+0123456789"))
 

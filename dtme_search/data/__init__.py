@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from dtme_search.data.base import Batch, Dataset, Sample, SourceSplit, Split
 from dtme_search.data.check import CheckReport, check_dataset, verify_readable
+from dtme_search.data.reading.pictures import read_image
 from dtme_search.data.registry import build_dataset, resolve_root
 from dtme_search.data.splits import Splits, split_ids
 
@@ -17,10 +18,12 @@ if TYPE_CHECKING:
     from dtme_search.data.batches.augment import normalize_images, restore_colours
     from dtme_search.data.batches.pipeline import TaskData, build_data
     from dtme_search.data.batches.randomness import Purpose, make_generator
+    from dtme_search.data.batches.storage import WORKERS_PER_GPU
 
 _WITH_TORCH = {
     "Purpose": "batches.randomness",
     "TaskData": "batches.pipeline",
+    "WORKERS_PER_GPU": "batches.storage",
     "build_data": "batches.pipeline",
     "make_generator": "batches.randomness",
     "normalize_images": "batches.augment",
@@ -28,6 +31,7 @@ _WITH_TORCH = {
 }
 
 __all__ = [
+    "WORKERS_PER_GPU",
     "Batch",
     "CheckReport",
     "Dataset",
@@ -42,6 +46,7 @@ __all__ = [
     "check_dataset",
     "make_generator",
     "normalize_images",
+    "read_image",
     "resolve_root",
     "restore_colours",
     "split_ids",

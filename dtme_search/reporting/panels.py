@@ -13,10 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
 
-from dtme_search.data import Split, TaskData, restore_colours
-from dtme_search.errors import DataError
+from dtme_search.data import Split, TaskData, read_image, restore_colours
 from dtme_search.reporting.colours import CONTINUOUS, class_colours, paint, value_limits
 from dtme_search.reporting.figures.heat_map import save_png
 from dtme_search.tasks import TaskSpec
@@ -82,20 +80,6 @@ def draw_panels(
                 shown = np.concatenate([each.labels[task].ravel() for each in rows])
                 _legend(figure, axes, spec, shown, limits, height)
     return figure
-
-
-def read_image(path: Path) -> npt.NDArray[np.uint8]:
-    """Read a picture upright as RGB, (H, W, 3).
-
-    Raises:
-        DataError: If it cannot be read as a picture.
-    """
-    try:
-        with Image.open(path) as file:
-            return np.asarray(ImageOps.exif_transpose(file).convert("RGB"))
-    except (UnidentifiedImageError, OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or "it is no picture that can be read"
-        raise DataError(f"{path}: {reason}. Give an image, for example a PNG or JPEG.") from error
 
 
 def predict_image(predictor: Predictor, path: Path, folder: Path) -> Path:

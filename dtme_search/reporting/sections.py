@@ -129,6 +129,8 @@ def trial_note(data: StudyData, number: int) -> list[Block]:
     row = data.trials[data.trials["trial"] == number].iloc[0]
     run = data.runs.get(number)
     blocks: list[Block] = [Paragraph(_verdict(row, run))]
+    if number in data.proposals:
+        blocks.append(Paragraph(data.proposals[number]))
     gains = [(task, row.get(f"gain_{task}_percent")) for task in data.tasks]
     known = [(task, f"{gain:+.2f} %") for task, gain in gains if gain is not None and gain == gain]
     if known:

@@ -17,8 +17,8 @@ from sqlalchemy.orm import Session
 
 from dtme_search.config import RunConfig, StudyConfig
 from dtme_search.reporting.tables import table_of_runs
-from dtme_search.search import BaselineRow, LoadedStudy, RunRow, own_trials
-from dtme_search.search.storage.tables import ConflictTable, EvaluationTable
+from dtme_search.search import PROPOSAL_ATTR, BaselineRow, LoadedStudy, RunRow, own_trials
+from dtme_search.search.storage.tables import CONFLICTS, EVALUATIONS
 from dtme_search.token_space import ExpansionPlan
 
 _FEWEST_FOR_IMPORTANCE = 8
@@ -61,6 +61,12 @@ class StudyData:
     conflicts: pd.DataFrame
     baselines: Mapping[int, Mapping[str, BaselineRow]]
     parameters: pd.DataFrame
+
+    @cached_property
+    def proposals(self) -> Mapping[int, str]:
+        """Why the sampler proposed a trial, where it says so."""
+        trials = own_trials(self.study.optuna)
+        return {t.number: t.user_attrs[PROPOSAL_ATTR] for t in trials if PROPOSAL_ATTR in t.user_attrs}
 
     @property
     def name(self) -> str:
@@ -197,7 +203,7 @@ def plan_of_run(run: RunRow) -> ExpansionPlan | None:
 
 
 def _rungs(study: LoadedStudy, runs: Mapping[int, RunRow]) -> pd.DataFrame:
-    place = EvaluationTable
+    place = EVALUATIONS.c
     query = (
         select(place.trial, place.step, func.avg(place.gain_percent).label("delta_m_percent"))
         .where(place.study == study.name, place.gain_percent.is_not(None))
@@ -211,7 +217,7 @@ def _rungs(study: LoadedStudy, runs: Mapping[int, RunRow]) -> pd.DataFrame:
 
 
 def _conflicts(study: LoadedStudy) -> pd.DataFrame:
-    place = ConflictTable
+    place = CONFLICTS.c
     query = (
         select(
             place.layer,

@@ -4,8 +4,8 @@ from dtme_search.search.api import join, optimize, train_baselines
 from dtme_search.search.doctor import Check, can_run, examine
 from dtme_search.search.final import FinalResult, evaluate_checkpoint, train_final
 from dtme_search.search.storage.database import mask_url
-from dtme_search.search.storage.records import BaselineRow, ConfirmationRow, RunRow
-from dtme_search.search.storage.trials import own_trials
+from dtme_search.search.storage.rows import BaselineRow, ConfirmationRow, RunRow
+from dtme_search.search.storage.trials import PROPOSAL_ATTR, own_trials
 from dtme_search.search.study.confirmation import confirm
 from dtme_search.search.study.leaders import (
     Confirmed,
@@ -27,6 +27,7 @@ from dtme_search.search.workspace import Workspace
 
 __all__ = [
     "DEFAULT_WORKDIR",
+    "PROPOSAL_ATTR",
     "BaselineRow",
     "Check",
     "ConfirmationRow",

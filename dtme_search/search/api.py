@@ -13,7 +13,8 @@ from dtme_search.models import check_model
 from dtme_search.search.data_shelf import DataShelf
 from dtme_search.search.stopping import StopSwitch
 from dtme_search.search.storage.database import storage_errors
-from dtme_search.search.storage.records import BaselineRow, records_for
+from dtme_search.search.storage.records import records_for
+from dtme_search.search.storage.rows import BaselineRow
 from dtme_search.search.storage.studies import check_storage, open_storage
 from dtme_search.search.study.baselines import Baselines
 from dtme_search.search.study.lifecycle import num_finished

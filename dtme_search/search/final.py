@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from dtme_search.config import RunConfig, dump_yaml, run_fingerprint
+from dtme_search.config import RunConfig, TrainConfig, dump_yaml, run_fingerprint
 from dtme_search.data import Split, TaskData
 from dtme_search.models import MultiTaskViT, check_model
 from dtme_search.search.data_shelf import DataShelf
 from dtme_search.search.stopping import StopSwitch
-from dtme_search.search.storage.records import BaselineRow, records_for
+from dtme_search.search.storage.records import records_for
+from dtme_search.search.storage.rows import BaselineRow
 from dtme_search.search.storage.studies import check_storage, default_storage_url, open_storage
 from dtme_search.search.study.baselines import Baselines
 from dtme_search.search.trial.listener import Listener
@@ -30,6 +31,7 @@ from dtme_search.training import (
     pick_device,
     restore_model,
     run_within_memory,
+    with_smaller_batches,
 )
 
 FINAL = "train"
@@ -137,7 +139,7 @@ def train_final(
             if switch():
                 raise TrainingInterrupted("stopped while the trained model was measured")
 
-        extra = evaluate_extra(trainer.model, data, "test", config.train, tuple(metrics), scored)
+        extra = _extra(trainer.model, data, "test", config, tuple(metrics), scored)
     against = config.baselines.in_words()
     result = FinalResult(
         "test", len(data.splits.test), data.specs, metrics, baselines, folder, against, extra
@@ -181,10 +183,31 @@ def evaluate_checkpoint(
     shelf = DataShelf(pick_device(device), final=final, read=(split,), on_progress=hears.data_reading)
     data = shelf.get(config)
     model = restore_model(checkpoint, config, data.specs, data.device)
-    metrics = evaluate(model, data, split, config.train)
-    extra = evaluate_extra(model, data, split, config.train, tuple(metrics), hears.scoring)
+    size = config.train.eval_batch_size
+    metrics = with_smaller_batches(
+        lambda size: evaluate(model, data, split, _with_batches_of(size, config)), size, data.device
+    )
+    extra = _extra(model, data, split, config, tuple(metrics), hears.scoring)
     if look is not None:
         look(model, data)
-    return FinalResult(
-        split, len(data.splits.ids(split)), data.specs, metrics, {}, checkpoint.parent, "", extra
+    num_images, folder = len(data.splits.ids(split)), checkpoint.parent
+    return FinalResult(split, num_images, data.specs, metrics, {}, folder, extra_metrics=extra)
+
+
+def _extra(
+    model: MultiTaskViT,
+    data: TaskData,
+    split: Split,
+    config: RunConfig,
+    tasks: Sequence[str],
+    on_images: Callable[[int, int], None],
+) -> dict[str, dict[str, float]]:
+    return with_smaller_batches(
+        lambda size: evaluate_extra(model, data, split, _with_batches_of(size, config), tasks, on_images),
+        config.train.eval_batch_size,
+        data.device,
     )
+
+
+def _with_batches_of(size: int, config: RunConfig) -> TrainConfig:
+    return config.train.model_copy(update={"eval_batch_size": size})

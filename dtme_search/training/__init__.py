@@ -4,7 +4,7 @@ from dtme_search.training.callbacks import Callbacks, Progress, TrainingInterrup
 from dtme_search.training.checkpoint import load_checkpoint, save_checkpoint
 from dtme_search.training.evaluation import evaluate, evaluate_extra, no_image_priors
 from dtme_search.training.inspection import check_run, conflicts_at_expansion, restore_model
-from dtme_search.training.memory import run_within_memory
+from dtme_search.training.memory import run_within_memory, with_smaller_batches
 from dtme_search.training.prediction import Predictor, as_label
 from dtme_search.training.result import Evaluation, RunResult
 from dtme_search.training.runtime import pick_device
@@ -29,4 +29,5 @@ __all__ = [
     "restore_model",
     "run_within_memory",
     "save_checkpoint",
+    "with_smaller_batches",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 
 import torch
@@ -20,6 +20,7 @@ from dtme_search.token_space import (
     needs_conflicts,
     plan_expansion,
 )
+from dtme_search.training.combination import Combination
 from dtme_search.training.forward import TaskLosses, part_of
 from dtme_search.training.runtime import Stopwatch
 
@@ -82,8 +83,10 @@ class Growth:
         """Plan over the tasks that are trained; the others keep the shared stream."""
         return plan_for(self.config, report, self.tasks, self.model.info.num_layers)
 
-    def probe_seconds(self, tasks: Sequence[str]) -> float:
+    def probe_seconds(self, tasks: Sequence[str], combination: Combination | None = None) -> float:
         """Least seconds of a forward and backward pass of ``tasks`` on a training batch; changes nothing.
+
+        Losses are added up plainly, or as a ``combination`` does it.
 
         The least, because first allocations only ever make a pass slower. On the CPU these are processor
         seconds: beside other workers the clock on the wall would measure them, too.
@@ -92,10 +95,15 @@ class Growth:
         batch = next(iter(self.data.train_batches(train.batch_size, self.config.seed + _WARMUP_SEED)))
         seconds = []
         clock = Stopwatch(self.data.device).now if self.data.device.type == "cuda" else time.process_time
-        with untouched(self.model):
+        weights = dict.fromkeys(tasks, 1.0)
+        with untouched(self.model), nullcontext() if combination is None else combination.rehearsal():
             for _ in range(PROBE_STEPS):
                 started = clock()
-                self.losses.backward(batch, dict.fromkeys(tasks, 1.0), self.parts)
+                if combination is None:
+                    self.losses.backward(batch, weights, self.parts)
+                else:
+                    combination.backward(0, batch, weights, self.parts)
+                    combination.after_update(batch, self.parts)
                 self.model.zero_grad(set_to_none=True)
                 seconds.append(clock() - started)
         return min(seconds)

@@ -24,6 +24,7 @@ _CODE_THAT_TRAINS = (
     "metrics",
     "token_space",
     "schedules",
+    "combine",
     "models",
     "training",
     "tasks.py",

@@ -1,9 +1,10 @@
-"""Runs that do not fit into memory: tried once more with every batch in two parts."""
+"""What does not fit into memory is tried again with batches in two parts, or with smaller ones."""
 
 from __future__ import annotations
 
 import gc
 from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 
@@ -12,8 +13,18 @@ from dtme_search.training.result import RunResult
 from dtme_search.training.trainer import Trainer
 
 _PARTS = 2
-_IN_WORDS = ("out of memory", "can't allocate memory", "not enough memory", "CUBLAS_STATUS_ALLOC_FAILED")
-"""What torch's plain ``RuntimeError`` says when an allocation failed."""
+_IN_WORDS = (
+    "out of memory",
+    "can't allocate memory",
+    "not enough memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUBLAS_STATUS_NOT_INITIALIZED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "Unable to find a valid cuDNN",
+)
+"""What torch's plain ``RuntimeError`` says when an allocation failed, its libraries included."""
+
+Result = TypeVar("Result")
 
 
 def run_within_memory(
@@ -55,6 +66,21 @@ def run_within_memory(
             )
         parts = _PARTS
         on_short(f"out of memory at {where} ({what}); it goes on with each batch of {size} in {parts} parts")
+
+
+def with_smaller_batches(work: Callable[[int], Result], size: int, device: torch.device) -> Result:
+    """Do something over batches of ``size`` images; short of memory, again with half as many, down to one.
+
+    For evaluations, whose result does not depend on it.
+    """
+    while True:
+        try:
+            return work(size)
+        except Exception as error:
+            if size == 1 or not is_out_of_memory(error):
+                raise
+        free_memory(device)
+        size = max(1, size // 2)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

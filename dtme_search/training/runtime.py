@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -16,6 +18,8 @@ from dtme_search.errors import ConfigError
 
 def pick_device(name: str | None = None) -> torch.device:
     """Turn ``cpu``, ``cuda``, ``cuda:1`` or nothing (the best there is) into a device.
+
+    A numbered GPU becomes the current one of this process, else torch's helpers open GPU 0 as well.
 
     Raises:
         ConfigError: If the name means nothing to torch or the device is not there.
@@ -28,11 +32,15 @@ def pick_device(name: str | None = None) -> torch.device:
         device = None
     if device is None or device.type not in ("cpu", "cuda"):
         raise ConfigError(f"--device must be cpu, cuda or cuda:N, got '{name}'.")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ConfigError(
-            f"--device must exist, got '{name}' where there are {torch.cuda.device_count()} CUDA devices. "
-            "Use --device cpu."
-        )
+    if device.type == "cuda":
+        count = torch.cuda.device_count()
+        if (device.index or 0) >= count:
+            raise ConfigError(
+                f"--device must exist, got '{name}' where there are {count} CUDA devices, counted from 0. "
+                "Use one of them or --device cpu."
+            )
+        if device.index is not None:
+            torch.cuda.set_device(device)
     return device
 
 
@@ -47,24 +55,38 @@ def autocast(train: TrainConfig, device: torch.device) -> torch.autocast:
 
 
 def precision(train: TrainConfig, device: torch.device) -> str:
-    """Resolve ``train.precision: auto``."""
+    """Resolve ``train.precision: auto``: bfloat16 where a GPU computes with it and does not imitate it."""
     if train.precision == "auto":
-        return "bfloat16" if device.type == "cuda" else "float32"
+        return "bfloat16" if device.type == "cuda" and _has_bfloat16(device) else "float32"
     return train.precision
+
+
+@lru_cache
+def _has_bfloat16(device: torch.device) -> bool:
+    with torch.cuda.device(device):
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
 
 
 @contextmanager
 def run_numerics(train: TrainConfig, device: torch.device) -> Iterator[None]:
-    """Deterministic algorithms where asked for; the caller's settings and RNG come back at the end.
+    """The arithmetic of a run; the caller's settings and RNG come back at the end.
 
-    On the CPU this is what makes a resumed run equal to an undisturbed one bit for bit: without it,
-    multi-threaded training of a grown model does not even equal itself.
+    Deterministic algorithms where asked for. On the CPU this is what makes a resumed run equal to an
+    undisturbed one bit for bit: without it, multi-threaded training of a grown model does not even equal
+    itself. float32 means float32: no TensorFloat32, neither in convolutions nor in products. cuDNN tries its
+    algorithms and keeps the fastest, unless the run is to be deterministic.
     """
     wanted = train.deterministic == "always" or (train.deterministic == "auto" and device.type == "cpu")
     memory: Any = torch.utils.deterministic
     before = torch.are_deterministic_algorithms_enabled(), memory.fill_uninitialized_memory
     cuda_devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=cuda_devices):
+    if wanted and cuda_devices:
+        # cuBLAS reads it when it starts, and torch before 2.10 refuses deterministic products without it.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    convolutions = torch.backends.cudnn.flags(
+        enabled=True, benchmark=not wanted, deterministic=wanted, allow_tf32=False
+    )
+    with torch.random.fork_rng(devices=cuda_devices), convolutions:
         torch.use_deterministic_algorithms(wanted)
         # Filling fresh tensors with NaN finds bugs in torch, costs time, and changes no result.
         memory.fill_uninitialized_memory = False

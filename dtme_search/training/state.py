@@ -11,10 +11,12 @@ from typing import Any
 
 import torch
 
+from dtme_search.combine import Method
 from dtme_search.config import RunConfig
 from dtme_search.models import MultiTaskViT
 from dtme_search.schedules import Schedule, build_schedule
 from dtme_search.token_space import ConflictReport, ExpansionPlan
+from dtme_search.training.combination import method_of, restore, state_of
 from dtme_search.training.identity import weights_follow_results
 from dtme_search.training.loss_log import LossLog
 from dtme_search.training.optimisation import build_optimizer, join_optimizer
@@ -35,6 +37,7 @@ class RunState:
         model: On the device of the run.
         optimizer: Of the model's parameters.
         schedule: Task weights by step.
+        method: How tasks are combined; ``None`` adds plainly.
         watch: Seconds by phase, over all restarts.
         step: Optimiser steps done.
         plan: What the model was grown by; ``None`` before the growth.
@@ -52,6 +55,7 @@ class RunState:
     model: MultiTaskViT
     optimizer: torch.optim.Optimizer
     schedule: Schedule
+    method: Method | None
     watch: Stopwatch
     step: int = 0
     plan: ExpansionPlan | None = None
@@ -72,7 +76,8 @@ class RunState:
         """The state before the first step; ``model`` has not grown."""
         model = model.to(device)
         optimizer = build_optimizer(config.train, model, device)
-        return cls(config, model, optimizer, build_schedule(config), Stopwatch(device), parts=parts)
+        method = method_of(config, device)
+        return cls(config, model, optimizer, build_schedule(config), method, Stopwatch(device), parts=parts)
 
     def tasks_of(self, step: int) -> tuple[str, ...]:
         """Tasks that are trained in the step after ``step`` steps."""
@@ -102,6 +107,7 @@ class RunState:
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state(),
+            "combine": state_of(self.method),
             "plan": None if self.plan is None else self.plan.to_json(),
             "report": None if self.report is None else self.report.to_json(),
             "evaluations": [asdict(evaluation) for evaluation in self.evaluations],
@@ -135,6 +141,7 @@ class RunState:
         self.optimizer.load_state_dict(saved["optimizer"])
         if weights_follow_results(self.config):
             self.schedule.restore(saved["schedule"])
+        restore(self.method, saved.get("combine", {}))
         self.step = saved["step"]
         self.active = self.tasks_of(max(0, self.step - 1))
         self.evaluations = [Evaluation(**evaluation) for evaluation in saved["evaluations"]]

@@ -19,6 +19,7 @@ from dtme_search.models import MultiTaskViT, build_model
 from dtme_search.token_space import ConflictReport, ExpansionPlan
 from dtme_search.training.callbacks import Callbacks, Progress, TrainingInterrupted
 from dtme_search.training.checkpoint import load_checkpoint, save_checkpoint
+from dtme_search.training.combination import Combination, graphs_survive
 from dtme_search.training.evaluation import evaluate
 from dtme_search.training.forward import TaskLosses, part_of
 from dtme_search.training.growth import Growth
@@ -75,6 +76,7 @@ class Trainer:
         self.checkpoint_path = None if folder is None else folder / "checkpoint.pt"
         self.state = RunState.at_start(config, model, data.device, parts)
         self.losses = TaskLosses(config.train, self.model, data)
+        self.combination = Combination(config, self.losses, self.state.method)
         self._last_saved = 0.0
 
     @property
@@ -107,7 +109,7 @@ class Trainer:
             TrainingInterrupted: If ``should_stop`` said so; a checkpoint was written.
         """
         forget_peak_memory(self.data.device)
-        with run_numerics(self.config.train, self.data.device):
+        with run_numerics(self.config.train, self.data.device), graphs_survive(self.config):
             self._resume()
             if self.config.train.compile:
                 self.model.compile_blocks()
@@ -179,19 +181,21 @@ class Trainer:
         state = self.state
         grows = state.step == self.config.expansion_step and state.plan is None
         active = state.tasks_of(state.step)
-        if not grows and active == state.active:
+        # The unit of cost is a step that adds losses plainly: other methods cost more from the start.
+        begins = state.step == 0 and state.plan is None and not self.combination.is_plain
+        if not grows and not begins and active == state.active:
             return
         with state.watch.phase("measure"):
             growth = Growth(self.config, self.model, self.data, self.losses, active, state.parts)
             plan = self._plan_expansion(growth) if grows else None
-            changes = active != state.active or (plan is not None and not plan.is_empty)
+            changes = begins or active != state.active or (plan is not None and not plan.is_empty)
             reference = state.cost.reference_seconds
             if changes and (reference is None or grows):
                 reference = self._reference_seconds(growth)
             if plan is not None:
                 state.grow(plan)
             if changes and reference is not None:
-                ratio = growth.probe_seconds(active) / reference
+                ratio = growth.probe_seconds(active, self.combination) / reference
                 state.cost = state.cost.entering(state.step, ratio, reference)
         state.active = active
 
@@ -201,7 +205,7 @@ class Trainer:
         if state.plan is None or state.plan.is_empty:
             return growth.probe_seconds(tuple(self.config.tasks))
         # The run came from elsewhere after its growth: what its steps cost in that unit is known.
-        return growth.probe_seconds(state.active) / state.cost.phases[-1][1]
+        return growth.probe_seconds(state.active, self.combination) / state.cost.phases[-1][1]
 
     def _plan_expansion(self, growth: Growth) -> ExpansionPlan:
         self._seed_step()
@@ -229,10 +233,12 @@ class Trainer:
             group["lr"] = group["base_lr"] * factor
         self._seed_step()
         state.optimizer.zero_grad(set_to_none=True)
-        losses = self.losses.backward(batch, {name: weights[name] for name in state.active}, state.parts)
+        of_active = {name: weights[name] for name in state.active}
+        losses = self.combination.backward(state.step, batch, of_active, state.parts)
         if train.grad_clip is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), train.grad_clip)
         state.optimizer.step()
+        self.combination.after_update(batch, state.parts)
         state.loss_log.record(state.step, losses)
         state.step += 1
         if state.step % READ_LOSSES_EVERY == 0:

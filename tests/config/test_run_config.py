@@ -14,6 +14,7 @@ from dtme_search.config import (
     TaskConfig,
     TrainConfig,
     load_run_config,
+    set_path,
 )
 from dtme_search.errors import ConfigError
 
@@ -30,7 +31,7 @@ WRONG = [
     ("train: {num_steps: 1.5}", "train.num_steps must be a whole number, got 1.5."),
     ("train: {lr: fast}", "train.lr must be a number, got 'fast'."),
     ("train: {lr: true}", "train.lr must be a number, got true."),
-    ("seed: yes", "seed must be a number, got true."),
+    ("seed: yes", "seed must be a whole number, got 'yes'."),
     ("train: {lr: .nan}", "train.lr must be a finite number, got nan."),
     ("train: {compile: 3}", "train.compile must be true or false, got 3."),
     ("model: {backbone: 3}", "model.backbone must be text, got 3."),
@@ -56,7 +57,25 @@ WRONG = [
         "expansion.layers.1 must be one of auto, none, modulate, expand, both, got 'modulat'. "
         "Did you mean 'modulate'?",
     ),
-    ("schedule: {kind: off}", "schedule.kind must be one of constant, diminish, switch, got false."),
+    ("schedule: {kind: off}", "schedule.kind must be one of constant, diminish, switch, got 'off'."),
+    (
+        "train: {combine: {kind: cagard}}",
+        "train.combine.kind must be one of sum, uncertainty, optimal_uncertainty, imtl_l, dwa, rlw, famo, "
+        "gradnorm, pcgrad, cagrad, mgda, imtl_g, aligned_mtl, nash_mtl, graddrop, upgrad, got 'cagard'. "
+        "Did you mean 'cagrad' or 'pcgrad' or 'upgrad'?",
+    ),
+    ("train: {combine: {radius: 1.0}}", "train.combine.radius must be below 1, got 1.0."),
+    (
+        "{tasks: {depth: {}}, train: {combine: {kind: gradnorm}}}",
+        "train.combine.kind must be sum for a single task, got gradnorm, which compares tasks. "
+        "Name a second task or use sum.",
+    ),
+    (
+        f"{{tasks: {{{', '.join(f'task{number}: {{}}' for number in range(13))}}}, "
+        "train: {combine: {kind: mgda}}}",
+        "tasks must be at most 12 for train.combine.kind mgda, got 13. "
+        "Use pcgrad, imtl_g, aligned_mtl or nash_mtl.",
+    ),
     # ranges
     ("train: {lr: 0}", "train.lr must be above 0, got 0."),
     ("train: {num_steps: 0}", "train.num_steps must be at least 1, got 0."),
@@ -227,3 +246,24 @@ def test_the_baseline_of_a_task_is_the_same_recipe_with_one_task_and_no_growth()
     )
     # model_copy checks nothing: the result must stand on its own.
     assert RunConfig.model_validate(baseline.model_dump()) == baseline
+
+
+def test_words_of_truth_stay_true_where_any_text_may_stand():
+    config = RunConfig.model_validate(
+        {"model": {"backbone_options": {"qkv_bias": "no", "norm": "off", "a": "x"}}}
+    )
+    assert config.model.backbone_options == {"qkv_bias": False, "norm": False, "a": "x"}
+
+
+@pytest.mark.parametrize("path", ["seed", "train.num_steps", "data.holdout_seed", "data.image_size.1"])
+def test_numbers_that_something_below_cannot_hold_are_refused_with_the_largest(path):
+    values = set_path(RunConfig().model_dump(mode="json"), path, 2**53 + 1)
+    with pytest.raises(ValueError, match="must be at most 9007199254740992, got 9007199254740993"):
+        RunConfig.model_validate(values)
+    RunConfig.model_validate(set_path(values, path, 2**53))
+
+
+@pytest.mark.parametrize("name", ["", "t" * 65, "a.b"])
+def test_a_task_has_a_name_that_a_database_can_hold(name):
+    with pytest.raises(ValueError, match="a name must have 1 to 64 letters and no dot"):
+        RunConfig.model_validate({"tasks": {"semseg": {}, name: {}}})

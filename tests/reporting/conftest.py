@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 import pytest
 
 from dtme_search.search import LoadedStudy, RunRow
-from dtme_search.search.storage.records import ConfirmationRow
+from dtme_search.search.storage.rows import ConfirmationRow
 
 
 @pytest.fixture

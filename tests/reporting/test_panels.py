@@ -10,10 +10,9 @@ from PIL import Image
 
 from dtme_search.config import RunConfig
 from dtme_search.data import normalize_images
-from dtme_search.errors import DataError
 from dtme_search.models import build_model
-from dtme_search.reporting.panels import PanelRow, draw_panels, predict_image, read_image
-from dtme_search.tasks import depth, edge, load_specs, normals, save_specs, semseg
+from dtme_search.reporting.panels import PanelRow, draw_panels, predict_image
+from dtme_search.tasks import depth, edge, normals, semseg
 from dtme_search.training import Predictor, as_label
 
 SPECS = {spec.name: spec for spec in (semseg(("wall", "floor", "bed")), depth(), normals("depth"), edge())}
@@ -90,27 +89,3 @@ def test_a_picture_becomes_panels(predictor, tmp_path):
     assert path == tmp_path / "new" / "photo-panels.png"
     with Image.open(path) as picture:
         assert picture.width > 1000
-
-
-def test_a_turned_photograph_is_read_upright(tmp_path):
-    picture = Image.new("RGB", (20, 10))
-    turned = Image.Exif()
-    turned[0x0112] = 6
-    picture.save(tmp_path / "turned.jpg", exif=turned)
-    assert read_image(tmp_path / "turned.jpg").shape == (20, 10, 3)
-
-
-@pytest.mark.parametrize(
-    ("content", "reason"), [(None, "No such file"), (b"no picture", "no picture that can be read")]
-)
-def test_what_is_no_picture_is_one_line(tmp_path, content, reason):
-    path = tmp_path / "x.png"
-    if content is not None:
-        path.write_bytes(content)
-    with pytest.raises(DataError, match=f"x.png: .*{reason}.* Give an image"):
-        read_image(path)
-
-
-def test_descriptions_of_tasks_survive_a_file(tmp_path):
-    save_specs(tmp_path / "tasks.json", SPECS)
-    assert load_specs(tmp_path / "tasks.json") == SPECS

@@ -13,7 +13,7 @@ from dtme_search.tasks import TaskSpec
 from dtme_search.training import Callbacks, Trainer, run_within_memory
 from dtme_search.training.forward import TaskLosses
 from dtme_search.training.losses import task_loss
-from dtme_search.training.memory import is_out_of_memory
+from dtme_search.training.memory import is_out_of_memory, with_smaller_batches
 
 LOSSES = [
     ("classes", "cross_entropy", 3),
@@ -178,9 +178,34 @@ def test_other_errors_are_not_tried_again(config, data, monkeypatch):
             True,
         ),
         (RuntimeError("CUDA error: out of memory"), True),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), True),
+        (RuntimeError("Unable to find a valid cuDNN algorithm to run convolution"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`"), True),
         (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
         (ValueError("out of memory"), False),
     ],
 )
 def test_what_counts_as_out_of_memory(error, expected):
     assert is_out_of_memory(error) is expected
+
+
+def test_an_evaluation_that_does_not_fit_is_done_with_smaller_batches():
+    tried = []
+
+    def work(size):
+        tried.append(size)
+        if size > 2:
+            raise torch.OutOfMemoryError("no room")
+        return size
+
+    assert with_smaller_batches(work, 13, CPU) == 1
+    assert tried == [13, 6, 3, 1]
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("no room"), RuntimeError("shapes")])
+def test_what_smaller_batches_do_not_mend_is_raised(error):
+    def work(size):
+        raise error
+
+    with pytest.raises(type(error), match=str(error)):
+        with_smaller_batches(work, 1, CPU)

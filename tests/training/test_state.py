@@ -34,7 +34,7 @@ def device(monkeypatch):
     """Devices on which a step costs what its tasks and the growth say: seconds of an unexpanded task."""
 
     def install(seconds: float) -> None:
-        def probe(growth: Growth, tasks) -> float:
+        def probe(growth: Growth, tasks, combination=None) -> float:
             grown = growth.model.plan is not None and not growth.model.plan.is_empty
             return seconds * len(tasks) * (1.5 if grown else 1.0)
 

@@ -1,14 +1,14 @@
 """How often the CPU waits for the device: never in a step, rarely elsewhere."""
 
 import pytest
+from pretend_cuda import CPU, CUDA, pretend_cuda
+from runs import with_
+from tiny import TINY
 
 from dtme_search.config import RunConfig
 from dtme_search.data import build_data
 from dtme_search.training import Trainer, evaluate
 from dtme_search.training.growth import Growth
-from tests.pretend_cuda import CPU, CUDA, pretend_cuda
-from tests.tiny import TINY
-from tests.training.runs import with_
 
 GROWN = {
     "expansion__policy": "per_layer",

@@ -22,6 +22,7 @@ class Purpose(IntEnum):
     ANALYSIS = 3
     LOADER = 4
     STEP = 5
+    COMBINE = 6
 
 
 def make_generator(device: torch.device | str, *numbers: int) -> torch.Generator:

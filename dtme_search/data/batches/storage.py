@@ -22,6 +22,9 @@ from dtme_search.data.reading.threads import map_in_threads
 from dtme_search.errors import DataError
 from dtme_search.tasks import TaskSpec
 
+WORKERS_PER_GPU = "DTME_WORKERS_PER_GPU"
+"""Variable of a worker's environment: how many share its GPU."""
+
 
 class Storage(Protocol):
     """The samples of one split."""
@@ -128,8 +131,9 @@ def _unchanged(batch: Any) -> Any:
 def fits_on_device(num_bytes: int, config: DataConfig, device: torch.device) -> bool:
     """Whether ``data.storage`` puts data of this size on the device.
 
-    ``auto`` does when it is at most ``storage_limit_gb`` and half of what the device has: of the free
-    memory on CUDA, of all memory on the CPU.
+    ``auto`` does when it is at most ``storage_limit_gb`` and half of what the device has: on CUDA of the free
+    memory, but no more than the share of this worker (``DTME_WORKERS_PER_GPU``, since workers that start
+    together all see the same free memory); of all memory on the CPU.
     """
     if config.storage != "auto":
         return config.storage == "device"
@@ -138,7 +142,8 @@ def fits_on_device(num_bytes: int, config: DataConfig, device: torch.device) -> 
 
 def _memory_bytes(device: torch.device) -> float:
     if device.type == "cuda":
-        return float(torch.cuda.mem_get_info(device)[0])
+        free, total = torch.cuda.mem_get_info(device)
+        return min(float(free), total / int(os.environ.get(WORKERS_PER_GPU, "1")))
     if device.type == "cpu" and hasattr(os, "sysconf"):
         return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
     return float("inf")

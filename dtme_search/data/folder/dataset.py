@@ -17,8 +17,8 @@ from dtme_search.config import FolderDescription, FolderTask, fingerprint
 from dtme_search.config.description import LOSSES, METRICS, UNITS
 from dtme_search.data.base import Sample, SourceSplit
 from dtme_search.data.folder.label_files import read_label
-from dtme_search.data.reading.files import read_image
 from dtme_search.data.reading.folders import content_digest, file_size, read_ids, read_pairs
+from dtme_search.data.reading.pictures import read_image
 from dtme_search.data.reading.presence import class_presence
 from dtme_search.data.stratify import hashed_order, take_share
 from dtme_search.errors import DataError, nearest

@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from dtme_search.config import FolderTask
-from dtme_search.data.reading.files import read_array, read_class_ids, read_colours
+from dtme_search.data.reading.files import read_array, read_class_ids
+from dtme_search.data.reading.pictures import read_colours
 from dtme_search.errors import DataError
 
 Bools = npt.NDArray[np.bool_]
@@ -20,6 +21,7 @@ Label = tuple[npt.NDArray[Any], Bools]
 
 _FARTHEST = 1000.0
 _SHORTEST_NORMAL = 0.05
+_WHITE = 255
 
 
 def read_label(path: Path, name: str, task: FolderTask) -> Label:
@@ -39,7 +41,7 @@ def read_label(path: Path, name: str, task: FolderTask) -> Label:
     where = f"{path}: {name}"
     if task.kind in ("classes", "mask") and task.how in ("labels", "colours"):
         codes = _codes(path, name) if task.how == "colours" else read_class_ids(path, name)
-        return _classes(codes, where, task) if task.kind == "classes" else _mask(codes, task)
+        return _classes(codes, where, task) if task.kind == "classes" else _mask(codes, where, task)
     numbers, valid = _numbers(path, name, task)
     if task.kind == "mask":
         return (numbers[..., 0] > 0.5).astype(np.uint8), valid
@@ -75,10 +77,26 @@ def _classes(codes: npt.NDArray[np.integer[Any]], where: str, task: FolderTask) 
     return np.where(ignored, 0, index[place]).astype(np.uint8), ~ignored
 
 
-def _mask(codes: npt.NDArray[np.integer[Any]], task: FolderTask) -> Label:
-    positive = np.isin(codes, task.positive) if task.positive else codes != 0
+def _mask(codes: npt.NDArray[np.integer[Any]], where: str, task: FolderTask) -> Label:
     valid = ~np.isin(codes, task.ignore)
+    if task.positive:
+        positive = np.isin(codes, task.positive)
+    else:
+        positive = codes != 0
+        _refuse_soft(codes[valid & positive], where)
     return (positive & valid).astype(np.uint8), valid
+
+
+def _refuse_soft(positive: npt.NDArray[np.integer[Any]], where: str) -> None:
+    """Refuse numbers beside 0 and 255: all of them would mean yes, and scaling or loss has made them."""
+    between = np.unique(positive[positive != _WHITE])
+    if between.size and between.size < np.unique(positive).size:
+        shown = ", ".join(str(value) for value in between[:3]) + ", ..." * (between.size > 3)
+        raise DataError(
+            f"{where} must hold 0 and {_WHITE} only, or positive must say what means yes, got {shown} too: "
+            "the mask was scaled or stored with loss. Write it again, or take encoding numbers and scale "
+            "0.0039, which cuts at one half."
+        )
 
 
 def _numbers(path: Path, name: str, task: FolderTask) -> tuple[npt.NDArray[np.float64], Bools]:
@@ -91,7 +109,9 @@ def _numbers(path: Path, name: str, task: FolderTask) -> tuple[npt.NDArray[np.fl
             f"{path}: {name} must hold {channels} number{'s' * (channels > 1)} per pixel, got {raw.dtype} "
             f"{tuple(raw.shape)}. Mend the file, or encoding and channels of its description."
         )
-    valid = np.asarray(np.isfinite(raw).all(-1) & ~np.isin(raw, task.ignore).all(-1))
+    # 0.1 of the description is not 0.1 of a file that holds float32.
+    ignored = np.array(task.ignore, dtype=raw.dtype if raw.dtype.kind == "f" else None)
+    valid = np.asarray(np.isfinite(raw).all(-1) & ~np.isin(raw, ignored).all(-1))
     numbers = np.where(valid[..., None], raw, 0).astype(np.float64)
     if task.kind == "normals" and task.how == "rgb":
         return 2 * numbers / 255 - 1, valid

@@ -34,7 +34,6 @@ from dtme_search.data.reading.files import (
     make_sample,
     read_class_ids,
     read_depth,
-    read_image,
     read_mask,
     read_normals,
 )
@@ -46,6 +45,7 @@ from dtme_search.data.reading.folders import (
     read_pairs,
     summarise_files,
 )
+from dtme_search.data.reading.pictures import read_image
 from dtme_search.data.reading.presence import class_presence
 from dtme_search.errors import DataError, nearest
 from dtme_search.tasks import TaskSpec, depth, edge, normals, semseg

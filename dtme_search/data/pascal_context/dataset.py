@@ -29,12 +29,12 @@ from dtme_search.data.reading.files import (
     Label,
     make_sample,
     read_class_ids,
-    read_image,
     read_levels,
     read_mask,
     read_normals,
 )
 from dtme_search.data.reading.folders import list_files, name_gaps, read_ids, summarise_files
+from dtme_search.data.reading.pictures import read_image
 from dtme_search.data.reading.presence import class_presence
 from dtme_search.errors import DataError, nearest
 from dtme_search.tasks import TaskSpec, edge, human_parts, normals, sal, semseg

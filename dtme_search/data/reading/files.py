@@ -1,21 +1,19 @@
-"""Decode single image and label files; whatever is wrong with one is a ``DataError`` that names it.
+"""Decode single label files; whatever is wrong with one is a ``DataError`` that names it.
 
 Shapes: H height, W width. Every label reader gives the label and where it counts.
 """
 
 from __future__ import annotations
 
-import struct
-import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
 
 from dtme_search.data.base import Sample
+from dtme_search.data.reading.pictures import DAMAGED, damaged, read_stored
 from dtme_search.data.reading.threads import numpy_header_lock
 from dtme_search.errors import DataError
 
@@ -23,41 +21,8 @@ Bools = npt.NDArray[np.bool_]
 Label = tuple[npt.NDArray[Any], Bools]
 """A label and where it counts."""
 
-# What Pillow and numpy raise on damaged files.
-_DAMAGED = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    struct.error,
-    zlib.error,
-    Image.DecompressionBombError,
-)
 _LARGEST_METRES = 1000.0
 _SHORTEST_NORMAL = 0.05
-
-
-def read_image(path: Path) -> npt.NDArray[np.uint8]:
-    """RGB image, uint8 (H, W, 3).
-
-    Raises:
-        DataError: If the file is missing, truncated or no image.
-    """
-    return np.asarray(_open(path).convert("RGB"))
-
-
-def read_colours(path: Path, name: str) -> npt.NDArray[np.uint8]:
-    """Labels written as colours, uint8 (H, W, 3), of a picture that has colours; errors call them ``name``.
-
-    Raises:
-        DataError: If the file is missing, damaged or grey.
-    """
-    image = _open(path)
-    if image.mode not in ("RGB", "RGBA", "P"):
-        raise DataError(
-            f"{path}: {name} must be a picture in colours, got mode {image.mode}. Replace the file."
-        )
-    return np.asarray(image.convert("RGB"))
 
 
 def read_class_ids(path: Path, name: str = "segmentation") -> npt.NDArray[np.integer[Any]]:
@@ -66,7 +31,7 @@ def read_class_ids(path: Path, name: str = "segmentation") -> npt.NDArray[np.int
     Raises:
         DataError: If the file is missing, damaged or holds something else.
     """
-    values = _as_map(path)
+    values, _ = _as_map(path)
     if values.ndim != 2 or values.dtype.kind not in "biu":
         _refuse(path, f"{name} must be integer ids of shape (H, W)", values)
     return values.astype(np.int64)
@@ -82,16 +47,15 @@ def read_depth(path: Path) -> tuple[npt.NDArray[np.float32], Bools]:
         DataError: If the file is missing, damaged or holds something else.
     """
     if path.suffix.lower() == ".png":
-        image = _open(path)
+        millimetres, mode = read_stored(path)
         # Pillow gives 16-bit grey the mode I;16, before version 10 partly I.
-        if not image.mode.startswith("I"):
+        if not mode.startswith("I"):
             raise DataError(
-                f"{path}: depth must be a 16-bit grey png in millimetres, got mode {image.mode}. "
+                f"{path}: depth must be a 16-bit grey png in millimetres, got mode {mode}. "
                 "Save it as 16-bit, or as npy in metres."
             )
-        millimetres = np.asarray(image)
         return (millimetres / 1000).astype(np.float32), millimetres > 0
-    metres = _as_map(path)
+    metres, _ = _as_map(path)
     if metres.ndim != 2 or metres.dtype.kind != "f":
         _refuse(path, "depth must be floating metres of shape (H, W) or (H, W, 1)", metres)
     valid = np.isfinite(metres) & (metres > 0)
@@ -119,13 +83,13 @@ def read_normals(path: Path) -> tuple[npt.NDArray[np.float32], Bools]:
             _refuse(path, "normals must be floats of shape (H, W, 3)", vectors)
         vectors = vectors.astype(np.float64)
     else:
-        image = _open(path)
-        if image.mode not in ("RGB", "RGBA"):
+        values, mode = read_stored(path)
+        if mode not in ("RGB", "RGBA"):
             raise DataError(
-                f"{path}: normals must be an RGB png, got mode {image.mode}. Replace the file, or remove the "
+                f"{path}: normals must be an RGB png, got mode {mode}. Replace the file, or remove the "
                 "normals folder to have normals derived from depth."
             )
-        vectors = 2 * np.asarray(image.convert("RGB")).astype(np.float64) / 255 - 1
+        vectors = 2 * values[..., :3].astype(np.float64) / 255 - 1
     length = np.sqrt(np.einsum("hwc,hwc->hw", vectors, vectors))
     valid = np.isfinite(length) & (length >= _SHORTEST_NORMAL)
     unit = np.where(valid[..., None], vectors, 0) / np.where(valid, length, 1)[..., None]
@@ -142,7 +106,11 @@ def read_mask(path: Path, unknown: int | None = None) -> tuple[npt.NDArray[np.ui
     Raises:
         DataError: If the file is missing, damaged or holds something else.
     """
-    values = _as_map(path)
+    values, mode = _as_map(path)
+    if mode.startswith("L;"):
+        raise DataError(
+            f"{path}: edge must be a grey png of 8 bits or 1, got {mode[2:]} bits. Replace the file."
+        )
     if values.ndim != 2 or values.dtype.kind not in "biuf":
         _refuse(path, "edge must be numbers of shape (H, W) or (H, W, 1)", values)
     valid = np.isfinite(values)
@@ -159,7 +127,7 @@ def read_array(path: Path) -> npt.NDArray[Any]:
     Raises:
         DataError: If the file is missing or damaged.
     """
-    return _load(path) if path.suffix.lower() == ".npy" else np.asarray(_open(path))
+    return _load(path) if path.suffix.lower() == ".npy" else read_stored(path)[0]
 
 
 def read_levels(path: Path, what: str, bits: Literal[8, 16, 24]) -> npt.NDArray[np.integer[Any]]:
@@ -173,13 +141,13 @@ def read_levels(path: Path, what: str, bits: Literal[8, 16, 24]) -> npt.NDArray[
     Raises:
         DataError: If the file is missing, damaged or of another depth.
     """
-    image = _open(path)
+    values, mode = read_stored(path)
     # Pillow gives 16-bit grey the mode I;16, before version 10 partly I.
-    found = {"L": 8, "P": 8, "I;16": 16, "I;16B": 16, "I": 16, "RGB": 24, "RGBA": 24}.get(image.mode)
+    found = {"L": 8, "P": 8, "I;16": 16, "I;16B": 16, "I": 16, "RGB": 24, "RGBA": 24}.get(mode)
     if found != bits:
         kind = {8: "an 8-bit grey", 16: "a 16-bit grey", 24: "an RGB"}[bits]
-        raise DataError(f"{path}: {what} must be {kind} png, got mode {image.mode}. Replace the file.")
-    return np.asarray(image)[..., :3] if bits == 24 else np.asarray(image)
+        raise DataError(f"{path}: {what} must be {kind} png, got mode {mode}. Replace the file.")
+    return values[..., :3] if bits == 24 else values
 
 
 def make_sample(
@@ -208,18 +176,10 @@ def make_sample(
     )
 
 
-def _as_map(path: Path) -> npt.NDArray[Any]:
-    values = read_array(path)
-    return values[..., 0] if values.ndim == 3 and values.shape[2] == 1 else values
-
-
-def _open(path: Path) -> Image.Image:
-    try:
-        with Image.open(path) as image:
-            image.load()
-            return image
-    except _DAMAGED as error:
-        raise _damaged(path, error) from error
+def _as_map(path: Path) -> tuple[npt.NDArray[Any], str]:
+    """Numbers (H, W) where the file holds one channel, and the mode of a picture."""
+    values, mode = (_load(path), "npy") if path.suffix.lower() == ".npy" else read_stored(path)
+    return (values[..., 0] if values.ndim == 3 and values.shape[2] == 1 else values), mode
 
 
 def _load(path: Path) -> npt.NDArray[Any]:
@@ -227,22 +187,13 @@ def _load(path: Path) -> npt.NDArray[Any]:
         with numpy_header_lock:
             loaded = np.load(path, allow_pickle=False)
     except FileNotFoundError as error:
-        raise _damaged(path, error) from error
-    except _DAMAGED as error:
+        raise damaged(path, error) from error
+    except DAMAGED as error:
         # numpy would advise to unpickle whatever it does not know.
-        raise _damaged(path, ValueError("not a whole npy array")) from error
+        raise damaged(path, ValueError("not a whole npy array")) from error
     if not isinstance(loaded, np.ndarray):
         raise DataError(f"{path}: must hold one array, got an archive. Save it with numpy.save.")
     return loaded
-
-
-def _damaged(path: Path, error: Exception) -> DataError:
-    if isinstance(error, FileNotFoundError):
-        return DataError(f"{path}: the file is missing. Complete the data set.")
-    if isinstance(error, UnidentifiedImageError):
-        return DataError(f"{path}: the file cannot be read (not an image). Replace it.")
-    reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return DataError(f"{path}: the file cannot be read ({reason.splitlines()[0]}). Replace it.")
 
 
 def _refuse(path: Path, rule: str, values: npt.NDArray[Any]) -> NoReturn:

@@ -19,8 +19,9 @@ import numpy as np
 
 from dtme_search.config import TaskonomyConfig, fingerprint
 from dtme_search.data.base import Sample, SourceSplit
-from dtme_search.data.reading.files import Label, make_sample, read_image, read_levels
+from dtme_search.data.reading.files import Label, make_sample, read_levels
 from dtme_search.data.reading.folders import content_digest
+from dtme_search.data.reading.pictures import read_image
 from dtme_search.data.stratify import hashed_order
 from dtme_search.data.taskonomy.index import Building, Views, read_splits, scan_buildings
 from dtme_search.data.taskonomy.targets import DOMAINS, MASK_DOMAIN, seen_in

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from dtme_search.config import Section
 from dtme_search.models.backbone import BackboneInfo
 from dtme_search.models.streams import Streams
+from dtme_search.models.task_modules import TaskModules
 from dtme_search.tasks import TaskSpec
 
 
@@ -73,7 +74,7 @@ class Decoder(Protocol):
         """
 
 
-class PerTask(nn.ModuleDict):
+class PerTask(TaskModules):
     """Decoders of one task each, from a list of maps (B, P, h, w) to (B, C, H, W), as one of all tasks."""
 
     def forward(self, levels: Sequence[Level], tasks: Sequence[str]) -> Predictions:

@@ -87,7 +87,7 @@ class DptDecoder(nn.Module):
     The paper gives reassembling, fusion and widths (D = 256); that levels are resampled at 1/8, 1/4, 1/2 and
     1 of P is how heads for DINOv2 do it. Ours: enlargement without aligned corners, as everywhere here, and
     one end for every task, that of the paper's segmentation head (3x3 conv without bias, BN, ReLU, 1x1 conv,
-    bilinear) without its dropout, at twice the size of the finest map.
+    bilinear) without its dropout, at twice the size of the finest map as there, but not above the image's.
 
     Args:
         in_channels: P.
@@ -129,8 +129,10 @@ class DptDecoder(nn.Module):
             Raw outputs, shape (B, C, H, W); float32 also under autocast.
         """
         pyramid = [reassemble(level) for reassemble, level in zip(self.reassemble, maps, strict=True)]
-        height, width = pyramid[0].shape[-2:]
-        sizes = [(2 * height, 2 * width), *(tuple(level.shape[-2:]) for level in pyramid[:-1])]
+        largest = (
+            min(2 * finest, side) for finest, side in zip(pyramid[0].shape[-2:], self.image_size, strict=True)
+        )
+        sizes = [tuple(largest), *(tuple(level.shape[-2:]) for level in pyramid[:-1])]
         fused: Tensor | None = None
         for fuse, level, size in list(zip(self.fuse, pyramid, sizes, strict=True))[::-1]:
             fused = fuse(level, fused, size)

@@ -24,6 +24,7 @@ from dtme_search.models.backbone import BackboneInfo
 from dtme_search.models.decoders.base import DecoderContext, Level, Predictions, Predictor, resize
 from dtme_search.models.decoders.invpt_stage import EPSILON, QueryConv, Stage
 from dtme_search.models.seeding import seeded
+from dtme_search.models.task_modules import TaskModules
 
 WIDTH = 512
 """E of the paper."""
@@ -136,7 +137,7 @@ class InvPTDecoder(nn.Module):
 
     def __init__(
         self,
-        branches: nn.ModuleDict,
+        branches: TaskModules,
         in_channels: int,
         widths: Sequence[int],
         image_size: tuple[int, int],
@@ -234,7 +235,7 @@ def build_invpt(context: DecoderContext, options: InvPTOptions) -> InvPTDecoder:
             )
     with seeded(context.seed, "decoder"):
         return InvPTDecoder(
-            nn.ModuleDict(branches),
+            TaskModules(branches),
             context.info.embed_dim,
             widths,
             context.image_size,

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu
 
 from dtme_search.models.decoders import Level, Predictions, Predictor, resize
+from dtme_search.models.task_modules import TaskModules
 
 
 @dataclass(frozen=True)
@@ -116,8 +117,8 @@ class LevelDecoder(nn.Module):
 
     def __init__(self, features: Mapping[str, TaskFeature], reweightings: Mapping[str, Reweighting]) -> None:
         super().__init__()
-        self.features = nn.ModuleDict(features)
-        self.reweightings = nn.ModuleDict(reweightings)
+        self.features = TaskModules(features)
+        self.reweightings = TaskModules(reweightings)
 
     def forward(self, level: Level, tasks: Sequence[str]) -> dict[str, Tensor]:
         """Feature of each of ``tasks``, (B, F, h, w); only these are exchanged."""
@@ -172,7 +173,7 @@ class PrompterDecoder(nn.Module):
     def __init__(self, levels: Sequence[LevelDecoder], heads: Mapping[str, PrompterHead]) -> None:
         super().__init__()
         self.levels = nn.ModuleList(levels)
-        self.heads = nn.ModuleDict(heads)
+        self.heads = TaskModules(heads)
 
     def forward(self, levels: Sequence[Level], tasks: Sequence[str]) -> Predictions:
         """See :class:`~dtme_search.models.decoders.Decoder`; there is no auxiliary output."""

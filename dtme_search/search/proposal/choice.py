@@ -7,10 +7,11 @@ Nothing is remembered: equal evidence gives equal choices in every process.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from dtme_search.search.proposal.front import (
@@ -22,7 +23,7 @@ from dtme_search.search.proposal.front import (
 from dtme_search.search.proposal.gaussian import Observations, PlanModel, fit
 from dtme_search.search.proposal.plans import Plans
 
-NUM_FIRST = 3
+NUM_FIRST = 2
 """Plans that must have been trained, or be training, before a model says anything [ours, by replays]."""
 NUM_BEFORE_NEXT_SEED = 8
 """Trainings of a seed after which the next one opens [ours]."""
@@ -30,6 +31,7 @@ _SHARE_DRAWN = 1 / 8
 """Share of the candidates among which the first plans are looked for [ours]."""
 _MOST_LEARNT_FROM = 60
 _MOST_SEEN = 300
+_MOST_CLIMBED = 20
 _TIE = 1e-9
 
 
@@ -42,13 +44,13 @@ class Candidates:
         prices: Their known prices, shape (n,).
         costs: Compute each would cost now, by seed, shape (n, S).
         open: Whether it may be trained with a seed at all, shape (n, S): not if it was or is, or fails.
-        names: What decides between equals.
+        names: Different for different plans; decide between equals.
     """
 
     plans: Plans
     prices: Array
     costs: Array
-    open: np.typing.NDArray[np.bool_]
+    open: NDArray[np.bool_]
     names: Sequence[str]
 
 
@@ -75,27 +77,39 @@ class Choice:
     """A plan to train, and why.
 
     Attributes:
-        row: Of the candidates; ``seed`` to train it with.
+        name: Of the candidate; ``seed`` to train it with.
         expected: Gain that is expected of it, ``deviation`` how sure that is; ``None`` without a model.
         improvement: Expected growth of the hypervolume, in units of gain times price.
-        cost: Compute that it will cost, in unexpanded steps.
+        cost: Compute that it will cost, in unexpanded steps; ``price`` what it costs for ever.
     """
 
-    row: int
+    name: str
     seed: int
     cost: float
+    price: float = 0.0
     expected: float | None = None
     deviation: float | None = None
     improvement: float | None = None
 
+    @property
+    def score(self) -> float:
+        """Logarithm of the improvement for each step that is still to pay."""
+        return float(np.log((self.improvement or 0.0) + 1e-300) - np.log(max(self.cost, 1.0)))
 
-def choose(evidence: Evidence, candidates: Candidates, draw: int) -> Choice | None:
+
+def choose(
+    evidence: Evidence,
+    candidates: Candidates,
+    draw: int,
+    more: Callable[[Sequence[str]], Candidates | None] = lambda _: None,
+) -> Choice | None:
     """The open candidate that is expected to enlarge the hypervolume most for what it still costs.
 
     Args:
         evidence: What is known.
         candidates: What may be trained.
         draw: Decides the first plans, before there is a model, and nothing else.
+        more: Further candidates near the named best ones, where not all plans can be listed.
 
     Returns:
         ``None`` if nothing is open.
@@ -106,12 +120,17 @@ def choose(evidence: Evidence, candidates: Candidates, draw: int) -> Choice | No
         for seed in seeds:
             first = _unexpanded(candidates, seed)
             if first is not None:
-                return Choice(first, seed, float(candidates.costs[first, seed]))
+                return Choice(candidates.names[first], seed, float(candidates.costs[first, seed]))
         if not candidates.open[:, seeds].any():
             return None
-        if _num_grown(evidence, seeds) < NUM_FIRST:
+        if not len(evidence.finished) or _num_grown(evidence) < NUM_FIRST:
             return _first_plan(evidence, candidates, draw)
-        return _best_pair(evidence, candidates, model_of(evidence), seeds)
+        model = model_of(evidence)
+        best = _ranked(evidence, candidates, model, seeds)
+        further = more([choice.name for choice in best[:_MOST_CLIMBED]])
+        if further is not None:
+            best = sorted([*best, *_ranked(evidence, further, model, seeds)], key=_order)
+        return _first_of(best)
 
 
 def model_of(evidence: Evidence) -> PlanModel:
@@ -149,10 +168,9 @@ def _unexpanded(candidates: Candidates, seed: int) -> int | None:
     return int(rows[0]) if len(rows) else None
 
 
-def _num_grown(evidence: Evidence, seeds: Sequence[int]) -> int:
-    own = np.isin(evidence.finished.seeds, seeds)
-    grown = int((evidence.finished.plans.reach[own] > 0).sum())
-    return grown + int((evidence.running.plans.reach > 0).sum())
+def _num_grown(evidence: Evidence) -> int:
+    """Plans that grow, finished or running, here or in another study."""
+    return int((evidence.finished.plans.reach > 0).sum() + (evidence.running.plans.reach > 0).sum())
 
 
 def _first_plan(evidence: Evidence, candidates: Candidates, draw: int) -> Choice:
@@ -168,12 +186,13 @@ def _first_plan(evidence: Evidence, candidates: Candidates, draw: int) -> Choice
     square = ((here[:, None] - there[None]) ** 2).sum(2)
     distance = square.min(1, initial=4.0)
     row = int(rows[np.argmax(distance / np.maximum(candidates.costs[rows, 0], 1.0))])
-    return Choice(row, 0, float(candidates.costs[row, 0]))
+    return Choice(candidates.names[row], 0, float(candidates.costs[row, 0]))
 
 
-def _best_pair(
+def _ranked(
     evidence: Evidence, candidates: Candidates, model: PlanModel, seeds: Sequence[int]
-) -> Choice | None:
+) -> list[Choice]:
+    """The best pairs of a plan and a seed, best first."""
     own = np.flatnonzero(np.isin(evidence.finished.seeds, seeds))
     known = Plans.join([evidence.finished.plans[own], evidence.running.plans])
     prices = np.concatenate([evidence.prices[own], evidence.running_prices])
@@ -181,36 +200,45 @@ def _best_pair(
     reached = model.average(known)[0] if several else model.shown_by(known, 0)[0]
     if not several:
         reached[: len(own)] = evidence.finished.gains[own]
-    highest = max(float(candidates.prices.max(initial=0.0)), float(prices.max()))
+    highest = evidence.limit
+    if highest is None:
+        highest = max(float(candidates.prices.max(initial=0.0)), float(prices.max()))
     # A little beyond the dearest plan, so that this one counts, too.
-    reference = float(reached.min()), (highest if evidence.limit is None else evidence.limit) * 1.0001 + _TIE
+    reference = float(reached.min()), highest * 1.0001 + _TIE
     mean, deviation = model.average(candidates.plans) if several else model.shown_by(candidates.plans, 0)
-    best: list[tuple[float, float, float, str, Choice]] = []
+    found = []
     for seed in seeds:
         rows = np.flatnonzero(candidates.open[:, seed])
-        if not len(rows):
-            continue
         sure = model.lesson(candidates.plans[rows], seed) if several else deviation[rows]
         improvement = expected_hypervolume_improvement(
             mean[rows], sure, candidates.prices[rows], (reached, prices), reference
         )
-        costs = np.maximum(candidates.costs[rows, seed], 1.0)
-        score = np.log(improvement + 1e-300) - np.log(costs)
-        for at in np.flatnonzero(score >= score.max() - _TIE):
+        costs = candidates.costs[rows, seed]
+        scores = np.log(improvement + 1e-300) - np.log(np.maximum(costs, 1.0))
+        for at in np.argsort(-scores, kind="stable")[:_MOST_CLIMBED]:
             row = int(rows[at])
-            choice = Choice(
-                row, seed, float(candidates.costs[row, seed]),
-                float(mean[row]), float(deviation[row]), float(improvement[at]),
-            )  # fmt: skip
-            best.append(
-                (-float(score[at]), choice.cost, float(candidates.prices[row]), candidates.names[row], choice)
+            found.append(
+                Choice(
+                    candidates.names[row],
+                    seed,
+                    float(costs[at]),
+                    float(candidates.prices[row]),
+                    float(mean[row]),
+                    float(deviation[row]),
+                    float(improvement[at]),
+                )
             )
-    if not best:
-        return None
-    top = min(entry[0] for entry in best)
-    return min(
-        (entry for entry in best if entry[0] <= top + _TIE), key=lambda entry: (*entry[1:4], entry[4].seed)
-    )[4]
+    return sorted(found, key=_order)
+
+
+def _order(choice: Choice) -> float:
+    return -choice.score
+
+
+def _first_of(best: Sequence[Choice]) -> Choice | None:
+    """The best; of equals the cheaper, then the smaller, then by name: workers with equal states agree."""
+    equal = [choice for choice in best if choice.score >= best[0].score - _TIE]
+    return min(equal, key=lambda choice: (choice.cost, choice.price, choice.name, choice.seed), default=None)
 
 
 def _spread_over(evidence: Evidence, most: int) -> Rows:

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 
 from dtme_search.config import RunConfig, StudyConfig
 from dtme_search.data import TaskData
-from dtme_search.search.storage.records import BaselineRow, Records
+from dtme_search.search.storage.records import Records
+from dtme_search.search.storage.rows import BaselineRow
 from dtme_search.search.workspace import Workspace
 
 

@@ -11,7 +11,7 @@ from dtme_search.schedules import build_schedule
 from dtme_search.search.locks import held
 from dtme_search.search.reuse.context import TrialContext
 from dtme_search.search.reuse.trunks import TrialTrunk
-from dtme_search.search.storage.records import RunRow
+from dtme_search.search.storage.rows import RunRow
 from dtme_search.token_space import ConflictReport, ExpansionPlan, needs_conflicts
 from dtme_search.training.growth import plan_for
 from dtme_search.training.identity import weights_follow_results, work_fingerprint

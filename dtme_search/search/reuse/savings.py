@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dtme_search.search.storage.records import RunRow
+from dtme_search.search.storage.rows import RunRow
 
 
 @dataclass(frozen=True)

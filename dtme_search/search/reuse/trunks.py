@@ -21,7 +21,7 @@ from dtme_search.config.study import ReuseConfig
 from dtme_search.errors import DtmeSearchError
 from dtme_search.search.locks import held
 from dtme_search.search.reuse.context import TrialContext
-from dtme_search.search.storage.records import TrunkRow
+from dtme_search.search.storage.rows import TrunkRow
 from dtme_search.search.workspace import Workspace, private_folder
 from dtme_search.token_space import ConflictReport
 from dtme_search.training.checkpoint import load_snapshot, save_snapshot

@@ -5,3 +5,4 @@ from __future__ import annotations
 LAYERS = "expansion.layers"
 POLICY = "expansion.policy"
 START = "expansion.start"
+SEED = "seed"

@@ -23,7 +23,7 @@ FEW = 8
 _LOOKED_AT = 48
 """Points of the space that are drawn to count recipes [ours]."""
 Recipe = dict[str, Scalar]
-_NEVER_READ = ("expansion.", "schedule.")
+_NEVER_READ = ("expansion.", "schedule.", "train.combine.")
 _OF_RECIPE = ("train.", "model.", "data.augment.", "data.normalize")
 """Fields that a baseline may have other than the trial. What is measured, on which data, with which seed is
 always the trial's."""
@@ -88,7 +88,7 @@ def _all_alike(space: SearchSpace) -> bool:
 
 def _recipe(space: SearchSpace, config: RunConfig, task: str, *, weights: bool) -> Recipe:
     """Values of the searched fields that belong to the recipe of a task, in a config of the space."""
-    paths = [parameter.path for parameter in space.parameters]
+    paths = [each.path for each in space.parameters if not each.path.startswith(_NEVER_READ)]
     values, base = config.model_dump(mode="json"), space.base.model_dump(mode="json")
     recipe = {path: value_at(values, path, None) for path in paths if path.startswith(_OF_RECIPE)}
     own = [path for path in paths if path.startswith(f"tasks.{task}.")]

@@ -21,9 +21,10 @@ from dtme_search.config import (
     validate,
 )
 from dtme_search.config.identity import NUMERICS_VERSION
+from dtme_search.config.study import Distribution
 from dtme_search.errors import ConfigError, nearest
 from dtme_search.search.space.parameter import OptunaDistribution, Parameter, make_parameter
-from dtme_search.search.space.paths import LAYERS, POLICY, START
+from dtme_search.search.space.paths import LAYERS, POLICY, SEED, START
 
 _MEETING_POINTS = 8
 """Stretches into which a range of expansion starts without a grid is cut."""
@@ -75,7 +76,10 @@ class SearchSpace:
                 raise ConfigError(f"{where}: is written by the study. Say what it should be in `baselines:`.")
             for path in _spread(pattern, num_layers, where):
                 parameters[path] = make_parameter(path, pattern, study.search[pattern], where)
-        patterns = list(study.search)
+        if study.seeds > 1:
+            choices = tuple(range(base.seed, base.seed + study.seeds))
+            parameters[SEED] = make_parameter(SEED, SEED, Distribution(choices=choices), "seeds")
+        patterns = [*study.search, SEED]
         in_order = sorted(parameters.values(), key=lambda parameter: patterns.index(parameter.pattern))
         space = cls(study.name, base, num_layers, _dependencies_first(in_order, study.name))
         space._check_values()

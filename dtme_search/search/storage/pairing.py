@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
-from dtme_search.search.storage.tables import RunTable
+from dtme_search.search.storage.tables import RUNS
 
 
 @dataclass(frozen=True)
@@ -54,16 +54,14 @@ def write_pairs(session: Session, study: str, seed: int | None) -> None:
     To be called when a run of the seed is complete. Whichever of several workers calls it last sees all runs.
     """
     columns = (
-        RunTable.trial,
-        RunTable.unexpanded_fingerprint,
-        RunTable.delta_m_percent,
-        RunTable.param_overhead_percent,
-        RunTable.paired_trial,
-        RunTable.paired_gain_percent,
+        RUNS.c.trial,
+        RUNS.c.unexpanded_fingerprint,
+        RUNS.c.delta_m_percent,
+        RUNS.c.param_overhead_percent,
+        RUNS.c.paired_trial,
+        RUNS.c.paired_gain_percent,
     )
-    query = select(*columns).where(
-        RunTable.study == study, RunTable.seed == seed, RunTable.state == "complete"
-    )
+    query = select(*columns).where(RUNS.c.study == study, RUNS.c.seed == seed, RUNS.c.state == "complete")
     rows = session.execute(query).all()
     standing = {row[0]: (row[4], row[5]) for row in rows}
     runs = [
@@ -76,10 +74,8 @@ def write_pairs(session: Session, study: str, seed: int | None) -> None:
         trial: (partner.trial, values[trial] - partner.delta_m_percent)
         for trial, partner in partners(runs).items()
     }
-    new = [
-        {"study": study, "trial": trial, "paired_trial": pair[0], "paired_gain_percent": pair[1]}
-        for trial, pair in pairs.items()
-        if standing[trial] != pair
-    ]
-    if new:
-        session.execute(update(RunTable), new)
+    for trial, pair in pairs.items():
+        if standing[trial] != pair:
+            place = (RUNS.c.study == study, RUNS.c.trial == trial)
+            values_of_pair = dict(zip(("paired_trial", "paired_gain_percent"), pair, strict=True))
+            session.execute(update(RUNS).where(*place).values(values_of_pair))

@@ -12,6 +12,8 @@ from dtme_search.search.space.parameter import same
 
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 """States that count towards the study's total."""
+PROPOSAL_ATTR = "dtme:proposal"
+"""Trial attribute: why the sampler proposed its plan, in a sentence."""
 FOREIGN_ATTR = "dtme:foreign"
 """Trial attribute: study, trial and database that a foreign trial was taken over from."""
 

@@ -17,10 +17,17 @@ from dtme_search.config import RunConfig, canonical, run_fingerprint
 from dtme_search.errors import BaselineError, DivergedError
 from dtme_search.search.data_shelf import DataShelf
 from dtme_search.search.locks import held
-from dtme_search.search.storage.records import BaselineRow, Records
+from dtme_search.search.storage.records import Records
+from dtme_search.search.storage.rows import BaselineRow
 from dtme_search.search.trial.listener import Listener
 from dtme_search.search.workspace import private_folder
-from dtme_search.training import Callbacks, Trainer, no_image_priors, run_within_memory
+from dtme_search.training import (
+    Callbacks,
+    Trainer,
+    no_image_priors,
+    run_within_memory,
+    with_smaller_batches,
+)
 from dtme_search.training.checkpoint import remove_checkpoint
 from dtme_search.version import __version__
 
@@ -114,7 +121,9 @@ class Baselines:
         trainer, result = run_within_memory(
             lambda parts: Trainer.of_config(config, data, folder=folder, callbacks=callbacks, parts=parts)
         )
-        priors = no_image_priors(data, trainer.split, config.train.eval_batch_size)
+        priors = with_smaller_batches(
+            lambda size: no_image_priors(data, trainer.split, size), config.train.eval_batch_size, data.device
+        )
         return BaselineRow(
             fingerprint=trainer.fingerprint,
             task=task,

@@ -26,7 +26,7 @@ from dtme_search.search.data_shelf import DataShelf
 from dtme_search.search.reuse.context import TrialContext
 from dtme_search.search.reuse.trunks import TrialTrunk
 from dtme_search.search.stopping import StopSwitch
-from dtme_search.search.storage.records import BaselineRow, ConfirmationRow, RunRow
+from dtme_search.search.storage.rows import BaselineRow, ConfirmationRow, RunRow
 from dtme_search.search.storage.studies import stored_base_config
 from dtme_search.search.study.baselines import Baselines
 from dtme_search.search.study.leaders import FAILED_REPEAT_ATTR, leaders, origins, why_no_leader
@@ -131,11 +131,12 @@ def _planned(
 ) -> Iterator[Repeat]:
     """Seed by seed, so that leaders can be compared early, and baselines are needed one seed at a time."""
     chosen = []
-    first = leaders(study, top)
-    for run in [*first, *_unexpanded(study, first)]:
+    first = base_seed + study.config.seeds
+    best = leaders(study, top)
+    for run in [*best, *_unexpanded(study, best)]:
         config = validate(RunConfig, json.loads(run.config or ""), f"trial {run.trial}")
         # A study may search the seed itself.
-        further = list(islice((seed for seed in count(base_seed + 1) if seed != config.seed), seeds))
+        further = list(islice((seed for seed in count(first) if seed != config.seed), seeds))
         chosen.append((run.trial, config.with_data_root(data_root), further))
     for index in range(seeds):
         for number, config, further in chosen:

@@ -16,7 +16,7 @@ from statistics import fmean, stdev
 
 from optuna.trial import FrozenTrial, TrialState
 
-from dtme_search.search.storage.records import ConfirmationRow, RunRow
+from dtme_search.search.storage.rows import ConfirmationRow, RunRow
 from dtme_search.search.storage.trials import own_trials
 from dtme_search.search.study.loading import LoadedStudy
 

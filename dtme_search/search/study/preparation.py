@@ -9,6 +9,7 @@ from pathlib import Path
 
 import optuna
 import torch
+from optuna.samplers import BaseSampler
 
 from dtme_search.config import (
     RunConfig,
@@ -42,6 +43,7 @@ from dtme_search.search.storage.trials import enqueue, own_trials
 from dtme_search.search.study.lifecycle import recover, tidy
 from dtme_search.search.study.loading import FILE_ATTR, STUDY_ATTR, LoadedStudy, load_study, storage_url
 from dtme_search.search.study.place import Place
+from dtme_search.search.study.plan_sampler import study_sampler
 from dtme_search.search.study.sampling import build_pruner, build_sampler, sampler_seed
 from dtme_search.search.study.warm_start import Knowledge, WarmStart, read_knowledge
 from dtme_search.search.trial.listener import Listener
@@ -169,7 +171,9 @@ def prepare(
     records = records_for(opened)
     records.create_tables()
     found = open_study(opened, config, space, sampler=sampler, pruner=pruner)
-    found.sampler = build_sampler(config, sampler_seed(config.seed, 0, len(own_trials(found))))
+    found.sampler = _sampler(
+        config, base, space, records, sampler_seed(config.seed, 0, len(own_trials(found)))
+    )
     check_same_data(found, shelf.get(base).fingerprint)
     workspace = Workspace.of_study(workdir, config.name)
     found.set_user_attr(BASE_ATTR, base.model_dump_json())
@@ -224,7 +228,8 @@ def join_prepared(
     shelf = DataShelf(device, on_progress=listener.data_reading)
     space = space_of(config, base)
     found.pruner = build_pruner(config, base.train.num_evaluations)
-    found.sampler = build_sampler(config, sampler_seed(config.seed, worker, len(own_trials(found))))
+    seed = sampler_seed(config.seed, worker, len(own_trials(found)))
+    found.sampler = _sampler(config, base, space, loaded.records, seed)
     url = storage_url(config.name, storage, workdir)
     check_same_search(found, config, space, url)
     check_run(base, shelf.get(base))
@@ -250,6 +255,13 @@ def check_same_data(study: optuna.Study, fingerprint: str) -> None:
             f"study {study.study_name}: its data must stay the same, got fingerprint {fingerprint} after "
             f"{known}. Restore the files, or give the study another `name:`."
         )
+
+
+def _sampler(
+    config: StudyConfig, base: RunConfig, space: SearchSpace, records: Records, seed: int
+) -> BaseSampler:
+    backbone = describe_backbone(base.model, base.data.image_size)
+    return study_sampler(config, seed, space, records, backbone)
 
 
 def _own_file(study: str) -> str | None:

@@ -16,12 +16,15 @@ from dtme_search.errors import ConfigError
 def build_sampler(study: StudyConfig, seed: int) -> BaseSampler:
     """Optuna sampler of a study, every default that changes results pinned.
 
+    For ``plan`` it is the sampler that helps out, see ``plan_sampler``.
+
     Raises:
         ConfigError: If ``gp`` is asked for with conditional parameters, which it would sample at random.
     """
     num_startup = study.sampler.num_startup_trials
+    seed %= 2**32  # numpy's generators take no larger one
     match study.sampler.name:
-        case "tpe":
+        case "tpe" | "plan":
             with warnings.catch_warnings():
                 # group=True is marked experimental; it is what makes `when` and multivariate go together.
                 warnings.simplefilter("ignore", ExperimentalWarning)

@@ -29,13 +29,14 @@ from dtme_search.errors import ConfigError, StorageError, nearest
 from dtme_search.search.space.parameter import same
 from dtme_search.search.space.search_space import SearchSpace
 from dtme_search.search.storage.database import mask_url, parse_url
-from dtme_search.search.storage.records import Records, RunRow
+from dtme_search.search.storage.records import Records
+from dtme_search.search.storage.rows import RunRow
 from dtme_search.search.storage.studies import default_storage_url, stored_base_config
 from dtme_search.search.storage.trials import FOREIGN_ATTR, is_foreign, own_trials
 from dtme_search.search.study.loading import load_study, storage_url, study_name
 from dtme_search.search.trial.listener import Listener
 
-_LEARNING = ("tpe", "gp")
+_LEARNING = ("tpe", "gp", "plan")
 """Samplers that model trials they did not propose."""
 
 _log = logging.getLogger(__name__)

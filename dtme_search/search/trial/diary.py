@@ -21,7 +21,7 @@ from optuna.artifacts import FileSystemArtifactStore, upload_artifact
 
 from dtme_search.config import RunConfig, dump_yaml, run_fingerprint
 from dtme_search.search.reuse.context import TrialContext
-from dtme_search.search.storage.records import ConflictRow, EvaluationRow, PlanRow, RungRow, RunRow
+from dtme_search.search.storage.rows import ConflictRow, EvaluationRow, PlanRow, RungRow, RunRow
 from dtme_search.search.trial.outcome import Comparison, Outcome, recorded_outcome
 from dtme_search.search.trial.pruning import stop
 from dtme_search.search.trial.result import Result

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from dtme_search.search.storage.records import BaselineRow, ConfirmationRow
+from dtme_search.search.storage.rows import BaselineRow, ConfirmationRow
 from dtme_search.search.trial.outcome import Outcome
 from dtme_search.training import Progress
 

@@ -17,7 +17,8 @@ from dtme_search.search.reuse.context import TrialContext
 from dtme_search.search.reuse.equal_work import AlreadyDone, WorkClaim, plan_ahead
 from dtme_search.search.reuse.trunks import TrialTrunk
 from dtme_search.search.space.search_space import SearchSpace
-from dtme_search.search.storage.records import BaselineRow, Records, RungRow
+from dtme_search.search.storage.records import Records
+from dtme_search.search.storage.rows import BaselineRow, RungRow
 from dtme_search.search.storage.trials import FINISHED, own_trials
 from dtme_search.search.trial.claim import ClaimedTrial, Ending
 from dtme_search.search.trial.diary import Diary, DrawFiles

@@ -9,7 +9,7 @@ from dtme_search.config import StudyConfig
 from dtme_search.config.study import OBJECTIVES
 from dtme_search.metrics import beats_prior, delta_m, task_gains
 from dtme_search.models import BackboneInfo
-from dtme_search.search.storage.records import BaselineRow, RunRow, StoredEvaluation
+from dtme_search.search.storage.rows import BaselineRow, RunRow, StoredEvaluation
 from dtme_search.tasks import TaskSpec
 from dtme_search.token_space import ExpansionPlan
 from dtme_search.training import RunResult

@@ -30,7 +30,8 @@ from torch import Tensor
 
 from dtme_search.config import StudyConfig
 from dtme_search.config.study import Direction
-from dtme_search.search.storage.records import Records, RungRow, RunRow
+from dtme_search.search.storage.records import Records
+from dtme_search.search.storage.rows import RungRow, RunRow
 
 _IN_WORDS = {
     "delta_m_percent": ("delta_m", "{:+.2f} %"),

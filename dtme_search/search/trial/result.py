@@ -12,7 +12,8 @@ from typing import Any
 
 import optuna
 
-from dtme_search.search.storage.records import Records, RunRow
+from dtme_search.search.storage.records import Records
+from dtme_search.search.storage.rows import RunRow
 
 _log = logging.getLogger(__name__)
 

@@ -103,7 +103,7 @@ def _nanny(place: Place, num_workers: int) -> dict[str, Any]:
     return {
         "host": "127.0.0.1",
         "dashboard_address": "127.0.0.1:0",
-        "env": {"CUDA_VISIBLE_DEVICES": place.visible},
+        "env": place.gpu,
         "resources": {GPU: 1} if place.visible else {},
         "nthreads": int(environment["OMP_NUM_THREADS"].split(",")[0]),
         "memory_limit": 0,

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import joblib
 import torch
 
+from dtme_search.data import WORKERS_PER_GPU
 from dtme_search.errors import ConfigError
 from dtme_search.search.workers.process import THREADS
 
@@ -23,10 +24,12 @@ class Place:
     Attributes:
         device: Name of the device for torch in this process; ``None`` for the best there is.
         visible: What ``CUDA_VISIBLE_DEVICES`` must say in a process of its own; nothing for the CPU.
+        sharers: Workers on the same GPU, this one included.
     """
 
     device: str | None
     visible: str = ""
+    sharers: int = 1
 
     @property
     def name(self) -> str:
@@ -45,8 +48,13 @@ class Place:
         return {
             **dict.fromkeys(THREADS, inherited.get("OMP_NUM_THREADS", threads)),
             **inherited,
-            "CUDA_VISIBLE_DEVICES": self.visible,
+            **self.gpu,
         }
+
+    @property
+    def gpu(self) -> dict[str, str]:
+        """The part of the environment that says which GPU a worker sees, and how much of it is its own."""
+        return {"CUDA_VISIBLE_DEVICES": self.visible, WORKERS_PER_GPU: str(self.sharers)}
 
 
 def places_for(
@@ -95,7 +103,7 @@ def places_for(
             f"got {workers}. Raise --trials-per-device, or use --devices cpu."
         )
     turns = [chosen[number % len(chosen)] for number in range(most if workers is None else workers)]
-    return tuple(Place(f"cuda:{number}", gpus[number]) for number in turns)
+    return tuple(Place(f"cuda:{number}", gpus[number], turns.count(number)) for number in turns)
 
 
 def visible_gpus() -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from dataclasses import asdict, fields
 from datetime import datetime
 from typing import Any, TextIO
 
-from dtme_search.search.storage.records import BaselineRow
+from dtme_search.search.storage.rows import BaselineRow
 from dtme_search.search.trial.listener import Listener
 from dtme_search.search.trial.outcome import Outcome
 from dtme_search.training import Progress

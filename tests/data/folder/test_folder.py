@@ -11,8 +11,16 @@ import pytest
 from own_folder import DESCRIPTION, SIZE, ids, picture, write_own
 from PIL import Image
 
-from dtme_search.config import DataConfig, FolderConfig, RunConfig, load_description, run_fingerprint
+from dtme_search.config import (
+    DataConfig,
+    FolderConfig,
+    FolderTask,
+    RunConfig,
+    load_description,
+    run_fingerprint,
+)
 from dtme_search.data import build_dataset, check_dataset, split_ids
+from dtme_search.data.folder.label_files import read_label
 from dtme_search.errors import ConfigError, DataError
 
 
@@ -243,9 +251,19 @@ def test_the_root_on_the_command_line_takes_the_place_of_that_in_the_file(file, 
             r"classes\.b must have a value of its own, got 1 of a",
         ),
         (
-            ("tasks", "ripeness", "classes", {"a": 1, "b": -2}),
-            r"classes\.b must be a label of 0 to 65535, got -2",
+            ("tasks", "ripeness", "classes", {"a": 1, "b": 2**31}),
+            r"classes\.b must be a label, a whole number up to 2147483647, got 2147483648",
         ),
+        (
+            ("tasks", "ripeness", "classes", {0: "a", 1: "b"}),
+            r"classes.*must have text as names, got 0\. Put",
+        ),
+        (("tasks", "ripeness", "classes", [True, "b"]), r"classes.*must have text as names, got True"),
+        (("tasks", "ripeness", "classes", ["a", None]), r"classes.*must have text as names, got None"),
+        (("tasks", "outline", "ignore", ["#ff0000"]), r"ignore must hold labels, got '#ff0000'"),
+        (("tasks", "outline", "ignore", [0.5]), r"ignore must hold labels, got 0\.5"),
+        (("tasks", "distance", "ignore", ["far"]), r"ignore must hold numbers, got 'far'"),
+        (("tasks", "t" * 65, {"files": "x/{id}.png", "kind": "mask"}), "underscores, 64 at most"),
         (("tasks", "ripeness", "ignore", [10]), r"ignore must not name the value of a class, got 10"),
         (("tasks", "distance", "range", [5, 5]), r"range must be \[low, high\] with low < high"),
         (("tasks", "distance", "scale", 0), r"tasks\.distance\.scale must be above 0, got 0"),
@@ -358,3 +376,52 @@ def test_ids_that_cannot_be_found_are_told(tmp_path, changes, message):
 def test_no_description_says_where_to_read_about_it():
     with pytest.raises(ConfigError, match=r"data\.folder\.description must name the YAML.*own-data\.md"):
         build_dataset(DataConfig(name="folder"))
+
+
+@pytest.mark.parametrize("kind", ["classes", "mask", "values"])
+def test_minus_one_can_mean_nobody_judged(tmp_path, kind):
+    values = picture(0)["ripe"].astype(np.int16)
+    values[values == 255] = -1
+    np.save(tmp_path / "a.npy", values)
+    task = {
+        "classes": {"classes": {"green": 10, "red": [20, 21]}},
+        "mask": {"positive": [20, 21]},
+        "values": {},
+    }[kind]
+    described = FolderTask(files="{id}.npy", kind=kind, ignore=[-1], **task)
+    label, valid = read_label(tmp_path / "a.npy", "t", described)
+    np.testing.assert_array_equal(valid, values != -1)
+    assert kind != "classes" or np.array_equal(label[valid], (values[valid] >= 20).astype(int))
+
+
+def test_a_number_of_the_description_is_found_in_a_file_of_single_precision(tmp_path):
+    np.save(tmp_path / "a.npy", np.array([[0.1, 0.2]], np.float32))
+    task = FolderTask(files="{id}.npy", kind="values", ignore=[0.1])
+    assert read_label(tmp_path / "a.npy", "t", task)[1].tolist() == [[False, True]]
+
+
+def test_a_mask_with_soft_borders_is_no_mask(tmp_path):
+    for name, numbers in (("soft", [0, 3, 128, 255]), ("objects", [0, 1, 2, 3]), ("plain", [0, 255, 255, 0])):
+        Image.fromarray(np.array([numbers], np.uint8)).save(tmp_path / f"{name}.png")
+    task = FolderTask(files="{id}.png", kind="mask")
+    with pytest.raises(DataError, match=r"soft\.png: t must hold 0 and 255 only, .* got 3, 128 too"):
+        read_label(tmp_path / "soft.png", "t", task)
+    halved = FolderTask(files="{id}.png", kind="mask", encoding="numbers", scale=0.0039)
+    assert read_label(tmp_path / "soft.png", "t", halved)[0].tolist() == [[0, 0, 0, 1]]
+    assert read_label(tmp_path / "objects.png", "t", task)[0].tolist() == [[0, 1, 1, 1]]
+    assert read_label(tmp_path / "plain.png", "t", task)[0].tolist() == [[0, 1, 1, 0]]
+
+
+@pytest.mark.parametrize("words", ["no, yes, maybe", "off, on, Maybe", "N, Y, NO"])
+def test_words_that_older_yaml_takes_for_truth_are_names(tmp_path, words):
+    for classes in (
+        f"[{words}]",
+        "{" + ", ".join(f"{word}: {i}" for i, word in enumerate(words.split(", "))) + "}",
+    ):
+        path = tmp_path / "d.yaml"
+        path.write_text(
+            "images: '{id}.jpg'\ntasks:\n"
+            f"  on: {{files: 'x/{{id}}.png', kind: classes, classes: {classes}}}\n"
+        )
+        description = load_description(path)
+        assert list(description.tasks["on"].class_values) == words.split(", ")

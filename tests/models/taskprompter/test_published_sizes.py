@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from dtme_search.config import ModelConfig
+from dtme_search.config import load_run_config
 from dtme_search.models import build_model
 from dtme_search.tasks import depth, edge, human_parts, normals, sal, semseg
 from dtme_search.token_space import ExpansionPlan
@@ -30,43 +30,18 @@ PASCAL = {
 
 @dataclass(frozen=True)
 class Published:
-    """One row: its config, and the figures of the original; ``dead`` parameters are left out of ours."""
+    """Figures of the original; ``dead`` parameters are left out of ours."""
 
-    backbone: str
-    image_size: tuple[int, int]
     specs: dict
-    channels: int
-    options: dict
     total: int
     dead: int
     giga_multiply_adds: float
 
 
-WIDE = {"branch_channels": 768, "channel_heads": 16, "reweighting": False}
 ROWS = {
-    "nyud large": Published(
-        "vit_large_patch16_384", (448, 576), NYUD, 768, WIDE, 513_505_709, 1_034_240, 839.7
-    ),
-    "pascal large": Published(
-        "vit_large_patch16_384",
-        (512, 512),
-        PASCAL,
-        350,
-        {"branch_channels": 300},
-        401_104_864,
-        1_050_624,
-        496.6,
-    ),
-    "pascal base": Published(
-        "vit_base_patch16_384",
-        (512, 512),
-        PASCAL,
-        1024,
-        {"branch_channels": 780, "channel_heads": 16},
-        418_332_214,
-        787_968,
-        1153.4,
-    ),
+    "nyud_taskprompter_vit_large": Published(NYUD, 513_505_709, 1_034_240, 839.7),
+    "pascal_taskprompter_vit_large": Published(PASCAL, 401_104_864, 1_050_624, 496.6),
+    "pascal_taskprompter_vit_base": Published(PASCAL, 418_332_214, 787_968, 1153.4),
 }
 
 
@@ -76,32 +51,35 @@ def row(request):
 
 
 @pytest.fixture(scope="module")
-def model(row):
-    config = ModelConfig(
-        backbone=row.backbone,
-        architecture="taskprompter",
-        architecture_options={"taskprompter": row.options},
-        decoder_channels=row.channels,
-    )
+def config(row):
+    """The shipped config; its tasks are in the order of the original."""
+    config = load_run_config(next(name for name in ROWS if ROWS[name] is row))
+    assert tuple(config.tasks) == tuple(row.specs)
+    return config
+
+
+@pytest.fixture(scope="module")
+def model(row, config):
+    unloaded = config.model.model_copy(update={"pretrained": False})
     with torch.device("meta"):
-        return build_model(config, row.specs, row.image_size, seed=0)
+        return build_model(unloaded, row.specs, config.data.image_size, seed=0)
 
 
 def test_parameters(row, model):
     assert sum(parameter.numel() for parameter in model.parameters()) == row.total - row.dead
 
 
-def test_multiply_adds(row, model, monkeypatch):
+def test_multiply_adds(row, config, model, monkeypatch):
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # it does not know the device
     counter = FlopCounterMode(display=False)
     with counter, torch.no_grad():
-        model.eval()(torch.empty(1, 3, *row.image_size, device="meta"))
+        model.eval()(torch.empty(1, 3, *config.data.image_size, device="meta"))
     assert counter.get_total_flops() / 2e9 == pytest.approx(row.giga_multiply_adds, rel=0.02)
 
 
 def test_overhead_of_the_paper(row, model):
     """TM and TE, one token, on half of the layers, over the whole model; and over the headless ViT."""
-    if row is not ROWS["pascal large"]:
+    if row is not ROWS["pascal_taskprompter_vit_large"]:
         pytest.skip("the paper gives one number")
     tasks, layers = tuple(row.specs), range(12, 24)
     alone = dict.fromkeys(layers, tuple((task,) for task in tasks))

@@ -98,8 +98,9 @@ class TestAForkedRun:
             {**CONFLICT, **AUXILIARY, "schedule__kind": "diminish", "schedule__half_life": 0.3},
             {**CONFLICT, **AUXILIARY, "schedule__kind": "switch", "schedule__switch_at": 0.2},
             {"expansion__policy": "none"},
+            {**CONFLICT, "train__combine__kind": "famo"},
         ],
-        ids=["middle", "step-0", "stochastic-depth", "diminish", "switched-before", "never-grows"],
+        ids=["middle", "step-0", "stochastic-depth", "diminish", "switched-before", "never-grows", "famo"],
     )
     def test_equals_the_run_from_scratch(self, tiny_config, data, forked, fields):
         config = with_(tiny_config, **fields)

@@ -13,7 +13,8 @@ from sqlalchemy import text
 
 from dtme_search.errors import TrainingError
 from dtme_search.search import Workspace
-from dtme_search.search.storage.records import EvaluationRow, RunRow, records_for
+from dtme_search.search.storage.records import records_for
+from dtme_search.search.storage.rows import EvaluationRow, RunRow
 from dtme_search.search.storage.studies import open_storage
 from dtme_search.search.study import lifecycle
 from dtme_search.search.study.lifecycle import check_failures, num_finished, num_left

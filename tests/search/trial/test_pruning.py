@@ -12,7 +12,7 @@ from watching import Heard
 from dtme_search.config import StudyConfig
 from dtme_search.reporting import pruned_table
 from dtme_search.search import load_study, optimize
-from dtme_search.search.storage.records import RungRow, RunRow
+from dtme_search.search.storage.rows import RungRow, RunRow
 from dtme_search.search.trial.pruning import (
     ParetoPruner,
     dominance_ranks,

@@ -68,6 +68,11 @@ class TestPlaces:
     def test_every_worker_gets_its_device(self, arguments, gpus, visible):
         assert [place.visible for place in places_for(*arguments, gpus=gpus)] == visible
 
+    def test_a_worker_knows_how_many_share_its_gpu(self):
+        places = places_for(3, per_device=2, gpus=["4", "5"])
+        assert [place.sharers for place in places] == [2, 1, 2]
+        assert places[0].environment(3, 8, {})["DTME_WORKERS_PER_GPU"] == "2"
+
     @pytest.mark.parametrize(("cores", "expected"), [(1, 1), (3, 3), (64, 4)])
     def test_without_a_gpu_there_is_one_per_core_but_not_too_many(self, cores, expected):
         assert len(places_for(None, gpus=[], num_cores=cores)) == expected

@@ -1,0 +1,122 @@
+"""What methods of combining tasks promise. There are three kinds, by what they look at.
+
+- A :class:`LossWeighting` gives one factor per task before the backward pass.
+- :class:`Weighted` turns the inner products of the task gradients into one factor per task.
+- :class:`Merged` looks at every entry of the task gradients.
+
+Factors of a gradient method act on the parameters that all tasks share; those of a loss weighting act on
+decoders as well. Task weights and the factors of schedules multiply afterwards, so that a fading task fades
+under every method [ours].
+
+Shapes: K tasks of the run in config order, A rows (active tasks with a gradient).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+CombineState = Mapping[str, Tensor]
+"""What a method has to remember, for a checkpoint."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What one step has shown of the tasks.
+
+    Attributes:
+        step: 0-based step.
+        active_K: Tasks that are trained at this step, bool.
+        losses_K: Their unweighted losses, float32, 0 for the others.
+        norms_K: Norms of their gradients in the last shared block, for a method with ``needs_norms``.
+        after_K: Losses of the same batch after the update, for a method with ``looks_again``.
+    """
+
+    step: int
+    active_K: Tensor
+    losses_K: Tensor
+    norms_K: Tensor | None = None
+    after_K: Tensor | None = None
+
+    @property
+    def counted_K(self) -> Tensor:
+        """Tasks that say something: active, with valid pixels in the batch (a loss of exactly 0 has none)."""
+        return self.active_K & (self.losses_K > 0)
+
+
+class LossWeighting:
+    """One factor per task before the backward pass. Nothing here waits for the device.
+
+    Attributes:
+        needs_losses: Whether the factors of a step depend on its losses.
+        needs_norms: Whether ``learn`` wants the norms of the task gradients.
+        looks_again: Whether ``learn`` wants the losses after the update.
+    """
+
+    needs_losses: ClassVar[bool] = False
+    needs_norms: ClassVar[bool] = False
+    looks_again: ClassVar[bool] = False
+
+    def weights(self, seen: Seen) -> Tensor:
+        """Factors of a step, shape (K); those of inactive tasks mean nothing.
+
+        Args:
+            seen: Its losses are only there for a method with ``needs_losses``; else they are 0.
+        """
+        raise NotImplementedError
+
+    def learn(self, seen: Seen) -> None:
+        """Take in a step, after the update."""
+
+    def state(self) -> dict[str, Tensor]:
+        """What :meth:`restore` needs; empty for a method without a memory."""
+        return {}
+
+    def restore(self, state: CombineState) -> None:
+        """Go on where ``state`` was taken."""
+
+
+@dataclass(frozen=True)
+class Weighted:
+    """A gradient method that needs inner products only.
+
+    Attributes:
+        weights: From J J^T of the unweighted gradients (float64 on the CPU, no row of norm 0, A >= 2) and a
+            generator that is a function of seed and step, to factors w, float64, shape (A): the update is
+            w J.
+    """
+
+    weights: Callable[[Tensor, torch.Generator], Tensor]
+
+
+@dataclass(frozen=True)
+class Merged:
+    """A gradient method that needs every entry.
+
+    Attributes:
+        merge: From the weighted gradients of one parameter, shape (A, ...), and a generator on their device
+            to its update, shape (...).
+    """
+
+    merge: Callable[[Tensor, torch.Generator], Tensor]
+
+
+Method = LossWeighting | Weighted | Merged
+
+
+def mean_of(values_K: Tensor, mask_K: Tensor) -> Tensor:
+    """Mean of the masked values; 0 where there is none."""
+    return torch.where(mask_K, values_K, 0.0).sum() / mask_K.sum().clamp(min=1)
+
+
+def softmax_of(logits_K: Tensor, mask_K: Tensor) -> Tensor:
+    """Softmax over the masked entries times their number, so that plain weights stay ones [ours].
+
+    Entries outside the mask are 1: a task without valid pixels has no gradient to scale.
+    """
+    share_K = torch.softmax(logits_K.masked_fill(~mask_K, -torch.inf), 0)
+    return torch.where(mask_K, share_K * mask_K.sum(), 1.0)

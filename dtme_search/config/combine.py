@@ -1,0 +1,64 @@
+"""``train.combine``: how the losses or the gradients of several tasks become one update."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from dtme_search.config.section import Fraction, Section
+
+CombineKind = Literal[
+    "sum",
+    "uncertainty",
+    "optimal_uncertainty",
+    "imtl_l",
+    "dwa",
+    "rlw",
+    "famo",
+    "gradnorm",
+    "pcgrad",
+    "cagrad",
+    "mgda",
+    "imtl_g",
+    "aligned_mtl",
+    "nash_mtl",
+    "graddrop",
+    "upgrad",
+]
+OPTIONS: dict[CombineKind, tuple[str, ...]] = {
+    "uncertainty": ("lr",),
+    "imtl_l": ("lr",),
+    "dwa": ("temperature", "window"),
+    "famo": ("lr", "decay"),
+    "gradnorm": ("lr", "alpha"),
+    "cagrad": ("radius",),
+    "nash_mtl": ("max_norm",),
+    "graddrop": ("leak",),
+}
+"""What each kind reads beside its name; the others read nothing."""
+MOST_TASKS: dict[CombineKind, int] = {"mgda": 12, "cagrad": 12, "upgrad": 12}
+"""Kinds that look at every subset of the tasks."""
+
+
+class CombineConfig(Section):
+    """How losses or gradients of the tasks are added up; task weights and schedules multiply afterwards."""
+
+    kind: CombineKind = "sum"
+    """sum: plain. uncertainty to gradnorm weigh losses, pcgrad to upgrad combine gradients (docs)."""
+    lr: Annotated[float, Field(gt=0.0)] = 0.025
+    """uncertainty, imtl_l, famo, gradnorm: constant learning rate (Adam) of the weights that are learnt."""
+    temperature: Annotated[float, Field(gt=0.0)] = 2.0
+    """dwa: T of the paper; large values mean equal weights."""
+    window: Annotated[int, Field(ge=1)] | None = None
+    """dwa: steps over which losses are averaged; empty = the steps between two evaluations."""
+    decay: Annotated[float, Field(ge=0.0)] = 1e-3
+    """famo: gamma of the paper, which draws the weights back to equal ones."""
+    alpha: Annotated[float, Field(ge=0.0)] = 1.5
+    """gradnorm: how strongly tasks that learn slowly are pushed."""
+    radius: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.4
+    """cagrad: c of the paper, how far the update may be from the mean gradient, in lengths of that."""
+    max_norm: Annotated[float, Field(gt=0.0)] = 1.0
+    """nash_mtl: longest update of the shared parameters."""
+    leak: Fraction = 0.0
+    """graddrop: share of the dropped gradient entries that is let through."""

@@ -1,0 +1,214 @@
+"""Rows of the own SQL tables: what is written down about baselines, trials, trunks and repeats.
+
+Each field is a column (``tables`` makes them from these classes) and is declared here alone. Rates are
+fractions, times are aware and in UTC, lists of names are comma separated. A field that comes later must be
+allowed to be ``None``: rows of earlier releases have nothing there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from datetime import datetime
+from typing import Annotated
+
+Long = Annotated[str, "long"]
+"""A text of any length; other texts are names of at most 255 characters."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaselineRow:
+    """A single-task baseline.
+
+    Attributes:
+        fingerprint: Identity of the run: config of the task alone, data, numerics version.
+        value: Metric on ``split``, in ``unit``.
+        prior_value: The same metric of a prediction that ignores the image.
+        num_images: Images trained on.
+        seconds: Whole run; ``seconds_per_step`` a training step.
+        config: Canonical config as JSON.
+    """
+
+    fingerprint: str
+    task: str
+    metric: str
+    unit: str
+    value: float
+    prior_value: float
+    higher_is_better: bool
+    dataset: str
+    data_fingerprint: str
+    backbone: str
+    split: str
+    seed: int
+    num_steps: int
+    num_images: int
+    seconds: float
+    seconds_per_step: float
+    config: Long
+    code_version: str
+    created_at: datetime
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationRow:
+    """Metric of one task, its signed gain over the baseline, and its mean training loss."""
+
+    task: str
+    metric: str
+    value: float
+    gain_percent: float | None = None
+    loss: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredEvaluation(EvaluationRow):
+    """An evaluation with its place: optimiser steps done in a trial."""
+
+    trial: int
+    step: int
+
+    def without_place(self) -> EvaluationRow:
+        """The evaluation alone, to be written elsewhere."""
+        return EvaluationRow(**{name.name: getattr(self, name.name) for name in fields(EvaluationRow)})
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConflictRow:
+    """Conflict rates of two tasks at a 0-based layer, with standard errors by image."""
+
+    layer: int
+    task_a: str
+    task_b: str
+    range_rate: float
+    null_rate: float
+    range_se: float | None = None
+    null_se: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanRow:
+    """A group of tasks that shares an operation (``modulate`` or ``expand``) at a 0-based layer."""
+
+    layer: int
+    operation: str
+    group_index: int
+    tasks: Long
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRow:
+    """Facts about a trial as a training run; what is not known yet is ``None``.
+
+    Attributes:
+        state: ``running``, ``complete``, ``pruned``, ``failed`` or ``interrupted``.
+        fingerprint: Identity of the proposed config; ``resolved_fingerprint`` that of the plan it came to,
+            ``unexpanded_fingerprint`` that of the same run, seed included, without growth.
+        paired_gain_percent: delta_m less that of ``paired_trial``, the run without growth of the same seed.
+        operations: Operation of every layer, blank separated.
+        baselines: Task -> fingerprint of the baseline it is compared with, as JSON; ``None`` before schema 4.
+        step_cost_ratio: Mean cost of a step in units of an unexpanded one.
+        total_steps: Steps of the run, of which ``steps_trained`` were trained for this trial and
+            ``steps_reused`` came from a trunk or from ``origin_trial``.
+        origin_trial: Finished trial of the same resolved work, whose result this one took over.
+        seconds_saved: What the reused steps and measurements took when they were paid for.
+        batch_parts: In how many parts a batch went through the network; more than 1 where memory was short.
+        reason: Why the trial was pruned, took over a result or trained in parts, in a sentence.
+        dead_tasks: Tasks that do not clearly beat the no-image prior.
+        seconds_overhead: Time beside training, evaluating, measuring and checkpoints.
+        split: What the metrics were measured on.
+    """
+
+    study: str
+    trial: int
+    state: str
+    fingerprint: str
+    resolved_fingerprint: str | None = None
+    unexpanded_fingerprint: str | None = None
+    config: Long | None = None
+    operations: Long | None = None
+    baselines: Long | None = None
+    delta_m_percent: float | None = None
+    paired_gain_percent: float | None = None
+    paired_trial: int | None = None
+    param_overhead_percent: float | None = None
+    step_cost_ratio: float | None = None
+    feasible: bool | None = None
+    dead_tasks: Long | None = None
+    expansion_step: int | None = None
+    total_steps: int | None = None
+    steps_trained: int | None = None
+    steps_reused: int | None = None
+    origin_trial: int | None = None
+    seconds_saved: float | None = None
+    seconds_total: float | None = None
+    seconds_train: float | None = None
+    seconds_evaluate: float | None = None
+    seconds_measure: float | None = None
+    seconds_checkpoint: float | None = None
+    seconds_overhead: float | None = None
+    peak_memory_mb: float | None = None
+    device: str | None = None
+    precision: str | None = None
+    batch_parts: int | None = None
+    seed: int | None = None
+    split: str | None = None
+    torch_version: str | None = None
+    timm_version: str | None = None
+    optuna_version: str | None = None
+    python_version: str | None = None
+    code_version: str | None = None
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    reason: Long | None = None
+    error: Long | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrunkRow:
+    """Unexpanded training from ``from_step`` to ``to_step`` that a trial paid for, for all that share it."""
+
+    fingerprint: str
+    trial: int
+    from_step: int
+    to_step: int
+    seconds: float
+    created_at: datetime
+
+
+@dataclass(frozen=True, kw_only=True)
+class RungRow:
+    """A trial at one evaluation (``rung``, from 0). The cost is unknown before the network has grown."""
+
+    trial: int
+    rung: int
+    step: int
+    delta_m_percent: float
+    param_overhead_percent: float | None = None
+    step_cost_ratio: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConfirmationRow:
+    """The configuration of a trial trained again with another seed.
+
+    Attributes:
+        gains_percent: Task -> signed gain over the baseline of ``baseline_seed``, as JSON; ``metrics``
+            likewise. ``search_gains_percent`` are those over the baselines of the search.
+        baseline_seed: Seed of these baselines; ``None`` for the same seed.
+        seconds: What it took here.
+    """
+
+    trial: int
+    seed: int
+    delta_m_percent: float
+    gains_percent: Long
+    metrics: Long
+    steps_trained: int
+    steps_reused: int
+    seconds: float
+    split: str
+    device: str
+    code_version: str
+    created_at: datetime
+    search_gains_percent: Long | None = None
+    baseline_seed: int | None = None

@@ -1,0 +1,164 @@
+"""``sampler: {name: plan}``: proposes what a plan may bring for what it still costs.
+
+Everything is read from the database at every proposal, under the study's lock: what is finished, what runs,
+which trunks are paid for. Nothing is kept beside it, so resuming, several workers and a warm start are one
+and the same, and a worker that is killed leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseSampler
+from optuna.trial import FrozenTrial, TrialState
+
+from dtme_search.config import Scalar, StudyConfig
+from dtme_search.errors import ConfigError
+from dtme_search.models import BackboneInfo
+from dtme_search.search.space.paths import SEED
+from dtme_search.search.space.search_space import SearchSpace
+from dtme_search.search.storage.records import Records
+from dtme_search.search.storage.rows import RunRow
+from dtme_search.search.storage.trials import FOREIGN_ATTR, PROPOSAL_ATTR, is_foreign
+from dtme_search.search.study.pool import Params, Pool
+from dtme_search.search.study.resolving import Resolver
+from dtme_search.search.study.sampling import build_sampler
+from dtme_search.search.study.standing import Entry, Standing
+
+_SERVED = ("param_overhead_percent", "step_cost_ratio")
+"""Second objectives whose value is known, or well predicted, before a plan is trained."""
+_TRIES = 20
+
+
+def serves(study: StudyConfig) -> bool:
+    """Whether the sampler can weigh the objectives: delta_m, alone or against a price known ahead."""
+    others = [name for name in study.objectives if name != "delta_m_percent"]
+    return study.objectives.get("delta_m_percent") == "maximize" and all(
+        name in _SERVED and study.objectives[name] == "minimize" for name in others
+    )
+
+
+def study_sampler(
+    study: StudyConfig, seed: int, space: SearchSpace, records: Records, backbone: BackboneInfo
+) -> BaseSampler:
+    """The sampler of a study that is there; TPE for ``plan`` where it cannot weigh the objectives."""
+    sampler = build_sampler(study, seed)
+    if study.sampler.name != "plan" or not serves(study):
+        return sampler
+    return PlanSampler(study, space, records, backbone, sampler)
+
+
+@dataclass
+class PlanSampler(BaseSampler):
+    """Optuna's view of the sampler: parameters are handed out one by one, chosen together.
+
+    Attributes:
+        study: The study.
+        space: Its search space.
+        records: Its own tables.
+        backbone: The network that grows.
+        fallback: Completes points that leave parameters out, and proposes where no new work is left.
+    """
+
+    study: StudyConfig
+    space: SearchSpace
+    records: Records
+    backbone: BackboneInfo
+    fallback: BaseSampler
+    _chosen: tuple[int, Params] = field(init=False, default=(-1, {}))
+
+    def __post_init__(self) -> None:
+        self._resolver = Resolver(self.space, self.backbone)
+        self._pool = Pool(self.space, {SEED: self.space.base.seed})
+
+    def reseed_rng(self) -> None:
+        """Nothing here is drawn but by the state of the study."""
+        self.fallback.reseed_rng()
+
+    def infer_relative_search_space(
+        self,
+        study: optuna.Study,  # noqa: ARG002
+        trial: FrozenTrial,  # noqa: ARG002
+    ) -> dict[str, BaseDistribution]:
+        """None: which parameters are active follows from their values."""
+        return {}
+
+    def sample_relative(
+        self,
+        study: optuna.Study,  # noqa: ARG002
+        trial: FrozenTrial,  # noqa: ARG002
+        search_space: dict[str, BaseDistribution],  # noqa: ARG002
+    ) -> dict[str, Any]:
+        """None, likewise."""
+        return {}
+
+    def sample_independent(
+        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        """Value of one parameter of the set that is chosen when the first one is asked for."""
+        if self._chosen[0] != trial.number:
+            is_given = "fixed_params" in trial.system_attrs
+            self._chosen = trial.number, {} if is_given else self._choose(study, trial)
+        params = self._chosen[1]
+        if param_name in params:
+            return params[param_name]
+        if param_name == SEED:
+            return self.space.base.seed
+        return self.fallback.sample_independent(study, trial, param_name, param_distribution)
+
+    def _choose(self, study: optuna.Study, trial: FrozenTrial) -> Params:
+        """Parameters of the next plan; none, if no new work is left."""
+        standing = self.standing(study, trial.number)
+        for _ in range(_TRIES):
+            proposed = standing.propose(self._pool)
+            if proposed is None:
+                break
+            try:
+                self.space.config(proposed.params)
+            except ConfigError:  # the values do not go together; thousands are looked at, one is checked
+                standing.close(proposed.plan, proposed.seed)
+                continue
+            study._storage.set_trial_user_attr(trial._trial_id, PROPOSAL_ATTR, proposed.reason)
+            return proposed.params
+        return {}
+
+    def standing(self, study: optuna.Study, asking: int | None = None) -> Standing:
+        """What the study knows, as seen by the trial that asks."""
+        name = self.study.name
+        runs = {run.trial: run for run in self.records.runs(name)}
+        trials = [trial for trial in study.get_trials(deepcopy=False) if trial.number != asking]
+        for trial in trials:
+            run = runs.get(trial.number)
+            if run is not None and run.operations and self._resolver.is_unknown(trial.params):
+                self._resolver.learn(trial.params, self.records.conflicts(name, trial.number))
+        entries = [entry for trial in trials for entry in self._entries(trial, runs.get(trial.number))]
+        standing = Standing(self.study, self.space, self._resolver, entries)
+        by_trial = {trial.number: trial for trial in trials}
+        for row in self.records.trunks(name):
+            if self.study.reuse.trunks and row.trial in by_trial and by_trial[row.trial].params:
+                standing.pay(self._resolver(by_trial[row.trial].params), row.to_step)
+        return standing
+
+    def _entries(self, trial: FrozenTrial, run: RunRow | None) -> Iterator[Entry]:
+        known = trial.params or trial.system_attrs.get("fixed_params", {})
+        params: dict[str, Scalar] = {}
+        for parameter in self.space.parameters:
+            if parameter.unmet(params) is None:
+                if parameter.path not in known:
+                    return  # nobody knows yet what it will be
+                params[parameter.path] = parameter.nearest([known[parameter.path]])
+        plan = self._resolver(params)
+        source = str(trial.user_attrs[FOREIGN_ATTR]["study"]) if is_foreign(trial) else None
+        if trial.state == TrialState.COMPLETE:
+            place = list(self.study.objectives).index("delta_m_percent")
+            yield Entry(
+                plan, float(trial.values[place]), run.step_cost_ratio if run is not None else None, source
+            )
+        elif trial.state in (TrialState.RUNNING, TrialState.WAITING):
+            yield Entry(plan, None, None, source)
+        elif trial.state == TrialState.PRUNED or "error" in trial.user_attrs:
+            yield Entry(plan, None, None, source, closed=True)

@@ -1,0 +1,260 @@
+"""What a set of parameters comes to before it is trained: plan, price, and what it shares with others."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
+from typing import Any
+
+import torch
+from optuna.distributions import CategoricalDistribution
+
+from dtme_search.config import RunConfig, Scalar
+from dtme_search.config.section import Section
+from dtme_search.models import BackboneInfo
+from dtme_search.schedules import build_schedule
+from dtme_search.search.space.parameter import Parameter
+from dtme_search.search.space.paths import LAYERS, POLICY, SEED, START
+from dtme_search.search.space.search_space import SearchSpace
+from dtme_search.search.storage.rows import ConflictRow
+from dtme_search.token_space import ConflictReport, ExpansionPlan, needs_conflicts
+from dtme_search.training.growth import plan_for
+from dtme_search.training.identity import weights_follow_results
+
+_MEASURING = ("variance_ratio", "num_images", "analysis_batch_size", "decoder_warmup_steps")
+_FURTHER = {
+    f"expansion.{name}" for name in ("num_task_tokens", "token_std", "lr_multiplier", "freeze_backbone")
+}
+"""Fields of the growth that a plan does not say."""
+_POSITIONS = 10**9
+"""Rates of a report that is put together again are exact to one in so many."""
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A set of parameters and what it comes to.
+
+    Attributes:
+        params: The parameters, seed included.
+        key: Equal for equal work, seed left out.
+        trunk: Equal for runs that are the same until they grow.
+        modulated: Groups with a token modulation of their own by layer, as share of the tasks.
+        expanded: The same for token expansion.
+        streams: Streams through the last layer.
+        start: Step of the growth, the last step if it never grows; ``end`` the number of steps.
+        further: Searched choices that the plan does not say, each in numbers; zeros without effect.
+        overhead: Added parameters in percent.
+        seed: Of the run.
+    """
+
+    params: Mapping[str, Scalar]
+    key: Hashable
+    trunk: Hashable
+    modulated: tuple[float, ...]
+    expanded: tuple[float, ...]
+    streams: int
+    start: int
+    end: int
+    further: tuple[tuple[float, ...], ...]
+    overhead: float
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """The parameters as one line."""
+        return json.dumps(dict(self.params), sort_keys=True)
+
+    @property
+    def grows(self) -> bool:
+        """Whether it grows at all."""
+        return self.start < self.end
+
+    @property
+    def depth(self) -> float:
+        """Share of the layers from the first grown one on."""
+        grown = [m + e > 0 for m, e in zip(self.modulated, self.expanded, strict=True)]
+        return 1 - grown.index(True) / len(grown) if any(grown) else 0.0
+
+
+@dataclass(frozen=True)
+class Resolver:
+    """Resolves parameter sets of a space.
+
+    Attributes:
+        space: The space.
+        backbone: The network that grows.
+    """
+
+    space: SearchSpace
+    backbone: BackboneInfo
+    _reports: dict[Hashable, dict[int, ConflictReport]] = field(default_factory=dict)
+    _plans: dict[Hashable, ExpansionPlan | None] = field(default_factory=dict)
+
+    def learn(self, params: Mapping[str, Scalar], rows: Sequence[ConflictRow]) -> None:
+        """Take the conflicts that a trial with these parameters measured."""
+        config = self._config(params)
+        step, where = config.expansion_step, self._measured_as(config, params)
+        if not rows or step is None or step in self._reports.get(where, {}):
+            return
+        self._reports.setdefault(where, {})[step] = _report(rows, config.tasks, self.space.num_layers)
+        self._plans.clear()
+
+    def is_unknown(self, params: Mapping[str, Scalar]) -> bool:
+        """Whether conflicts could decide the plan of these parameters and are not known here."""
+        config = self._config(params)
+        if config.expansion_step is None or not needs_conflicts(config.expansion):
+            return False
+        return config.expansion_step not in self._reports.get(self._measured_as(config, params), {})
+
+    def __call__(self, params: Mapping[str, Scalar]) -> Resolved:
+        """What they come to; where conflicts are not measured yet, by those of the nearest step."""
+        config, plan = self._config(params), self._plan(params)
+        count = len(config.tasks)
+        if plan is None:
+            modulated, expanded, streams = self._evenly(config)
+            overhead = 100.0 * self.backbone.embed_dim * count / self.backbone.num_parameters
+            overhead *= 2 * sum(modulated) + config.expansion.num_task_tokens * sum(expanded)
+            operations: Hashable = tuple(sorted(params.items(), key=str))
+        else:
+            layers = range(self.space.num_layers)
+            modulated = tuple(len(plan.modulate.get(layer, ())) / count for layer in layers)
+            expanded = tuple(len(plan.expand.get(layer, ())) / count for layer in layers)
+            streams = plan.num_streams(self.space.num_layers - 1)
+            overhead = plan.overhead_percent(self.backbone.embed_dim, self.backbone.num_parameters)
+            operations = tuple(plan.modulate.items()), tuple(plan.expand.items())
+        grows = overhead > 0
+        end = config.total_steps
+        start = config.expansion_step if grows and config.expansion_step is not None else end
+        further = tuple(
+            _in_numbers(parameter, params, grows or not parameter.path.startswith("expansion."))
+            for parameter in self.further
+        )
+        trunk = self._trunk(params)
+        return Resolved(
+            params,
+            (operations, start if grows else None, trunk, further),
+            trunk,
+            modulated,
+            expanded,
+            streams,
+            start,
+            end,
+            further,
+            overhead,
+            config.seed,
+        )
+
+    @property
+    def further(self) -> list[Parameter]:
+        """Searched paths that a plan does not say."""
+        return [parameter for parameter in self.space.parameters if _is_further(parameter.path)]
+
+    def _plan(self, params: Mapping[str, Scalar]) -> ExpansionPlan | None:
+        """The plan; ``None`` while no conflicts are known that could decide it."""
+        place = tuple(
+            item for item in params.items() if item[0].startswith(("expansion.", "tasks", "schedule"))
+        )
+        if place not in self._plans:
+            self._plans[place] = self._planned(self._config(params), params)
+        return self._plans[place]
+
+    def _planned(self, config: RunConfig, params: Mapping[str, Scalar]) -> ExpansionPlan | None:
+        step = config.expansion_step
+        if step is None:
+            return ExpansionPlan.empty(tuple(config.tasks), self.space.num_layers)
+        active = tuple(config.tasks)
+        if not weights_follow_results(config):
+            weights = build_schedule(config).weights(step)
+            active = tuple(name for name, weight in weights.items() if weight > 0)
+        report = None
+        if needs_conflicts(config.expansion):
+            known = self._reports.get(self._measured_as(config, params), {})
+            if not known:
+                return None
+            report = known[min(known, key=lambda other: (abs(other - step), other))]
+            active = report.tasks
+        return plan_for(config, report, active, self.space.num_layers)
+
+    def _evenly(self, config: RunConfig) -> tuple[tuple[float, ...], tuple[float, ...], int]:
+        """Shares of all layers alike: how many grow is known, not which."""
+        expansion, layers = config.expansion, self.space.num_layers
+        streams = expansion.max_streams or len(config.tasks)
+        share = streams / len(config.tasks)
+        modulated, expanded = expansion.range_layer_ratio * share, expansion.null_layer_ratio * share
+        return (modulated,) * layers, (expanded,) * layers, streams
+
+    def _measured_as(self, config: RunConfig, params: Mapping[str, Scalar]) -> Hashable:
+        return self._trunk(params), tuple(getattr(config.expansion, name) for name in _MEASURING)
+
+    def _trunk(self, params: Mapping[str, Scalar]) -> Hashable:
+        """All that decides a run until it grows, the seed left out: every path outside of the growth."""
+        outside = [(path, value) for path, value in params.items() if not path.startswith("expansion.")]
+        return tuple(item for item in outside if item[0] != SEED)
+
+    def _config(self, params: Mapping[str, Scalar]) -> RunConfig:
+        """As ``SearchSpace.config``, without its checks: thousands of sets are looked at, one is trained."""
+        config: Any = self.space.base
+        layers = list(config.expansion.layers or ("none",) * self.space.num_layers)
+        for path, value in params.items():
+            if path.startswith(f"{LAYERS}."):
+                layers[int(path.rpartition(".")[2])] = str(value)
+            else:
+                config = _put(config, path.split("."), value)
+        policy = params.get(POLICY, config.expansion.policy)
+        if policy == "per_layer" or any(path.startswith(LAYERS) for path in params):
+            config = _put(config, LAYERS.split("."), tuple(layers))
+        resolved: RunConfig = config
+        return resolved
+
+
+def _is_further(path: str) -> bool:
+    return path not in (START, SEED) and (not path.startswith("expansion.") or path in _FURTHER)
+
+
+def _in_numbers(parameter: Parameter, params: Mapping[str, Scalar], counts: bool) -> tuple[float, ...]:
+    """A value between 0 and 1 along its scale; one column per choice where choices have no order."""
+    ranged = parameter.distribution
+    value = params.get(parameter.path)
+    if isinstance(ranged, CategoricalDistribution):
+        choices = ranged.choices
+        numbers = [float(c) for c in choices if isinstance(c, (int, float)) and not isinstance(c, bool)]
+        if len(numbers) < len(choices):
+            return tuple(float(counts and value == choice) for choice in choices)
+        if not counts or not isinstance(value, (int, float)):
+            return (0.0,)
+        return (sorted(numbers).index(float(value)) / max(len(numbers) - 1, 1),)
+    if not counts or value is None:
+        return (0.0,)
+    low, high, number = float(ranged.low), float(ranged.high), float(value)
+    if ranged.log:
+        low, high, number = (math.log(each) for each in (low, high, number))
+    return ((number - low) / (high - low),)
+
+
+def _put(node: Any, parts: Sequence[str], value: Any) -> Any:
+    if not parts:
+        return value
+    head, rest = parts[0], parts[1:]
+    if isinstance(node, Section):
+        return node.model_copy(update={head: _put(getattr(node, head), rest, value)})
+    if isinstance(node, Mapping):
+        return {**node, head: _put(node[head], rest, value)}
+    items = list(node)
+    items[int(head)] = _put(items[int(head)], rest, value)
+    return tuple(items)
+
+
+def _report(rows: Sequence[ConflictRow], everything: Iterable[str], num_layers: int) -> ConflictReport:
+    """A report that ranks layers as the one that the rows were written from."""
+    named = {name for row in rows for name in (row.task_a, row.task_b)}
+    tasks = tuple(task for task in everything if task in named)
+    pairs = {pair: index for index, pair in enumerate(combinations(tasks, 2))}
+    counts = torch.zeros(2, 1, num_layers, len(pairs), dtype=torch.int64)
+    for row in rows:
+        index = pairs[row.task_a, row.task_b]
+        counts[0, 0, row.layer, index] = round(row.range_rate * _POSITIONS)
+        counts[1, 0, row.layer, index] = round(row.null_rate * _POSITIONS)
+    return ConflictReport(tasks, 1.0, 1, _POSITIONS, (1,) * num_layers, counts[0], counts[1])

@@ -1,0 +1,263 @@
+"""What a study knows at one moment, in numbers, and the proposal that it leads to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from dtme_search.config import Scalar, StudyConfig
+from dtme_search.search.proposal.choice import Candidates, Choice, Evidence, choose
+from dtme_search.search.proposal.cost import Shape, cost_to_go, step_costs
+from dtme_search.search.proposal.front import Array, front
+from dtme_search.search.proposal.gaussian import Observations
+from dtme_search.search.proposal.plans import Plans
+from dtme_search.search.space.paths import SEED
+from dtme_search.search.space.search_space import SearchSpace
+from dtme_search.search.study.pool import Params, Pool
+from dtme_search.search.study.resolving import Resolved
+
+_MANY_LAYERS = 8
+"""Layers above which a linear part in the number of operations is learnt, too [ours, by replays]."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A plan that a trial has trained, is training, or must not train again.
+
+    Attributes:
+        plan: The plan.
+        gain: delta_m in percent; ``None`` while it runs.
+        step_cost_ratio: Mean cost of a step, where it was measured.
+        source: Name of the study it comes from, where it is another one.
+        closed: Failed or pruned: not tried again, and no gain to learn from.
+    """
+
+    plan: Resolved
+    gain: float | None
+    step_cost_ratio: float | None = None
+    source: str | None = None
+    closed: bool = False
+
+
+@dataclass(frozen=True)
+class Proposed:
+    """Parameters to train next, and why."""
+
+    params: Mapping[str, Scalar]
+    plan: Resolved
+    seed: int
+    choice: Choice
+    reason: str
+
+
+@dataclass
+class Standing:
+    """What is known, and what is paid for.
+
+    Attributes:
+        study: The study.
+        space: Its search space.
+        resolve: What parameters come to.
+        entries: Trials of this study, and of others whose knowledge it got.
+    """
+
+    study: StudyConfig
+    space: SearchSpace
+    resolve: Callable[[Params], Resolved]
+    entries: Sequence[Entry]
+    _paid: dict[Hashable, int] = field(default_factory=dict)
+    _closed: set[Hashable] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        own = [entry for entry in self.entries if entry.source is None]
+        self._closed |= {(entry.plan.key, entry.plan.seed) for entry in own}
+        self._finished = _each_once([entry for entry in self.entries if entry.gain is not None])
+        self._running = [entry for entry in own if entry.gain is None and not entry.closed]
+        first = self.space.base.seed
+        self.seeds = tuple(range(first, first + self.study.seeds))
+        sources = dict.fromkeys(entry.source for entry in self.entries if entry.source is not None)
+        self._index = {source: len(self.seeds) + at for at, source in enumerate(sources)}
+        self._by_name: dict[str, Resolved] = {}
+        self._at_the_end = "step_cost_ratio" in self.study.objectives
+        for entry in self._running:  # somebody trains the trunk they share
+            self.pay(entry.plan, entry.plan.start)
+
+    def pay(self, plan: Resolved, step: int) -> None:
+        """Somebody has trained, or is training, the trunk of a plan up to a step."""
+        if self.study.reuse.trunks:
+            place = plan.trunk, plan.seed
+            self._paid[place] = max(self._paid.get(place, 0), step)
+
+    def close(self, plan: Resolved, seed: int) -> None:
+        """A plan must not be proposed with a seed."""
+        self._closed.add((plan.key, seed))
+
+    def propose(self, pool: Pool) -> Proposed | None:
+        """The best plan of a pool; ``None``, if there is no new work in it."""
+        draw = self.study.seed, len(self.entries)
+        good = [plan.params for plan in self._good()]
+        candidates = self.candidates(pool.around(good, draw))
+
+        def more(names: Sequence[str]) -> Candidates | None:
+            if pool.listed is not None:
+                return None
+            return self.candidates(pool.near([self._by_name[name].params for name in names], draw))
+
+        choice = choose(self.evidence, candidates, self.study.seed, more)
+        if choice is None:
+            return None
+        plan, seed = self._by_name[choice.name], self.seeds[choice.seed]
+        params = {**plan.params, SEED: seed} if self.study.seeds > 1 else plan.params
+        return Proposed(params, plan, seed, choice, self._reason(choice, plan))
+
+    @property
+    def evidence(self) -> Evidence:
+        """What is finished and what runs."""
+        limit = self.study.limits.get(self._price_name)
+        return Evidence(
+            self._observed(self._finished),
+            self._prices(self._finished),
+            self._observed(self._running),
+            self._prices(self._running),
+            limit,
+        )
+
+    def candidates(self, sets: Sequence[Params]) -> Candidates:
+        """What parameter sets come to, each plan once, within the limits."""
+        plans: dict[Hashable, Resolved] = {}
+        for params in sets:
+            plan = self.resolve(params)
+            plans.setdefault(plan.key, plan)
+        kept = [plan for plan in plans.values() if self._within_limits(plan)]
+        names = [plan.name for plan in kept]
+        self._by_name |= dict(zip(names, kept, strict=True))
+        steps = self._step_costs(kept)
+        costs = np.array([self._costs(kept, steps, seed) for seed in self.seeds]).T
+        is_open = [[(plan.key, seed) not in self._closed for seed in self.seeds] for plan in kept]
+        shape = len(kept), len(self.seeds)
+        prices = self._prices_of(kept, steps)
+        return Candidates(
+            in_numbers(kept),
+            prices,
+            costs.reshape(shape),
+            np.array(is_open, dtype=bool).reshape(shape),
+            names,
+        )
+
+    @property
+    def _price_name(self) -> str:
+        return next((name for name in self.study.objectives if name != "delta_m_percent"), "")
+
+    def _within_limits(self, plan: Resolved) -> bool:
+        limit = self.study.limits.get("param_overhead_percent")
+        return limit is None or plan.overhead <= limit
+
+    def _good(self) -> list[Resolved]:
+        own = [entry for entry in self._finished if entry.source is None]
+        rows = front(np.array([entry.gain for entry in own], dtype=float), self._prices(own))
+        return [own[int(row)].plan for row in rows]
+
+    def _observed(self, entries: Sequence[Entry]) -> Observations:
+        seeds = [
+            self.seeds.index(entry.plan.seed) if entry.source is None else self._index[entry.source]
+            for entry in entries
+        ]
+        gains = np.array([entry.gain or 0.0 for entry in entries], dtype=float)
+        return Observations(
+            in_numbers([entry.plan for entry in entries], like=self._like),
+            np.array(seeds, dtype=np.intp),
+            gains,
+        )
+
+    @property
+    def _like(self) -> Plans:
+        """A plan whose columns those of no plan at all are like."""
+        return in_numbers([self.resolve(self._any_params())])
+
+    def _any_params(self) -> Params:
+        params: dict[str, Scalar] = {}
+        for parameter in self.space.parameters:
+            if parameter.unmet(params) is None:
+                params[parameter.path] = parameter.nearest([])
+        return params
+
+    def _prices(self, entries: Sequence[Entry]) -> Array:
+        plans = [entry.plan for entry in entries]
+        prices = self._prices_of(plans, self._step_costs(plans))
+        if self._at_the_end:
+            for row, entry in enumerate(entries):
+                if entry.step_cost_ratio is not None:
+                    prices[row] = entry.step_cost_ratio
+        return prices
+
+    def _prices_of(self, plans: Sequence[Resolved], step_costs: Array) -> Array:
+        if self._at_the_end:
+            starts, ends = _steps(plans)
+            return (starts + (ends - starts) * step_costs) / ends
+        if self._price_name:
+            return np.array([plan.overhead for plan in plans], dtype=float)
+        return np.zeros(len(plans))
+
+    def _step_costs(self, plans: Sequence[Resolved]) -> Array:
+        measured = [entry for entry in self._finished if entry.step_cost_ratio and entry.plan.grows]
+        starts, ends = _steps([entry.plan for entry in measured])
+        ratios = np.array([entry.step_cost_ratio for entry in measured], dtype=float)
+        costs = (ratios * ends - starts) / np.maximum(ends - starts, 1.0)
+        return step_costs(_shape(plans), _shape([entry.plan for entry in measured]), costs)
+
+    def _costs(self, plans: Sequence[Resolved], step_costs: Array, seed: int) -> Array:
+        starts, ends = _steps(plans)
+        paid = np.array([self._paid.get((plan.trunk, seed), 0) for plan in plans], dtype=float)
+        return cost_to_go(starts, ends, step_costs, paid)
+
+    def _reason(self, choice: Choice, plan: Resolved) -> str:
+        paid = min(self._paid.get((plan.trunk, self.seeds[choice.seed]), 0), plan.start)
+        shares = f", {paid} of {plan.end} steps taken over from a trunk" if paid else ""
+        cost = f"costs about {choice.cost:.0f} unexpanded steps{shares}"
+        if choice.expected is None or choice.deviation is None:
+            why = "to see plans unlike those known" if plan.grows else "as the network that never grows"
+            return f"Proposed {why}; {cost}."
+        expected = f"delta_m of {choice.expected:+.2f} ± {choice.deviation:.2f} % expected"
+        return f"Proposed for what it may add to the front for its cost: {expected}; {cost}."
+
+
+def in_numbers(plans: Sequence[Resolved], like: Plans | None = None) -> Plans:
+    """Plans as the model sees them; ``like`` gives the columns where there is no plan."""
+    if not plans:
+        assert like is not None
+        return like[slice(0, 0)]
+    starts, ends = _steps(plans)
+    reach = 1 - starts / ends
+    modulated = np.array([plan.modulated for plan in plans])
+    expanded = np.array([plan.expanded for plan in plans])
+    further = [np.array([plan.further[at] for plan in plans]) for at in range(len(plans[0].further))]
+    summary = np.zeros((len(plans), 0))
+    if modulated.shape[1] > _MANY_LAYERS:
+        streams = np.array([plan.streams for plan in plans], dtype=float)
+        operations = (modulated + expanded).mean(1)
+        summary = np.stack([operations * reach, reach, reach * streams / streams.max()], axis=1)
+    return Plans(((starts / ends)[:, None], *further, modulated, expanded), summary, reach)
+
+
+def _steps(plans: Sequence[Resolved]) -> tuple[Array, Array]:
+    starts = np.array([plan.start for plan in plans], dtype=float)
+    return starts, np.array([plan.end for plan in plans], dtype=float)
+
+
+def _shape(plans: Sequence[Resolved]) -> Shape:
+    return Shape(
+        np.array([plan.depth for plan in plans], dtype=float),
+        np.array([plan.streams for plan in plans], dtype=float),
+        np.array([np.mean(np.array(plan.modulated) > 0) for plan in plans], dtype=float),
+        np.array([np.mean(np.array(plan.expanded) > 0) for plan in plans], dtype=float),
+    )
+
+
+def _each_once(entries: Sequence[Entry]) -> list[Entry]:
+    """Equal work of one seed and study counts once, by its first trial."""
+    first: dict[Hashable, Entry] = {}
+    for entry in entries:
+        first.setdefault((entry.plan.key, entry.plan.seed, entry.source), entry)
+    return list(first.values())

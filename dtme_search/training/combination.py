@@ -1,0 +1,267 @@
+"""From the losses of several tasks to the one gradient that the optimiser sees (``train.combine``)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dtme_search.combine import (
+    CombineState,
+    LossWeighting,
+    Merged,
+    Method,
+    Seen,
+    Setting,
+    Weighted,
+    build_method,
+)
+from dtme_search.config import RunConfig
+from dtme_search.data import Batch, Purpose, make_generator
+from dtme_search.training.forward import TaskLosses
+from dtme_search.training.task_gradients import Draws, TaskGradients, task_gradients
+
+
+def method_of(config: RunConfig, device: torch.device) -> Method | None:
+    """The method that ``train.combine`` names; ``None`` adds plainly."""
+    return build_method(
+        Setting(
+            options=config.train.combine,
+            num_tasks=len(config.tasks),
+            window=max(1, config.total_steps // config.train.num_evaluations),
+            device=device,
+            draw=lambda step: _generator(config.seed, step, torch.device("cpu")),
+        )
+    )
+
+
+def state_of(method: Method | None) -> dict[str, Tensor]:
+    """What a method has to remember, for a checkpoint."""
+    return method.state() if isinstance(method, LossWeighting) else {}
+
+
+def restore(method: Method | None, state: CombineState) -> None:
+    """Go on where :func:`state_of` was called."""
+    if isinstance(method, LossWeighting):
+        method.restore(state)
+
+
+class Combination:
+    """Leaves the gradients of a step in the parameters, as ``train.combine`` says.
+
+    Args:
+        config: The run.
+        losses: Its losses; gives the model and the device.
+        method: As :func:`method_of` makes it; its state is that of the run.
+    """
+
+    def __init__(self, config: RunConfig, losses: TaskLosses, method: Method | None) -> None:
+        self.losses = losses
+        self.method = method
+        self.seed = config.seed
+        self.tasks = tuple(config.tasks)
+        self.device = losses.data.device
+        self._masks: dict[tuple[str, ...], Tensor] = {}
+        self._seen: Seen | None = None
+        self._active: tuple[str, ...] = ()
+        self._draws: Draws | None = None
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether losses are simply added up."""
+        return self.method is None
+
+    def backward(
+        self, step: int, batch: Batch, weights: Mapping[str, float], parts: int = 1
+    ) -> dict[str, Tensor]:
+        """Add the combined gradients of a batch to ``.grad``; gives the losses.
+
+        Args:
+            step: 0-based step.
+            batch: The batch.
+            weights: Active task -> task weight times the factor of the schedule; they multiply what the
+                method gives. One task is trained plainly, whatever the method.
+            parts: In how many parts the batch goes through the network.
+        """
+        self._seen = None
+        if self.method is None or len(weights) == 1:
+            return self.losses.backward(batch, weights, parts)
+        self._draws, self._active = Draws(self.device), tuple(weights)
+        if isinstance(self.method, LossWeighting):
+            return self._weigh_losses(self.method, step, batch, weights, parts)
+        found = task_gradients(self.losses, batch, tuple(weights), parts)
+        if isinstance(self.method, Weighted):
+            self._weigh_rows(self.method, step, found, weights)
+        else:
+            self._merge_rows(self.method, step, found, weights)
+        return found.losses
+
+    def after_update(self, batch: Batch, parts: int = 1) -> None:
+        """Let the method learn from the step whose update has just been made."""
+        if self._seen is None or not isinstance(self.method, LossWeighting):
+            return
+        seen, self._seen = self._seen, None
+        if self.method.looks_again:
+            seen = replace(seen, after_K=self._vector(self._look(batch, self._active, parts)))
+        self.method.learn(seen)
+
+    @contextmanager
+    def rehearsal(self) -> Iterator[None]:
+        """Forget afterwards what the method learns inside."""
+        before = state_of(self.method)
+        try:
+            yield
+        finally:
+            restore(self.method, before)
+
+    def _weigh_losses(
+        self, method: LossWeighting, step: int, batch: Batch, weights: Mapping[str, float], parts: int
+    ) -> dict[str, Tensor]:
+        tasks = tuple(weights)
+        active_K = self._mask(tasks)
+        nothing_K = torch.zeros(len(self.tasks), device=self.device)
+        known = self._look(batch, tasks, parts) if method.needs_losses and parts > 1 else None
+        sums: dict[str, Tensor] = {}
+        norms = _Norms(self.losses, tasks) if method.needs_norms else None
+        for part in [batch] if parts == 1 else batch.split(parts):
+            losses = self.losses(part, tasks, None if part is batch else batch)
+            if norms is not None:
+                norms.add(losses)
+            if method.needs_losses:
+                known = known or {name: loss.detach() for name, loss in losses.items()}
+            losses_K = nothing_K if known is None else self._vector(known)
+            factors_K = method.weights(Seen(step, active_K, losses_K))
+            factor = dict(zip(self.tasks, factors_K.unbind(), strict=True))
+            terms = [weights[name] * factor[name] * losses[name] for name in tasks]
+            torch.stack(terms).sum().backward()
+            for name, loss in losses.items():
+                sums[name] = sums[name] + loss.detach() if name in sums else loss.detach()
+        of_norms = None if norms is None else self._vector(norms.read())
+        self._seen = Seen(step, active_K, self._vector(sums), of_norms)
+        return sums
+
+    def _weigh_rows(
+        self, method: Weighted, step: int, found: TaskGradients, weights: Mapping[str, float]
+    ) -> None:
+        gram = found.gram()
+        # A task without valid pixels has a gradient of 0, which some methods would take for the best common
+        # direction. A gradient that is not finite is left to the loss log, which names the task.
+        kept = (gram.diagonal() > 0).nonzero()[:, 0]
+        factors = torch.ones(len(gram), dtype=torch.float64)
+        if len(kept) > 1 and gram.isfinite().all():
+            generator = _generator(self.seed, step, torch.device("cpu"))
+            factors[kept] = method.weights(gram[kept][:, kept], generator)
+        factors *= torch.tensor(list(weights.values()), dtype=torch.float64)
+        _sum_rows(found, range(found.shared), factors.tolist())
+        _sum_rows(found, range(found.shared, len(found.parameters)), list(weights.values()))
+
+    def _merge_rows(
+        self, method: Merged, step: int, found: TaskGradients, weights: Mapping[str, float]
+    ) -> None:
+        generator = _generator(self.seed, step, self.device)
+        scale = torch.tensor(list(weights.values()), device=self.device)
+        for index in range(found.shared):
+            stacked = found.stacked(index)
+            if stacked is not None:
+                weighted = stacked * scale.view(-1, *[1] * (stacked.dim() - 1))
+                _add_gradient(found.parameters[index], method.merge(weighted, generator))
+        _sum_rows(found, range(found.shared, len(found.parameters)), list(weights.values()))
+
+    @torch.no_grad()
+    def _look(self, batch: Batch, tasks: tuple[str, ...], parts: int) -> dict[str, Tensor]:
+        """Losses of the batch with the random draws of this step; running statistics stay as they are."""
+        assert self._draws is not None
+        here = Draws(self.device)
+        self._draws.repeat()
+        sums: dict[str, Tensor] = {}
+        with kept_buffers(self.losses.model):
+            for part in [batch] if parts == 1 else batch.split(parts):
+                for name, loss in self.losses(part, tasks, None if part is batch else batch).items():
+                    sums[name] = sums[name] + loss if name in sums else loss
+        here.repeat()
+        return sums
+
+    def _vector(self, values: Mapping[str, Tensor]) -> Tensor:
+        """One entry per task of the run, 0 for those that are not there; shape (K)."""
+        zero = torch.zeros((), device=self.device)
+        return torch.stack([values.get(name, zero).detach().float() for name in self.tasks])
+
+    def _mask(self, tasks: tuple[str, ...]) -> Tensor:
+        # Kept: to make one on a GPU waits for it.
+        if tasks not in self._masks:
+            self._masks[tasks] = torch.tensor([name in tasks for name in self.tasks], device=self.device)
+        return self._masks[tasks]
+
+
+class _Norms:
+    """Norms of task gradients in the last shared block, over the parts of a batch."""
+
+    def __init__(self, losses: TaskLosses, tasks: tuple[str, ...]) -> None:
+        block = losses.model.backbone.blocks[-1]
+        self.parameters = [each for each in block.parameters() if each.requires_grad]
+        self.rows: dict[str, list[Tensor]] = {name: [] for name in tasks}
+
+    def add(self, losses: Mapping[str, Tensor]) -> None:
+        if not self.parameters:
+            return
+        for name, loss in losses.items():
+            gradients = torch.autograd.grad(loss, self.parameters, retain_graph=True, allow_unused=True)
+            flat = [
+                torch.zeros_like(parameter) if gradient is None else gradient
+                for parameter, gradient in zip(self.parameters, gradients, strict=True)
+            ]
+            before = self.rows[name] or [torch.zeros_like(each) for each in flat]
+            self.rows[name] = [old + new for old, new in zip(before, flat, strict=True)]
+
+    def read(self) -> dict[str, Tensor]:
+        return {
+            name: torch.stack([each.norm() for each in row]).norm() for name, row in self.rows.items() if row
+        }
+
+
+def _generator(seed: int, step: int, device: torch.device) -> torch.Generator:
+    return make_generator(device, seed, Purpose.COMBINE, step)
+
+
+@contextmanager
+def kept_buffers(model: nn.Module) -> Iterator[None]:
+    """Give running statistics back as they were."""
+    before = [buffer.clone() for buffer in model.buffers()]
+    try:
+        yield
+    finally:
+        for buffer, old in zip(model.buffers(), before, strict=True):
+            buffer.copy_(old)
+
+
+def graphs_survive(config: RunConfig) -> Any:
+    """Context in which the graph of a compiled block may serve several backward passes."""
+    if not config.train.compile or config.train.combine.kind == "sum":
+        return nullcontext()
+    # Before 2.15 torch reuses the memory of a compiled graph, and refuses a second pass through it.
+    import torch._functorch.config as functorch
+
+    return functorch.patch(donated_buffer=False) if hasattr(functorch, "donated_buffer") else nullcontext()
+
+
+def _sum_rows(found: TaskGradients, indices: range, factors: list[float]) -> None:
+    for index in indices:
+        total: Tensor | None = None
+        for factor, row in zip(factors, found.rows.values(), strict=True):
+            gradient = row[index]
+            if gradient is not None:
+                total = gradient * factor if total is None else total.add_(gradient, alpha=factor)
+                row[index] = None  # as memory is needed for the sums, that of the rows is given back
+        if total is not None:
+            _add_gradient(found.parameters[index], total)
+
+
+def _add_gradient(parameter: nn.Parameter, gradient: Tensor) -> None:
+    if gradient.stride() != parameter.stride():
+        # Convolutions give other layouts, which torch would warn of where a backward pass adds to them.
+        gradient = torch.empty_like(parameter).copy_(gradient)
+    parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient

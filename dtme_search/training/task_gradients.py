@@ -1,0 +1,136 @@
+"""The gradients of several tasks apart from each other, stream by stream.
+
+After a split the streams of a network are independent, but autograd does not know it: the gradient of one
+task through a batched block runs over all streams. So each stream goes through the network alone, and each
+of its tasks takes its gradient from that graph. Unexpanded this is one forward pass; fully split it is one
+pass per task and needs less memory than a plain step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from dtme_search.data import Batch
+from dtme_search.models import MultiTaskViT
+from dtme_search.models.decoders import PerTask
+from dtme_search.training.forward import TaskLosses
+
+Gradients = list[Tensor | None]
+"""One entry per parameter; ``None`` where the loss does not depend on it."""
+
+
+@dataclass(frozen=True)
+class TaskGradients:
+    """Gradients of the unweighted losses of some tasks over one batch.
+
+    Attributes:
+        parameters: Parameters that train, in the order of the model.
+        shared: How many of them, from the first on, all tasks share.
+        rows: Task -> its gradients.
+        losses: Task -> its loss.
+    """
+
+    parameters: list[nn.Parameter]
+    shared: int
+    rows: dict[str, Gradients]
+    losses: dict[str, Tensor]
+
+    def gram(self) -> Tensor:
+        """Inner products of the shared parts of the rows: float64 on the CPU, shape (K, K)."""
+        count = len(self.rows)
+        total = torch.zeros(count, count, dtype=torch.float64, device=self.parameters[0].device)
+        for index in range(self.shared):
+            stacked = self.stacked(index)
+            if stacked is not None:
+                flat = stacked.flatten(1)
+                total += (flat @ flat.T).double()
+        return total.cpu()
+
+    def stacked(self, index: int) -> Tensor | None:
+        """Gradients of one parameter, shape (K, ...), 0 for tasks that do not reach it."""
+        entries = [row[index] for row in self.rows.values()]
+        if all(entry is None for entry in entries):
+            return None
+        zero = torch.zeros_like(self.parameters[index])
+        return torch.stack([zero if entry is None else entry for entry in entries])
+
+
+class Draws:
+    """The state of torch's random generators, so that several passes can draw the same."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.cpu = torch.get_rng_state()
+        self.cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+
+    def repeat(self) -> None:
+        """Draw from here on what was drawn after this was made."""
+        torch.set_rng_state(self.cpu)
+        if self.cuda is not None:
+            torch.cuda.set_rng_state(self.cuda, self.device)
+
+
+def task_gradients(losses: TaskLosses, batch: Batch, tasks: Sequence[str], parts: int = 1) -> TaskGradients:
+    """Gradients of each task over a batch.
+
+    Equal to those of a pass with all streams up to rounding. Stochastic depth is the same for all streams,
+    and every decoder sees the batch once.
+
+    Args:
+        losses: Losses of the run; gives the model.
+        batch: The batch.
+        tasks: Active tasks; the others cost nothing.
+        parts: In how many parts the batch goes through the network; the gradients are added up.
+    """
+    model = losses.model
+    parameters, shared = trained_parameters(model)
+    rows: dict[str, Gradients] = {name: [None] * len(parameters) for name in tasks}
+    sums: dict[str, Tensor] = {}
+    for part in [batch] if parts == 1 else batch.split(parts):
+        draws = Draws(losses.data.device)
+        for stream in final_streams(model, tasks):
+            draws.repeat()
+            of_stream = losses(part, stream, None if part is batch else batch)
+            for index, name in enumerate(stream):
+                gradients = torch.autograd.grad(
+                    of_stream[name],
+                    parameters,
+                    retain_graph=index + 1 < len(stream),
+                    allow_unused=True,
+                )
+                rows[name] = _added(rows[name], gradients)
+                loss = of_stream[name].detach()
+                sums[name] = sums[name] + loss if name in sums else loss
+            del of_stream
+    return TaskGradients(parameters, shared, rows, {name: sums[name] for name in tasks})
+
+
+def trained_parameters(model: MultiTaskViT) -> tuple[list[nn.Parameter], int]:
+    """Parameters that train, those of the backbone first, and the number of the latter.
+
+    Modulations and task tokens sit inside the backbone but belong to groups of tasks: they count as decoders
+    do.
+    """
+    of_backbone = [each for each in model.backbone.parameters() if each.requires_grad]
+    known = set(of_backbone)
+    others = [each for each in model.parameters() if each.requires_grad and each not in known]
+    return of_backbone + others, len(of_backbone)
+
+
+def final_streams(model: MultiTaskViT, tasks: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+    """Tasks that go through the network together: those of a stream, or all where decoders mix tasks."""
+    named = tuple(name for name in model.tasks if name in tasks)
+    if model.plan is None or not isinstance(model.decoders, PerTask):
+        return (named,)
+    return model.plan.streams(model.info.num_layers - 1, named)
+
+
+def _added(row: Gradients, gradients: Sequence[Tensor | None]) -> Gradients:
+    return [
+        new if old is None else old if new is None else old.add_(new)
+        for old, new in zip(row, gradients, strict=True)
+    ]
