@@ -7,6 +7,7 @@ allowed to be ``None``: rows of earlier releases have nothing there.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Annotated
@@ -51,13 +52,17 @@ class BaselineRow:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationRow:
-    """Metric of one task, its signed gain over the baseline, and its mean training loss."""
+    """Metric of one task, its signed gain over the baseline, its mean training loss, its unit.
+
+    An auxiliary task has no gain.
+    """
 
     task: str
     metric: str
     value: float
     gain_percent: float | None = None
     loss: float | None = None
+    unit: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,6 +166,11 @@ class RunRow:
     finished_at: datetime | None = None
     reason: Long | None = None
     error: Long | None = None
+
+    def baseline_names(self) -> dict[str, str]:
+        """Task -> fingerprint of the baseline that the trial is compared with."""
+        names: dict[str, str] = json.loads(self.baselines or "{}")
+        return names
 
 
 @dataclass(frozen=True, kw_only=True)

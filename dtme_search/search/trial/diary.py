@@ -132,6 +132,7 @@ class Diary:
                 value=value,
                 gain_percent=comparison.gains_percent.get(name),
                 loss=evaluation.losses.get(name),
+                unit=self.data.specs[name].unit,
             )
             for name, value in evaluation.metrics.items()
         ]
