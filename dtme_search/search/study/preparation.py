@@ -21,8 +21,8 @@ from dtme_search.config import (
     validate,
 )
 from dtme_search.config.study import ReuseConfig
-from dtme_search.errors import StorageError
-from dtme_search.models import describe_backbone
+from dtme_search.errors import ConfigError, StorageError
+from dtme_search.models import check_model, describe_backbone
 from dtme_search.search.data_shelf import DataShelf
 from dtme_search.search.reuse.trunks import TrunkStore
 from dtme_search.search.space.known_points import enqueued_point
@@ -272,5 +272,11 @@ def _own_file(study: str) -> str | None:
 
 def space_of(config: StudyConfig, base: RunConfig) -> SearchSpace:
     """The search space, with the rule for the baselines of its trials."""
-    backbone = describe_backbone(base.model, base.data.image_size)
-    return with_rule(config, SearchSpace.from_study(config, base, backbone.num_layers))
+    backbone = check_model(base.model, base.data.image_size)
+    space = SearchSpace.from_study(config, base, backbone.num_layers)
+    for what, one in space.with_each_choice("model"):
+        try:
+            check_model(one.model, one.data.image_size)
+        except ConfigError as error:
+            raise ConfigError(f"study {config.name}: {what}: {error}") from error
+    return with_rule(config, space)
