@@ -42,6 +42,7 @@ class Baselines:
         folder: Fingerprint -> folder of checkpoints.
         listener: Who hears of it.
         should_stop: Asked between steps; a stopped baseline resumes later.
+        tells_known: Whether the listener hears of baselines that the database has.
     """
 
     records: Records
@@ -49,6 +50,7 @@ class Baselines:
     folder: Callable[[str], Path]
     listener: Listener = field(default_factory=Listener)
     should_stop: Callable[[], bool] = lambda: False
+    tells_known: bool = True
 
     def get(self, config: RunConfig, tasks: Sequence[str] = ()) -> dict[str, BaselineRow]:
         """Baselines of a run by task, training those that are missing.
@@ -93,6 +95,8 @@ class Baselines:
     ) -> BaselineRow | None:
         """A baseline, trained if it is missing; ``None`` if another worker trains it and this one goes on."""
         fingerprint = run_fingerprint(single, self.shelf.get(single).fingerprint)
+        if not self.tells_known and (stored := self.records.find_baseline(fingerprint)) is not None:
+            return stored
         folder = private_folder(self.folder(fingerprint))
         lock = FileLock(folder / "running.lock")
         try:

@@ -114,7 +114,7 @@ def confirm(
     check_run(base, data)
     workspace = Workspace.of_study(workdir, loaded.name)
     with StopSwitch() as switch:
-        baselines = Baselines(loaded.records, shelf, workspace.baseline, hears, switch)
+        baselines = Baselines(loaded.records, shelf, workspace.baseline, hears, switch, tells_known=False)
         steps = tuple(sorted({repeat.config.expansion_step or 0 for repeat in repeats} - {0}))
         repeater = _Repeater(loaded, base, shelf, baselines, workspace, hears, switch, steps, new_baselines)
         failed = repeater.run(repeats)
