@@ -162,6 +162,8 @@ INACTIVE = [
     (DIMINISH, "schedule.patience", 2),
     (RATED, "schedule.half_life", 0.1),
     ({}, "train.checkpoint_seconds", 1.0),
+    ({}, "train.statistics.every", 5),
+    ({}, "train.statistics.images", 5),
 ]
 
 

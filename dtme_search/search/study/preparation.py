@@ -13,8 +13,8 @@ from optuna.samplers import BaseSampler
 
 from dtme_search.config import RunConfig, StudyConfig, base_config, find_file, load_study_config, validate
 from dtme_search.config.study import ReuseConfig
-from dtme_search.errors import StorageError
-from dtme_search.models import describe_backbone
+from dtme_search.errors import ConfigError, StorageError
+from dtme_search.models import check_model, describe_backbone
 from dtme_search.search.data_shelf import DataShelf
 from dtme_search.search.reuse.trunks import TrunkStore
 from dtme_search.search.space.known_points import enqueued_point
@@ -248,5 +248,11 @@ def _sampler(
 
 
 def _space(config: StudyConfig, base: RunConfig) -> SearchSpace:
-    backbone = describe_backbone(base.model, base.data.image_size)
-    return SearchSpace.from_study(config, base, backbone.num_layers)
+    backbone = check_model(base.model, base.data.image_size)
+    space = SearchSpace.from_study(config, base, backbone.num_layers)
+    for what, one in space.with_each_choice("model"):
+        try:
+            check_model(one.model, one.data.image_size)
+        except ConfigError as error:
+            raise ConfigError(f"study {config.name}: {what}: {error}") from error
+    return space
