@@ -10,6 +10,8 @@ import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -20,6 +22,7 @@ from dtme_search.models.pretrained import first_line, load_checkpoint, load_publ
 from dtme_search.models.rotary import give_rotary_positions
 from dtme_search.models.seeding import seeded
 from dtme_search.models.streams import SharedDropPath
+from dtme_search.models.weights import digest_of_weights
 
 if TYPE_CHECKING:
     from dtme_search.config import ModelConfig
@@ -165,6 +168,25 @@ def build_backbone(config: ModelConfig, image_size: tuple[int, int], seed: int) 
         elif config.checkpoint is not None:
             load_checkpoint(vit, config)
     return Backbone(vit, info)
+
+
+def name_weights(config: ModelConfig) -> str | None:
+    """Names the weights that the backbone of a config begins with by what they are, wherever they lie.
+
+    A file by the digest of its content; those of timm by their tag, which timm chooses where the config
+    names none, and its version; ``None`` for random ones.
+
+    Raises:
+        ConfigError: If the file cannot be read.
+    """
+    if config.checkpoint is not None:
+        return f"sha256 {digest_of_weights(Path(config.checkpoint))}"
+    if not config.pretrained:
+        return None
+    from timm.models import get_pretrained_cfg
+
+    published = get_pretrained_cfg(config.backbone)
+    return f"timm {version('timm')} {getattr(published, 'tag', None) or 'default'}"
 
 
 @lru_cache(maxsize=64)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections import Counter
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -72,6 +74,25 @@ def _backbone_of(values: Mapping[str, Tensor], place: str) -> dict[str, Tensor]:
             f"{' and '.join(repr(one) for one in alike)}. Save one of them."
         )
     return {name.removeprefix(prefix): tensor for name, tensor in values.items() if name.startswith(prefix)}
+
+
+def digest_of_weights(path: Path) -> str:
+    """SHA-256 of the content of a weight file; read once, unless the file changes.
+
+    Raises:
+        ConfigError: If there is no such file.
+    """
+    try:
+        facts = path.stat()
+    except OSError as error:
+        raise ConfigError(f"model.checkpoint: {path} cannot be read ({error.strerror}).") from error
+    return _digest(path, facts.st_ino, facts.st_size, facts.st_mtime_ns)
+
+
+@lru_cache(maxsize=64)
+def _digest(path: Path, inode: int, size: int, changed: int) -> str:  # noqa: ARG001  (keys of the cache)
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def load_weights(module: nn.Module, weights: Mapping[str, Tensor], place: str) -> None:

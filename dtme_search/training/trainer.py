@@ -13,17 +13,18 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from dtme_search.config import RunConfig, run_fingerprint
-from dtme_search.data import Batch, Purpose, Split, TaskData, make_generator
+from dtme_search.config import RunConfig
+from dtme_search.data import Batch, Purpose, TaskData, make_generator
 from dtme_search.models import MultiTaskViT, build_model
 from dtme_search.token_space import ConflictReport, ExpansionPlan
 from dtme_search.training.callbacks import Callbacks, Progress, TrainingInterrupted
 from dtme_search.training.checkpoint import load_checkpoint, save_checkpoint
 from dtme_search.training.combination import Combination, graphs_survive
-from dtme_search.training.evaluation import evaluate
+from dtme_search.training.evaluation import check_scoring, evaluate
 from dtme_search.training.forward import TaskLosses, part_of
 from dtme_search.training.gradient_statistics import compare_gradients
 from dtme_search.training.growth import Growth
+from dtme_search.training.identity import checkpoint_fingerprint
 from dtme_search.training.optimisation import learning_rate_factor
 from dtme_search.training.result import Evaluation, RunResult
 from dtme_search.training.runtime import forget_peak_memory, run_numerics
@@ -39,6 +40,8 @@ READ_LOSSES_EVERY = 20
 
 class Trainer:
     """Trains one model as its config says.
+
+    Without a hold-out the test split is measured once, at the end, and decides nothing.
 
     Args:
         config: The run.
@@ -68,12 +71,13 @@ class Trainer:
         trunk: Trunk | None = None,
         parts: int = 1,
     ) -> None:
+        check_scoring(config, data.scoring_split)
         self.config = config
         self.data = data
         self.callbacks = callbacks or Callbacks()
         self.trunk = trunk
-        self.fingerprint = run_fingerprint(config, data.fingerprint)
-        self.split: Split = "holdout" if data.splits.holdout else "test"
+        self.fingerprint = checkpoint_fingerprint(config, data.fingerprint)
+        self.split = data.scoring_split
         self.checkpoint_path = None if folder is None else folder / "checkpoint.pt"
         self.state = RunState.at_start(config, model, data.device, parts)
         self.losses = TaskLosses(config.train, self.model, data)
@@ -273,6 +277,8 @@ class Trainer:
     @property
     def _evaluation_steps(self) -> set[int]:
         total, count = self.config.total_steps, self.config.train.num_evaluations
+        if self.split == "test":  # which is looked at once
+            return {total}
         return {max(1, round(total * (index + 1) / count)) for index in range(count)}
 
     def _evaluate(self) -> None:

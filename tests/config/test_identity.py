@@ -46,7 +46,6 @@ ACTIVE = [
     ({}, "model.backbone", "vit_small_patch16_224"),
     ({}, "model.backbone_options", {"depth": 6}),
     ({}, "model.pretrained", True),
-    ({}, "model.checkpoint", "w.pt"),
     ({}, "model.checkpoint_grid", [4, 6]),
     ({}, "model.drop_path", 0.1),
     ({}, "model.architecture", "taskprompter"),
@@ -121,6 +120,8 @@ ACTIVE = [
 # The same, where the field is not read.
 INACTIVE = [
     ({}, "data.root", "/data"),
+    # What the file holds is named by its digest.
+    ({}, "model.checkpoint", "w.pt"),
     ({}, "model.decoder_options", {"dpt": {"width": 3}}),
     ({}, "model.architecture_options", {"taskprompter": {"channel_heads": 4}}),
     (PROMPTED, "model.architecture_options", {"other": {"width": 3}}),
