@@ -82,7 +82,8 @@ def _is_cut(vit: Any, config: ModelConfig) -> bool:
     if "depth" not in config.backbone_options:
         return False
     with torch.device("meta"):
-        return len(vit.blocks) < len(timm.create_model(config.backbone).blocks)
+        published: Any = timm.create_model(config.backbone)
+    return len(vit.blocks) < len(published.blocks)
 
 
 def _load(vit: Any, weights: dict[str, Tensor], config: ModelConfig, place: str, notes: list[str]) -> None:
@@ -164,7 +165,7 @@ def _resample_positions(
     positions: Tensor, vit: Any, config: ModelConfig, place: str, notes: list[str]
 ) -> Tensor:
     """The position embedding on the grid of the model, resampled as timm does it."""
-    from timm.layers import resample_abs_pos_embed
+    from timm.layers.pos_embed import resample_abs_pos_embed
 
     grid: tuple[int, int] = tuple(vit.patch_embed.grid_size)
     num_prefix = vit.pos_embed.shape[1] - grid[0] * grid[1]
