@@ -148,13 +148,15 @@ class ModelConfig(Section):
     """Backbone and decoders."""
 
     backbone: str = "vit_tiny_patch16_224"
-    """Name of a plain ViT of timm (ViT, DeiT, DINOv2, with class and register tokens)."""
+    """Name of a plain ViT of timm (ViT, DeiT, DINOv2, DINOv3, EVA; with class and register tokens)."""
     backbone_options: dict[str, Option] = {}
     """Passed to timm, for example embed_dim, depth, num_heads, patch_size for a small ViT."""
     pretrained: bool = False
     """Load timm's pretrained weights for this name from its hub."""
     checkpoint: str | None = None
     """Or load backbone weights from this file (.safetensors, .pt, .pth, .bin)."""
+    checkpoint_grid: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] | None = None
+    """Rows and columns of patches of these weights; empty = those of data.image_size, or square."""
     drop_path: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     """Stochastic depth of the last block, linear over the blocks; one draw for all tasks."""
     architecture: str = "vit"
