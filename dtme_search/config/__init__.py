@@ -1,7 +1,7 @@
 """Frozen configs: ``RunConfig`` for one run, ``StudyConfig`` for one search, YAML in and out."""
 
 from dtme_search.config.combine import CombineConfig
-from dtme_search.config.description import FolderDescription, FolderTask, load_description
+from dtme_search.config.description import FolderDescription, FolderGroups, FolderTask, load_description
 from dtme_search.config.files import (
     apply_overrides,
     base_config,
@@ -14,6 +14,7 @@ from dtme_search.config.identity import canonical, fingerprint, run_fingerprint
 from dtme_search.config.messages import validate
 from dtme_search.config.paths import check_path, check_value, set_path
 from dtme_search.config.run import (
+    ADAPTIVE,
     AugmentConfig,
     Count,
     DataConfig,
@@ -36,6 +37,7 @@ from dtme_search.config.study import Distribution, PrunerConfig, SamplerConfig, 
 from dtme_search.config.yaml_text import dump_yaml
 
 __all__ = [
+    "ADAPTIVE",
     "AugmentConfig",
     "CombineConfig",
     "Count",
@@ -45,6 +47,7 @@ __all__ = [
     "FixedPlan",
     "FolderConfig",
     "FolderDescription",
+    "FolderGroups",
     "FolderTask",
     "LayerChoice",
     "ModelConfig",

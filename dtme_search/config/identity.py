@@ -32,6 +32,13 @@ _RANKING = {
     "selection",
 }
 _MERGING = {"pair_threshold", "max_streams"}
+_OF_SCHEDULES = {
+    "diminish": ("initial_weight", "decay_power"),
+    "switch": ("switch_at", "patience"),
+    "inverse_gradient_norm": ("total", "every", "epsilon"),
+    "fisher_trace": ("total", "every", "images"),
+}
+"""What a schedule reads, beside what every schedule reads."""
 _GROWING = {"start", "num_task_tokens", "token_std", "lr_multiplier", "freeze_backbone"}
 
 
@@ -84,6 +91,8 @@ def _active_model(model: ModelConfig, form: dict[str, Any]) -> dict[str, Any]:
     else:  # it brings its own decoder
         idle = {"architecture_options", "decoder", "decoder_options", "levels"}
         options = {"architecture_options": model.architecture_options.get(model.architecture)}
+    if model.checkpoint_grid is None:
+        idle.add("checkpoint_grid")
     active = {name: value for name, value in form.items() if name not in idle}
     return active | {name: value for name, value in options.items() if value}
 
@@ -106,13 +115,12 @@ def _active_expansion(expansion: ExpansionConfig, form: dict[str, Any]) -> dict[
 
 def _active_schedule(config: RunConfig, form: dict[str, Any]) -> dict[str, Any]:
     schedule: ScheduleConfig = config.schedule
-    if not config.auxiliary_tasks or schedule.kind == "constant":
+    if not config.auxiliary_tasks:
         return {"kind": "constant"}
-    if schedule.kind == "switch":
-        names = {"kind", "switch_at", "patience"}
-    else:
-        rate = "half_life" if schedule.decay_rate is None else "decay_rate"
-        names = {"kind", "initial_weight", "decay_power", rate}
+    names = {"kind", *_OF_SCHEDULES.get(schedule.kind, ())}
+    if schedule.kind == "diminish":
+        names.add("half_life" if schedule.decay_rate is None else "decay_rate")
+    names |= {name for name in ("patience", "stop_at") if form[name] is not None}
     return {name: value for name, value in form.items() if name in names}
 
 

@@ -22,7 +22,6 @@ from dtme_search.token_space import (
 )
 from dtme_search.training.combination import Combination
 from dtme_search.training.forward import TaskLosses, part_of
-from dtme_search.training.identity import weights_follow_results
 from dtme_search.training.runtime import Stopwatch
 
 PROBE_STEPS = 3
@@ -143,10 +142,15 @@ def resolved_config(config: RunConfig, plan: ExpansionPlan, plateau_step: int | 
         plan: What it grew by.
         plateau_step: Step at which its auxiliary tasks were switched off early, if they were.
     """
-    if weights_follow_results(config):
-        plateau = 1.0 if plateau_step is None else plateau_step / config.total_steps
-        switch_at = min(config.schedule.switch_at, plateau)
-        schedule = config.schedule.model_copy(update={"patience": None, "switch_at": switch_at})
+    if config.schedule.patience is not None:
+        schedule = config.schedule
+        end = "switch_at" if schedule.kind == "switch" else "stop_at"
+        planned = [
+            getattr(schedule, end),
+            None if plateau_step is None else plateau_step / config.total_steps,
+        ]
+        first = min((each for each in planned if each is not None), default=None)
+        schedule = schedule.model_copy(update={"patience": None, end: first})
         config = config.model_copy(update={"schedule": schedule})
     if plan.is_empty:
         return config.unexpanded()

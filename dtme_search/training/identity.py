@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from dtme_search.config import RunConfig, canonical, fingerprint, run_fingerprint
+from dtme_search.config import ADAPTIVE, RunConfig, canonical, fingerprint, run_fingerprint
 from dtme_search.models import name_weights
 from dtme_search.schedules import build_schedule
 from dtme_search.token_space import ExpansionPlan
@@ -139,9 +139,9 @@ def analysis_fingerprint(config: RunConfig, tasks: tuple[str, ...]) -> str:
 
 
 def weights_follow_results(config: RunConfig) -> bool:
-    """Whether task weights depend on what evaluations give, so that nobody knows them before the training."""
+    """Whether task weights depend on evaluations or gradients, so that nobody knows them beforehand."""
     schedule = config.schedule
-    return bool(config.auxiliary_tasks) and schedule.kind == "switch" and schedule.patience is not None
+    return bool(config.auxiliary_tasks) and (schedule.patience is not None or schedule.kind in ADAPTIVE)
 
 
 @cache

@@ -22,6 +22,7 @@ from dtme_search.training.checkpoint import load_checkpoint, save_checkpoint
 from dtme_search.training.combination import Combination, graphs_survive
 from dtme_search.training.evaluation import check_scoring, evaluate
 from dtme_search.training.forward import TaskLosses, part_of
+from dtme_search.training.gradient_sizes import fisher_traces, gradient_norms
 from dtme_search.training.gradient_statistics import compare_gradients
 from dtme_search.training.growth import Growth
 from dtme_search.training.identity import checkpoint_fingerprint
@@ -237,11 +238,12 @@ class Trainer:
         if state.step % (train.statistics.every or self.config.total_steps) == 0:
             with state.watch.phase("measure"):
                 self._look_at_gradients(state.active)
+        self._seed_step()
+        self._refresh_weights(batch)
         weights = state.schedule.weights(state.step)
         factor = learning_rate_factor(state.step, self.config.total_steps, train)
         for group in state.optimizer.param_groups:
             group["lr"] = group["base_lr"] * factor
-        self._seed_step()
         state.optimizer.zero_grad(set_to_none=True)
         of_active = {name: weights[name] for name in state.active}
         losses = self.combination.backward(state.step, batch, of_active, state.parts)
@@ -254,6 +256,21 @@ class Trainer:
         if state.step % READ_LOSSES_EVERY == 0:
             state.loss_log.read()
             self._tell_progress()
+
+    def _refresh_weights(self, batch: Batch) -> None:
+        """Measure what the schedule wants to know before this step."""
+        state = self.state
+        wanted = state.schedule.wants(state.step)
+        if wanted is None:
+            return
+        tasks = [name for name in self.config.auxiliary_tasks if name in state.active]
+        # A graph serves a backward pass per task, which compiled blocks may refuse.
+        with torch.compiler.set_stance("force_eager"):
+            if wanted == "gradient_norm":
+                sizes = gradient_norms(self.losses, batch, tasks, state.parts)
+            else:
+                sizes = fisher_traces(self.losses, batch, tasks, self.config.schedule.images)
+        state.schedule.refresh(sizes)
 
     def _look_at_gradients(self, tasks: tuple[str, ...]) -> None:
         settings, state = self.config.train.statistics, self.state
