@@ -23,7 +23,8 @@ _WHERE_NOT_WHAT = {
 """What the data set then holds is known by its own fingerprint, the weights of a file by its digest."""
 _OF_DATA_SETS = {"scenes", "nyud", "taskonomy"}
 """Sections of data that only the data set of that name reads."""
-_MEASURING = {"variance_ratio", "num_images", "analysis_batch_size", "decoder_warmup_steps"}
+MEASURING = frozenset({"variance_ratio", "num_images", "analysis_batch_size", "decoder_warmup_steps"})
+"""Fields of expansion that say how conflicts are measured."""
 _RANKING = {
     "range_layer_ratio",
     "null_layer_ratio",
@@ -105,11 +106,10 @@ def _active_expansion(expansion: ExpansionConfig, form: dict[str, Any]) -> dict[
         active |= {"plan"}
     if expansion.policy == "per_layer":
         active |= {"layers"}
-    merges = expansion.pair_threshold > 0 or expansion.max_streams is not None
-    if expansion.policy == "conflict" or (expansion.policy == "per_layer" and "auto" in expansion.layers):
-        active |= _MEASURING | _RANKING | _MERGING
-    elif expansion.policy == "per_layer" and merges:
-        active |= _MEASURING | _MERGING
+    if expansion.needs_conflicts:
+        active |= MEASURING | _MERGING
+    if expansion.ranks_by_conflicts:
+        active |= _RANKING
     return {name: value for name, value in form.items() if name in active}
 
 

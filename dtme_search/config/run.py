@@ -243,6 +243,22 @@ class ExpansionConfig(Section):
     decoder_warmup_steps: Annotated[int, Field(ge=0)] = 0
     """Train the decoders alone for this many steps before measuring; undone afterwards."""
 
+    @property
+    def ranks_by_conflicts(self) -> bool:
+        """Whether conflicts choose layers."""
+        return self.policy == "conflict" or (self.policy == "per_layer" and "auto" in self.layers)
+
+    @property
+    def needs_conflicts(self) -> bool:
+        """Whether a plan follows from measured conflicts, in its layers or in its groups of tasks."""
+        merges = self.pair_threshold > 0 or self.max_streams is not None
+        return self.ranks_by_conflicts or (self.policy == "per_layer" and merges)
+
+    @staticmethod
+    def step_of(start: float, num_steps: int) -> int:
+        """Step before which a network grows that is to grow after the fraction ``start`` of ``num_steps``."""
+        return min(round(start * num_steps), num_steps - 1)
+
     @model_validator(mode="after")
     def _policy_has_what_it_follows(self) -> Self:
         if self.policy == "fixed" and not (self.plan.modulate or self.plan.expand):
@@ -412,7 +428,7 @@ class RunConfig(Section):
         """Step before which the network grows, or ``None`` when it never does."""
         if self.expansion.policy == "none":
             return None
-        return min(round(self.expansion.start * self.train.num_steps), self.train.num_steps - 1)
+        return self.expansion.step_of(self.expansion.start, self.train.num_steps)
 
     @property
     def total_steps(self) -> int:
