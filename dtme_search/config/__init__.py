@@ -10,7 +10,7 @@ from dtme_search.config.files import (
     load_study_config,
     shipped,
 )
-from dtme_search.config.identity import canonical, fingerprint, run_fingerprint
+from dtme_search.config.identity import canonical, finetuning, fingerprint, run_fingerprint
 from dtme_search.config.messages import validate
 from dtme_search.config.paths import check_path, check_value, set_path
 from dtme_search.config.run import (
@@ -19,6 +19,7 @@ from dtme_search.config.run import (
     Count,
     DataConfig,
     ExpansionConfig,
+    FinetuneConfig,
     FixedPlan,
     FolderConfig,
     LayerChoice,
@@ -44,6 +45,7 @@ __all__ = [
     "DataConfig",
     "Distribution",
     "ExpansionConfig",
+    "FinetuneConfig",
     "FixedPlan",
     "FolderConfig",
     "FolderDescription",
@@ -70,6 +72,7 @@ __all__ = [
     "check_value",
     "dump_yaml",
     "find_file",
+    "finetuning",
     "fingerprint",
     "load_description",
     "load_run_config",
