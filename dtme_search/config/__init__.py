@@ -1,7 +1,7 @@
 """Frozen configs: ``RunConfig`` for one run, ``StudyConfig`` for one search, YAML in and out."""
 
 from dtme_search.config.combine import CombineConfig
-from dtme_search.config.description import FolderDescription, FolderTask, load_description
+from dtme_search.config.description import FolderDescription, FolderGroups, FolderTask, load_description
 from dtme_search.config.files import (
     apply_overrides,
     base_config,
@@ -49,6 +49,7 @@ __all__ = [
     "FixedPlan",
     "FolderConfig",
     "FolderDescription",
+    "FolderGroups",
     "FolderTask",
     "LayerChoice",
     "ModelConfig",

@@ -23,7 +23,8 @@ _WHERE_NOT_WHAT = {
 """What the data set then holds is known by its own fingerprint, the weights of a file by its digest."""
 _OF_DATA_SETS = {"scenes", "nyud", "taskonomy"}
 """Sections of data that only the data set of that name reads."""
-_MEASURING = {"variance_ratio", "num_images", "analysis_batch_size", "decoder_warmup_steps"}
+MEASURING = frozenset({"variance_ratio", "num_images", "analysis_batch_size", "decoder_warmup_steps"})
+"""Fields of expansion that say how conflicts are measured."""
 _RANKING = {
     "range_layer_ratio",
     "null_layer_ratio",
@@ -91,6 +92,8 @@ def _active_model(model: ModelConfig, form: dict[str, Any]) -> dict[str, Any]:
     else:  # it brings its own decoder
         idle = {"architecture_options", "decoder", "decoder_options", "levels"}
         options = {"architecture_options": model.architecture_options.get(model.architecture)}
+    if model.checkpoint_grid is None:
+        idle.add("checkpoint_grid")
     active = {name: value for name, value in form.items() if name not in idle}
     return active | {name: value for name, value in options.items() if value}
 
@@ -103,11 +106,10 @@ def _active_expansion(expansion: ExpansionConfig, form: dict[str, Any]) -> dict[
         active |= {"plan"}
     if expansion.policy == "per_layer":
         active |= {"layers"}
-    merges = expansion.pair_threshold > 0 or expansion.max_streams is not None
-    if expansion.policy == "conflict" or (expansion.policy == "per_layer" and "auto" in expansion.layers):
-        active |= _MEASURING | _RANKING | _MERGING
-    elif expansion.policy == "per_layer" and merges:
-        active |= _MEASURING | _MERGING
+    if expansion.needs_conflicts:
+        active |= MEASURING | _MERGING
+    if expansion.ranks_by_conflicts:
+        active |= _RANKING
     return {name: value for name, value in form.items() if name in active}
 
 

@@ -148,13 +148,15 @@ class ModelConfig(Section):
     """Backbone and decoders."""
 
     backbone: str = "vit_tiny_patch16_224"
-    """Name of a plain ViT of timm (ViT, DeiT, DINOv2, with class and register tokens)."""
+    """Name of a plain ViT of timm (ViT, DeiT, DINOv2, DINOv3, EVA; with class and register tokens)."""
     backbone_options: dict[str, Option] = {}
     """Passed to timm, for example embed_dim, depth, num_heads, patch_size for a small ViT."""
     pretrained: bool = False
     """Load timm's pretrained weights for this name from its hub."""
     checkpoint: str | None = None
     """Or load backbone weights from this file (.safetensors, .pt, .pth, .bin)."""
+    checkpoint_grid: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] | None = None
+    """Rows and columns of patches of these weights; empty = those of data.image_size, or square."""
     drop_path: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     """Stochastic depth of the last block, linear over the blocks; one draw for all tasks."""
     architecture: str = "vit"
@@ -240,6 +242,22 @@ class ExpansionConfig(Section):
     """Images per backward pass of that measurement."""
     decoder_warmup_steps: Annotated[int, Field(ge=0)] = 0
     """Train the decoders alone for this many steps before measuring; undone afterwards."""
+
+    @property
+    def ranks_by_conflicts(self) -> bool:
+        """Whether conflicts choose layers."""
+        return self.policy == "conflict" or (self.policy == "per_layer" and "auto" in self.layers)
+
+    @property
+    def needs_conflicts(self) -> bool:
+        """Whether a plan follows from measured conflicts, in its layers or in its groups of tasks."""
+        merges = self.pair_threshold > 0 or self.max_streams is not None
+        return self.ranks_by_conflicts or (self.policy == "per_layer" and merges)
+
+    @staticmethod
+    def step_of(start: float, num_steps: int) -> int:
+        """Step before which a network grows that is to grow after the fraction ``start`` of ``num_steps``."""
+        return min(round(start * num_steps), num_steps - 1)
 
     @model_validator(mode="after")
     def _policy_has_what_it_follows(self) -> Self:
@@ -433,7 +451,7 @@ class RunConfig(Section):
         """Step before which the network grows, or ``None`` when it never does."""
         if self.expansion.policy == "none":
             return None
-        return min(round(self.expansion.start * self.train.num_steps), self.train.num_steps - 1)
+        return self.expansion.step_of(self.expansion.start, self.train.num_steps)
 
     @property
     def total_steps(self) -> int:

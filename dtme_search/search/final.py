@@ -107,14 +107,13 @@ def train_final(
         TrainingInterrupted: If a signal stopped it; the same call goes on.
     """
     hears = listener or Listener()
-    shelf = DataShelf(pick_device(device), final=True, on_progress=hears.data_reading)
+    # The test images are read now: a broken one is named before the training, not after it.
+    shelf = DataShelf(pick_device(device), final=True, read=("train", "test"), on_progress=hears.data_reading)
     url = storage or default_storage_url(FINAL, workdir)
     if with_baselines:
         check_storage(url)
     check_model(config.model, config.data.image_size)
     data = shelf.get(config)
-    # A broken test image is found now, not after the training.
-    next(data.eval_batches("test", 1), None)
     check_run(config, data)
 
     workspace = Workspace.of_study(workdir, FINAL)

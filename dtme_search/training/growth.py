@@ -17,7 +17,6 @@ from dtme_search.token_space import (
     ConflictReport,
     ExpansionPlan,
     measure_conflicts,
-    needs_conflicts,
     plan_expansion,
 )
 from dtme_search.training.combination import Combination
@@ -53,7 +52,7 @@ class Growth:
     @property
     def needs_report(self) -> bool:
         """Whether the plan depends on conflicts."""
-        return needs_conflicts(self.config.expansion)
+        return self.config.expansion.needs_conflicts
 
     def measure(self, on_progress: Callable[[str], None] = lambda _: None) -> ConflictReport:
         """Conflict report on training images without augmentation.

@@ -71,6 +71,7 @@ class Diary:
             expansion_step=self.config.expansion_step,
             total_steps=self.config.total_steps,
             device=device_name(self.data.device),
+            compiled=self.config.train.compile,
             seed=self.config.seed,
             split=self.data.scoring_split,
             torch_version=torch.__version__,
@@ -128,8 +129,8 @@ class Diary:
         """The run has come to a step, on its own steps or on reused ones."""
         self.row = replace(self.row, steps_trained=max(0, step - (self.row.steps_reused or 0)))
 
-    def evaluated(self, evaluation: Evaluation, comparison: Comparison) -> None:
-        """The hold-out was evaluated."""
+    def evaluated(self, evaluation: Evaluation, comparison: Comparison, parts: int) -> None:
+        """The hold-out was evaluated; batches go through the network in ``parts``."""
         rows = [
             EvaluationRow(
                 task=name,
@@ -142,7 +143,7 @@ class Diary:
         ]
         self.records.save_evaluation(self.study.name, self.trial.number, evaluation.step, rows)
         self.reached(evaluation.step)
-        self.row = replace(self.row, delta_m_percent=comparison.delta_m_percent)
+        self.row = replace(self.row, delta_m_percent=comparison.delta_m_percent, batch_parts=parts)
 
     def judged(self, rung: RungRow) -> None:
         """The numbers at an evaluation that pruning compares."""
