@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import platform
 import traceback
 from collections.abc import Callable, Iterable, Sequence
@@ -68,6 +69,7 @@ class Diary:
             unexpanded_fingerprint=self._name_of(self.config.unexpanded()),
             state="running",
             config=self.config.model_dump_json(),
+            baselines=json.dumps({task: row.fingerprint for task, row in self.context.baselines.items()}),
             expansion_step=self.config.expansion_step,
             total_steps=self.config.total_steps,
             device=device_name(self.data.device),
@@ -138,6 +140,7 @@ class Diary:
                 value=value,
                 gain_percent=comparison.gains_percent.get(name),
                 loss=evaluation.losses.get(name),
+                unit=self.data.specs[name].unit,
             )
             for name, value in evaluation.metrics.items()
         ]
