@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from dtme_search.models import check_model
+from dtme_search.models import check_model, check_weights
 from dtme_search.search.data_shelf import DataShelf
 from dtme_search.search.stopping import StopSwitch
 from dtme_search.search.storage.database import storage_errors
@@ -47,6 +47,7 @@ def train_baselines(
     url = storage_url(config.name, storage, workdir)
     check_storage(url)
     check_model(base.model, base.data.image_size)
+    check_weights(base.model, base.data.image_size)
     check_run(base, shelf.get(base))
     records = records_for(open_storage(url))
     records.create_tables()

@@ -14,7 +14,7 @@ from optuna.samplers import BaseSampler
 from dtme_search.config import RunConfig, StudyConfig, base_config, find_file, load_study_config, validate
 from dtme_search.config.study import ReuseConfig
 from dtme_search.errors import ConfigError, StorageError
-from dtme_search.models import check_model, describe_backbone, name_weights
+from dtme_search.models import check_model, check_weights, describe_backbone, name_weights
 from dtme_search.search.data_shelf import DataShelf
 from dtme_search.search.reuse.trunks import TrunkStore
 from dtme_search.search.space.known_points import enqueued_point
@@ -253,6 +253,7 @@ def _sampler(
 
 def _space(config: StudyConfig, base: RunConfig) -> SearchSpace:
     backbone = check_model(base.model, base.data.image_size)
+    check_weights(base.model, base.data.image_size)
     space = SearchSpace.from_study(config, base, backbone.num_layers)
     for what, one in space.with_each_choice("model"):
         try:
