@@ -6,11 +6,14 @@ dotted path, for example ``expansion.start``. Defaults are the papers' where the
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
 from dtme_search.config.combine import MOST_TASKS, WEIGH_LOSSES, CombineConfig, StatisticsConfig
+from dtme_search.config.dotted import set_path
+from dtme_search.config.recipes import BaselineRecipes
 from dtme_search.config.section import Fraction, Section
 
 Count = Annotated[int, Field(ge=1)]
@@ -243,6 +246,22 @@ class ExpansionConfig(Section):
     decoder_warmup_steps: Annotated[int, Field(ge=0)] = 0
     """Train the decoders alone for this many steps before measuring; undone afterwards."""
 
+    @property
+    def ranks_by_conflicts(self) -> bool:
+        """Whether conflicts choose layers."""
+        return self.policy == "conflict" or (self.policy == "per_layer" and "auto" in self.layers)
+
+    @property
+    def needs_conflicts(self) -> bool:
+        """Whether a plan follows from measured conflicts, in its layers or in its groups of tasks."""
+        merges = self.pair_threshold > 0 or self.max_streams is not None
+        return self.ranks_by_conflicts or (self.policy == "per_layer" and merges)
+
+    @staticmethod
+    def step_of(start: float, num_steps: int) -> int:
+        """Step before which a network grows that is to grow after the fraction ``start`` of ``num_steps``."""
+        return min(round(start * num_steps), num_steps - 1)
+
     @model_validator(mode="after")
     def _policy_has_what_it_follows(self) -> Self:
         if self.policy == "fixed" and not (self.plan.modulate or self.plan.expand):
@@ -256,6 +275,21 @@ class ExpansionConfig(Section):
 
 ADAPTIVE = ("inverse_gradient_norm", "fisher_trace")
 """Schedules whose weights follow gradients."""
+
+
+class FinetuneConfig(Section):
+    """What goes on training of the shared network once auxiliary tasks have stopped (ours)."""
+
+    fraction: Fraction = 1.0
+    """Share of the parts (embedding, every block, final norm) that goes on training; 1 = all."""
+    selection: Literal["importance", "reversed", "random", "last"] = "importance"
+    """Which parts: those most important for the primary tasks, or a control; last = nearest to the output."""
+    importance: Literal["fisher_trace", "taylor", "magnitude"] = "fisher_trace"
+    """Per parameter the mean of g^2, of the size of theta g, or of the size of g, over single images."""
+    images: Annotated[int, Field(ge=1)] = 16
+    """Training images on which that is measured."""
+    parts: tuple[str, ...] = ()
+    """The parts themselves, as an export writes them: embedding, block 0 and so on, norm."""
 
 
 class ScheduleConfig(Section):
@@ -288,6 +322,7 @@ class ScheduleConfig(Section):
     """inverse_gradient_norm: added to the norms."""
     images: Annotated[int, Field(ge=1)] = 8
     """fisher_trace: images of the batch that are looked at, each with a gradient of its own per task."""
+    finetune: FinetuneConfig = FinetuneConfig()
     with_loss_weighting: bool = False
     """Allow gamma from gradients beside a train.combine.kind that weighs losses: one may undo the other."""
 
@@ -360,6 +395,7 @@ class RunConfig(Section):
     expansion: ExpansionConfig = ExpansionConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     train: TrainConfig = TrainConfig()
+    baselines: BaselineRecipes = BaselineRecipes()
 
     @model_validator(mode="after")
     def _some_task_is_primary(self) -> Self:
@@ -414,11 +450,18 @@ class RunConfig(Section):
         return tuple(name for name, task in self.tasks.items() if task.role == "auxiliary")
 
     @property
+    def finetunes(self) -> bool:
+        """Whether a part of the shared network stops training with the auxiliary tasks, if they stop."""
+        schedule = self.schedule
+        stops = schedule.kind == "switch" or schedule.stop_at is not None or schedule.patience is not None
+        return bool(self.auxiliary_tasks) and stops and schedule.finetune.fraction < 1.0
+
+    @property
     def expansion_step(self) -> int | None:
         """Step before which the network grows, or ``None`` when it never does."""
         if self.expansion.policy == "none":
             return None
-        return min(round(self.expansion.start * self.train.num_steps), self.train.num_steps - 1)
+        return self.expansion.step_of(self.expansion.start, self.train.num_steps)
 
     @property
     def total_steps(self) -> int:
@@ -430,7 +473,8 @@ class RunConfig(Section):
         """The same run on data in the folder ``root``; ``None`` leaves ``data.root`` as it is."""
         if root is None:
             return self
-        return self.model_copy(update={"data": self.data.model_copy(update={"root": root})})
+        place = str(Path(root).expanduser().absolute())  # for commands that are given elsewhere
+        return self.model_copy(update={"data": self.data.model_copy(update={"root": place})})
 
     def unexpanded(self) -> RunConfig:
         """The same run, as long and with the same weights, of the network that never grows."""
@@ -438,12 +482,15 @@ class RunConfig(Section):
         return self.model_copy(update={"expansion": ExpansionConfig(policy="none"), "train": train})
 
     def for_single_task(self, task: str) -> RunConfig:
-        """Config of the single-task baseline of ``task``: same recipe, no growth, no schedule."""
-        return self.model_copy(
-            update={
-                "tasks": {task: self.tasks[task].model_copy(update={"role": "primary"})},
-                "expansion": ExpansionConfig(policy="none"),
-                "schedule": ScheduleConfig(),
-                "train": self.train.model_copy(update={"combine": CombineConfig()}),
-            }
-        )
+        """Config of the single-task baseline of ``task``: as long, no growth, no schedule.
+
+        The recipe is this run's own, except where ``baselines.recipes`` says otherwise.
+        """
+        values = self.unexpanded().model_dump()
+        for path, value in self.baselines.recipes.get(task, {}).items():
+            values = set_path(values, path, value)
+        del values["train"]["combine"]
+        values["tasks"] = {task: {**values["tasks"][task], "role": "primary"}}
+        for name in ("schedule", "baselines"):
+            del values[name]
+        return RunConfig.model_validate(values)
