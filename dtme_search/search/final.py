@@ -142,23 +142,28 @@ def train_final(
                 raise TrainingInterrupted("stopped while the trained model was measured")
 
         extra = _extra(trainer.model, data, "test", config, tuple(metrics), scored)
-    against = config.baselines.in_words()
     result = FinalResult(
-        "test", len(data.splits.test), data.specs, metrics, baselines, folder, against, extra
+        split="test",
+        num_images=len(data.splits.test),
+        specs=data.specs,
+        metrics=metrics,
+        baselines=baselines,
+        folder=folder,
+        against=config.baselines.in_words(),
+        extra_metrics=extra,
     )
-    (folder / "metrics.json").write_text(
-        json.dumps(
-            {
-                "split": "test",
-                "metrics": dict(metrics),
-                "extra_metrics": extra,
-                "delta_m_percent": result.delta_m_percent,
-            },
-            indent=1,
-        ),
-        encoding="utf-8",
-    )
+    _write_metrics(result)
     return result
+
+
+def _write_metrics(result: FinalResult) -> None:
+    values = {
+        "split": result.split,
+        "metrics": dict(result.metrics),
+        "extra_metrics": result.extra_metrics,
+        "delta_m_percent": result.delta_m_percent,
+    }
+    (result.folder / "metrics.json").write_text(json.dumps(values, indent=1), encoding="utf-8")
 
 
 def evaluate_checkpoint(
