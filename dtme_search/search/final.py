@@ -10,7 +10,7 @@ from pathlib import Path
 
 from dtme_search.config import RunConfig, TrainConfig, dump_yaml
 from dtme_search.data import Split, TaskData
-from dtme_search.models import MultiTaskViT, check_model
+from dtme_search.models import MultiTaskViT, check_model, check_weights
 from dtme_search.search.data_shelf import DataShelf
 from dtme_search.search.stopping import StopSwitch
 from dtme_search.search.storage.records import records_for
@@ -115,6 +115,7 @@ def train_final(
     if with_baselines:
         check_storage(url)
     check_model(config.model, config.data.image_size)
+    check_weights(config.model, config.data.image_size)
     data = shelf.get(config)
     check_run(config, data)
 

@@ -21,7 +21,7 @@ from dtme_search.config import (
 )
 from dtme_search.config.study import ReuseConfig
 from dtme_search.errors import ConfigError, StorageError
-from dtme_search.models import check_model, describe_backbone, name_weights
+from dtme_search.models import check_model, check_weights, describe_backbone, name_weights
 from dtme_search.search.data_shelf import DataShelf
 from dtme_search.search.reuse.trunks import TrunkStore
 from dtme_search.search.space.known_points import enqueued_point
@@ -292,6 +292,7 @@ def _own_file(study: str) -> str | None:
 def space_of(config: StudyConfig, base: RunConfig) -> SearchSpace:
     """The search space, with the rule for the baselines of its trials."""
     backbone = check_model(base.model, base.data.image_size)
+    check_weights(base.model, base.data.image_size)
     space = SearchSpace.from_study(config, base, backbone.num_layers)
     for what, one in space.with_each_choice("model"):
         try:
