@@ -22,15 +22,8 @@ _LAST_ENDED = 5
 _MOST_MAPS = 10
 
 
-def print_study(screen: Screen, study: LoadedStudy, where: str = "", data: str = "") -> None:
-    """Counts by state, front, failures, best, and the next commands to type.
-
-    Args:
-        screen: Where to print.
-        study: The study.
-        where: Options that the next commands need to find it.
-        data: Options that they need to find its data.
-    """
+def print_study(screen: Screen, study: LoadedStudy) -> None:
+    """Counts by state, front, failures, best, and the next commands to type."""
     from dtme_search.cli.confirmed import CONFIRMED, best_in_words, print_confirmed
     from dtme_search.errors import ExportError
     from dtme_search.reporting import (
@@ -45,6 +38,7 @@ def print_study(screen: Screen, study: LoadedStudy, where: str = "", data: str =
     trials = trials_table(study)
     if trials.empty:
         screen.say(f"Study {study.name} has no trials yet.")
+        screen.line(f"Next:\n  {study.place.command('optimize')}")
         return
     counts = ", ".join(f"{count} {state}" for state, count in trials["state"].value_counts().items())
     screen.say(f"Study {study.name}: {counts}; {study.config.trials} planned.")
@@ -87,7 +81,7 @@ def print_study(screen: Screen, study: LoadedStudy, where: str = "", data: str =
     try:
         best = best_trial(study)
     except ExportError as error:
-        screen.say(str(error))
+        screen.line(str(error))
         return
     row = trials[trials["trial"] == best].iloc[0]
     screen.say(best_in_words(study, best))
@@ -95,15 +89,15 @@ def print_study(screen: Screen, study: LoadedStudy, where: str = "", data: str =
     if saved:
         screen.say(saved)
     screen.line("Next:")
-    force = " --force" if row["dead_tasks"] else ""
-    confirm = [] if row["num_seeds"] > 0 else [f"confirm --study {study.name}{where}{data} --top 3 --seeds 3"]
+    place, force = study.place, ["--force"] if row["dead_tasks"] else []
+    confirm = [] if row["num_seeds"] > 0 else [place.command("confirm", "--top", "3", "--seeds", "3")]
     for command in (
         *confirm,
-        f"export --study {study.name}{where} --best{force} --out best.yaml",
-        f"train best.yaml{data}",
-        f"dashboard --study {study.name}{where}",
+        place.command("export", "--best", *force, "--out", "best.yaml"),
+        place.train("best.yaml"),
+        place.command("dashboard"),
     ):
-        screen.line(f"  dtme-search {command}")
+        screen.line(f"  {command}")
 
 
 def print_baselines(screen: Screen, rows: Iterable[BaselineRow]) -> None:
@@ -153,8 +147,8 @@ def print_final(screen: Screen, result: FinalResult) -> None:
             )
     if result.delta_m_percent is not None:
         screen.say(
-            f"delta_m {result.delta_m_percent:+.2f} % on the {result.split} split, against single-task "
-            "baselines trained on the same ids with the same recipe; one seed."
+            f"delta_m {result.delta_m_percent:+.2f} % on the {result.split} split, against {result.against}, "
+            "trained on the same ids; one seed."
         )
     if result.baselines and result.extra_metrics:
         screen.say(

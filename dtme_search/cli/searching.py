@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from dtme_search.cli import options
-from dtme_search.cli.app import app, repeated, screen_of, was_given
+from dtme_search.cli.app import app, screen_of, was_given
 from dtme_search.cli.arguments import WARM_START_STORAGE
 from dtme_search.cli.screen import stoppable
 from dtme_search.errors import ConfigError
@@ -134,8 +134,7 @@ def optimize(
             publish=PageKeeper(),
         )
     write_page(loaded)
-    where, data = repeated(context, "storage", "workdir"), repeated(context, "data_root")
-    print_study(screen, loaded, where, data)
+    print_study(screen, loaded)
     if loaded.stopped:
         screen.say("Stopped. The same command goes on from the last checkpoint.")
         raise typer.Exit(130)

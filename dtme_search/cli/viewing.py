@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from dtme_search.cli import options
-from dtme_search.cli.app import app, repeated, screen_of
+from dtme_search.cli.app import app, screen_of
 from dtme_search.errors import ConfigError
 
 
@@ -49,7 +49,7 @@ def show(
 
     loaded = load_study(study, storage=storage, workdir=workdir)
     if format_ is TableFormat.table:
-        print_study(screen_of(context), loaded, repeated(context, "storage", "workdir"))
+        print_study(screen_of(context), loaded)
     elif format_ is TableFormat.csv:
         typer.echo(trials_table(loaded).to_csv(index=False), nl=False)
     else:

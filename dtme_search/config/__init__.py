@@ -2,6 +2,7 @@
 
 from dtme_search.config.combine import CombineConfig
 from dtme_search.config.description import FolderDescription, FolderTask, load_description
+from dtme_search.config.dotted import set_path
 from dtme_search.config.files import (
     apply_overrides,
     base_config,
@@ -12,7 +13,8 @@ from dtme_search.config.files import (
 )
 from dtme_search.config.identity import canonical, fingerprint, run_fingerprint
 from dtme_search.config.messages import validate
-from dtme_search.config.paths import check_path, check_value, set_path
+from dtme_search.config.paths import check_path, check_value
+from dtme_search.config.recipes import BaselineRecipes
 from dtme_search.config.run import (
     AugmentConfig,
     Count,
@@ -37,6 +39,7 @@ from dtme_search.config.yaml_text import dump_yaml
 
 __all__ = [
     "AugmentConfig",
+    "BaselineRecipes",
     "CombineConfig",
     "Count",
     "DataConfig",

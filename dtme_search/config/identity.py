@@ -42,6 +42,7 @@ def canonical(config: RunConfig) -> dict[str, Any]:
     fields that the chosen policy, schedule or data set never reads.
     """
     form = config.model_dump(mode="json")
+    del form["baselines"]  # what a run is compared with does not change its own numbers
     for sections, names in _WHERE_NOT_WHAT.items():
         section = functools.reduce(operator.getitem, sections, form)
         for name in names:

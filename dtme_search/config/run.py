@@ -6,11 +6,14 @@ dotted path, for example ``expansion.start``. Defaults are the papers' where the
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
 from dtme_search.config.combine import MOST_TASKS, CombineConfig
+from dtme_search.config.dotted import set_path
+from dtme_search.config.recipes import BaselineRecipes
 from dtme_search.config.section import Fraction, Section
 
 Count = Annotated[int, Field(ge=1)]
@@ -332,6 +335,7 @@ class RunConfig(Section):
     expansion: ExpansionConfig = ExpansionConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     train: TrainConfig = TrainConfig()
+    baselines: BaselineRecipes = BaselineRecipes()
 
     @model_validator(mode="after")
     def _some_task_is_primary(self) -> Self:
@@ -395,7 +399,8 @@ class RunConfig(Section):
         """The same run on data in the folder ``root``; ``None`` leaves ``data.root`` as it is."""
         if root is None:
             return self
-        return self.model_copy(update={"data": self.data.model_copy(update={"root": root})})
+        place = str(Path(root).expanduser().absolute())  # for commands that are given elsewhere
+        return self.model_copy(update={"data": self.data.model_copy(update={"root": place})})
 
     def unexpanded(self) -> RunConfig:
         """The same run, as long and with the same weights, of the network that never grows."""
@@ -403,12 +408,15 @@ class RunConfig(Section):
         return self.model_copy(update={"expansion": ExpansionConfig(policy="none"), "train": train})
 
     def for_single_task(self, task: str) -> RunConfig:
-        """Config of the single-task baseline of ``task``: same recipe, no growth, no schedule."""
-        return self.model_copy(
-            update={
-                "tasks": {task: self.tasks[task].model_copy(update={"role": "primary"})},
-                "expansion": ExpansionConfig(policy="none"),
-                "schedule": ScheduleConfig(),
-                "train": self.train.model_copy(update={"combine": CombineConfig()}),
-            }
-        )
+        """Config of the single-task baseline of ``task``: as long, no growth, no schedule.
+
+        The recipe is this run's own, except where ``baselines.recipes`` says otherwise.
+        """
+        values = self.unexpanded().model_dump()
+        for path, value in self.baselines.recipes.get(task, {}).items():
+            values = set_path(values, path, value)
+        del values["train"]["combine"]
+        values["tasks"] = {task: {**values["tasks"][task], "role": "primary"}}
+        for name in ("schedule", "baselines"):
+            del values[name]
+        return RunConfig.model_validate(values)

@@ -13,6 +13,7 @@ from dtme_search.reporting.study_data import StudyData, read_study_data
 from dtme_search.reporting.tables import (
     LEGEND,
     Frame,
+    against,
     baselines_table,
     confirmed_table,
     failed_table,
@@ -30,6 +31,7 @@ __all__ = [
     "PanelRow",
     "StudyData",
     "StudyView",
+    "against",
     "baselines_table",
     "best_trial",
     "confirmed_table",

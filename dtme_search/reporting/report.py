@@ -22,7 +22,13 @@ from dtme_search.reporting.document import (
 )
 from dtme_search.reporting.effects import effects
 from dtme_search.reporting.figures import FIGURES
-from dtme_search.reporting.sections import baseline_section, frame_table, front_section, task_section
+from dtme_search.reporting.sections import (
+    baseline_section,
+    frame_table,
+    front_section,
+    next_commands,
+    task_section,
+)
 from dtme_search.reporting.story import story, subject
 from dtme_search.reporting.study_data import StudyData, read_study_data
 from dtme_search.search import LoadedStudy
@@ -120,27 +126,15 @@ def _trials(data: StudyData) -> list[Block]:
     if len(shown) > _MOST_ROWS:
         blocks.append(
             Paragraph(
-                f"The last {_MOST_ROWS} of {len(shown)}; `dtme-search show --study {data.name} --format csv` "
-                "gives all."
+                f"The last {_MOST_ROWS} of {len(shown)}; "
+                f"`{data.study.place.command('show', '--format', 'csv')}` gives all."
             )
         )
     return blocks
 
 
 def _again(data: StudyData) -> list[Block]:
-    name = data.name
-    force = " --force" if data.best is not None and data.best["dead_tasks"] else ""
-    lines = [
-        f"dtme-search optimize --study {name}",
-        f"dtme-search export --study {name} --best{force} --out best.yaml",
-        "dtme-search train best.yaml",
-        f"dtme-search report --study {name} --out report.html",
-    ]
-    return [
-        Heading("To repeat this"),
-        Code("\n".join(lines)),
-        Paragraph("A study of data on disk needs its `--data-root`, one in another place its `--storage`."),
-    ]
+    return [Heading("To repeat this"), Code("\n".join(next_commands(data)))]
 
 
 def _provenance(data: StudyData) -> list[Block]:

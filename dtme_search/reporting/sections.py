@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 
 import pandas as pd
 
+from dtme_search.config.dotted import value_at
 from dtme_search.reporting.document import Block, Heading, Paragraph, Table
 from dtme_search.reporting.study_data import StudyData, plan_of_run
-from dtme_search.reporting.tables import LEGEND
-from dtme_search.search import RunRow
+from dtme_search.reporting.tables import LEGEND, against
+from dtme_search.search import BaselineRow, RunRow
+from dtme_search.search.storage.studies import stored_base_config
 from dtme_search.tasks import display_metric
 from dtme_search.token_space import ExpansionPlan
 from dtme_search.words import cell, heading
@@ -43,23 +46,55 @@ def front_section(data: StudyData) -> list[Block]:
     ]
 
 
+def next_commands(data: StudyData) -> list[str]:
+    """Commands that go on from here, the search itself first; those that would be refused are left out."""
+    place, root = data.study.place, stored_base_config(data.study.optuna).data.root
+    where = [] if root is None else ["--data-root", root]
+    commands = [place.command("optimize", *where), place.command("report", "--out", "report.html")]
+    if data.best is None:
+        return commands
+    force = ["--force"] if data.best["dead_tasks"] else []
+    return [
+        *commands,
+        place.command("export", "--best", *force, "--out", "best.yaml"),
+        place.train("best.yaml"),
+    ]
+
+
 def baseline_section(data: StudyData) -> list[Block]:
     """Single-task baselines beside what a guess without the image reaches."""
-    if not data.baselines:
+    rows = _baseline_rows(data)
+    if not rows:
         return []
-    rows = [
+    # What differs between the baselines of a task tells them apart.
+    shown = [path for path in rows[0][1] if len({recipe[path] for _, recipe in rows}) > 1]
+    table = [
         (
-            task,
+            row.task,
             f"{row.metric}, {'higher' if row.higher_is_better else 'lower'} is better",
             display_metric(row.value, row.unit),
             display_metric(row.prior_value, row.unit),
             str(row.num_steps),
             str(row.seed),
+            *(recipe[path] for path in shown),
         )
-        for task, row in data.baselines.items()
+        for row, recipe in rows
     ]
-    columns = ("task", "metric", "single-task baseline", "no-image prior", "steps", "seed")
-    return [Heading("Baselines"), Table(columns, rows)]
+    columns = ("task", "metric", "single-task baseline", "no-image prior", "steps", "seed", *shown)
+    blocks: list[Block] = [Heading("Baselines"), Table(columns, table)]
+    if data.best is not None:
+        blocks.append(Paragraph(f"Gains are against {against(data.runs[int(data.best['trial'])])}."))
+    return blocks
+
+
+def _baseline_rows(data: StudyData) -> list[tuple[BaselineRow, dict[str, str]]]:
+    """Baselines that trials are compared with, by task, with what is searched of their recipes."""
+    used = {row.fingerprint: row for rows in data.baselines.values() for row in rows.values()}
+    by_task = sorted(used.values(), key=lambda row: data.tasks.index(row.task))
+    paths = [path for path in data.config.search if "*" not in path]
+    return [
+        (row, {path: str(value_at(json.loads(row.config), path, "")) for path in paths}) for row in by_task
+    ]
 
 
 def task_section(data: StudyData) -> list[Block]:
@@ -74,11 +109,12 @@ def task_section(data: StudyData) -> list[Block]:
         trials = {f"unexpanded, trial {number}": number, **trials}
     metrics = {name: data.metrics(number) for name, number in trials.items()}
     rows = []
-    for task, row in data.baselines.items():
+    for task, row in data.baselines[int(best["trial"])].items():
         values = [
-            f"{display_metric(found[task], row.unit)} ({_gain(found[task], row.value, row.higher_is_better)})"
-            if task in found else ""
-            for found in metrics.values()
+            f"{display_metric(found[task], own.unit)} ({_gain(found[task], own.value, own.higher_is_better)})"
+            if task in found and own is not None else ""
+            for name, found in metrics.items()
+            for own in [data.baselines[trials[name]].get(task)]
         ]  # fmt: skip
         rows.append((task, row.metric, display_metric(row.value, row.unit), *values))
     return [

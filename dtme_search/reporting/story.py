@@ -7,6 +7,7 @@ import pandas as pd
 from dtme_search.config import ModelConfig, RunConfig
 from dtme_search.reporting.effects import Effect, effects
 from dtme_search.reporting.study_data import StudyData
+from dtme_search.reporting.tables import against
 from dtme_search.search import confirmations, lead_of
 from dtme_search.words import heading
 
@@ -83,7 +84,7 @@ def _best(data: StudyData, best: pd.Series) -> str:
     grown = f"layers {best['layers']}" if set(best["layers"]) != {"."} else "a network that never grew"
     start = _grown_when(best["start"])
     text = f"The best feasible trial by {by} is **trial {best['trial']}** ({grown}{start}): "
-    text += f"delta_m **{best['delta_m_percent']:+.2f} %** against single-task baselines of the same recipe. "
+    text += f"delta_m **{best['delta_m_percent']:+.2f} %** against {against(data.runs[best['trial']])}. "
     seeds = best.get("num_seeds")
     if seeds is not None and seeds >= 1:
         spread = best["delta_m_std"]

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import pandas as pd
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
@@ -49,7 +50,7 @@ class StudyData:
             ``delta_m_percent``.
         conflicts: Rates in percent, mean over the trials that measured: ``layer``, ``task_a``, ``task_b``,
             ``range_percent``, ``null_percent``, ``trials``.
-        baselines: Single-task baseline by task.
+        baselines: Trial -> task -> single-task baseline that it is compared with.
         parameters: Searched values, a row per trial and a column per parameter; missing where not searched.
     """
 
@@ -58,7 +59,7 @@ class StudyData:
     trials: pd.DataFrame
     rungs: pd.DataFrame
     conflicts: pd.DataFrame
-    baselines: Mapping[str, BaselineRow]
+    baselines: Mapping[int, Mapping[str, BaselineRow]]
     parameters: pd.DataFrame
 
     @cached_property
@@ -121,7 +122,7 @@ class StudyData:
     @property
     def tasks(self) -> tuple[str, ...]:
         """Primary tasks: those that make up delta_m."""
-        return tuple(self.baselines) or tuple(
+        return tuple(next(filter(None, self.baselines.values()), ())) or tuple(
             name.removeprefix("gain_").removesuffix("_percent")
             for name in self.trials.columns
             if name.startswith("gain_")
@@ -184,7 +185,7 @@ def read_study_data(study: LoadedStudy) -> StudyData:
         trials=table_of_runs(study, runs),
         rungs=_rungs(study, runs),
         conflicts=_conflicts(study),
-        baselines=_baselines(study, trials),
+        baselines=_baselines(study, runs),
         parameters=parameters,
     )
 
@@ -239,26 +240,11 @@ def _frame(study: LoadedStudy, query: Any) -> pd.DataFrame:
         return pd.DataFrame(result.fetchall(), columns=list(result.keys()))
 
 
-def _baselines(study: LoadedStudy, trials: Sequence[FrozenTrial]) -> dict[str, BaselineRow]:
-    """The study's baselines among those of the database: the ones its gains were computed with."""
-    first = next((trial for trial in trials if trial.state == TrialState.COMPLETE), None)
-    known = study.records.baselines()
-    if first is None:
-        return {}
-    found: dict[str, BaselineRow] = {}
-    for row in study.records.evaluations(study.name, first.number):
-        if row.gain_percent is None:
-            continue
-        candidates = [base for base in known if base.task == row.task]
-        if candidates:
-            wanted = row
-            found[row.task] = min(
-                candidates, key=lambda base: _misfit(base, wanted.value, wanted.gain_percent)
-            )
-    gains = first.user_attrs.get("gains_percent", found)
-    return {task: found[task] for task in gains if task in found}
-
-
-def _misfit(base: BaselineRow, value: float, gain_percent: float | None) -> float:
-    sign = 1 if base.higher_is_better else -1
-    return abs(sign * 100 * (value - base.value) / base.value - (gain_percent or 0.0))
+def _baselines(study: LoadedStudy, runs: Mapping[int, RunRow]) -> dict[int, dict[str, BaselineRow]]:
+    """What each trial is compared with."""
+    known = {row.fingerprint: row for row in study.records.baselines()}
+    found: dict[int, dict[str, BaselineRow]] = {}
+    for number, run in runs.items():
+        names = json.loads(run.baselines or "{}")
+        found[number] = {task: known[name] for task, name in names.items() if name in known}
+    return found

@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 from optuna.trial import TrialState
 
+from dtme_search.config import RunConfig
 from dtme_search.search import Confirmed, LoadedStudy, RunRow, confirmations, front_numbers, own_trials
 
 Frame = pd.DataFrame
@@ -169,6 +170,13 @@ def baselines_table(study: LoadedStudy) -> pd.DataFrame:
         for row in study.records.baselines()
     ]
     return pd.DataFrame(rows)
+
+
+def against(run: RunRow) -> str:
+    """What the delta_m of a trial is against, to be read after "against"."""
+    if run.baselines is None or run.config is None:
+        return "single-task baselines of the base config"  # of a release that had no others
+    return RunConfig.model_validate_json(run.config).baselines.in_words()
 
 
 def compact_layers(operations: str | None) -> str:

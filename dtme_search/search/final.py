@@ -49,6 +49,7 @@ class FinalResult:
         metrics: Task -> metric; what baselines, gains and delta_m are about.
         baselines: Task -> single-task baseline trained on the same ids; empty if none were asked for.
         folder: Where checkpoint and config are.
+        against: What the baselines are, in words.
         extra_metrics: Task -> further metric -> value, to compare with publications (exact odsF of edges).
     """
 
@@ -58,6 +59,7 @@ class FinalResult:
     metrics: Mapping[str, float]
     baselines: Mapping[str, BaselineRow]
     folder: Path
+    against: str = ""
     extra_metrics: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     @property
@@ -138,7 +140,10 @@ def train_final(
                 raise TrainingInterrupted("stopped while the trained model was measured")
 
         extra = _extra(trainer.model, data, "test", config, tuple(metrics), scored)
-    result = FinalResult("test", len(data.splits.test), data.specs, metrics, baselines, folder, extra)
+    against = config.baselines.in_words()
+    result = FinalResult(
+        "test", len(data.splits.test), data.specs, metrics, baselines, folder, against, extra
+    )
     (folder / "metrics.json").write_text(
         json.dumps(
             {
@@ -185,7 +190,8 @@ def evaluate_checkpoint(
     extra = _extra(model, data, split, config, tuple(metrics), hears.scoring)
     if look is not None:
         look(model, data)
-    return FinalResult(split, len(data.splits.ids(split)), data.specs, metrics, {}, checkpoint.parent, extra)
+    num_images, folder = len(data.splits.ids(split)), checkpoint.parent
+    return FinalResult(split, num_images, data.specs, metrics, {}, folder, extra_metrics=extra)
 
 
 def _extra(

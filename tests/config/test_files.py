@@ -248,7 +248,11 @@ class TestPaths:
     @pytest.mark.parametrize(
         ("dotted", "message"),
         [
-            ("", "here: '' is unknown. Known: data, expansion, model, schedule, seed, tasks, train."),
+            (
+                "",
+                "here: '' is unknown. Known: "
+                "baselines, data, expansion, model, schedule, seed, tasks, train.",
+            ),
             ("expansion.layer.*", "here: 'layer' is unknown. Did you mean 'layers'?"),
             (
                 "expansion.layers.last",

@@ -50,12 +50,14 @@ class SearchSpace:
         base: Config that every trial starts from.
         num_layers: Transformer layers of the backbone.
         parameters: Searched paths; a path that another one depends on comes before it, else YAML order.
+        against: Rule for the baselines of trials where it matters, in words; a study keeps it.
     """
 
     study_name: str
     base: RunConfig
     num_layers: int
     parameters: tuple[Parameter, ...]
+    against: str = ""
 
     @classmethod
     def from_study(cls, study: StudyConfig, base: RunConfig, num_layers: int) -> SearchSpace:
@@ -70,6 +72,8 @@ class SearchSpace:
         for pattern in sorted(study.search, key=lambda pattern: "*" not in pattern):
             where = f"study {study.name}: search.{pattern}"
             check_path(pattern, where, base)
+            if pattern.startswith("baselines."):
+                raise ConfigError(f"{where}: is written by the study. Say what it should be in `baselines:`.")
             for path in _spread(pattern, num_layers, where):
                 parameters[path] = make_parameter(path, pattern, study.search[pattern], where)
         if study.seeds > 1:
@@ -153,6 +157,7 @@ class SearchSpace:
             "num_layers": self.num_layers,
             "search": search,
             "config": self._base_form(),
+            **({"baselines": self.against} if self.against else {}),
         }
 
     @property

@@ -105,6 +105,7 @@ class RunRow:
             ``unexpanded_fingerprint`` that of the same run, seed included, without growth.
         paired_gain_percent: delta_m less that of ``paired_trial``, the run without growth of the same seed.
         operations: Operation of every layer, blank separated.
+        baselines: Task -> fingerprint of the baseline it is compared with, as JSON; ``None`` before schema 4.
         step_cost_ratio: Mean cost of a step in units of an unexpanded one.
         total_steps: Steps of the run, of which ``steps_trained`` were trained for this trial and
             ``steps_reused`` came from a trunk or from ``origin_trial``.
@@ -125,6 +126,7 @@ class RunRow:
     unexpanded_fingerprint: str | None = None
     config: Long | None = None
     operations: Long | None = None
+    baselines: Long | None = None
     delta_m_percent: float | None = None
     paired_gain_percent: float | None = None
     paired_trial: int | None = None

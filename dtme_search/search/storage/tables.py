@@ -42,7 +42,8 @@ from dtme_search.search.storage.rows import (
 SCHEMA_VERSION = 4
 """Raised whenever a table or the meaning of a column changes.
 
-2 brought trunks, rungs and confirmations; 3 batch_parts; 4 gains over the unexpanded run of a seed.
+2 brought trunks, rungs and confirmations; 3 batch_parts; 4 gains over the unexpanded run of a seed, and the
+baselines of each trial.
 """
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import platform
 import traceback
 from collections.abc import Callable, Iterable, Sequence
@@ -66,6 +67,7 @@ class Diary:
             unexpanded_fingerprint=run_fingerprint(self.config.unexpanded(), self.data.fingerprint),
             state="running",
             config=self.config.model_dump_json(),
+            baselines=json.dumps({task: row.fingerprint for task, row in self.context.baselines.items()}),
             expansion_step=self.config.expansion_step,
             total_steps=self.config.total_steps,
             device=device_name(self.data.device),
