@@ -31,6 +31,7 @@ def print_study(screen: Screen, study: LoadedStudy) -> None:
         best_trial,
         failed_table,
         front_table,
+        over_base_legend,
         pruned_table,
         trials_table,
     )
@@ -62,6 +63,8 @@ def print_study(screen: Screen, study: LoadedStudy) -> None:
         screen.line("")
         print_frame(screen.console, f"Front: {goal}", shown)
         screen.line("")
+        if legend := over_base_legend(shown):
+            screen.say(legend.rstrip(), style="dim")
         screen.say(
             "delta_m, gain by task and overhead in percent; paired: delta_m less that of the",
             style="dim",

@@ -18,6 +18,7 @@ from dtme_search.reporting.tables import (
     confirmed_table,
     failed_table,
     front_table,
+    over_base_legend,
     pruned_table,
     trials_table,
 )
@@ -46,6 +47,7 @@ __all__ = [
     "label_sheet",
     "load_study",
     "make_server",
+    "over_base_legend",
     "predict_image",
     "pruned_table",
     "read_study_data",

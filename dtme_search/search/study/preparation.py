@@ -22,7 +22,7 @@ from dtme_search.config import (
 )
 from dtme_search.config.study import ReuseConfig
 from dtme_search.errors import StorageError
-from dtme_search.models import describe_backbone
+from dtme_search.models import check_model, describe_backbone
 from dtme_search.search.data_shelf import DataShelf
 from dtme_search.search.reuse.trunks import TrunkStore
 from dtme_search.search.space.known_points import enqueued_point
@@ -271,6 +271,14 @@ def _own_file(study: str) -> str | None:
 
 
 def space_of(config: StudyConfig, base: RunConfig) -> SearchSpace:
-    """The search space, with the rule for the baselines of its trials."""
-    backbone = describe_backbone(base.model, base.data.image_size)
+    """The search space, with the rule for the baselines of its trials.
+
+    Raises:
+        ConfigError: If a model that trials may choose cannot be built; choices are looked at one by one.
+    """
+    backbone = check_model(base.model, base.data.image_size)
+    for name in ("decoder", "architecture"):
+        searched = config.search.get(f"model.{name}")
+        for choice in (searched.choices if searched else None) or ():
+            check_model(base.model.model_copy(update={name: choice}), base.data.image_size)
     return with_rule(config, SearchSpace.from_study(config, base, backbone.num_layers))
