@@ -40,7 +40,8 @@ def front_section(data: StudyData) -> list[Block]:
         frame_table(shown),
         Paragraph(
             f"delta_m, gain by task and overhead in percent; {over_base_legend(shown)}"
-            "paired: delta_m less that of the unexpanded network of the same seed; step cost in steps of the unexpanded network; "
+            "paired: delta_m less that of the unexpanded network of the same seed; "
+            "step cost in steps of the unexpanded network; "
             f"start as share of the training; {LEGEND}."
         ),
     ]
