@@ -34,6 +34,7 @@ def print_study(screen: Screen, study: LoadedStudy) -> None:
         over_base_legend,
         pruned_table,
         trials_table,
+        without_measures,
     )
 
     trials = trials_table(study)
@@ -59,7 +60,7 @@ def print_study(screen: Screen, study: LoadedStudy) -> None:
             "paired_trial",
             *CONFIRMED,
         )
-        shown = front.drop(columns=[name for name in hidden if name in front])
+        shown = without_measures(front.drop(columns=[name for name in hidden if name in front]), study)
         screen.line("")
         print_frame(screen.console, f"Front: {goal}", shown)
         screen.line("")
@@ -72,6 +73,7 @@ def print_study(screen: Screen, study: LoadedStudy) -> None:
         screen.say("unexpanded network of the same seed; step cost in unexpanded steps;", style="dim")
         screen.say(f"{LEGEND}.", style="dim")
         _print_doubts(screen, front)
+        _print_measures(screen, study, trials, front)
         print_confirmed(screen, study, trials)
         _print_sketches(screen, study, trials, front)
     for title, ended in (("Pruned", pruned_table(study)), ("Failed", failed_table(study, trials))):
@@ -191,6 +193,23 @@ def _print_sketches(screen: Screen, study: LoadedStudy, trials: Frame, front: Fr
             number, gain = row["trial"], cell("delta_m_percent", row["delta_m_percent"])
             blocks = Text(f"trial {number:<5}").append(layer_blocks(row["layers"])).append(f"  {gain} %")
             screen.console.print(blocks, soft_wrap=True)
+
+
+def _print_measures(screen: Screen, study: LoadedStudy, trials: Frame, front: Frame) -> None:
+    """Metrics of all tasks and searched parameters, trial beside trial, as many as fit."""
+    from dtme_search.reporting import metrics_table, searched_table
+
+    numbers = front["trial"].tolist()
+    # As many trials as fit beside the columns that are always there.
+    most = max(1, (screen.console.width - 45) // 19)
+    shown, more = numbers[:most], f", first {most} of the front" if len(numbers) > most else ""
+    for title, (columns, rows) in (
+        ("Metrics on the hold-out", metrics_table(study, shown)),
+        ("Searched", searched_table(study, trials, shown)),
+    ):
+        if rows:
+            screen.line("")
+            print_table(screen.console, title + more, columns, rows)
 
 
 def _print_doubts(screen: Screen, front: Frame) -> None:

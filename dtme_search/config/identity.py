@@ -17,7 +17,7 @@ NUMERICS_VERSION = 1
 _WHERE_NOT_WHAT = {
     ("data",): {"root", "folder", "storage", "storage_limit_gb", "loader_workers"},
     ("data", "taskonomy"): {"split", "incomplete"},
-    ("train",): {"checkpoint_seconds"},
+    ("train",): {"checkpoint_seconds", "statistics"},
 }
 """What the data set then holds is known by its own fingerprint."""
 _OF_DATA_SETS = {"scenes", "nyud", "taskonomy"}

@@ -21,7 +21,8 @@ from dtme_search.reporting.document import (
     to_markdown,
 )
 from dtme_search.reporting.effects import effects
-from dtme_search.reporting.figures import FIGURES
+from dtme_search.reporting.figures import telling_figures
+from dtme_search.reporting.measures import without_measures
 from dtme_search.reporting.sections import (
     baseline_section,
     frame_table,
@@ -67,9 +68,8 @@ def write_report(study: LoadedStudy, path: Path, form: ReportFormat | None = Non
 
 def report_blocks(data: StudyData, *, with_figures: bool = True) -> list[Block]:
     """Everything the report says."""
-    charts = (
-        [Chart(figure.key, figure.draw(data), figure.caption) for figure in FIGURES] if with_figures else []
-    )
+    figures = telling_figures(data) if with_figures else []
+    charts = [Chart(figure.key, picture, figure.caption) for figure, picture in figures]
     return [
         Heading(f"Study {data.name}", 1),
         *([Paragraph(f"{data.config.description}.")] if data.config.description else []),
@@ -120,6 +120,7 @@ def _trials(data: StudyData) -> list[Block]:
     if data.trials.empty:
         return []
     shown = data.trials.assign(state=data.kinds).drop(columns=["feasible", "on_front"])
+    shown = without_measures(shown, data.study, searched=True)
     empty = [name for name in shown if shown[name].isna().all() or (shown[name] == "").all()]
     shown = shown.drop(columns=empty)
     blocks: list[Block] = [Heading("All trials"), frame_table(shown.tail(_MOST_ROWS))]

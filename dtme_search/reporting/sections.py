@@ -9,6 +9,7 @@ import pandas as pd
 
 from dtme_search.config.dotted import value_at
 from dtme_search.reporting.document import Block, Heading, Paragraph, Table
+from dtme_search.reporting.measures import metrics_table, searched_table, without_measures
 from dtme_search.reporting.study_data import StudyData, plan_of_run
 from dtme_search.reporting.tables import LEGEND, against, over_base_legend
 from dtme_search.search import BaselineRow, RunRow
@@ -34,7 +35,8 @@ def front_section(data: StudyData) -> list[Block]:
     front = data.trials[data.trials["on_front"].astype(bool)].sort_values("delta_m_percent", ascending=False)
     if front.empty:
         return []
-    shown = front.drop(columns=[name for name in _HIDDEN if name in front]).dropna(axis=1, how="all")
+    shown = without_measures(front.drop(columns=[name for name in _HIDDEN if name in front]), data.study)
+    shown = shown.dropna(axis=1, how="all")
     return [
         Heading("Front"),
         frame_table(shown),
@@ -99,30 +101,17 @@ def _baseline_rows(data: StudyData) -> list[tuple[BaselineRow, dict[str, str]]]:
 
 
 def task_section(data: StudyData) -> list[Block]:
-    """Metric of every task: baseline, unexpanded network, best trial."""
-    best = data.best
-    if best is None:
+    """Metrics of every task, auxiliary ones included, and what was searched, trial beside trial."""
+    if not data.compared:
         return []
-    never = data.unexpanded.dropna(subset=["delta_m_percent"])
-    trials = {f"best, trial {best['trial']}": int(best["trial"])}
-    if not never.empty:
-        number = int(never.sort_values("delta_m_percent").iloc[-1]["trial"])
-        trials = {f"unexpanded, trial {number}": number, **trials}
-    metrics = {name: data.metrics(number) for name, number in trials.items()}
-    rows = []
-    for task, row in data.baselines[int(best["trial"])].items():
-        values = [
-            f"{display_metric(found[task], own.unit)} ({_gain(found[task], own.value, own.higher_is_better)})"
-            if task in found and own is not None else ""
-            for name, found in metrics.items()
-            for own in [data.baselines[trials[name]].get(task)]
-        ]  # fmt: skip
-        rows.append((task, row.metric, display_metric(row.value, row.unit), *values))
-    return [
+    columns, rows = metrics_table(data.study, data.compared)
+    blocks: list[Block] = [
         Heading("Task by task"),
-        Table(("task", "metric", "baseline", *metrics), rows),
+        Table(columns, rows),
         Paragraph("In brackets the signed gain over the baseline: positive is better, whatever the metric."),
     ]
+    columns, rows = searched_table(data.study, data.trials, data.compared)
+    return [*blocks, Heading("What was searched"), Table(columns, rows)] if rows else blocks
 
 
 def trial_note(data: StudyData, number: int) -> list[Block]:
@@ -132,10 +121,11 @@ def trial_note(data: StudyData, number: int) -> list[Block]:
     blocks: list[Block] = [Paragraph(_verdict(row, run))]
     if number in data.proposals:
         blocks.append(Paragraph(data.proposals[number]))
-    gains = [(task, row.get(f"gain_{task}_percent")) for task in data.tasks]
-    known = [(task, f"{gain:+.2f} %") for task, gain in gains if gain is not None and gain == gain]
-    if known:
-        blocks.append(Table(("task", "gain over its baseline"), known))
+    for columns, rows in (
+        metrics_table(data.study, [number]),
+        searched_table(data.study, data.trials, [number]),
+    ):
+        blocks += [Table(columns, rows)] if rows else []
     plan = plan_of_run(run) if run is not None else None
     if plan is not None:
         blocks.append(plan_table(plan))
@@ -197,7 +187,3 @@ def _groups(plan: ExpansionPlan, groups: Sequence[Sequence[str]]) -> str:
     if len(groups) == 1 and len(groups[0]) == len(plan.tasks) > 1:
         return "all tasks together"
     return ", ".join("+".join(group) for group in groups)
-
-
-def _gain(value: float, base: float, higher_is_better: bool) -> str:
-    return f"{(1 if higher_is_better else -1) * 100 * (value - base) / base:+.2f} %"

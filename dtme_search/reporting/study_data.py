@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,9 +15,11 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from dtme_search.config import RunConfig, StudyConfig
+from dtme_search.reporting.measures import MOST_COLUMNS, baselines_of_trials
 from dtme_search.reporting.tables import table_of_runs
 from dtme_search.search import PROPOSAL_ATTR, BaselineRow, LoadedStudy, RunRow, own_trials
-from dtme_search.search.storage.tables import CONFLICTS, EVALUATIONS
+from dtme_search.search.storage.studies import stored_base_config
+from dtme_search.search.storage.tables import CONFLICTS, EVALUATIONS, GRADIENTS
 from dtme_search.token_space import ExpansionPlan
 
 _FEWEST_FOR_IMPORTANCE = 8
@@ -50,6 +51,7 @@ class StudyData:
             ``delta_m_percent``.
         conflicts: Rates in percent, mean over the trials that measured: ``layer``, ``task_a``, ``task_b``,
             ``range_percent``, ``null_percent``, ``trials``.
+        gradients: Looks at the gradients: the columns of ``GradientRow`` with ``trial`` and ``fraction``.
         baselines: Trial -> task -> single-task baseline that it is compared with.
         parameters: Searched values, a row per trial and a column per parameter; missing where not searched.
     """
@@ -59,6 +61,7 @@ class StudyData:
     trials: pd.DataFrame
     rungs: pd.DataFrame
     conflicts: pd.DataFrame
+    gradients: pd.DataFrame
     baselines: Mapping[int, Mapping[str, BaselineRow]]
     parameters: pd.DataFrame
 
@@ -99,6 +102,22 @@ class StudyData:
     def feasible(self) -> pd.DataFrame:
         """Complete trials within the limits."""
         return self.complete[self.complete["feasible"] != False]  # noqa: E712
+
+    @cached_property
+    def compared(self) -> list[int]:
+        """Trials to put side by side: the best of the front, the best that never grew among them."""
+        front = self.trials[self.trials["on_front"].astype(bool)]
+        ranked = front.sort_values("delta_m_percent", ascending=False)["trial"].tolist()
+        never = self.unexpanded.sort_values("delta_m_percent", ascending=False)["trial"].tolist()[:1]
+        best = [] if self.best is None else [int(self.best["trial"])]
+        return list(dict.fromkeys([*best, *never, *ranked]))[:MOST_COLUMNS]
+
+    @cached_property
+    def could_grow(self) -> bool:
+        """Whether growth is part of the study, so that its absence says something."""
+        base = stored_base_config(self.study.optuna).expansion.policy != "none"
+        searched = any(path.startswith("expansion.") for path in self.config.search)
+        return base or searched
 
     @cached_property
     def unexpanded(self) -> pd.DataFrame:
@@ -167,12 +186,6 @@ class StudyData:
             except (ValueError, RuntimeError):  # all trials alike: nothing separates them
                 return {}
 
-    def metrics(self, number: int) -> dict[str, float]:
-        """Metric of each task at the last evaluation of a trial."""
-        rows = self.study.records.evaluations(self.name, number)
-        last = max((row.step for row in rows), default=0)
-        return {row.task: row.value for row in rows if row.step == last}
-
 
 def read_study_data(study: LoadedStudy) -> StudyData:
     """Read a study; a second or two for 2,000 trials."""
@@ -185,7 +198,8 @@ def read_study_data(study: LoadedStudy) -> StudyData:
         trials=table_of_runs(study, runs),
         rungs=_rungs(study, runs),
         conflicts=_conflicts(study),
-        baselines=_baselines(study, runs),
+        gradients=_gradients(study, runs),
+        baselines=baselines_of_trials(study, runs.values()),
         parameters=parameters,
     )
 
@@ -234,17 +248,14 @@ def _conflicts(study: LoadedStudy) -> pd.DataFrame:
     return _frame(study, query)
 
 
+def _gradients(study: LoadedStudy, runs: Mapping[int, RunRow]) -> pd.DataFrame:
+    rows = _frame(study, select(GRADIENTS).where(GRADIENTS.c.study == study.name))
+    totals = {number: run.total_steps for number, run in runs.items()}
+    rows["fraction"] = rows["step"] / rows["trial"].map(totals).astype(float)
+    return rows
+
+
 def _frame(study: LoadedStudy, query: Any) -> pd.DataFrame:
     with Session(study.records.engine) as session:
         result = session.execute(query)
         return pd.DataFrame(result.fetchall(), columns=list(result.keys()))
-
-
-def _baselines(study: LoadedStudy, runs: Mapping[int, RunRow]) -> dict[int, dict[str, BaselineRow]]:
-    """What each trial is compared with."""
-    known = {row.fingerprint: row for row in study.records.baselines()}
-    found: dict[int, dict[str, BaselineRow]] = {}
-    for number, run in runs.items():
-        names = json.loads(run.baselines or "{}")
-        found[number] = {task: known[name] for task, name in names.items() if name in known}
-    return found

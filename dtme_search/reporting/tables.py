@@ -11,6 +11,7 @@ import pandas as pd
 from optuna.trial import TrialState
 
 from dtme_search.config import RunConfig
+from dtme_search.reporting.measures import baselines_of_trials, last_evaluations, measured
 from dtme_search.search import Confirmed, LoadedStudy, RunRow, confirmations, front_numbers, own_trials
 
 Frame = pd.DataFrame
@@ -34,7 +35,9 @@ def trials_table(study: LoadedStudy) -> pd.DataFrame:
     pruned or took a result over), ``origin_trial`` (whose result it took), ``steps_reused``; where the
     architecture is searched, ``delta_m_base_percent`` (over the baselines of the base config, those of
     ``delta_m_percent`` being of the trial's own architecture). delta_m of a trial without a result is that
-    of its last evaluation.
+    of its last evaluation, and so are ``metric_<task>`` (of all tasks, in its unit: fractions, m, deg), with
+    ``baseline_<task>`` and ``prior_<task>`` beside it. A searched parameter has a column of the name of its
+    path.
     """
     return table_of_runs(study, {run.trial: run for run in study.records.runs(study.name)})
 
@@ -43,6 +46,7 @@ def table_of_runs(study: LoadedStudy, runs: Mapping[int, RunRow]) -> pd.DataFram
     """``trials_table`` of runs that are read already."""
     front = front_numbers(study)
     confirmed = confirmations(study)
+    last, baselines = last_evaluations(study), baselines_of_trials(study, runs.values())
     rows = []
     for trial in own_trials(study.optuna):
         run = runs.get(trial.number)
@@ -71,8 +75,8 @@ def table_of_runs(study: LoadedStudy, runs: Mapping[int, RunRow]) -> pd.DataFram
             sometimes = ("reason", "origin_trial", "steps_reused", "delta_m_base_percent")
             facts = {name: getattr(run, name) for name in sometimes}
             row |= {name: value for name, value in facts.items() if value is not None}
-            for task, gain in trial.user_attrs.get("gains_percent", {}).items():
-                row[f"gain_{task}_percent"] = gain
+            row |= measured(last.get(trial.number, {}), baselines.get(trial.number, {}))
+            row |= trial.params
         if trial.number in confirmed:
             repeats = confirmed[trial.number]
             row |= {

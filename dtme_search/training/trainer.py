@@ -22,6 +22,7 @@ from dtme_search.training.checkpoint import load_checkpoint, save_checkpoint
 from dtme_search.training.combination import Combination, graphs_survive
 from dtme_search.training.evaluation import evaluate
 from dtme_search.training.forward import TaskLosses, part_of
+from dtme_search.training.gradient_statistics import compare_gradients
 from dtme_search.training.growth import Growth
 from dtme_search.training.optimisation import learning_rate_factor
 from dtme_search.training.result import Evaluation, RunResult
@@ -193,7 +194,9 @@ class Trainer:
             if changes and (reference is None or grows):
                 reference = self._reference_seconds(growth)
             if plan is not None:
+                self._look_at_gradients(active)
                 state.grow(plan)
+                self._look_at_gradients(active)
             if changes and reference is not None:
                 ratio = growth.probe_seconds(active, self.combination) / reference
                 state.cost = state.cost.entering(state.step, ratio, reference)
@@ -227,6 +230,9 @@ class Trainer:
 
     def _train_step(self, batch: Batch) -> None:
         state, train = self.state, self.config.train
+        if state.step % (train.statistics.every or self.config.total_steps) == 0:
+            with state.watch.phase("measure"):
+                self._look_at_gradients(state.active)
         weights = state.schedule.weights(state.step)
         factor = learning_rate_factor(state.step, self.config.total_steps, train)
         for group in state.optimizer.param_groups:
@@ -244,6 +250,14 @@ class Trainer:
         if state.step % READ_LOSSES_EVERY == 0:
             state.loss_log.read()
             self._tell_progress()
+
+    def _look_at_gradients(self, tasks: tuple[str, ...]) -> None:
+        settings, state = self.config.train.statistics, self.state
+        if settings.every is None or len(tasks) == 1:
+            return
+        seen = compare_gradients(self.losses, tasks, settings.images, self.config.seed)
+        grown = state.plan is not None and not state.plan.is_empty
+        self.callbacks.on_gradients(state.step, grown, seen)
 
     def _seed_step(self) -> None:
         """Make stochastic depth a function of the step, not of what was drawn before it."""

@@ -91,7 +91,7 @@ class TestYaml:
                 tasks={"normals": TaskConfig(weight=0.1), "semseg": TaskConfig(role="auxiliary")},
                 # Text that would be read as a number or a date if it were not quoted.
                 model=ModelConfig(
-                    checkpoint="1e5", backbone="2024-01-01", backbone_options={"depth": 6, "a": "no"}
+                    checkpoint="/a/1e5", backbone="2024-01-01", backbone_options={"a": "no", "b": "1e5"}
                 ),
                 expansion=ExpansionConfig(
                     policy="fixed",

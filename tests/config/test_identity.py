@@ -162,6 +162,12 @@ INACTIVE = [
     (DIMINISH, "schedule.patience", 2),
     (RATED, "schedule.half_life", 0.1),
     ({}, "train.checkpoint_seconds", 1.0),
+    # What a run is compared with.
+    ({}, "baselines.rule", "base"),
+    ({}, "baselines.tried", 8),
+    ({}, "baselines.recipes", {"depth": {"train.lr": 0.1}}),
+    ({}, "train.statistics.every", 5),
+    ({}, "train.statistics.images", 5),
 ]
 
 

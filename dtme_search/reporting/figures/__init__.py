@@ -12,6 +12,7 @@ import plotly.graph_objects as go
 
 from dtme_search.reporting.figures.conflicts import draw_conflicts
 from dtme_search.reporting.figures.front import draw_front
+from dtme_search.reporting.figures.gradients import draw_gradients
 from dtme_search.reporting.figures.heat_map import conflict_heat_map, draw_trial, save_png
 from dtme_search.reporting.figures.importance import draw_importance
 from dtme_search.reporting.figures.layers import draw_layers
@@ -28,11 +29,13 @@ class Figure:
         key: Its name in the dashboard and as an anchor in the report.
         draw: Draws it.
         caption: How to read it.
+        of_growth: Whether it says something only where a network may grow.
     """
 
     key: str
     draw: Callable[[StudyData], go.Figure]
     caption: str
+    of_growth: bool = False
 
     @property
     def name(self) -> str:
@@ -56,19 +59,34 @@ FIGURES = (
         draw_layers,
         "Where the best trials differ from all trials, growing there goes with a better delta_m. "
         "The sampler looks where it was good before, so all trials are no even sample.",
+        of_growth=True,
     ),
-    Figure("4-start", draw_start, "Feasible trials by the time at which the network grew."),
+    Figure("4-start", draw_start, "Feasible trials by the time at which the network grew.", of_growth=True),
     Figure(
         "5-conflicts",
         draw_conflicts,
         "Share of token positions at which the gradients of two tasks oppose each other.",
+        of_growth=True,
     ),
     Figure(
         "6-importance",
         draw_importance,
         "Each parameter's share in what separates the best tenth of the trials from all of them.",
     ),
+    Figure(
+        "7-gradients",
+        draw_gradients,
+        "Cosines of gradients, one image each. Only where two tasks lie below two images of a task do tasks "
+        "conflict more than images do.",
+    ),
 )
 """In the order in which they are read."""
 
-__all__ = ["FIGURES", "Figure", "conflict_heat_map", "draw_trial", "save_png"]
+
+def telling_figures(data: StudyData) -> list[tuple[Figure, go.Figure]]:
+    """The figures that have something to say of a study, drawn."""
+    drawn = [(figure, figure.draw(data)) for figure in FIGURES if data.could_grow or not figure.of_growth]
+    return [(figure, picture) for figure, picture in drawn if picture.data]
+
+
+__all__ = ["FIGURES", "Figure", "conflict_heat_map", "draw_trial", "save_png", "telling_figures"]

@@ -7,6 +7,7 @@ allowed to be ``None``: rows of earlier releases have nothing there.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Annotated
@@ -51,13 +52,17 @@ class BaselineRow:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationRow:
-    """Metric of one task, its signed gain over the baseline, and its mean training loss."""
+    """Metric of one task, its signed gain over the baseline, its mean training loss, its unit.
+
+    An auxiliary task has no gain.
+    """
 
     task: str
     metric: str
     value: float
     gain_percent: float | None = None
     loss: float | None = None
+    unit: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +88,34 @@ class ConflictRow:
     null_rate: float
     range_se: float | None = None
     null_se: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class GradientRow:
+    """How the gradients of a pair on the shared parameters compare, at one look during the training.
+
+    Attributes:
+        grown: 1 once the network has grown, else 0; the step of the growth has both.
+        layer_group: ``all``, ``embedding``, ``block 0`` and so on, ``norm``.
+        pair: ``tasks`` (two tasks, one image) or ``images`` (one task, two images).
+        task_a, task_b: The tasks; the same twice for two images.
+        num_pairs: Over how many images or pairs of images the rest is a mean.
+        cosine, cosine_std: Cosine of the gradients, and its standard deviation over the pairs.
+        magnitude_similarity: 2 |g| |h| / (|g|^2 + |h|^2), 1 for equal lengths.
+        conflicting: Fraction of the entries with opposite signs.
+    """
+
+    step: int
+    grown: int
+    layer_group: str
+    pair: str
+    task_a: str
+    task_b: str
+    num_pairs: int
+    cosine: float
+    cosine_std: float
+    magnitude_similarity: float
+    conflicting: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,6 +197,11 @@ class RunRow:
     finished_at: datetime | None = None
     reason: Long | None = None
     error: Long | None = None
+
+    def baseline_names(self) -> dict[str, str]:
+        """Task -> fingerprint of the baseline that the trial is compared with."""
+        names: dict[str, str] = json.loads(self.baselines or "{}")
+        return names
 
 
 @dataclass(frozen=True, kw_only=True)

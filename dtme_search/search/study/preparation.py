@@ -21,7 +21,7 @@ from dtme_search.config import (
     validate,
 )
 from dtme_search.config.study import ReuseConfig
-from dtme_search.errors import StorageError
+from dtme_search.errors import ConfigError, StorageError
 from dtme_search.models import check_model, describe_backbone
 from dtme_search.search.data_shelf import DataShelf
 from dtme_search.search.reuse.trunks import TrunkStore
@@ -271,14 +271,12 @@ def _own_file(study: str) -> str | None:
 
 
 def space_of(config: StudyConfig, base: RunConfig) -> SearchSpace:
-    """The search space, with the rule for the baselines of its trials.
-
-    Raises:
-        ConfigError: If a model that trials may choose cannot be built; choices are looked at one by one.
-    """
+    """The search space, with the rule for the baselines of its trials."""
     backbone = check_model(base.model, base.data.image_size)
-    for name in ("decoder", "architecture"):
-        searched = config.search.get(f"model.{name}")
-        for choice in (searched.choices if searched else None) or ():
-            check_model(base.model.model_copy(update={name: choice}), base.data.image_size)
-    return with_rule(config, SearchSpace.from_study(config, base, backbone.num_layers))
+    space = SearchSpace.from_study(config, base, backbone.num_layers)
+    for what, one in space.with_each_choice("model"):
+        try:
+            check_model(one.model, one.data.image_size)
+        except ConfigError as error:
+            raise ConfigError(f"study {config.name}: {what}: {error}") from error
+    return with_rule(config, space)

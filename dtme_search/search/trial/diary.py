@@ -7,7 +7,7 @@ import json
 import platform
 import traceback
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -21,7 +21,7 @@ from optuna.artifacts import FileSystemArtifactStore, upload_artifact
 
 from dtme_search.config import RunConfig, dump_yaml, run_fingerprint
 from dtme_search.search.reuse.context import TrialContext
-from dtme_search.search.storage.rows import ConflictRow, EvaluationRow, PlanRow, RungRow, RunRow
+from dtme_search.search.storage.rows import ConflictRow, EvaluationRow, GradientRow, PlanRow, RungRow, RunRow
 from dtme_search.search.trial.outcome import Comparison, Outcome, compare, recorded_outcome
 from dtme_search.search.trial.pruning import stop
 from dtme_search.search.trial.result import Result
@@ -29,6 +29,7 @@ from dtme_search.search.trial.retries import goes_on_later, retry_history
 from dtme_search.search.workspace import private_folder
 from dtme_search.token_space import ConflictReport, ExpansionPlan
 from dtme_search.training import Evaluation, RunResult
+from dtme_search.training.gradient_statistics import PairSimilarity
 from dtme_search.training.growth import resolved_config
 from dtme_search.training.runtime import device_name
 from dtme_search.version import __version__
@@ -115,6 +116,11 @@ class Diary:
             self.row = replace(self.row, resolved_fingerprint=fingerprint)
             self.records.save_run(self.row)
 
+    def compared(self, step: int, grown: bool, seen: Sequence[PairSimilarity]) -> None:
+        """The gradients of the tasks were looked at."""
+        rows = [GradientRow(step=step, grown=int(grown), **asdict(each)) for each in seen]
+        self.records.save_gradients(self.study.name, self.trial.number, rows)
+
     def forked(self, steps: int, seconds: float) -> None:
         """The first steps came from a trunk."""
         self.row = replace(self.row, steps_reused=steps, seconds_saved=seconds)
@@ -132,6 +138,7 @@ class Diary:
                 value=value,
                 gain_percent=comparison.gains_percent.get(name),
                 loss=evaluation.losses.get(name),
+                unit=self.data.specs[name].unit,
             )
             for name, value in evaluation.metrics.items()
         ]
