@@ -1,7 +1,7 @@
 """Frozen configs: ``RunConfig`` for one run, ``StudyConfig`` for one search, YAML in and out."""
 
 from dtme_search.config.combine import CombineConfig
-from dtme_search.config.description import FolderDescription, FolderTask, load_description
+from dtme_search.config.description import FolderDescription, FolderGroups, FolderTask, load_description
 from dtme_search.config.dotted import set_path
 from dtme_search.config.files import (
     apply_overrides,
@@ -16,6 +16,7 @@ from dtme_search.config.messages import validate
 from dtme_search.config.paths import check_path, check_value
 from dtme_search.config.recipes import BaselineRecipes
 from dtme_search.config.run import (
+    ADAPTIVE,
     AugmentConfig,
     Count,
     DataConfig,
@@ -38,6 +39,7 @@ from dtme_search.config.study import Distribution, PrunerConfig, SamplerConfig, 
 from dtme_search.config.yaml_text import dump_yaml
 
 __all__ = [
+    "ADAPTIVE",
     "AugmentConfig",
     "BaselineRecipes",
     "CombineConfig",
@@ -48,6 +50,7 @@ __all__ = [
     "FixedPlan",
     "FolderConfig",
     "FolderDescription",
+    "FolderGroups",
     "FolderTask",
     "LayerChoice",
     "ModelConfig",

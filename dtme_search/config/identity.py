@@ -11,18 +11,20 @@ from typing import Any
 from dtme_search.config.combine import OPTIONS
 from dtme_search.config.run import ExpansionConfig, ModelConfig, RunConfig, ScheduleConfig
 
-NUMERICS_VERSION = 1
+NUMERICS_VERSION = 2
 """Raised whenever the same config would train to other numbers; part of every fingerprint."""
 
 _WHERE_NOT_WHAT = {
     ("data",): {"root", "folder", "storage", "storage_limit_gb", "loader_workers"},
     ("data", "taskonomy"): {"split", "incomplete"},
+    ("model",): {"checkpoint"},
     ("train",): {"checkpoint_seconds", "statistics"},
 }
-"""What the data set then holds is known by its own fingerprint."""
+"""What the data set then holds is known by its own fingerprint, the weights of a file by its digest."""
 _OF_DATA_SETS = {"scenes", "nyud", "taskonomy"}
 """Sections of data that only the data set of that name reads."""
-_MEASURING = {"variance_ratio", "num_images", "analysis_batch_size", "decoder_warmup_steps"}
+MEASURING = frozenset({"variance_ratio", "num_images", "analysis_batch_size", "decoder_warmup_steps"})
+"""Fields of expansion that say how conflicts are measured."""
 _RANKING = {
     "range_layer_ratio",
     "null_layer_ratio",
@@ -31,6 +33,13 @@ _RANKING = {
     "selection",
 }
 _MERGING = {"pair_threshold", "max_streams"}
+_OF_SCHEDULES = {
+    "diminish": ("initial_weight", "decay_power"),
+    "switch": ("switch_at", "patience"),
+    "inverse_gradient_norm": ("total", "every", "epsilon"),
+    "fisher_trace": ("total", "every", "images"),
+}
+"""What a schedule reads, beside what every schedule reads."""
 _GROWING = {"start", "num_task_tokens", "token_std", "lr_multiplier", "freeze_backbone"}
 
 
@@ -73,7 +82,7 @@ def fingerprint(*parts: Any) -> str:
 
 
 def run_fingerprint(config: RunConfig, *parts: Any) -> str:
-    """Fingerprint of the work that ``config`` describes; ``parts`` add what it cannot know (the data)."""
+    """Fingerprint of the work that ``config`` describes; ``parts`` add what it cannot know."""
     return fingerprint(canonical(config), *parts)
 
 
@@ -84,6 +93,8 @@ def _active_model(model: ModelConfig, form: dict[str, Any]) -> dict[str, Any]:
     else:  # it brings its own decoder
         idle = {"architecture_options", "decoder", "decoder_options", "levels"}
         options = {"architecture_options": model.architecture_options.get(model.architecture)}
+    if model.checkpoint_grid is None:
+        idle.add("checkpoint_grid")
     active = {name: value for name, value in form.items() if name not in idle}
     return active | {name: value for name, value in options.items() if value}
 
@@ -96,23 +107,21 @@ def _active_expansion(expansion: ExpansionConfig, form: dict[str, Any]) -> dict[
         active |= {"plan"}
     if expansion.policy == "per_layer":
         active |= {"layers"}
-    merges = expansion.pair_threshold > 0 or expansion.max_streams is not None
-    if expansion.policy == "conflict" or (expansion.policy == "per_layer" and "auto" in expansion.layers):
-        active |= _MEASURING | _RANKING | _MERGING
-    elif expansion.policy == "per_layer" and merges:
-        active |= _MEASURING | _MERGING
+    if expansion.needs_conflicts:
+        active |= MEASURING | _MERGING
+    if expansion.ranks_by_conflicts:
+        active |= _RANKING
     return {name: value for name, value in form.items() if name in active}
 
 
 def _active_schedule(config: RunConfig, form: dict[str, Any]) -> dict[str, Any]:
     schedule: ScheduleConfig = config.schedule
-    if not config.auxiliary_tasks or schedule.kind == "constant":
+    if not config.auxiliary_tasks:
         return {"kind": "constant"}
-    if schedule.kind == "switch":
-        names = {"kind", "switch_at", "patience"}
-    else:
-        rate = "half_life" if schedule.decay_rate is None else "decay_rate"
-        names = {"kind", "initial_weight", "decay_power", rate}
+    names = {"kind", *_OF_SCHEDULES.get(schedule.kind, ())}
+    if schedule.kind == "diminish":
+        names.add("half_life" if schedule.decay_rate is None else "decay_rate")
+    names |= {name for name in ("patience", "stop_at") if form[name] is not None}
     return {name: value for name, value in form.items() if name in names}
 
 

@@ -23,7 +23,8 @@ def measured(
     Metrics are those of all tasks, auxiliary ones included, each in its unit: fractions, m, deg.
     """
     row: dict[str, float | None] = {}
-    for task, found in last.items():
+    # Tasks that count come first, in the order of the config.
+    for task, found in sorted(last.items(), key=lambda each: [*baselines, each[0]].index(each[0])):
         row[f"metric_{task}"] = found.value
         if found.gain_percent is not None:
             row[f"gain_{task}_percent"] = found.gain_percent
@@ -82,7 +83,8 @@ def metrics_table(study: LoadedStudy, numbers: Sequence[int]) -> tuple[list[str]
     A gain stands in brackets; where trials have baselines of their own, a range of them is shown.
     """
     last, baselines = last_evaluations(study), baselines_of_trials(study, study.records.runs(study.name))
-    tasks = list(dict.fromkeys(task for number in numbers for task in last.get(number, {})))
+    counting = [task for number in numbers for task in baselines.get(number, {})]
+    tasks = dict.fromkeys([*counting, *(task for number in numbers for task in last.get(number, {}))])
     rows = []
     for task in tasks:
         found = {number: last[number][task] for number in numbers if task in last.get(number, {})}

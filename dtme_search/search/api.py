@@ -6,6 +6,7 @@ import os
 import socket
 import zlib
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -213,7 +214,7 @@ def _work(
         study=prepared.config,
         space=space,
         # Of all trials the tasks of the base config: a study may search the roles, too.
-        baselines=partial(baselines.get, tasks=space.base.primary_tasks),
+        baselines=partial(replace(baselines, tells_known=False).get, tasks=space.base.primary_tasks),
         shelf=shelf,
         records=records,
         workspace=workspace,

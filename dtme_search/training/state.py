@@ -164,4 +164,5 @@ class RunState:
             peak_memory_mb=peak_memory_mb(self.watch.device),
             precision=precision(self.config.train, self.watch.device),
             parts=self.parts,
+            plateau_step=self.schedule.plateau_step,
         )

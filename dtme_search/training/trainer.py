@@ -13,17 +13,19 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from dtme_search.config import RunConfig, run_fingerprint
-from dtme_search.data import Batch, Purpose, Split, TaskData, make_generator
+from dtme_search.config import RunConfig
+from dtme_search.data import Batch, Purpose, TaskData, make_generator
 from dtme_search.models import MultiTaskViT, build_model
 from dtme_search.token_space import ConflictReport, ExpansionPlan
 from dtme_search.training.callbacks import Callbacks, Progress, TrainingInterrupted
 from dtme_search.training.checkpoint import load_checkpoint, save_checkpoint
 from dtme_search.training.combination import Combination, graphs_survive
-from dtme_search.training.evaluation import evaluate
+from dtme_search.training.evaluation import check_scoring, evaluate
 from dtme_search.training.forward import TaskLosses, part_of
+from dtme_search.training.gradient_sizes import fisher_traces, gradient_norms
 from dtme_search.training.gradient_statistics import compare_gradients
 from dtme_search.training.growth import Growth
+from dtme_search.training.identity import checkpoint_fingerprint
 from dtme_search.training.optimisation import learning_rate_factor
 from dtme_search.training.result import Evaluation, RunResult
 from dtme_search.training.runtime import forget_peak_memory, run_numerics
@@ -39,6 +41,8 @@ READ_LOSSES_EVERY = 20
 
 class Trainer:
     """Trains one model as its config says.
+
+    Without a hold-out the test split is measured once, at the end, and decides nothing.
 
     Args:
         config: The run.
@@ -68,12 +72,13 @@ class Trainer:
         trunk: Trunk | None = None,
         parts: int = 1,
     ) -> None:
+        check_scoring(config, data.scoring_split)
         self.config = config
         self.data = data
         self.callbacks = callbacks or Callbacks()
         self.trunk = trunk
-        self.fingerprint = run_fingerprint(config, data.fingerprint)
-        self.split: Split = "holdout" if data.splits.holdout else "test"
+        self.fingerprint = checkpoint_fingerprint(config, data.fingerprint)
+        self.split = data.scoring_split
         self.checkpoint_path = None if folder is None else folder / "checkpoint.pt"
         self.state = RunState.at_start(config, model, data.device, parts)
         self.losses = TaskLosses(config.train, self.model, data)
@@ -233,11 +238,12 @@ class Trainer:
         if state.step % (train.statistics.every or self.config.total_steps) == 0:
             with state.watch.phase("measure"):
                 self._look_at_gradients(state.active)
+        self._seed_step()
+        self._refresh_weights(batch)
         weights = state.schedule.weights(state.step)
         factor = learning_rate_factor(state.step, self.config.total_steps, train)
         for group in state.optimizer.param_groups:
             group["lr"] = group["base_lr"] * factor
-        self._seed_step()
         state.optimizer.zero_grad(set_to_none=True)
         of_active = {name: weights[name] for name in state.active}
         losses = self.combination.backward(state.step, batch, of_active, state.parts)
@@ -250,6 +256,21 @@ class Trainer:
         if state.step % READ_LOSSES_EVERY == 0:
             state.loss_log.read()
             self._tell_progress()
+
+    def _refresh_weights(self, batch: Batch) -> None:
+        """Measure what the schedule wants to know before this step."""
+        state = self.state
+        wanted = state.schedule.wants(state.step)
+        if wanted is None:
+            return
+        tasks = [name for name in self.config.auxiliary_tasks if name in state.active]
+        # A graph serves a backward pass per task, which compiled blocks may refuse.
+        with torch.compiler.set_stance("force_eager"):
+            if wanted == "gradient_norm":
+                sizes = gradient_norms(self.losses, batch, tasks, state.parts)
+            else:
+                sizes = fisher_traces(self.losses, batch, tasks, self.config.schedule.images)
+        state.schedule.refresh(sizes)
 
     def _look_at_gradients(self, tasks: tuple[str, ...]) -> None:
         settings, state = self.config.train.statistics, self.state
@@ -273,6 +294,8 @@ class Trainer:
     @property
     def _evaluation_steps(self) -> set[int]:
         total, count = self.config.total_steps, self.config.train.num_evaluations
+        if self.split == "test":  # which is looked at once
+            return {total}
         return {max(1, round(total * (index + 1) / count)) for index in range(count)}
 
     def _evaluate(self) -> None:

@@ -18,6 +18,7 @@ AUXILIARY = {"tasks.depth.role": "auxiliary"}
 DIMINISH = {**AUXILIARY, "schedule.kind": "diminish"}
 RATED = {**DIMINISH, "schedule.decay_rate": 0.01}
 PROMPTED = {"model.architecture": "taskprompter"}
+LOUD = {**AUXILIARY, "schedule.kind": "inverse_gradient_norm"}
 SWITCH = {**AUXILIARY, "schedule.kind": "switch"}
 
 # (what else is set, field, another value): the field is read there.
@@ -46,7 +47,7 @@ ACTIVE = [
     ({}, "model.backbone", "vit_small_patch16_224"),
     ({}, "model.backbone_options", {"depth": 6}),
     ({}, "model.pretrained", True),
-    ({}, "model.checkpoint", "w.pt"),
+    ({}, "model.checkpoint_grid", [4, 6]),
     ({}, "model.drop_path", 0.1),
     ({}, "model.architecture", "taskprompter"),
     (PROMPTED, "model.architecture_options", {"taskprompter": {"channel_heads": 4}}),
@@ -89,6 +90,13 @@ ACTIVE = [
     (DIMINISH, "schedule.decay_power", 2.0),
     (SWITCH, "schedule.switch_at", 0.1),
     (SWITCH, "schedule.patience", 2),
+    (DIMINISH, "schedule.patience", 2),
+    (AUXILIARY, "schedule.patience", 2),
+    (AUXILIARY, "schedule.stop_at", 0.5),
+    (LOUD, "schedule.total", 3.0),
+    (LOUD, "schedule.every", 7),
+    (LOUD, "schedule.epsilon", 0.1),
+    ({**AUXILIARY, "schedule.kind": "fisher_trace"}, "schedule.images", 2),
     ({}, "train.num_steps", 10),
     ({"expansion.start": 0.5}, "train.count_from", "expansion"),
     ({}, "train.batch_size", 4),
@@ -120,6 +128,8 @@ ACTIVE = [
 # The same, where the field is not read.
 INACTIVE = [
     ({}, "data.root", "/data"),
+    # What the file holds is named by its digest.
+    ({}, "model.checkpoint", "w.pt"),
     ({}, "model.decoder_options", {"dpt": {"width": 3}}),
     ({}, "model.architecture_options", {"taskprompter": {"channel_heads": 4}}),
     (PROMPTED, "model.architecture_options", {"other": {"width": 3}}),
@@ -159,7 +169,9 @@ INACTIVE = [
     (AUXILIARY, "schedule.switch_at", 0.1),
     (SWITCH, "schedule.half_life", 0.1),
     (DIMINISH, "schedule.switch_at", 0.1),
-    (DIMINISH, "schedule.patience", 2),
+    ({}, "schedule.patience", 2),
+    ({}, "schedule.with_loss_weighting", True),
+    (DIMINISH, "schedule.total", 2.0),
     (RATED, "schedule.half_life", 0.1),
     ({}, "train.checkpoint_seconds", 1.0),
     # What a run is compared with.

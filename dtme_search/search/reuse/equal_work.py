@@ -12,9 +12,9 @@ from dtme_search.search.locks import held
 from dtme_search.search.reuse.context import TrialContext
 from dtme_search.search.reuse.trunks import TrialTrunk
 from dtme_search.search.storage.rows import RunRow
-from dtme_search.token_space import ConflictReport, ExpansionPlan, needs_conflicts
+from dtme_search.token_space import ConflictReport, ExpansionPlan
 from dtme_search.training.growth import plan_for
-from dtme_search.training.identity import weights_follow_results, work_fingerprint
+from dtme_search.training.identity import RunContext, weights_follow_results, work_fingerprint
 
 
 class AlreadyDone(Exception):
@@ -46,7 +46,8 @@ class WorkClaim:
             TrainingInterrupted: If the run was asked to stop while it waited.
         """
         context = self._context
-        fingerprint = work_fingerprint(context.config, plan, context.data.fingerprint)
+        arithmetic = RunContext.of(context.config, context.data.device)
+        fingerprint = work_fingerprint(context.config, plan, context.data.fingerprint, arithmetic)
         if context.study.reuse.equal_work and fingerprint != self._fingerprint:
             lock = FileLock(context.workspace.work_lock(fingerprint))
             self._until.enter_context(held(lock, context.should_stop, lambda: context.on_wait("equal work")))
@@ -68,7 +69,7 @@ def plan_ahead(
         return None
     active = tuple(name for name, weight in build_schedule(config).weights(step).items() if weight > 0)
     report = None
-    if needs_conflicts(config.expansion):
+    if config.expansion.needs_conflicts:
         known = trunk.known_report(step, active)
         if known is None:
             return None

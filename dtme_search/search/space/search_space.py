@@ -195,8 +195,7 @@ class SearchSpace:
         for parameter in self.parameters:
             if parameter.path == START:
                 starts = _grid(parameter.distribution)
-        last = config.train.num_steps - 1
-        steps = {min(round(start * config.train.num_steps), last) for start in starts}
+        steps = {config.expansion.step_of(start, config.train.num_steps) for start in starts}
         return tuple(sorted(steps - {0}))
 
     def describe(self) -> list[SpaceRow]:

@@ -146,6 +146,7 @@ class RunRow:
             ``steps_reused`` came from a trunk or from ``origin_trial``.
         origin_trial: Finished trial of the same resolved work, whose result this one took over.
         seconds_saved: What the reused steps and measurements took when they were paid for.
+        compiled: Whether its blocks were compiled, all of them and to the end.
         batch_parts: In how many parts a batch went through the network; more than 1 where memory was short.
         reason: Why the trial was pruned, took over a result or trained in parts, in a sentence.
         dead_tasks: Tasks that do not clearly beat the no-image prior.
@@ -185,6 +186,7 @@ class RunRow:
     peak_memory_mb: float | None = None
     device: str | None = None
     precision: str | None = None
+    compiled: bool | None = None
     batch_parts: int | None = None
     seed: int | None = None
     split: str | None = None

@@ -45,7 +45,7 @@ SCHEMA_VERSION = 5
 
 2 brought trunks, rungs and confirmations; 3 batch_parts; 4 gains over the unexpanded run of a seed, baselines
 of each trial, units;
-5 gradients.
+5 gradients, compiled.
 """
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from dtme_search.config import RunConfig, canonical, run_fingerprint
+from dtme_search.config import RunConfig, canonical
 from dtme_search.errors import BaselineError, DivergedError
 from dtme_search.search.data_shelf import DataShelf
 from dtme_search.search.locks import held
@@ -29,6 +29,7 @@ from dtme_search.training import (
     with_smaller_batches,
 )
 from dtme_search.training.checkpoint import remove_checkpoint
+from dtme_search.training.identity import RunContext, result_fingerprint
 from dtme_search.version import __version__
 
 
@@ -42,6 +43,7 @@ class Baselines:
         folder: Fingerprint -> folder of checkpoints.
         listener: Who hears of it.
         should_stop: Asked between steps; a stopped baseline resumes later.
+        tells_known: Whether the listener hears of baselines that the database has.
     """
 
     records: Records
@@ -49,6 +51,7 @@ class Baselines:
     folder: Callable[[str], Path]
     listener: Listener = field(default_factory=Listener)
     should_stop: Callable[[], bool] = lambda: False
+    tells_known: bool = True
 
     def get(self, config: RunConfig, tasks: Sequence[str] = ()) -> dict[str, BaselineRow]:
         """Baselines of a run by task, training those that are missing.
@@ -92,7 +95,10 @@ class Baselines:
         self, single: RunConfig, task: str, index: int, count: int, *, waits: bool
     ) -> BaselineRow | None:
         """A baseline, trained if it is missing; ``None`` if another worker trains it and this one goes on."""
-        fingerprint = run_fingerprint(single, self.shelf.get(single).fingerprint)
+        data = self.shelf.get(single)
+        fingerprint = result_fingerprint(single, data.fingerprint, RunContext.of(single, data.device))
+        if not self.tells_known and (stored := self.records.find_baseline(fingerprint)) is not None:
+            return stored
         folder = private_folder(self.folder(fingerprint))
         lock = FileLock(folder / "running.lock")
         try:
@@ -103,7 +109,7 @@ class Baselines:
                 known = row is not None
                 if row is None:
                     self.listener.baseline_started(task, index, count)
-                    row = self.records.save_baseline(self._train(single, task, folder))
+                    row = self.records.save_baseline(self._train(single, task, fingerprint, folder))
                 remove_checkpoint(folder / "checkpoint.pt")
         except Timeout:
             return None
@@ -114,7 +120,7 @@ class Baselines:
         self.listener.baseline_ended(task, row, trained=not known)
         return row
 
-    def _train(self, config: RunConfig, task: str, folder: Path) -> BaselineRow:
+    def _train(self, config: RunConfig, task: str, fingerprint: str, folder: Path) -> BaselineRow:
         data = self.shelf.get(config)
         spec = data.specs[task]
         callbacks = Callbacks(on_progress=self.listener.progress, should_stop=self.should_stop)
@@ -125,7 +131,7 @@ class Baselines:
             lambda size: no_image_priors(data, trainer.split, size), config.train.eval_batch_size, data.device
         )
         return BaselineRow(
-            fingerprint=trainer.fingerprint,
+            fingerprint=fingerprint,
             task=task,
             metric=spec.metric,
             unit=spec.unit,

@@ -32,7 +32,7 @@ from dtme_search.search.study.baselines import Baselines
 from dtme_search.search.study.leaders import FAILED_REPEAT_ATTR, leaders, origins, why_no_leader
 from dtme_search.search.study.loading import LoadedStudy, load_study
 from dtme_search.search.study.place import DEFAULT_WORKDIR
-from dtme_search.search.study.preparation import check_same_data
+from dtme_search.search.study.preparation import check_same_inputs
 from dtme_search.search.trial.listener import Listener
 from dtme_search.search.trial.outcome import compare
 from dtme_search.search.workspace import Workspace, private_folder
@@ -110,11 +110,11 @@ def confirm(
     base = base.with_data_root(repeats[0].config.data.root)
     shelf = DataShelf(pick_device(device), on_progress=hears.data_reading)
     data = shelf.get(base)
-    check_same_data(loaded.optuna, data.fingerprint)
+    check_same_inputs(loaded.optuna, base, data.fingerprint)
     check_run(base, data)
     workspace = Workspace.of_study(workdir, loaded.name)
     with StopSwitch() as switch:
-        baselines = Baselines(loaded.records, shelf, workspace.baseline, hears, switch)
+        baselines = Baselines(loaded.records, shelf, workspace.baseline, hears, switch, tells_known=False)
         steps = tuple(sorted({repeat.config.expansion_step or 0 for repeat in repeats} - {0}))
         repeater = _Repeater(loaded, base, shelf, baselines, workspace, hears, switch, steps, new_baselines)
         failed = repeater.run(repeats)

@@ -22,7 +22,7 @@ from dtme_search.config import (
 )
 from dtme_search.config.study import ReuseConfig
 from dtme_search.errors import ConfigError, StorageError
-from dtme_search.models import check_model, describe_backbone
+from dtme_search.models import check_model, describe_backbone, name_weights
 from dtme_search.search.data_shelf import DataShelf
 from dtme_search.search.reuse.trunks import TrunkStore
 from dtme_search.search.space.known_points import enqueued_point
@@ -52,6 +52,8 @@ from dtme_search.training import check_run
 
 DATA_ATTR = "dtme:data"
 """Study attribute: fingerprint of the data of its baselines and trials."""
+WEIGHTS_ATTR = "dtme:weights"
+"""Study attribute: names the weights that its base config begins with."""
 
 
 @dataclass(frozen=True)
@@ -174,7 +176,7 @@ def prepare(
     found.sampler = _sampler(
         config, base, space, records, sampler_seed(config.seed, 0, len(own_trials(found)))
     )
-    check_same_data(found, shelf.get(base).fingerprint)
+    check_same_inputs(found, base, shelf.get(base).fingerprint)
     workspace = Workspace.of_study(workdir, config.name)
     found.set_user_attr(BASE_ATTR, base.model_dump_json())
     found.set_user_attr(STUDY_ATTR, config.model_dump_json())
@@ -233,7 +235,7 @@ def join_prepared(
     url = storage_url(config.name, storage, workdir)
     check_same_search(found, config, space, url)
     check_run(base, shelf.get(base))
-    check_same_data(found, shelf.get(base).fingerprint)
+    check_same_inputs(found, base, shelf.get(base).fingerprint)
     workspace = Workspace.of_study(workdir, config.name)
     prepared = Prepared(config, base, space, found, loaded.records, workspace, shelf, url, loaded.place)
     prepared.recover(listener)
@@ -241,20 +243,22 @@ def join_prepared(
     return prepared
 
 
-def check_same_data(study: optuna.Study, fingerprint: str) -> None:
-    """Remember the data of a study, or refuse others.
+def check_same_inputs(study: optuna.Study, base: RunConfig, data_fingerprint: str) -> None:
+    """Remember the data of a study and the weights that it begins with, or refuse others.
 
     Raises:
-        StorageError: If its trials were trained on other data.
+        StorageError: If its trials were trained on other data or from other weights.
     """
-    known = study.user_attrs.get(DATA_ATTR)
-    if known is None:
-        study.set_user_attr(DATA_ATTR, fingerprint)
-    elif known != fingerprint:
-        raise StorageError(
-            f"study {study.study_name}: its data must stay the same, got fingerprint {fingerprint} after "
-            f"{known}. Restore the files, or give the study another `name:`."
-        )
+    weights = name_weights(base.model) or "random"
+    for attr, what, now in ((DATA_ATTR, "data", data_fingerprint), (WEIGHTS_ATTR, "weights", weights)):
+        known = study.user_attrs.get(attr)
+        if known is None:
+            study.set_user_attr(attr, now)
+        elif known != now:
+            raise StorageError(
+                f"study {study.study_name}: its {what} must stay the same, got {now} after {known}. Restore "
+                "the files and the version of this program and of timm, or give the study another `name:`."
+            )
 
 
 def _sampler(

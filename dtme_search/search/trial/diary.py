@@ -19,7 +19,7 @@ import optuna
 import torch
 from optuna.artifacts import FileSystemArtifactStore, upload_artifact
 
-from dtme_search.config import RunConfig, dump_yaml, run_fingerprint
+from dtme_search.config import RunConfig, dump_yaml
 from dtme_search.search.reuse.context import TrialContext
 from dtme_search.search.storage.rows import ConflictRow, EvaluationRow, GradientRow, PlanRow, RungRow, RunRow
 from dtme_search.search.trial.outcome import Comparison, Outcome, compare, recorded_outcome
@@ -31,6 +31,7 @@ from dtme_search.token_space import ConflictReport, ExpansionPlan
 from dtme_search.training import Evaluation, RunResult
 from dtme_search.training.gradient_statistics import PairSimilarity
 from dtme_search.training.growth import resolved_config
+from dtme_search.training.identity import RunContext, result_fingerprint
 from dtme_search.training.runtime import device_name
 from dtme_search.version import __version__
 
@@ -64,16 +65,17 @@ class Diary:
         self.row = RunRow(
             study=self.study.name,
             trial=self.trial.number,
-            fingerprint=run_fingerprint(self.config, self.data.fingerprint),
-            unexpanded_fingerprint=run_fingerprint(self.config.unexpanded(), self.data.fingerprint),
+            fingerprint=self._name_of(self.config),
+            unexpanded_fingerprint=self._name_of(self.config.unexpanded()),
             state="running",
             config=self.config.model_dump_json(),
             baselines=json.dumps({task: row.fingerprint for task, row in self.context.baselines.items()}),
             expansion_step=self.config.expansion_step,
             total_steps=self.config.total_steps,
             device=device_name(self.data.device),
+            compiled=self.config.train.compile,
             seed=self.config.seed,
-            split="holdout" if self.data.splits.holdout else "test",
+            split=self.data.scoring_split,
             torch_version=torch.__version__,
             timm_version=version("timm"),
             optuna_version=optuna.__version__,
@@ -129,8 +131,8 @@ class Diary:
         """The run has come to a step, on its own steps or on reused ones."""
         self.row = replace(self.row, steps_trained=max(0, step - (self.row.steps_reused or 0)))
 
-    def evaluated(self, evaluation: Evaluation, comparison: Comparison) -> None:
-        """The hold-out was evaluated."""
+    def evaluated(self, evaluation: Evaluation, comparison: Comparison, parts: int) -> None:
+        """The hold-out was evaluated; batches go through the network in ``parts``."""
         rows = [
             EvaluationRow(
                 task=name,
@@ -144,7 +146,7 @@ class Diary:
         ]
         self.records.save_evaluation(self.study.name, self.trial.number, evaluation.step, rows)
         self.reached(evaluation.step)
-        self.row = replace(self.row, delta_m_percent=comparison.delta_m_percent)
+        self.row = replace(self.row, delta_m_percent=comparison.delta_m_percent, batch_parts=parts)
 
     def judged(self, rung: RungRow) -> None:
         """The numbers at an evaluation that pruning compares."""
@@ -157,7 +159,7 @@ class Diary:
 
     def completed(self, result: RunResult, outcome: Outcome) -> Result:
         """The trial has its result; its files are written."""
-        resolved = resolved_config(self.config, result.plan)
+        resolved = resolved_config(self.config, result.plan, result.plateau_step)
         (self.folder / "resolved.yaml").write_text(dump_yaml(resolved), encoding="utf-8")
         self._write_curves(
             (evaluation.step, name, value, evaluation.losses.get(name))
@@ -277,6 +279,10 @@ class Diary:
             constraints=outcome.violations,
             values=outcome.values(self.study),
         )
+
+    def _name_of(self, config: RunConfig) -> str:
+        """Names the result that a config comes to here."""
+        return result_fingerprint(config, self.data.fingerprint, RunContext.of(config, self.data.device))
 
     def _continue(self) -> float:
         """Take over what the trials that this one continues had measured; gives the seconds they spent."""

@@ -166,7 +166,7 @@ class Objective:
         trial, num_evaluations = diary.trial, trainer.config.train.num_evaluations
         comparison = compare(evaluation.metrics, diary.context.baselines, trainer.data.specs)
         rung = _rung(trial.number, trainer, evaluation.step, comparison.delta_m_percent)
-        diary.evaluated(evaluation, comparison)
+        diary.evaluated(evaluation, comparison, trainer.state.parts)
         diary.judged(rung)
         self.listener.trial_evaluated(trial.number, evaluation.step, comparison.delta_m_percent)
         reason = judge_rung(trial, self.study, rung, num_evaluations, self.records)
