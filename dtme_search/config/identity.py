@@ -122,7 +122,22 @@ def _active_schedule(config: RunConfig, form: dict[str, Any]) -> dict[str, Any]:
     if schedule.kind == "diminish":
         names.add("half_life" if schedule.decay_rate is None else "decay_rate")
     names |= {name for name in ("patience", "stop_at") if form[name] is not None}
-    return {name: value for name, value in form.items() if name in names}
+    active = {name: value for name, value in form.items() if name in names}
+    if config.finetunes:
+        active["finetune"] = finetuning(config)
+    return active
+
+
+def finetuning(config: RunConfig) -> dict[str, Any]:
+    """What a run that fine-tunes selectively reads of ``schedule.finetune``."""
+    form = config.schedule.finetune.model_dump(mode="json")
+    if form["parts"]:
+        return {"parts": form["parts"]}
+    measures = form["selection"] in ("importance", "reversed")
+    return {
+        name: form[name]
+        for name in ("fraction", "selection", *(("importance", "images") if measures else ()))
+    }
 
 
 def _keep_active_combine(config: RunConfig, train: dict[str, Any]) -> None:
