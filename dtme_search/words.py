@@ -6,7 +6,7 @@ from typing import Any
 
 _HEADINGS = {
     "delta_m_percent": "delta_m",
-    "delta_m_base_percent": "over base",
+    "delta_m_base_percent": "base",
     "param_overhead_percent": "overhead",
     "step_cost_ratio": "step cost",
     "delta_m_mean": "mean",

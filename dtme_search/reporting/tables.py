@@ -183,7 +183,7 @@ def over_base_legend(table: pd.DataFrame) -> str:
     """What the column ``delta_m_base_percent`` is, where a table of trials has it."""
     if "delta_m_base_percent" not in table:
         return ""
-    return "over base: delta_m over the baselines of the base config, not of the trial's own architecture; "
+    return "base: delta_m over baselines\nof the base config, not of the trial's own architecture; "
 
 
 def against(run: RunRow) -> str:

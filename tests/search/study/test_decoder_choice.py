@@ -61,7 +61,7 @@ def test_delta_m_is_over_the_own_architecture_and_beside_it_over_that_of_the_bas
     table = trials_table(study)
     assert list(table["delta_m_base_percent"]) == [run.delta_m_base_percent for run in runs]
     text = write_report(study, tmp_path / "report.md").read_text(encoding="utf-8")
-    assert "Against the baselines of the base config" in text and "over base: delta_m over" in text
+    assert "Against the baselines of the base config" in text and "base: delta_m over baselines" in text
 
 
 def test_a_study_that_searches_no_architecture_has_one_delta_m(finished_study):
