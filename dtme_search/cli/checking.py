@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -52,7 +53,9 @@ def prepare_and_print(screen: Screen, name: str, source: Path, out: Path, jobs: 
             name, source, out, jobs=jobs or min(os.cpu_count() or 1, _MOST_JOBS), on_progress=on_progress
         )
     screen.line(f"{report.num_samples} samples written to {report.out}")
-    screen.line(f"Next:  dtme-search data check {name} --data-root {report.out}")
+    screen.line(
+        f"Next:  {shlex.join(['dtme-search', 'data', 'check', name, '--data-root', str(report.out)])}"
+    )
 
 
 def show_and_print(

@@ -6,9 +6,11 @@ import os
 import socket
 import zlib
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
-from dtme_search.models import check_model
+from dtme_search.models import check_model, check_weights
 from dtme_search.search.data_shelf import DataShelf
 from dtme_search.search.stopping import StopSwitch
 from dtme_search.search.storage.database import storage_errors
@@ -17,9 +19,12 @@ from dtme_search.search.storage.rows import BaselineRow
 from dtme_search.search.storage.studies import check_storage, open_storage
 from dtme_search.search.study.baselines import Baselines
 from dtme_search.search.study.lifecycle import num_finished
-from dtme_search.search.study.loading import DEFAULT_WORKDIR, LoadedStudy, storage_url, study_name
+from dtme_search.search.study.loading import LoadedStudy, storage_url, study_name
 from dtme_search.search.study.loop import run_trials
-from dtme_search.search.study.preparation import Prepared, join_prepared, prepare, read_study
+from dtme_search.search.study.place import DEFAULT_WORKDIR
+from dtme_search.search.study.preparation import Prepared, join_prepared, prepare, read_study, space_of
+from dtme_search.search.study.recipes import settled
+from dtme_search.search.study.settings import Settings
 from dtme_search.search.trial.diary import DrawFiles
 from dtme_search.search.trial.listener import Listener
 from dtme_search.search.trial.objective import Objective
@@ -40,19 +45,23 @@ def train_baselines(
     overrides: Sequence[str] = (),
     listener: Listener | None = None,
 ) -> dict[str, BaselineRow]:
-    """Train the single-task baselines of a study that are missing; gives all of them by task."""
+    """Train the single-task baselines of a study that are missing; gives those of its base config by task."""
     config, base = read_study(study, overrides, data_root)
     hears = listener or Listener()
     shelf = DataShelf(pick_device(device), on_progress=hears.data_reading)
     url = storage_url(config.name, storage, workdir)
     check_storage(url)
     check_model(base.model, base.data.image_size)
+    check_weights(base.model, base.data.image_size)
+    space = space_of(config, base)
     check_run(base, shelf.get(base))
     records = records_for(open_storage(url))
     records.create_tables()
     workspace = Workspace.of_study(workdir, config.name)
     with StopSwitch() as switch:
-        return Baselines(records, shelf, workspace.baseline, hears, switch).get(base)
+        baselines = Baselines(records, shelf, workspace.baseline, hears, switch)
+        base = settled(space, baselines, all_recipes=True).base
+        return baselines.get(base)
 
 
 def optimize(
@@ -114,20 +123,19 @@ def optimize(
     runs.check(storage_url(study_name(study), storage, workdir))
     places = runs.places if isinstance(runs, LocalProcesses) else ()
     alone = len(places) == 1
-    prepared = prepare(
-        study,
-        # The parent of several workers reads the data to check it, and leaves the GPUs to them.
-        device=pick_device(places[0].device if alone else "cpu"),
+    settings = Settings(
         storage=storage,
-        trials=trials,
-        data_root=data_root,
         workdir=workdir,
-        overrides=overrides,
+        data_root=data_root,
+        overrides=tuple(overrides),
+        trials=trials,
         reuse=reuse,
-        listener=hears,
         warm_start_from=warm_start_from,
         warm_start_storage=warm_start_storage,
     )
+    # The parent of several workers reads the data to check it, and leaves the GPUs to them.
+    here = pick_device(places[0].device if alone else "cpu")
+    prepared = prepare(study, settings, here, hears)
     left = prepared.config.trials - num_finished(prepared.optuna)
     with StopSwitch(timeout) as switch:
         if alone or (left <= 1 and places and not places[0].visible):
@@ -174,15 +182,8 @@ def join(
         return launcher is not None and os.getppid() != launcher
 
     with StopSwitch(timeout, is_orphan) as switch:
-        prepared = join_prepared(
-            study,
-            device=pick_device(device),
-            worker=_worker_number(),
-            storage=storage,
-            data_root=data_root,
-            workdir=workdir,
-            listener=hears,
-        )
+        settings = Settings(storage=storage, workdir=workdir, data_root=data_root)
+        prepared = join_prepared(study, settings, pick_device(device), _worker_number(), hears)
         _work(prepared, hears, draw, switch, stays=launcher is not None)
     return prepared.loaded(stopped=switch.asked)
 
@@ -197,15 +198,17 @@ def _work(
     stays: bool = False,
 ) -> None:
     """Train the baselines that are missing, then trials."""
-    base, shelf, records, workspace = prepared.base, prepared.shelf, prepared.records, prepared.workspace
+    shelf, records, workspace = prepared.shelf, prepared.records, prepared.workspace
+    baselines = Baselines(records, shelf, workspace.baseline, hears, switch)
     try:
-        baselines = Baselines(records, shelf, workspace.baseline, hears, switch).get(base)
+        space = settled(prepared.space, baselines)
     except TrainingInterrupted:
         return
     objective = Objective(
         study=prepared.config,
-        space=prepared.space,
-        baselines=baselines,
+        space=space,
+        # Of all trials the tasks of the base config: a study may search the roles, too.
+        baselines=partial(replace(baselines, tells_known=False).get, tasks=space.base.primary_tasks),
         shelf=shelf,
         records=records,
         workspace=workspace,

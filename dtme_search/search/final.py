@@ -10,7 +10,7 @@ from pathlib import Path
 
 from dtme_search.config import RunConfig, TrainConfig, dump_yaml
 from dtme_search.data import Split, TaskData
-from dtme_search.models import MultiTaskViT, check_model
+from dtme_search.models import MultiTaskViT, check_model, check_weights
 from dtme_search.search.data_shelf import DataShelf
 from dtme_search.search.stopping import StopSwitch
 from dtme_search.search.storage.records import records_for
@@ -50,6 +50,7 @@ class FinalResult:
         metrics: Task -> metric; what baselines, gains and delta_m are about.
         baselines: Task -> single-task baseline trained on the same ids; empty if none were asked for.
         folder: Where checkpoint and config are.
+        against: What the baselines are, in words.
         extra_metrics: Task -> further metric -> value, to compare with publications (exact odsF of edges).
     """
 
@@ -59,6 +60,7 @@ class FinalResult:
     metrics: Mapping[str, float]
     baselines: Mapping[str, BaselineRow]
     folder: Path
+    against: str = ""
     extra_metrics: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     @property
@@ -113,6 +115,7 @@ def train_final(
     if with_baselines:
         check_storage(url)
     check_model(config.model, config.data.image_size)
+    check_weights(config.model, config.data.image_size)
     data = shelf.get(config)
     check_run(config, data)
 
@@ -139,20 +142,28 @@ def train_final(
                 raise TrainingInterrupted("stopped while the trained model was measured")
 
         extra = _extra(trainer.model, data, "test", config, tuple(metrics), scored)
-    result = FinalResult("test", len(data.splits.test), data.specs, metrics, baselines, folder, extra)
-    (folder / "metrics.json").write_text(
-        json.dumps(
-            {
-                "split": "test",
-                "metrics": dict(metrics),
-                "extra_metrics": extra,
-                "delta_m_percent": result.delta_m_percent,
-            },
-            indent=1,
-        ),
-        encoding="utf-8",
+    result = FinalResult(
+        split="test",
+        num_images=len(data.splits.test),
+        specs=data.specs,
+        metrics=metrics,
+        baselines=baselines,
+        folder=folder,
+        against=config.baselines.in_words(),
+        extra_metrics=extra,
     )
+    _write_metrics(result)
     return result
+
+
+def _write_metrics(result: FinalResult) -> None:
+    values = {
+        "split": result.split,
+        "metrics": dict(result.metrics),
+        "extra_metrics": result.extra_metrics,
+        "delta_m_percent": result.delta_m_percent,
+    }
+    (result.folder / "metrics.json").write_text(json.dumps(values, indent=1), encoding="utf-8")
 
 
 def evaluate_checkpoint(
@@ -186,7 +197,8 @@ def evaluate_checkpoint(
     extra = _extra(model, data, split, config, tuple(metrics), hears.scoring)
     if look is not None:
         look(model, data)
-    return FinalResult(split, len(data.splits.ids(split)), data.specs, metrics, {}, checkpoint.parent, extra)
+    num_images, folder = len(data.splits.ids(split)), checkpoint.parent
+    return FinalResult(split, num_images, data.specs, metrics, {}, folder, extra_metrics=extra)
 
 
 def _extra(

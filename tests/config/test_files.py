@@ -91,7 +91,7 @@ class TestYaml:
                 tasks={"normals": TaskConfig(weight=0.1), "semseg": TaskConfig(role="auxiliary")},
                 # Text that would be read as a number or a date if it were not quoted.
                 model=ModelConfig(
-                    checkpoint="1e5", backbone="2024-01-01", backbone_options={"depth": 6, "a": "no"}
+                    checkpoint="/a/1e5", backbone="2024-01-01", backbone_options={"a": "no", "b": "1e5"}
                 ),
                 expansion=ExpansionConfig(
                     policy="fixed",
@@ -109,7 +109,7 @@ class TestYaml:
     def test_what_is_written_is_read_back(self, folder, config):
         text = dump_yaml(config, header="Best of study demo.\n\ntrial 3")
         assert text.startswith("# Best of study demo.\n#\n# trial 3\nseed:")
-        assert validate(RunConfig, read_yaml(Path(write(folder, text))), "") == config
+        assert load_run_config(write(folder, text)) == config
         assert list(load_run_config("run.yaml").tasks) == list(config.tasks)
 
     def test_a_plan_is_written_as_a_person_would(self):
@@ -248,7 +248,11 @@ class TestPaths:
     @pytest.mark.parametrize(
         ("dotted", "message"),
         [
-            ("", "here: '' is unknown. Known: data, expansion, model, schedule, seed, tasks, train."),
+            (
+                "",
+                "here: '' is unknown. Known: "
+                "baselines, data, expansion, model, schedule, seed, tasks, train.",
+            ),
             ("expansion.layer.*", "here: 'layer' is unknown. Did you mean 'layers'?"),
             (
                 "expansion.layers.last",
@@ -279,40 +283,3 @@ class TestPaths:
     def test_setting_makes_missing_sections(self):
         values = set_path({}, "expansion.plan.modulate", {1: [["depth"]]})
         assert validate(RunConfig, values, "here").expansion.plan.modulate == {1: (("depth",),)}
-
-
-@pytest.mark.parametrize("kind", ["config", "study", "inline"])
-def test_a_path_counts_from_the_file_in_which_it_stands(tmp_path, monkeypatch, kind):
-    project = tmp_path / "project"
-    project.mkdir()
-    run = {
-        "data": {"name": "folder", "folder": {"description": "data.yaml"}, "root": "photos"},
-        "model": {"checkpoint": "w.pth"},
-    }
-    (project / "run.yaml").write_text(yaml.safe_dump(run))
-    config = "run.yaml" if kind == "study" else run
-    study = {"name": "s", "config": config, "search": {"train.lr": {"choices": [1e-3]}}, "enqueue": []}
-    (project / "study.yaml").write_text(yaml.safe_dump(study))
-    monkeypatch.chdir(tmp_path)
-    if kind == "config":
-        found = load_run_config("project/run.yaml")
-    else:
-        found = base_config(load_study_config("project/study.yaml"), project)
-    paths = (found.data.folder.description, found.data.root, found.model.checkpoint)
-    assert paths == tuple(str(project / name) for name in ("data.yaml", "photos", "w.pth"))
-
-
-def test_a_path_that_is_only_below_the_current_folder_is_taken_from_there(tmp_path, monkeypatch):
-    (tmp_path / "configs").mkdir()
-    (tmp_path / "data.yaml").write_text("")
-    file = tmp_path / "configs" / "run.yaml"
-    file.write_text("data: {folder: {description: data.yaml}}")
-    monkeypatch.chdir(tmp_path)
-    assert load_run_config(str(file)).data.folder.description == str(tmp_path / "data.yaml")
-
-
-def test_an_override_counts_from_the_current_folder(tmp_path, monkeypatch):
-    (tmp_path / "run.yaml").write_text("seed: 1")
-    monkeypatch.chdir(tmp_path)
-    found = load_run_config("run.yaml", ("data.folder.description=d.yaml",))
-    assert found.data.folder.description == "d.yaml"

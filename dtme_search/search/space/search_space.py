@@ -20,11 +20,12 @@ from dtme_search.config import (
     set_path,
     validate,
 )
+from dtme_search.config.dotted import value_at
 from dtme_search.config.identity import NUMERICS_VERSION
 from dtme_search.config.study import Distribution
 from dtme_search.errors import ConfigError, nearest
 from dtme_search.search.space.parameter import OptunaDistribution, Parameter, make_parameter
-from dtme_search.search.space.paths import LAYERS, POLICY, SEED, START, value_at
+from dtme_search.search.space.paths import ARCHITECTURE, LAYERS, POLICY, SEED, START
 
 _MEETING_POINTS = 8
 """Stretches into which a range of expansion starts without a grid is cut."""
@@ -50,12 +51,19 @@ class SearchSpace:
         base: Config that every trial starts from.
         num_layers: Transformer layers of the backbone.
         parameters: Searched paths; a path that another one depends on comes before it, else YAML order.
+        against: Rule for the baselines of trials where it matters, in words; a study keeps it.
     """
 
     study_name: str
     base: RunConfig
     num_layers: int
     parameters: tuple[Parameter, ...]
+    against: str = ""
+
+    @property
+    def searches_architecture(self) -> bool:
+        """Whether trials differ by their network, so that their baselines do."""
+        return any(parameter.path in ARCHITECTURE for parameter in self.parameters)
 
     @classmethod
     def from_study(cls, study: StudyConfig, base: RunConfig, num_layers: int) -> SearchSpace:
@@ -70,6 +78,8 @@ class SearchSpace:
         for pattern in sorted(study.search, key=lambda pattern: "*" not in pattern):
             where = f"study {study.name}: search.{pattern}"
             check_path(pattern, where, base)
+            if pattern.startswith("baselines."):
+                raise ConfigError(f"{where}: is written by the study. Say what it should be in `baselines:`.")
             for path in _spread(pattern, num_layers, where):
                 parameters[path] = make_parameter(path, pattern, study.search[pattern], where)
         if study.seeds > 1:
@@ -166,6 +176,7 @@ class SearchSpace:
             "num_layers": self.num_layers,
             "search": search,
             "config": self._base_form(),
+            **({"baselines": self.against} if self.against else {}),
         }
 
     @property
@@ -184,8 +195,7 @@ class SearchSpace:
         for parameter in self.parameters:
             if parameter.path == START:
                 starts = _grid(parameter.distribution)
-        last = config.train.num_steps - 1
-        steps = {min(round(start * config.train.num_steps), last) for start in starts}
+        steps = {config.expansion.step_of(start, config.train.num_steps) for start in starts}
         return tuple(sorted(steps - {0}))
 
     def describe(self) -> list[SpaceRow]:

@@ -16,12 +16,12 @@ from dtme_search.search.storage.database import mask_url
 from dtme_search.search.storage.looking import readable_url
 from dtme_search.search.storage.records import Records, records_for
 from dtme_search.search.storage.studies import default_storage_url, load_existing, open_storage
+from dtme_search.search.study.place import DEFAULT_WORKDIR, Place
 
-DEFAULT_WORKDIR = Path("dtme-runs")
 STUDY_ATTR = "dtme:study"
 """Study attribute: the ``StudyConfig`` it last ran with, as JSON."""
-BASE_ATTR = "dtme:base"
-"""Study attribute: its base config as it last ran, as JSON; for workers that join."""
+FILE_ATTR = "dtme:file"
+"""Study attribute: the YAML it last ran from, if it is not a shipped one."""
 
 
 @dataclass(frozen=True)
@@ -32,12 +32,14 @@ class LoadedStudy:
         config: As it was when the study was created.
         optuna: Trials, parameters, values.
         records: Baselines, evaluations, conflicts, plans, run facts.
+        place: Where it lies, for the commands that find it again.
         stopped: Whether a signal ended the ``optimize`` that gave this; the same call goes on.
     """
 
     config: StudyConfig
     optuna: optuna.Study
     records: Records
+    place: Place
     stopped: bool = False
 
     @property
@@ -84,4 +86,5 @@ def load_study(
     records = records_for(opened)
     if not records.is_current():
         records.create_tables()  # a study of an older release is brought up to date
-    return LoadedStudy(config, found, records)
+    place = Place(name, workdir, storage, found.user_attrs.get(FILE_ATTR))
+    return LoadedStudy(config, found, records, place)

@@ -20,7 +20,7 @@ from dtme_search.search.space.parameter import Parameter
 from dtme_search.search.space.paths import LAYERS, POLICY, SEED, START
 from dtme_search.search.space.search_space import SearchSpace
 from dtme_search.search.storage.rows import ConflictRow
-from dtme_search.token_space import ConflictReport, ExpansionPlan, needs_conflicts
+from dtme_search.token_space import ConflictReport, ExpansionPlan
 from dtme_search.training.growth import plan_for
 from dtme_search.training.identity import weights_follow_results
 
@@ -105,7 +105,7 @@ class Resolver:
     def is_unknown(self, params: Mapping[str, Scalar]) -> bool:
         """Whether conflicts could decide the plan of these parameters and are not known here."""
         config = self._config(params)
-        if config.expansion_step is None or not needs_conflicts(config.expansion):
+        if config.expansion_step is None or not config.expansion.needs_conflicts:
             return False
         return config.expansion_step not in self._reports.get(self._measured_as(config, params), {})
 
@@ -134,17 +134,17 @@ class Resolver:
         )
         trunk = self._trunk(params)
         return Resolved(
-            params,
-            (operations, start if grows else None, trunk, further),
-            trunk,
-            modulated,
-            expanded,
-            streams,
-            start,
-            end,
-            further,
-            overhead,
-            config.seed,
+            params=params,
+            key=(operations, start if grows else None, trunk, further),
+            trunk=trunk,
+            modulated=modulated,
+            expanded=expanded,
+            streams=streams,
+            start=start,
+            end=end,
+            further=further,
+            overhead=overhead,
+            seed=config.seed,
         )
 
     @property
@@ -170,7 +170,7 @@ class Resolver:
             weights = build_schedule(config).weights(step)
             active = tuple(name for name, weight in weights.items() if weight > 0)
         report = None
-        if needs_conflicts(config.expansion):
+        if config.expansion.needs_conflicts:
             known = self._reports.get(self._measured_as(config, params), {})
             if not known:
                 return None
@@ -257,4 +257,12 @@ def _report(rows: Sequence[ConflictRow], everything: Iterable[str], num_layers: 
         index = pairs[row.task_a, row.task_b]
         counts[0, 0, row.layer, index] = round(row.range_rate * _POSITIONS)
         counts[1, 0, row.layer, index] = round(row.null_rate * _POSITIONS)
-    return ConflictReport(tasks, 1.0, 1, _POSITIONS, (1,) * num_layers, counts[0], counts[1])
+    return ConflictReport(
+        tasks=tasks,
+        variance_ratio=1.0,
+        embed_dim=1,
+        num_positions=_POSITIONS,
+        range_dims=(1,) * num_layers,
+        range_counts=counts[0],
+        null_counts=counts[1],
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import platform
 import traceback
 from collections.abc import Callable, Iterable, Sequence
@@ -21,7 +22,7 @@ from optuna.artifacts import FileSystemArtifactStore, upload_artifact
 from dtme_search.config import RunConfig, dump_yaml
 from dtme_search.search.reuse.context import TrialContext
 from dtme_search.search.storage.rows import ConflictRow, EvaluationRow, GradientRow, PlanRow, RungRow, RunRow
-from dtme_search.search.trial.outcome import Comparison, Outcome, recorded_outcome
+from dtme_search.search.trial.outcome import Comparison, Outcome, compare, recorded_outcome
 from dtme_search.search.trial.pruning import stop
 from dtme_search.search.trial.result import Result
 from dtme_search.search.trial.retries import goes_on_later, retry_history
@@ -68,9 +69,11 @@ class Diary:
             unexpanded_fingerprint=self._name_of(self.config.unexpanded()),
             state="running",
             config=self.config.model_dump_json(),
+            baselines=json.dumps({task: row.fingerprint for task, row in self.context.baselines.items()}),
             expansion_step=self.config.expansion_step,
             total_steps=self.config.total_steps,
             device=device_name(self.data.device),
+            compiled=self.config.train.compile,
             seed=self.config.seed,
             split=self.data.scoring_split,
             torch_version=torch.__version__,
@@ -128,8 +131,8 @@ class Diary:
         """The run has come to a step, on its own steps or on reused ones."""
         self.row = replace(self.row, steps_trained=max(0, step - (self.row.steps_reused or 0)))
 
-    def evaluated(self, evaluation: Evaluation, comparison: Comparison) -> None:
-        """The hold-out was evaluated."""
+    def evaluated(self, evaluation: Evaluation, comparison: Comparison, parts: int) -> None:
+        """The hold-out was evaluated; batches go through the network in ``parts``."""
         rows = [
             EvaluationRow(
                 task=name,
@@ -137,12 +140,13 @@ class Diary:
                 value=value,
                 gain_percent=comparison.gains_percent.get(name),
                 loss=evaluation.losses.get(name),
+                unit=self.data.specs[name].unit,
             )
             for name, value in evaluation.metrics.items()
         ]
         self.records.save_evaluation(self.study.name, self.trial.number, evaluation.step, rows)
         self.reached(evaluation.step)
-        self.row = replace(self.row, delta_m_percent=comparison.delta_m_percent)
+        self.row = replace(self.row, delta_m_percent=comparison.delta_m_percent, batch_parts=parts)
 
     def judged(self, rung: RungRow) -> None:
         """The numbers at an evaluation that pruning compares."""
@@ -155,7 +159,7 @@ class Diary:
 
     def completed(self, result: RunResult, outcome: Outcome) -> Result:
         """The trial has its result; its files are written."""
-        resolved = resolved_config(self.config, result.plan, result.plateau_step)
+        resolved = resolved_config(self.config, result.plan, result.plateau_step, result.trained_parts)
         (self.folder / "resolved.yaml").write_text(dump_yaml(resolved), encoding="utf-8")
         self._write_curves(
             (evaluation.step, name, value, evaluation.losses.get(name))
@@ -180,6 +184,7 @@ class Diary:
             seconds_measure=result.seconds.get("measure", 0.0),
             seconds_checkpoint=result.seconds.get("checkpoint", 0.0),
             seconds_overhead=total - inside,
+            delta_m_base_percent=self._over_base(result),
             peak_memory_mb=result.peak_memory_mb,
             precision=result.precision,
             batch_parts=result.parts,
@@ -199,6 +204,7 @@ class Diary:
             resolved_fingerprint=origin.resolved_fingerprint,
             origin_trial=origin.trial,
             delta_m_percent=origin.delta_m_percent,
+            delta_m_base_percent=origin.delta_m_base_percent,
             steps_trained=own,
             steps_reused=max(0, (origin.steps_trained or 0) + (origin.steps_reused or 0) - own),
             seconds_saved=max(0.0, _seconds_of(origin) - self._seconds()),
@@ -232,6 +238,11 @@ class Diary:
             batch_parts=origin.batch_parts,
         )
         return result, outcome
+
+    def _over_base(self, result: RunResult) -> float | None:
+        """delta_m over the baselines of the base config, where architectures are searched."""
+        rows = self.context.base_baselines
+        return compare(result.metrics, rows, self.data.specs).delta_m_percent if rows else None
 
     def _report_as(self, number: int) -> None:
         """Tell Optuna the values on the way: samplers judge a pruned trial by the last of them."""
