@@ -42,6 +42,6 @@ def value_at(values: Any, dotted: str, default: Any = None) -> Any:
     for part in dotted.split("."):
         try:
             values = values[int(part)] if isinstance(values, (list, tuple)) else values[part]
-        except (KeyError, IndexError, TypeError):
+        except (KeyError, IndexError, TypeError, ValueError):
             return default
     return values

@@ -41,7 +41,9 @@ def validate(section: type[SectionT], values: Any, where: str) -> SectionT:
     try:
         return section.model_validate(values)
     except ValidationError as error:
-        raise ConfigError(f"{where}: {describe(error, section)}") from error
+        # A key may hold a line break.
+        sentence = " ".join(describe(error, section).splitlines())
+        raise ConfigError(f"{where}: {sentence}") from error
 
 
 def describe(error: ValidationError, annotation: Any, name: str = "") -> str:

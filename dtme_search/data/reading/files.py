@@ -5,6 +5,7 @@ Shapes: H height, W width. Every label reader gives the label and where it count
 
 from __future__ import annotations
 
+import tokenize
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, NoReturn
@@ -21,6 +22,8 @@ Bools = npt.NDArray[np.bool_]
 Label = tuple[npt.NDArray[Any], Bools]
 """A label and where it counts."""
 
+# Of a spoilt header: numpy reads it as Python and then asks for as much memory as it says.
+_DAMAGED_ARRAY = (*DAMAGED, tokenize.TokenError, MemoryError, OverflowError, RecursionError, TypeError)
 _LARGEST_METRES = 1000.0
 _SHORTEST_NORMAL = 0.05
 
@@ -188,7 +191,7 @@ def _load(path: Path) -> npt.NDArray[Any]:
             loaded = np.load(path, allow_pickle=False)
     except FileNotFoundError as error:
         raise damaged(path, error) from error
-    except DAMAGED as error:
+    except _DAMAGED_ARRAY as error:
         # numpy would advise to unpickle whatever it does not know.
         raise damaged(path, ValueError("not a whole npy array")) from error
     if not isinstance(loaded, np.ndarray):
