@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from dtme_search.config import RunConfig, StudyConfig
 from dtme_search.data import TaskData
@@ -26,6 +26,8 @@ class TrialContext:
         expansion_steps: Steps at which runs of the study may grow, ascending; where they share a trunk.
         should_stop: Asked between steps and while waiting.
         on_wait: Told once per wait for another worker, with what is waited for.
+        meanwhile: Runs another trial where this one would wait before it has begun; whether there was one.
+        waits: Seconds of every wait.
     """
 
     study: StudyConfig
@@ -38,3 +40,5 @@ class TrialContext:
     expansion_steps: tuple[int, ...] = ()
     should_stop: Callable[[], bool] = lambda: False
     on_wait: Callable[[str], None] = lambda _: None
+    meanwhile: Callable[[], bool] = lambda: False
+    waits: list[float] = field(default_factory=list)

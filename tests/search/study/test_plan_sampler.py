@@ -180,7 +180,7 @@ def test_what_failed_is_not_tried_again(tmp_path):
 def test_nothing_above_a_limit_is_ever_proposed(tmp_path):
     searched = Searched.make(tmp_path, PER_LAYER, limits={"param_overhead_percent": 0.9})
     overheads = [plan.overhead for plan in searched.run(9)]
-    assert max(overheads) <= 0.9 and len(set(overheads)) > 4
+    assert max(overheads) <= 0.9 and len(set(overheads)) >= 4
 
 
 def test_a_conditional_space_gives_valid_sets_and_is_climbed(tmp_path):
