@@ -10,7 +10,15 @@ from typing import Any
 import pandas as pd
 from optuna.trial import TrialState
 
-from dtme_search.search import Confirmed, LoadedStudy, RunRow, confirmations, front_numbers, own_trials
+from dtme_search.search import (
+    Confirmed,
+    LoadedStudy,
+    RunRow,
+    confirmations,
+    expectations,
+    front_numbers,
+    own_trials,
+)
 
 Frame = pd.DataFrame
 
@@ -27,8 +35,9 @@ def trials_table(study: LoadedStudy) -> pd.DataFrame:
     Columns: ``trial``, ``state``, ``delta_m_percent``, ``gain_<task>_percent``, ``delta_m_mean``,
     ``delta_m_std`` and ``num_seeds`` (in percent, over the further seeds of ``confirm`` only, because the
     search chose by its own seed; NaN where unconfirmed), ``paired_gain_percent`` (delta_m less that of
-    ``paired_trial``, the unexpanded trial of the same seed), ``param_overhead_percent``, ``step_cost_ratio``,
-    ``start`` (fraction of all steps), ``layers`` (see ``LEGEND``), ``feasible``, ``dead_tasks``,
+    ``paired_trial``, the unexpanded trial of the same seed), with several ``seeds`` ``expected_delta_m`` and
+    ``expected_std`` (of the plan over seeds, at its first trial), ``param_overhead_percent``,
+    ``step_cost_ratio``, ``start`` (fraction of all steps), ``layers`` (see ``LEGEND``), ``feasible``, ``dead_tasks``,
     ``seconds``, ``on_front``, ``error`` (first line). Where a study has such trials: ``reason`` (why it was
     pruned or took a result over), ``origin_trial`` (whose result it took), ``steps_reused``. delta_m of a
     trial without a result is that of its last evaluation.
@@ -39,7 +48,7 @@ def trials_table(study: LoadedStudy) -> pd.DataFrame:
 def table_of_runs(study: LoadedStudy, runs: Mapping[int, RunRow]) -> pd.DataFrame:
     """``trials_table`` of runs that are read already."""
     front = front_numbers(study)
-    confirmed = confirmations(study)
+    confirmed, expected = confirmations(study), expectations(study)
     rows = []
     for trial in own_trials(study.optuna):
         run = runs.get(trial.number)
@@ -69,6 +78,9 @@ def table_of_runs(study: LoadedStudy, runs: Mapping[int, RunRow]) -> pd.DataFram
             row |= {name: value for name, value in facts.items() if value is not None}
             for task, gain in trial.user_attrs.get("gains_percent", {}).items():
                 row[f"gain_{task}_percent"] = gain
+        if trial.number in expected:
+            each = expected[trial.number]
+            row |= {"expected_delta_m": each.mean, "expected_std": each.deviation}
         if trial.number in confirmed:
             repeats = confirmed[trial.number]
             row |= {
@@ -91,7 +103,7 @@ def front_table(study: LoadedStudy, trials: pd.DataFrame | None = None) -> pd.Da
     if table.empty:
         return table
     chosen = table[table["on_front"]]
-    order = ["delta_m_mean", "delta_m_percent"]
+    order = ["delta_m_mean", "expected_delta_m" if "expected_delta_m" in chosen else "delta_m_percent"]
     return chosen.sort_values(order, ascending=False).drop(columns=["on_front", "error"])
 
 
@@ -195,6 +207,8 @@ def _ordered(columns: list[str]) -> list[str]:
     gains = [name for name in columns if name.startswith("gain_")]
     rest = [
         "paired_gain_percent",
+        "expected_delta_m",
+        "expected_std",
         "delta_m_mean",
         "delta_m_std",
         "num_seeds",
@@ -209,5 +223,9 @@ def _ordered(columns: list[str]) -> list[str]:
         "error",
         "paired_trial",
     ]
-    listed = [name for name in (*first, *gains, *rest) if not name.startswith("paired") or name in columns]
+    listed = [
+        name
+        for name in (*first, *gains, *rest)
+        if not name.startswith(("paired", "expected")) or name in columns
+    ]
     return [*listed, *(name for name in columns if name not in listed)]

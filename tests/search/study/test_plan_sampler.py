@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import optuna
 import pytest
-from tiny import SEARCH, TINY, write_tiny_study
+from tiny import SEARCH, TINY, grown, write_tiny_study
 
 from dtme_search.config import RunConfig, StudyConfig, validate
 from dtme_search.models import BackboneInfo
@@ -313,3 +313,34 @@ def test_a_finished_study_equals_its_plans_trained_alone(tmp_path):
         last = [row for row in study.records.evaluations("tiny", run.trial) if row.step == run.total_steps]
         assert {row.task: row.value for row in last} == dict(alone)
     assert json.loads(runs[0].config)["seed"] == 0
+
+
+def test_with_several_seeds_the_front_and_the_export_go_by_what_is_expected(tmp_path):
+    from dtme_search.reporting import best_trial, front_table, trials_table
+    from dtme_search.search import expectations, front_numbers
+
+    changes = {"tasks": {"depth": {}, "edge": {}}, "train.num_steps": 4}
+    points = [
+        {**point, "seed": seed}
+        for seed in (0, 1)
+        for point in (
+            {"expansion.policy": "none"},
+            grown("none", "none", "expand"),
+            grown("both", "none", "none"),
+        )
+    ]
+    file = write_tiny_study(tmp_path, changes, trials=6, sampler={"name": "plan"}, seeds=2, enqueue=points)
+    study = optimize(file, workdir=tmp_path / "runs", device="cpu")
+    expected = expectations(study)
+    assert sorted(expected) == [0, 1, 2], "a plan counts once, under its first trial"
+    assert all(each.deviation > 0 for each in expected.values())
+    table = trials_table(study).set_index("trial")
+    assert table["expected_delta_m"].dropna().to_dict() == {n: each.mean for n, each in expected.items()}
+    assert front_numbers(study) <= {0, 1, 2} and 0 in front_numbers(study)
+    best = max(expected, key=lambda number: expected[number].mean)
+    assert best_trial(study) == best == front_table(study)["trial"].iloc[0]
+    # Both seeds are in it: the mean of a plan lies between what its seeds showed, up to the model's caution.
+    gains = table["delta_m_percent"]
+    for number, each in expected.items():
+        low, high = sorted([gains[number], gains[number + 3]])
+        assert low - 3 * each.deviation <= each.mean <= high + 3 * each.deviation
