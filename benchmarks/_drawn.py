@@ -23,7 +23,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from sqlalchemy import insert
 from sqlalchemy.orm import Session
 
-from dtme_search.config import RunConfig, Scalar, load_study_config, run_fingerprint
+from dtme_search.config import RunConfig, Scalar, load_study_config
 from dtme_search.search import Listener
 from dtme_search.search.space.known_points import enqueued_point
 from dtme_search.search.space.search_space import SearchSpace
@@ -46,6 +46,7 @@ from dtme_search.search.storage.tables import (
 )
 from dtme_search.search.study.preparation import Prepared, prepare
 from dtme_search.token_space import needs_conflicts
+from dtme_search.training.identity import RunContext, result_fingerprint
 
 NAME = "drawn"
 TASKS = {"semseg": "mIoU", "depth": "RMSE", "normals": "mean angle error", "edge": "maxF"}
@@ -120,7 +121,7 @@ def save_baselines(prepared: Prepared) -> None:
         data = prepared.shelf.get(single)
         spec = data.specs[task]
         row = BaselineRow(
-            fingerprint=run_fingerprint(single, data.fingerprint),
+            fingerprint=result_fingerprint(single, data.fingerprint, RunContext.of(single, data.device)),
             task=task,
             metric=metric,
             unit=spec.unit,

@@ -2,7 +2,7 @@
 
     python benchmarks/scaling.py [--sizes 100 1000 10000] [--databases sqlite postgres] [--trials 6]
         [--rounds 3] [--looks show report page] [--sampler random] [--json FILE]
-    python benchmarks/scaling.py --from benchmarks/data/scaling.json --into docs/scaling.md
+    python benchmarks/scaling.py --from benchmarks/data/scaling.json --into docs/scaling-costs.md
 
 Makes studies of so many finished trials (drawn, not trained), then, each in a fresh process: goes on with the
 study for a few trials that train nothing, and looks at it as `show`, `report` and the dashboard do. Printed

@@ -2,7 +2,7 @@
 
     python benchmarks/throughput.py [--workers 1 2 4 8] [--kinds real waiting empty] [--seconds 30]
                                     [--databases sqlite postgres] [--json FILE]
-    python benchmarks/throughput.py --from benchmarks/data/throughput.json --into docs/scaling.md
+    python benchmarks/throughput.py --from benchmarks/data/throughput.json --into docs/scaling-costs.md
 
 Workers are processes as `dtme-search worker` starts them. They begin together when all are ready, so imports
 and reading the data do not count; what a start takes is printed beside. Kinds of trials:

@@ -235,6 +235,21 @@ def test_circles_are_found():
     assert circles({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == [{"b", "c"}]
 
 
+PRIVATE_NAMES = re.compile(
+    r"(?<!self)\._(study_id|trial_id|backend)\b|\boptuna\._(?!_)|\boptuna[\w.]*\._\w+ import"
+    r"|from optuna[\w.]* import .*\b_\w|"
+    r"(study|optuna)\._storage\b|timm[\w.]*\._\w+|from timm[\w.]* import .*\b_\w"
+)
+KEEPERS_OF_PRIVATE_NAMES = {"search/storage/optuna_internals.py"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
+def test_private_names_of_others_are_in_one_file(path):
+    """A minor release may change them; where they are used, a test for each name says so."""
+    if path.relative_to(PACKAGE).as_posix() not in KEEPERS_OF_PRIVATE_NAMES:
+        assert PRIVATE_NAMES.findall(path.read_text(encoding="utf-8")) == []
+
+
 def test_what_is_imported_is_declared():
     """Not left to be installed because something else happens to need it."""
     pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))

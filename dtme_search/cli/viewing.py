@@ -105,6 +105,7 @@ def dashboard(
     """
     from dtme_search.reporting import Access, make_server, write_page
     from dtme_search.search import load_study
+    from dtme_search.search.storage.optuna_internals import id_of_study
 
     access = Access(host, port, writable=writable, names=tuple(allow_host or ()))
     if writable and not access.is_local:
@@ -122,7 +123,7 @@ def dashboard(
             f"--host {host} --port {port}: {error.strerror}. Give another --port or --host."
         ) from error
     screen = screen_of(context)
-    number = loaded.optuna._study_id
+    number = id_of_study(loaded.optuna)
     query = f"?token={secret}" if secret else ""
     shown = f"[{host}]" if ":" in host else host
     screen.line(f"http://{shown}:{server.server_port}/dashboard/studies/{number}{query}  (Ctrl-C ends it)")

@@ -41,6 +41,15 @@ MOST_TASKS: dict[CombineKind, int] = {"mgda": 12, "cagrad": 12, "upgrad": 12}
 """Kinds that look at every subset of the tasks."""
 
 
+class StatisticsConfig(Section):
+    """Looks at the task gradients during a training; they change no number and no fingerprint."""
+
+    every: Annotated[int, Field(ge=1)] | None = None
+    """Steps between two looks, beside one right before and one right after the growth; empty = none."""
+    images: Annotated[int, Field(ge=1)] = 8
+    """Training images of a look; it costs this many gradients per task, one image each."""
+
+
 class CombineConfig(Section):
     """How losses or gradients of the tasks are added up; task weights and schedules multiply afterwards."""
 

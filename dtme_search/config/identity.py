@@ -11,15 +11,16 @@ from typing import Any
 from dtme_search.config.combine import OPTIONS
 from dtme_search.config.run import ExpansionConfig, ModelConfig, RunConfig, ScheduleConfig
 
-NUMERICS_VERSION = 1
+NUMERICS_VERSION = 2
 """Raised whenever the same config would train to other numbers; part of every fingerprint."""
 
 _WHERE_NOT_WHAT = {
     ("data",): {"root", "folder", "storage", "storage_limit_gb", "loader_workers"},
     ("data", "taskonomy"): {"split", "incomplete"},
-    ("train",): {"checkpoint_seconds"},
+    ("model",): {"checkpoint"},
+    ("train",): {"checkpoint_seconds", "statistics"},
 }
-"""What the data set then holds is known by its own fingerprint."""
+"""What the data set then holds is known by its own fingerprint, the weights of a file by its digest."""
 _OF_DATA_SETS = {"scenes", "nyud", "taskonomy"}
 """Sections of data that only the data set of that name reads."""
 _MEASURING = {"variance_ratio", "num_images", "analysis_batch_size", "decoder_warmup_steps"}
@@ -72,7 +73,7 @@ def fingerprint(*parts: Any) -> str:
 
 
 def run_fingerprint(config: RunConfig, *parts: Any) -> str:
-    """Fingerprint of the work that ``config`` describes; ``parts`` add what it cannot know (the data)."""
+    """Fingerprint of the work that ``config`` describes; ``parts`` add what it cannot know."""
     return fingerprint(canonical(config), *parts)
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from dtme_search.config.combine import MOST_TASKS, CombineConfig
+from dtme_search.config.combine import MOST_TASKS, CombineConfig, StatisticsConfig
 from dtme_search.config.section import Fraction, Section
 
 Count = Annotated[int, Field(ge=1)]
@@ -299,6 +299,7 @@ class TrainConfig(Section):
     grad_clip: Annotated[float, Field(gt=0.0)] | None = None
     """Largest L2 norm of the gradient; empty = no clipping."""
     combine: CombineConfig = CombineConfig()
+    statistics: StatisticsConfig = StatisticsConfig()
     edge_positive_weight: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.95
     """Weight of edge pixels in the balanced BCE."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"

@@ -45,7 +45,7 @@ class EdgeFMeter(BestThresholdMeter):
     Measured against odsF on 119 real photographs (NYUD at 240x320, derived edges; 12 checkpoints of a small
     ViT and 3 of other settings, n = 15): Pearson correlation 0.992, rank correlation 0.986, and 0.002 to
     0.020 above odsF. The largest gap seen is 0.20, below odsF, for edges blurred far beyond the tolerance.
-    docs/results.md has the table.
+    benchmarks/diary.md has the table.
 
     Values compare with each other and with baselines of this meter, never with a published odsF. A
     set without predicted or without true edges gives 0. Maps of noise reach about 0.3 where edges are

@@ -1,6 +1,6 @@
 """Multi-task vision transformers that grow in token space."""
 
-from dtme_search.models.backbone import BackboneInfo, describe_backbone
+from dtme_search.models.backbone import BackboneInfo, describe_backbone, name_weights
 from dtme_search.models.decoders import Predictions, resize
 from dtme_search.models.multitask import MultiTaskViT, build_model, check_model
 
@@ -11,5 +11,6 @@ __all__ = [
     "build_model",
     "check_model",
     "describe_backbone",
+    "name_weights",
     "resize",
 ]

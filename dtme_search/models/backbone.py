@@ -9,6 +9,7 @@ import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from dtme_search.errors import ConfigError, nearest
 from dtme_search.models.seeding import seeded
 from dtme_search.models.streams import SharedDropPath
-from dtme_search.models.weights import load_weights, read_weights
+from dtme_search.models.weights import digest_of_weights, load_weights, read_weights
 
 if TYPE_CHECKING:
     from dtme_search.config import ModelConfig
@@ -158,6 +159,25 @@ def build_backbone(config: ModelConfig, image_size: tuple[int, int], seed: int) 
         elif config.checkpoint is not None:
             _load_checkpoint(vit, Path(config.checkpoint))
     return Backbone(vit, info)
+
+
+def name_weights(config: ModelConfig) -> str | None:
+    """Names the weights that the backbone of a config begins with by what they are, wherever they lie.
+
+    A file by the digest of its content; those of timm by their tag, which timm chooses where the config
+    names none, and its version; ``None`` for random ones.
+
+    Raises:
+        ConfigError: If the file cannot be read.
+    """
+    if config.checkpoint is not None:
+        return f"sha256 {digest_of_weights(Path(config.checkpoint))}"
+    if not config.pretrained:
+        return None
+    from timm.models import get_pretrained_cfg
+
+    published = get_pretrained_cfg(config.backbone)
+    return f"timm {version('timm')} {getattr(published, 'tag', None) or 'default'}"
 
 
 @lru_cache(maxsize=64)

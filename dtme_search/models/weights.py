@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -45,6 +47,25 @@ def read_weights(path: Path, place: str) -> dict[str, Tensor]:
     if not isinstance(values, dict) or not all(isinstance(value, Tensor) for value in values.values()):
         raise ConfigError(f"{place}: {path} must hold a state dict: names and tensors, nothing else.")
     return {_without_wrappers(name): tensor for name, tensor in values.items()}
+
+
+def digest_of_weights(path: Path) -> str:
+    """SHA-256 of the content of a weight file; read once, unless the file changes.
+
+    Raises:
+        ConfigError: If there is no such file.
+    """
+    try:
+        facts = path.stat()
+    except OSError as error:
+        raise ConfigError(f"model.checkpoint: {path} cannot be read ({error.strerror}).") from error
+    return _digest(path, facts.st_ino, facts.st_size, facts.st_mtime_ns)
+
+
+@lru_cache(maxsize=64)
+def _digest(path: Path, inode: int, size: int, changed: int) -> str:  # noqa: ARG001  (keys of the cache)
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def load_weights(module: nn.Module, weights: Mapping[str, Tensor], place: str) -> None:

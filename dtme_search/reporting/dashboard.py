@@ -13,13 +13,17 @@ from typing import Any, cast
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
 from optuna.artifacts import FileSystemArtifactStore
-from optuna.storages import _CachedStorage
-from optuna.study._frozen import FrozenStudy
 from optuna.trial import FrozenTrial, TrialState
 from optuna_dashboard import wsgi
 
 from dtme_search.reporting.guard import LOOPBACK, Access, Environ, Guard, StartResponse, WsgiApp
 from dtme_search.search import LoadedStudy, Workspace
+from dtme_search.search.storage.optuna_internals import (
+    CachedStorage,
+    FrozenStudy,
+    backend_of,
+    id_of_frozen_study,
+)
 
 __all__ = ["LOOPBACK", "Access", "make_server"]
 
@@ -27,7 +31,7 @@ _STUDY_PAGE = re.compile(r"/api/studies/(\d+)/?")
 _TRIAL_NOTE = re.compile(r"dashboard:(?P<trial>\d+):note_(ver|str:(?P<piece>\d+))$")
 
 
-class ShownStorage(_CachedStorage):
+class ShownStorage(CachedStorage):
     """The database as optuna-dashboard 0.21 can show it.
 
     Trials above a limit get their constraints as a list, the only form it knows. The notes of trials are
@@ -43,7 +47,7 @@ class ShownStorage(_CachedStorage):
 
     def get_all_studies(self) -> list[FrozenStudy]:
         """Studies without the notes of their trials, oldest first."""
-        studies = sorted(super().get_all_studies(), key=lambda study: study._study_id)
+        studies = sorted(super().get_all_studies(), key=id_of_frozen_study)
         for study in studies:
             attributes = study.system_attrs.items()
             study.system_attrs = {key: value for key, value in attributes if not _TRIAL_NOTE.match(key)}
@@ -81,9 +85,8 @@ def make_server(study: LoadedStudy, workdir: Path, access: Access) -> WSGIServer
 
 def dashboard_app(study: LoadedStudy, workdir: Path) -> WsgiApp:
     """The dashboard as a WSGI application, open to all."""
-    backend = cast("_CachedStorage", study.optuna._storage)._backend
     store = FileSystemArtifactStore(Workspace.of_study(workdir, study.name).artifacts)
-    storage = ShownStorage(backend)
+    storage = ShownStorage(backend_of(study.optuna))
     return _MendedStudyPage(cast("WsgiApp", wsgi(storage, artifact_store=store)), storage)
 
 

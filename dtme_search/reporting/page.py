@@ -6,7 +6,6 @@ changed is written in one transaction: a browser never sees half a figure, and a
 
 from __future__ import annotations
 
-import copy
 import json
 import logging
 import time
@@ -15,11 +14,9 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 import optuna
-from optuna.storages import BaseStorage
-from optuna.storages._rdb.models import StudySystemAttributeModel as Attribute
 from optuna_dashboard import save_note, save_plotly_graph_object
 from sqlalchemy import insert, select, update
-from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from dtme_search.errors import DtmeSearchError
@@ -29,6 +26,9 @@ from dtme_search.reporting.sections import baseline_section, front_section, tria
 from dtme_search.reporting.story import story, subject
 from dtme_search.reporting.study_data import StudyData, read_study_data
 from dtme_search.search import LoadedStudy, own_trials
+from dtme_search.search.storage.database import repeated
+from dtme_search.search.storage.optuna_internals import StudyAttribute as Attribute
+from dtme_search.search.storage.optuna_internals import id_of_study, id_of_trial, storage_of, with_storage
 
 _log = logging.getLogger(__name__)
 
@@ -63,21 +63,18 @@ class PageKeeper:
 def write_page(study: LoadedStudy) -> int:
     """Write the note, those of finished trials and the figures; gives the number of changed attributes."""
     data = read_study_data(study)
-    known = study.optuna._storage.get_study_system_attrs(study.optuna._study_id)
+    known = storage_of(study.optuna).get_study_system_attrs(id_of_study(study.optuna))
     attributes = _Attributes(known)
-    shadow = copy.copy(study.optuna)
-    shadow._storage = cast("BaseStorage", attributes)
+    shadow = with_storage(study.optuna, attributes)
     save_note(shadow, to_markdown(study_note(data)))
     for trial in own_trials(study.optuna)[: len(data.trials)]:
-        if trial.state.is_finished() and f"dashboard:{trial._trial_id}:note_ver" not in known:
-            noted = cast("optuna.Trial", _Noted(shadow, trial._trial_id))
+        if trial.state.is_finished() and f"dashboard:{id_of_trial(trial)}:note_ver" not in known:
+            noted = cast("optuna.Trial", _Noted(shadow, id_of_trial(trial)))
             save_note(noted, to_markdown(trial_note(data, trial.number)))
     for figure in FIGURES:
         save_plotly_graph_object(shadow, figure.draw(data), graph_object_id=figure.key)
-    try:
-        return _write(study, attributes)
-    except IntegrityError:  # another worker added the same pieces in between
-        return _write(study, attributes)
+    # Another worker may add the same pieces in between.
+    return repeated(lambda: _write(study, attributes), also_same_rows=True)
 
 
 def study_note(data: StudyData) -> list[Block]:
@@ -137,11 +134,11 @@ class _Noted:
 
     @property
     def storage(self) -> Any:
-        return self.study._storage
+        return storage_of(self.study)
 
 
 def _write(study: LoadedStudy, attributes: _Attributes) -> int:
-    study_id = study.optuna._study_id
+    study_id = id_of_study(study.optuna)
     with Session(study.records.engine) as session, session.begin():
         query = select(Attribute.key, Attribute.study_system_attribute_id).where(
             Attribute.study_id == study_id

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
+from dtme_search.config import ModelConfig, RunConfig
 from dtme_search.reporting.effects import Effect, effects
 from dtme_search.reporting.study_data import StudyData
 from dtme_search.search import confirmations, lead_of
@@ -49,13 +50,24 @@ def subject(data: StudyData) -> str:
         return f"Searched: {searched}."
     seeds = sorted({run.seed for run in data.runs.values() if run.seed is not None})
     return (
-        f"Every trial trains `{config.model.backbone}` on {', '.join(config.tasks)} of "
+        f"Every trial trains {_network(data, config)} on {', '.join(config.tasks)} of "
         f"`{config.data.name}` at "
         f"{config.data.image_size[0]}x{config.data.image_size[1]} for {first.total_steps} steps "
         f"({_plural(len(seeds), 'seed')}) and is measured on the {_split(first.split)}. Searched: "
         f"{searched}. "
         f"Objectives: {objectives(data)}."
     )
+
+
+def _network(data: StudyData, config: RunConfig) -> str:
+    """Backbone, and what decodes it where that is neither the simple decoder nor searched."""
+    usual, model = ModelConfig(), config.model
+    parts = [
+        f"`{value}`"
+        for name, value in (("architecture", model.architecture), ("decoder", model.decoder))
+        if value != getattr(usual, name) and f"model.{name}" not in data.config.search
+    ]
+    return " with ".join((f"`{model.backbone}`", *parts[:1]))
 
 
 def objectives(data: StudyData) -> str:

@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 from dtme_search.config import RunConfig, StudyConfig
 from dtme_search.reporting.tables import table_of_runs
 from dtme_search.search import PROPOSAL_ATTR, BaselineRow, LoadedStudy, RunRow, own_trials
-from dtme_search.search.storage.tables import CONFLICTS, EVALUATIONS
+from dtme_search.search.storage.tables import CONFLICTS, EVALUATIONS, GRADIENTS
 from dtme_search.token_space import ExpansionPlan
 
 _FEWEST_FOR_IMPORTANCE = 8
@@ -49,6 +49,7 @@ class StudyData:
             ``delta_m_percent``.
         conflicts: Rates in percent, mean over the trials that measured: ``layer``, ``task_a``, ``task_b``,
             ``range_percent``, ``null_percent``, ``trials``.
+        gradients: Looks at the gradients: the columns of ``GradientRow`` with ``trial`` and ``fraction``.
         baselines: Single-task baseline by task.
         parameters: Searched values, a row per trial and a column per parameter; missing where not searched.
     """
@@ -58,6 +59,7 @@ class StudyData:
     trials: pd.DataFrame
     rungs: pd.DataFrame
     conflicts: pd.DataFrame
+    gradients: pd.DataFrame
     baselines: Mapping[str, BaselineRow]
     parameters: pd.DataFrame
 
@@ -186,6 +188,7 @@ def read_study_data(study: LoadedStudy) -> StudyData:
         trials=table_of_runs(study, runs),
         rungs=_rungs(study, runs),
         conflicts=_conflicts(study),
+        gradients=_gradients(study, runs),
         baselines=_baselines(study, trials),
         parameters=parameters,
     )
@@ -233,6 +236,13 @@ def _conflicts(study: LoadedStudy) -> pd.DataFrame:
         .order_by(place.layer, place.task_a, place.task_b)
     )
     return _frame(study, query)
+
+
+def _gradients(study: LoadedStudy, runs: Mapping[int, RunRow]) -> pd.DataFrame:
+    rows = _frame(study, select(GRADIENTS).where(GRADIENTS.c.study == study.name))
+    totals = {number: run.total_steps for number, run in runs.items()}
+    rows["fraction"] = rows["step"] / rows["trial"].map(totals).astype(float)
+    return rows
 
 
 def _frame(study: LoadedStudy, query: Any) -> pd.DataFrame:

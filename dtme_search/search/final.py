@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from dtme_search.config import RunConfig, TrainConfig, dump_yaml, run_fingerprint
+from dtme_search.config import RunConfig, TrainConfig, dump_yaml
 from dtme_search.data import Split, TaskData
 from dtme_search.models import MultiTaskViT, check_model
 from dtme_search.search.data_shelf import DataShelf
@@ -33,6 +33,7 @@ from dtme_search.training import (
     run_within_memory,
     with_smaller_batches,
 )
+from dtme_search.training.identity import RunContext, result_fingerprint
 
 FINAL = "train"
 """Folder below the workdir for final training: its checkpoints and the database of its baselines."""
@@ -117,7 +118,8 @@ def train_final(
     check_run(config, data)
 
     workspace = Workspace.of_study(workdir, FINAL)
-    folder = private_folder(workspace.root / f"{name}-{run_fingerprint(config, data.fingerprint)[:8]}")
+    fingerprint = result_fingerprint(config, data.fingerprint, RunContext.of(config, data.device))
+    folder = private_folder(workspace.root / f"{name}-{fingerprint[:8]}")
     (folder / "config.yaml").write_text(dump_yaml(config), encoding="utf-8")
     save_specs(folder / "tasks.json", data.specs)
     baselines: dict[str, BaselineRow] = {}

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from dtme_search.token_space import ConflictReport, ExpansionPlan
+from dtme_search.training.gradient_statistics import PairSimilarity
 from dtme_search.training.result import Evaluation
 
 
@@ -32,6 +33,7 @@ class Callbacks:
         on_expand: The plan and the conflicts behind it, right before the growth, and once more when a run
             that has grown is taken up again; may raise to end the run.
         on_evaluate: An evaluation, made here or taken over from a trunk; may raise to end the run.
+        on_gradients: A look at the gradients: steps done, whether the network has grown, what was seen.
         on_reuse: Steps taken over from a trunk, and the seconds that saved.
         should_stop: Asked after every step.
     """
@@ -39,5 +41,6 @@ class Callbacks:
     on_progress: Callable[[Progress], None] = lambda _: None
     on_expand: Callable[[ExpansionPlan, ConflictReport | None], None] = lambda _plan, _report: None
     on_evaluate: Callable[[Evaluation], None] = lambda _: None
+    on_gradients: Callable[[int, bool, Sequence[PairSimilarity]], None] = lambda _step, _grown, _seen: None
     on_reuse: Callable[[int, float], None] = lambda _steps, _seconds: None
     should_stop: Callable[[], bool] = lambda: False

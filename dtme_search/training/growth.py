@@ -22,6 +22,7 @@ from dtme_search.token_space import (
 )
 from dtme_search.training.combination import Combination
 from dtme_search.training.forward import TaskLosses, part_of
+from dtme_search.training.identity import weights_follow_results
 from dtme_search.training.runtime import Stopwatch
 
 PROBE_STEPS = 3
@@ -58,7 +59,9 @@ class Growth:
     def measure(self, on_progress: Callable[[str], None] = lambda _: None) -> ConflictReport:
         """Conflict report on training images without augmentation.
 
-        The model is in training mode, as the gradients of training are meant [ours].
+        The model is in evaluation mode [ours]: batch norm by its running statistics and no stochastic depth.
+        So images do not influence each other, the report is that of the model whatever the batch size, and
+        its standard errors by image say what they claim to.
         """
         settings = self.config.expansion
 
@@ -69,6 +72,7 @@ class Growth:
         # Without compiled blocks: one forward pass serves a backward pass per task, which they refuse.
         with torch.compiler.set_stance("force_eager"), untouched(self.model):
             self._warm_up_decoders()
+            self.model.eval()
             return measure_conflicts(
                 lambda: self.data.analysis_batches(
                     settings.num_images, part_of(settings.analysis_batch_size, self.parts), self.config.seed
@@ -131,8 +135,19 @@ def plan_for(
     return replace(plan, tasks=everything)
 
 
-def resolved_config(config: RunConfig, plan: ExpansionPlan) -> RunConfig:
-    """The run with its plan written out: it trains to the same model without measuring anything."""
+def resolved_config(config: RunConfig, plan: ExpansionPlan, plateau_step: int | None = None) -> RunConfig:
+    """The run with all that it found out written down: it trains to the same model without looking.
+
+    Args:
+        config: The run.
+        plan: What it grew by.
+        plateau_step: Step at which its auxiliary tasks were switched off early, if they were.
+    """
+    if weights_follow_results(config):
+        plateau = 1.0 if plateau_step is None else plateau_step / config.total_steps
+        switch_at = min(config.schedule.switch_at, plateau)
+        schedule = config.schedule.model_copy(update={"patience": None, "switch_at": switch_at})
+        config = config.model_copy(update={"schedule": schedule})
     if plan.is_empty:
         return config.unexpanded()
     expansion = config.expansion.model_copy(update={"policy": "fixed", "plan": plan.to_config()})
@@ -141,10 +156,12 @@ def resolved_config(config: RunConfig, plan: ExpansionPlan) -> RunConfig:
 
 @contextmanager
 def untouched(model: nn.Module) -> Iterator[None]:
-    """Give the model back as it was: weights and running statistics; gradients are dropped."""
+    """Give the model back as it was: weights, running statistics and mode; gradients are dropped."""
     before = {name: value.clone() for name, value in model.state_dict().items()}
+    was_training = model.training
     try:
         yield
     finally:
         model.load_state_dict(before)
+        model.train(was_training)
         model.zero_grad(set_to_none=True)

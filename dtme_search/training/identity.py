@@ -1,18 +1,23 @@
-"""When two runs are the same work: up to a step (a trunk), or as a whole once their plan is known.
+"""When two runs are the same work: as they stand, up to a step (a trunk), or once their plan is known.
 
-What a schedule, a threshold or a ratio says does not count, only what it does to the training.
+Whatever decides the numbers is in the name: config and data, the content of the weights it begins with, and
+for results the arithmetic. What a schedule, a threshold or a ratio says does not count in trunks and resolved
+work, only what it does to the training.
 """
 
 from __future__ import annotations
 
 import hashlib
+from dataclasses import astuple, dataclass
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from dtme_search.config import RunConfig, canonical, fingerprint
+from dtme_search.config import RunConfig, canonical, fingerprint, run_fingerprint
+from dtme_search.models import name_weights
 from dtme_search.schedules import build_schedule
 from dtme_search.token_space import ExpansionPlan
 from dtme_search.training.runtime import precision
@@ -31,7 +36,48 @@ _CODE_THAT_TRAINS = (
 )
 
 
-def trunk_fingerprint(config: RunConfig, step: int, data_fingerprint: str, device: torch.device) -> str:
+@dataclass(frozen=True)
+class RunContext:
+    """With which arithmetic a run comes to its numbers; results of another one are not compared with it.
+
+    Attributes:
+        device: Kind of device, ``cpu`` or ``cuda``.
+        precision: ``float32`` or ``bfloat16``, as ``train.precision`` comes to on the device.
+        torch_version: Version of torch.
+        timm_version: Version of timm, which builds the backbone and draws its weights.
+    """
+
+    device: str
+    precision: str
+    torch_version: str
+    timm_version: str
+
+    @classmethod
+    def of(cls, config: RunConfig, device: torch.device) -> RunContext:
+        """The context of a run in this process."""
+        return cls(device.type, precision(config.train, device), torch.__version__, version("timm"))
+
+
+def checkpoint_fingerprint(config: RunConfig, data_fingerprint: str) -> str:
+    """Names the training that a checkpoint belongs to. It may go on with another arithmetic: on the device
+    that is free, after an update.
+
+    Raises:
+        ConfigError: If the weights that the run begins with cannot be read.
+    """
+    return run_fingerprint(config, data_fingerprint, name_weights(config.model))
+
+
+def result_fingerprint(config: RunConfig, data_fingerprint: str, context: RunContext) -> str:
+    """Names the result of a config as it stands: a baseline, a final training.
+
+    Raises:
+        ConfigError: If the weights that the run begins with cannot be read.
+    """
+    return run_fingerprint(config, data_fingerprint, name_weights(config.model), astuple(context))
+
+
+def trunk_fingerprint(config: RunConfig, step: int, data_fingerprint: str, context: RunContext) -> str:
     """Names the state of the unexpanded network after ``step`` steps of a run.
 
     Equal for runs that share everything that shaped the training so far: a switch that comes later, or a
@@ -42,7 +88,7 @@ def trunk_fingerprint(config: RunConfig, step: int, data_fingerprint: str, devic
         config: The run.
         step: Steps done.
         data_fingerprint: Fingerprint of its data.
-        device: Where it trains.
+        context: Its arithmetic.
     """
     return fingerprint(
         "trunk",
@@ -50,11 +96,14 @@ def trunk_fingerprint(config: RunConfig, step: int, data_fingerprint: str, devic
         _unexpanded_form(config),
         _weights(config, step),
         data_fingerprint,
-        [device.type, precision(config.train, device), torch.__version__, code_fingerprint()],
+        astuple(context),
+        code_fingerprint(),
     )
 
 
-def work_fingerprint(config: RunConfig, plan: ExpansionPlan, data_fingerprint: str) -> str:
+def work_fingerprint(
+    config: RunConfig, plan: ExpansionPlan, data_fingerprint: str, context: RunContext
+) -> str:
     """Names a whole run by what it trains to: equal for runs that end with the same numbers.
 
     Thresholds and ratios have done their work when the plan is known, and a plan without layers is no
@@ -71,7 +120,7 @@ def work_fingerprint(config: RunConfig, plan: ExpansionPlan, data_fingerprint: s
             "token_std": expansion.token_std if plan.expand else None,
         }
     weights = _weights(config, config.total_steps)
-    return fingerprint("work", _unexpanded_form(config), weights, growth, data_fingerprint)
+    return fingerprint("work", _unexpanded_form(config), weights, growth, data_fingerprint, astuple(context))
 
 
 def analysis_fingerprint(config: RunConfig, tasks: tuple[str, ...]) -> str:
@@ -108,7 +157,7 @@ def code_fingerprint() -> str:
 
 
 def _unexpanded_form(config: RunConfig) -> dict[str, Any]:
-    form = canonical(config.unexpanded())
+    form = canonical(config.unexpanded()) | {"weights": name_weights(config.model)}
     if not weights_follow_results(config):
         del form["schedule"]
     return form

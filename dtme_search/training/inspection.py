@@ -17,6 +17,7 @@ from dtme_search.tasks import TaskSpec
 from dtme_search.token_space import ConflictReport, ExpansionPlan, needs_conflicts, plan_expansion
 from dtme_search.training.callbacks import Callbacks, TrainingInterrupted
 from dtme_search.training.checkpoint import load_checkpoint
+from dtme_search.training.evaluation import check_scoring
 from dtme_search.training.trainer import Trainer
 
 
@@ -26,8 +27,9 @@ def check_run(config: RunConfig, data: TaskData) -> None:
     What a config or a file of weights gets wrong shows here instead of in mid-training.
 
     Raises:
-        ConfigError: From the model or the plan.
+        ConfigError: From the model or the plan, or because the test split would decide something.
     """
+    check_scoring(config, data.scoring_split)
     model = build_model(config.model, data.specs, data.image_size, seed=config.seed)
     if not needs_conflicts(config.expansion):
         plan_expansion(None, config.expansion, tuple(config.tasks), model.info.num_layers, config.seed)

@@ -69,6 +69,7 @@ class RunResult:
         peak_memory_mb: Largest memory on a GPU since the run was started or taken up; ``None`` on the CPU.
         precision: ``float32`` or ``bfloat16``.
         parts: In how many parts a batch went through the network at the end; 1 unless memory was short.
+        plateau_step: First step without auxiliary tasks, where ``schedule.patience`` ended them early.
     """
 
     evaluations: tuple[Evaluation, ...]
@@ -82,6 +83,7 @@ class RunResult:
     peak_memory_mb: float | None
     precision: str
     parts: int = 1
+    plateau_step: int | None = None
 
     @property
     def metrics(self) -> Mapping[str, float]:

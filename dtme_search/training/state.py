@@ -152,6 +152,7 @@ class RunState:
     def result(self) -> RunResult:
         """What the run measured, at its end."""
         nothing = ExpansionPlan.empty(tuple(self.config.tasks), self.model.info.num_layers)
+        plateau = self.schedule.state().get("plateau_step")
         return RunResult(
             evaluations=tuple(self.evaluations),
             plan=self.plan or nothing,
@@ -164,4 +165,5 @@ class RunState:
             peak_memory_mb=peak_memory_mb(self.watch.device),
             precision=precision(self.config.train, self.watch.device),
             parts=self.parts,
+            plateau_step=None if plateau is None else int(plateau),
         )

@@ -13,16 +13,18 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from dtme_search.config import RunConfig, run_fingerprint
-from dtme_search.data import Batch, Purpose, Split, TaskData, make_generator
+from dtme_search.config import RunConfig
+from dtme_search.data import Batch, Purpose, TaskData, make_generator
 from dtme_search.models import MultiTaskViT, build_model
 from dtme_search.token_space import ConflictReport, ExpansionPlan
 from dtme_search.training.callbacks import Callbacks, Progress, TrainingInterrupted
 from dtme_search.training.checkpoint import load_checkpoint, save_checkpoint
 from dtme_search.training.combination import Combination, graphs_survive
-from dtme_search.training.evaluation import evaluate
+from dtme_search.training.evaluation import check_scoring, evaluate
 from dtme_search.training.forward import TaskLosses, part_of
+from dtme_search.training.gradient_statistics import compare_gradients
 from dtme_search.training.growth import Growth
+from dtme_search.training.identity import checkpoint_fingerprint
 from dtme_search.training.optimisation import learning_rate_factor
 from dtme_search.training.result import Evaluation, RunResult
 from dtme_search.training.runtime import forget_peak_memory, run_numerics
@@ -38,6 +40,8 @@ READ_LOSSES_EVERY = 20
 
 class Trainer:
     """Trains one model as its config says.
+
+    Without a hold-out the test split is measured once, at the end, and decides nothing.
 
     Args:
         config: The run.
@@ -67,12 +71,13 @@ class Trainer:
         trunk: Trunk | None = None,
         parts: int = 1,
     ) -> None:
+        check_scoring(config, data.scoring_split)
         self.config = config
         self.data = data
         self.callbacks = callbacks or Callbacks()
         self.trunk = trunk
-        self.fingerprint = run_fingerprint(config, data.fingerprint)
-        self.split: Split = "holdout" if data.splits.holdout else "test"
+        self.fingerprint = checkpoint_fingerprint(config, data.fingerprint)
+        self.split = data.scoring_split
         self.checkpoint_path = None if folder is None else folder / "checkpoint.pt"
         self.state = RunState.at_start(config, model, data.device, parts)
         self.losses = TaskLosses(config.train, self.model, data)
@@ -193,7 +198,9 @@ class Trainer:
             if changes and (reference is None or grows):
                 reference = self._reference_seconds(growth)
             if plan is not None:
+                self._look_at_gradients(active)
                 state.grow(plan)
+                self._look_at_gradients(active)
             if changes and reference is not None:
                 ratio = growth.probe_seconds(active, self.combination) / reference
                 state.cost = state.cost.entering(state.step, ratio, reference)
@@ -227,6 +234,9 @@ class Trainer:
 
     def _train_step(self, batch: Batch) -> None:
         state, train = self.state, self.config.train
+        if state.step % (train.statistics.every or self.config.total_steps) == 0:
+            with state.watch.phase("measure"):
+                self._look_at_gradients(state.active)
         weights = state.schedule.weights(state.step)
         factor = learning_rate_factor(state.step, self.config.total_steps, train)
         for group in state.optimizer.param_groups:
@@ -245,6 +255,14 @@ class Trainer:
             state.loss_log.read()
             self._tell_progress()
 
+    def _look_at_gradients(self, tasks: tuple[str, ...]) -> None:
+        settings, state = self.config.train.statistics, self.state
+        if settings.every is None or len(tasks) == 1:
+            return
+        seen = compare_gradients(self.losses, tasks, settings.images, self.config.seed)
+        grown = state.plan is not None and not state.plan.is_empty
+        self.callbacks.on_gradients(state.step, grown, seen)
+
     def _seed_step(self) -> None:
         """Make stochastic depth a function of the step, not of what was drawn before it."""
         if self.config.model.drop_path > 0:
@@ -259,6 +277,8 @@ class Trainer:
     @property
     def _evaluation_steps(self) -> set[int]:
         total, count = self.config.total_steps, self.config.train.num_evaluations
+        if self.split == "test":  # which is looked at once
+            return {total}
         return {max(1, round(total * (index + 1) / count)) for index in range(count)}
 
     def _evaluate(self) -> None:

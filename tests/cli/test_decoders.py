@@ -36,6 +36,7 @@ def test_from_study_to_pictures(run, tmp_path, decoder):
     ):
         done = run(*words)
         assert done.code == 0, f"{words}: {done.err}"
+    assert f"with <code>{decoder}</code>" in (tmp_path / "report.html").read_text(encoding="utf-8")
     (folder,) = (tmp_path / "runs" / "train").glob("best-*")
     Image.linear_gradient("L").convert("RGB").resize((90, 60)).save(tmp_path / "room.png")
     done = run("predict", folder, "room.png", "--out", "panels", "--device", "cpu")

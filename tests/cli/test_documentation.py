@@ -153,10 +153,10 @@ def scheduler(page: Path) -> Iterator[str]:
 @pytest.mark.slow
 @pytest.mark.parametrize("page", list(filter(to_run, PAGES)), ids=lambda page: page.name)
 def test_every_command_of_a_page_runs_in_its_order(page, run, folder, answers, scheduler):
-    served = 0
+    served, names = 0, dict[str, Any]()
     for language, text in to_run(page):
         if language == "python":
-            exec(compile(typed(text), page.name, "exec"), {})
+            exec(compile(typed(text), page.name, "exec"), names)
             continue
         for line in command_lines(text):
             program, *words = shlex.split(typed(line).replace(SCHEDULER, scheduler))

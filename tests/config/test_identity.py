@@ -46,7 +46,6 @@ ACTIVE = [
     ({}, "model.backbone", "vit_small_patch16_224"),
     ({}, "model.backbone_options", {"depth": 6}),
     ({}, "model.pretrained", True),
-    ({}, "model.checkpoint", "w.pt"),
     ({}, "model.drop_path", 0.1),
     ({}, "model.architecture", "taskprompter"),
     (PROMPTED, "model.architecture_options", {"taskprompter": {"channel_heads": 4}}),
@@ -120,6 +119,8 @@ ACTIVE = [
 # The same, where the field is not read.
 INACTIVE = [
     ({}, "data.root", "/data"),
+    # What the file holds is named by its digest.
+    ({}, "model.checkpoint", "w.pt"),
     ({}, "model.decoder_options", {"dpt": {"width": 3}}),
     ({}, "model.architecture_options", {"taskprompter": {"channel_heads": 4}}),
     (PROMPTED, "model.architecture_options", {"other": {"width": 3}}),
@@ -162,6 +163,8 @@ INACTIVE = [
     (DIMINISH, "schedule.patience", 2),
     (RATED, "schedule.half_life", 0.1),
     ({}, "train.checkpoint_seconds", 1.0),
+    ({}, "train.statistics.every", 5),
+    ({}, "train.statistics.images", 5),
 ]
 
 

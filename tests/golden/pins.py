@@ -1,7 +1,7 @@
 """Numbers and names that users' databases and checkpoints rely on, computed from the code as it is.
 
-``python tests/golden/pins.py`` prints what differs from ``pins.json``; with ``--write`` it renews the file,
-but only where the version that belongs to the change is above the released one.
+``PYTHONPATH=.:tests python tests/golden/pins.py`` prints what differs from ``pins.json``; with ``--write`` it
+renews the file, but only where the version that belongs to the change is above the released one.
 """
 
 from __future__ import annotations
@@ -67,20 +67,23 @@ def fingerprints() -> dict[str, str]:
     grown = tiny(expansion__policy="conflict", expansion__start=0.5)
     first, *others = grown.tasks
     plan = ExpansionPlan(tuple(grown.tasks), 3, 1, {1: ((first,), tuple(others))}, {2: ((first,),)})
-    with mock.patch.object(training_identity, "code_fingerprint", lambda: "code"), _torch_version("2.0"):
-        names["trunk"] = training_identity.trunk_fingerprint(grown, 5, "data", CPU)
+    context = training_identity.RunContext("cpu", "float32", "2.0", "1.0")
+    with mock.patch.object(training_identity, "code_fingerprint", lambda: "code"):
+        names["trunk"] = training_identity.trunk_fingerprint(grown, 5, "data", context)
         names["trunk of a switch to come"] = training_identity.trunk_fingerprint(
             tiny(tasks={"semseg": {}, "depth": {"role": "auxiliary"}}, schedule__kind="switch"),
             2,
             "data",
-            CPU,
+            context,
         )
-        names["work"] = training_identity.work_fingerprint(grown, plan, "data")
-        names["unexpanded work"] = training_identity.work_fingerprint(
-            tiny(), ExpansionPlan(tuple(grown.tasks), 3, 1, {}, {}), "data"
-        )
+    names["work"] = training_identity.work_fingerprint(grown, plan, "data", context)
+    names["unexpanded work"] = training_identity.work_fingerprint(
+        tiny(), ExpansionPlan(tuple(grown.tasks), 3, 1, {}, {}), "data", context
+    )
+    names["checkpoint"] = training_identity.checkpoint_fingerprint(grown, "data")
     names["conflict settings"] = training_identity.analysis_fingerprint(grown, ("semseg", "depth"))
-    names["baseline of depth"] = run_fingerprint(tiny().for_single_task("depth"), "data")
+    single = tiny().for_single_task("depth")
+    names["baseline of depth"] = training_identity.result_fingerprint(single, "data", context)
     return names | _data_fingerprints()
 
 
@@ -163,16 +166,13 @@ def what_to_do(section: str) -> str:
     return (
         f"{section}: pinned values changed. By mistake: take the change back, for users' baselines, trunks "
         f"and checkpoints rely on them. On purpose: raise {name} in {file} above the released one (it is "
-        f"{version}), say why in CHANGELOG.md, and run python tests/golden/pins.py --write."
+        f"{version}), say why in CHANGELOG.md, and run PYTHONPATH=.:tests python tests/golden/pins.py "
+        "--write."
     )
 
 
 def _shipped() -> Iterable[Path]:
     return (ROOT / "configs").glob("*.yaml")
-
-
-def _torch_version(version: str) -> Any:
-    return mock.patch.object(torch, "__version__", version)
 
 
 def _data_fingerprints() -> dict[str, str]:
@@ -226,5 +226,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.path[:0] = [str(ROOT / "tests"), str(ROOT)]
     sys.exit(main())

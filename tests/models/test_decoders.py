@@ -486,3 +486,10 @@ def test_numbers_stay_what_they_are(decoder):
     assert set(found) == set(pinned)
     for key, values in found.items():
         assert values == pytest.approx(pinned[key], rel=1e-8, abs=1e-10), key
+
+
+def test_every_decoder_and_option_has_its_words():
+    page = (Path(__file__).parents[2] / "docs" / "architectures.md").read_text(encoding="utf-8")
+    for name, kind in DECODERS.items():
+        assert f"`{name}`" in page
+        assert all(f"`{option}`" in page for option in kind.options.model_fields)

@@ -11,10 +11,10 @@ from tiny import TINY, write_tiny_study
 from watching import Heard, ctrl_c, once
 
 from dtme_search.config import RunConfig, load_run_config, set_path
-from dtme_search.errors import TrainingError
+from dtme_search.errors import ConfigError, TrainingError
 from dtme_search.search import FinalResult, evaluate_checkpoint, train_baselines, train_final
 from dtme_search.search.storage.records import Records
-from dtme_search.training import TrainingInterrupted
+from dtme_search.training import TrainingInterrupted, identity
 
 ALONE = [["depth"], ["edge"]]
 CHANGES = {"tasks": {"depth": {}, "edge": {}}, "model.drop_path": 0.2, "train.checkpoint_seconds": 0.0}
@@ -111,6 +111,22 @@ def test_a_second_call_trains_nothing(done):
     assert again == done.result
     assert heard.trained == [] and heard.known == ["depth", "edge"]
     assert checkpoint.stat().st_mtime_ns == before
+
+
+def test_baselines_of_another_arithmetic_are_not_taken(done, monkeypatch):
+    monkeypatch.setattr(identity, "version", lambda _: "9.9.9")  # timm was updated
+    heard = Heard()
+    updated = train_final(GROWING, "best", listener=heard, **done.options)
+    assert heard.trained == ["depth", "edge"] and updated.folder != done.result.folder
+
+
+def test_a_schedule_that_follows_results_is_refused_before_anything_is_trained(tmp_path):
+    tasks = {"depth": {}, "edge": {"role": "auxiliary"}}
+    config = config_of(tasks=tasks, schedule={"kind": "switch", "patience": 1})
+    heard = Heard()
+    with pytest.raises(ConfigError, match=r"schedule\.patience must be empty in a final training"):
+        train_final(config, "best", workdir=tmp_path, device="cpu", listener=heard)
+    assert heard.trained == []
 
 
 def test_another_config_of_the_same_name_gets_another_folder(done):

@@ -227,10 +227,12 @@ def test_another_search_under_the_same_name_is_refused(finished_study, study_cop
     assert len(study_copy.optuna.get_trials()) == 6
 
 
-def test_changed_data_under_the_same_name_are_refused(finished_study, study_copy, tmp_path):
-    study_copy.optuna.set_user_attr("dtme:data", "of before the files were replaced")
+@pytest.mark.parametrize("what", ["data", "weights"])
+def test_changed_inputs_under_the_same_name_are_refused(finished_study, study_copy, tmp_path, what):
+    assert f"dtme:{what}" in study_copy.optuna.user_attrs
+    study_copy.optuna.set_user_attr(f"dtme:{what}", "of before the files were replaced")
     heard = Heard()
-    with pytest.raises(StorageError, match="study tiny: its data must stay the same, got fingerprint"):
+    with pytest.raises(StorageError, match=f"study tiny: its {what} must stay the same, got"):
         optimize(finished_study.file, workdir=tmp_path / "copied-runs", device="cpu", listener=heard)
     assert heard.known == heard.trained == []
 

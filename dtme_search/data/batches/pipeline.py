@@ -68,6 +68,11 @@ class TaskData:
         self._known_means = {} if known_means is None else known_means
         self._side_stream = SideStream(device) if side_stream is None else side_stream
 
+    @property
+    def scoring_split(self) -> Split:
+        """Where a run is measured: on the hold-out; without one, in a final training, on the test split."""
+        return "holdout" if self.splits.holdout else "test"
+
     def for_tasks(self, tasks: Sequence[str]) -> TaskData:
         """The same data, held only once, for some of the tasks; batch t keeps its images and crops.
 

@@ -12,6 +12,7 @@ import plotly.graph_objects as go
 
 from dtme_search.reporting.figures.conflicts import draw_conflicts
 from dtme_search.reporting.figures.front import draw_front
+from dtme_search.reporting.figures.gradients import draw_gradients
 from dtme_search.reporting.figures.heat_map import conflict_heat_map, draw_trial, save_png
 from dtme_search.reporting.figures.importance import draw_importance
 from dtme_search.reporting.figures.layers import draw_layers
@@ -67,6 +68,12 @@ FIGURES = (
         "6-importance",
         draw_importance,
         "Each parameter's share in what separates the best tenth of the trials from all of them.",
+    ),
+    Figure(
+        "7-gradients",
+        draw_gradients,
+        "Cosines of gradients, one image each. Only where two tasks lie below two images of a task do tasks "
+        "conflict more than images do.",
     ),
 )
 """In the order in which they are read."""

@@ -15,7 +15,7 @@ from dtme_search.search.reuse.trunks import TrialTrunk
 from dtme_search.search.storage.rows import RunRow
 from dtme_search.token_space import ConflictReport, ExpansionPlan, needs_conflicts
 from dtme_search.training.growth import plan_for
-from dtme_search.training.identity import weights_follow_results, work_fingerprint
+from dtme_search.training.identity import RunContext, weights_follow_results, work_fingerprint
 
 
 class AlreadyDone(Exception):
@@ -49,7 +49,8 @@ class WorkClaim:
             TrainingInterrupted: If the run was asked to stop while it waited.
         """
         context = self._context
-        fingerprint = work_fingerprint(context.config, plan, context.data.fingerprint)
+        arithmetic = RunContext.of(context.config, context.data.device)
+        fingerprint = work_fingerprint(context.config, plan, context.data.fingerprint, arithmetic)
         if context.study.reuse.equal_work and fingerprint != self._fingerprint:
             lock = FileLock(context.workspace.work_lock(fingerprint))
             self._until.enter_context(

@@ -25,7 +25,7 @@ from dtme_search.search.storage.rows import TrunkRow
 from dtme_search.search.workspace import Workspace, private_folder
 from dtme_search.token_space import ConflictReport
 from dtme_search.training.checkpoint import load_snapshot, save_snapshot
-from dtme_search.training.identity import analysis_fingerprint, trunk_fingerprint
+from dtme_search.training.identity import RunContext, analysis_fingerprint, trunk_fingerprint
 from dtme_search.training.trunk import Snapshot
 
 _log = logging.getLogger(__name__)
@@ -186,9 +186,9 @@ class TrialTrunk:
 
     def _fingerprint(self, step: int) -> str:
         if step not in self._fingerprints:
-            self._fingerprints[step] = trunk_fingerprint(
-                self.context.config, step, self.context.data.fingerprint, self.context.data.device
-            )
+            config, data = self.context.config, self.context.data
+            arithmetic = RunContext.of(config, data.device)
+            self._fingerprints[step] = trunk_fingerprint(config, step, data.fingerprint, arithmetic)
         return self._fingerprints[step]
 
     @contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -24,7 +24,7 @@ from dtme_search.config.identity import NUMERICS_VERSION
 from dtme_search.config.study import Distribution
 from dtme_search.errors import ConfigError, nearest
 from dtme_search.search.space.parameter import OptunaDistribution, Parameter, make_parameter
-from dtme_search.search.space.paths import LAYERS, POLICY, SEED, START
+from dtme_search.search.space.paths import LAYERS, POLICY, SEED, START, value_at
 
 _MEETING_POINTS = 8
 """Stretches into which a range of expansion starts without a grid is cut."""
@@ -102,6 +102,19 @@ class SearchSpace:
         """
         listed = ", ".join(f"{path}={value}" for path, value in params.items())
         return validate(RunConfig, self._values(params), f"study {self.study_name}: {what} ({listed})")
+
+    def with_each_choice(self, section: str) -> Iterator[tuple[str, RunConfig]]:
+        """For each choice of a searched field of a section a config that makes it, near to the base config.
+
+        Gives the place of the choice in words as well. What cannot be known from the fields alone (whether
+        a decoder suits the images) can so be checked before any trial.
+        """
+        for parameter in self.parameters:
+            ranged = parameter.distribution
+            if parameter.path.startswith(f"{section}.") and isinstance(ranged, CategoricalDistribution):
+                for choice in ranged.choices:
+                    what = f"search.{parameter.pattern}: {choice}"
+                    yield what, self.config(self._params_with(parameter, choice), what)
 
     def distributions(self) -> dict[str, BaseDistribution]:
         """Optuna's distribution of every parameter, inactive ones included."""
@@ -186,6 +199,23 @@ class SearchSpace:
             for parameter in self.parameters
         }
         return list(rows.values())
+
+    def _params_with(self, chosen: Parameter, choice: Scalar) -> dict[str, Scalar]:
+        """Parameters with one choice: its conditions hold, all else is near to the base config."""
+        by_path = {parameter.path: parameter for parameter in self.parameters}
+        wanted, open_conditions = {chosen.path: choice}, list(chosen.when)
+        while open_conditions:
+            path, values = open_conditions.pop()
+            wanted.setdefault(path, values[0])
+            open_conditions += by_path[path].when
+        base = self.base.model_dump(mode="json")
+        params: dict[str, Scalar] = {}
+        for path, parameter in by_path.items():
+            if parameter.unmet(params) is None:
+                params[path] = (
+                    wanted[path] if path in wanted else parameter.nearest([value_at(base, path, None)])
+                )
+        return params
 
     def _values(self, params: Mapping[str, Scalar]) -> dict[str, Any]:
         values = self.base.model_dump(mode="json")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 import logging
+import random
 import re
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import sqlalchemy
 from optuna.exceptions import StorageInternalError
@@ -29,6 +30,8 @@ from dtme_search.errors import StorageError
 
 _logger = logging.getLogger(__name__)
 
+ResultT = TypeVar("ResultT")
+
 _DRIVERS = {
     # SQLAlchemy 2.0 would take psycopg2 and mysqlclient, which the extras do not install.
     "postgres": "postgresql+psycopg",
@@ -42,6 +45,7 @@ _EXTRAS = {"postgresql": "postgres", "mysql": "mysql"}
 _EXAMPLE = "A URL reads postgresql://user:password@host/database or sqlite:////folder/study.db."
 _DEADLOCKS = {"40P01", "40001", 1205, 1213}
 """As PostgreSQL and MySQL number them; waiting too long for a lock is one of MySQL's."""
+_TRIES = 8
 _NETWORK_DISKS = {
     "9p",
     "afs",
@@ -233,10 +237,32 @@ def storage_errors(url: str) -> Iterator[None]:
         raise StorageError(f"{mask_url(url)}: {_cause(error, url)}.") from None
 
 
-def is_lost_race(error: SQLAlchemyError) -> bool:
+def repeated(work: Callable[[], ResultT], *, also_same_rows: bool = False) -> ResultT:
+    """Do one transaction, again where another process was in its way.
+
+    Databases end one of two transactions that wait for each other, and ask for it to be repeated.
+
+    Args:
+        work: The whole transaction, rolled back when it raises.
+        also_same_rows: Whether that may have been a process that wrote the same rows at the same time.
+    """
+    for attempt in range(1, _TRIES):
+        try:
+            return work()
+        except (SQLAlchemyError, StorageInternalError) as error:
+            if not is_lost_race(error, also_same_rows=also_same_rows):
+                raise
+            # Not in step with the other one, which waits as long.
+            time.sleep(random.uniform(0.05, 0.15) * attempt)
+    return work()
+
+
+def is_lost_race(error: BaseException, *, also_same_rows: bool = True) -> bool:
     """Whether another process was in the way of a transaction, which may simply be done again."""
+    if isinstance(error, StorageInternalError) and error.__cause__ is not None:
+        error = error.__cause__
     if isinstance(error, IntegrityError):
-        return True  # it wrote the same rows between our delete and insert
+        return also_same_rows  # it wrote the same rows between our delete and insert
     if not isinstance(error, OperationalError):
         return False
     sign = getattr(error.orig, "sqlstate", None) or next(iter(getattr(error.orig, "args", ())), None)

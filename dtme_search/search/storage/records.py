@@ -16,13 +16,14 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from dtme_search.errors import StorageError
-from dtme_search.search.storage.database import is_lost_race, make_engine, mask_url, storage_errors
+from dtme_search.search.storage.database import make_engine, mask_url, repeated, storage_errors
 from dtme_search.search.storage.pairing import write_pairs
 from dtme_search.search.storage.rows import (
     BaselineRow,
     ConfirmationRow,
     ConflictRow,
     EvaluationRow,
+    GradientRow,
     PlanRow,
     RungRow,
     RunRow,
@@ -34,6 +35,7 @@ from dtme_search.search.storage.tables import (
     CONFIRMATIONS,
     CONFLICTS,
     EVALUATIONS,
+    GRADIENTS,
     METADATA,
     PLANS,
     RUNGS,
@@ -50,7 +52,7 @@ if TYPE_CHECKING:
 RowT = TypeVar("RowT")
 ResultT = TypeVar("ResultT")
 
-_MEASURED: tuple[Table, ...] = (EVALUATIONS, CONFLICTS, PLANS, RUNGS, TRUNKS)
+_MEASURED: tuple[Table, ...] = (EVALUATIONS, CONFLICTS, GRADIENTS, PLANS, RUNGS, TRUNKS)
 _OF_TRIALS: tuple[Table, ...] = (*_MEASURED, RUNS, CONFIRMATIONS)
 _TRIES = 6
 
@@ -91,8 +93,7 @@ class Records:
         """Keep a baseline unless there is one of this fingerprint; gives the one that stands."""
         with storage_errors(self._url):
             try:
-                with Session(self.engine) as session, session.begin():
-                    session.execute(insert(BASELINES), [_columns(BASELINES, row)])
+                self._insert(BASELINES, [_columns(BASELINES, row)])
             except IntegrityError:
                 standing = self.find_baseline(row.fingerprint)
                 if standing is None:
@@ -134,6 +135,18 @@ class Records:
     def conflicts(self, study: str, trial: int) -> list[ConflictRow]:
         """Conflict rates of a trial, by layer and pair."""
         return self._of_trial(ConflictRow, CONFLICTS, study, trial)
+
+    def save_gradients(self, study: str, trial: int, rows: Sequence[GradientRow]) -> None:
+        """Write one look at the gradients of a trial; a resumed trial replaces what it had written there."""
+        for step, grown in {(row.step, row.grown) for row in rows}:
+            place = {"study": study, "trial": trial, "step": step, "grown": grown}
+            self._replace(
+                GRADIENTS, place, [each for each in rows if (each.step, each.grown) == (step, grown)]
+            )
+
+    def gradients(self, study: str, trial: int) -> list[GradientRow]:
+        """All looks at the gradients of a trial, by step."""
+        return self._of_trial(GradientRow, GRADIENTS, study, trial)
 
     def save_plan(self, study: str, trial: int, rows: Sequence[PlanRow]) -> None:
         """Write the expansion plan of a trial, replacing the one it had; no growth, no rows."""
@@ -252,6 +265,13 @@ class Records:
         with storage_errors(self._url), Session(self.engine) as session:
             return [row(**found._mapping) for found in session.execute(query)]
 
+    def _insert(self, table: Table, values: Sequence[Mapping[str, Any]]) -> None:
+        def transaction() -> None:
+            with Session(self.engine) as session, session.begin():
+                session.execute(insert(table), values)
+
+        repeated(transaction)
+
     def _replace(self, table: Table, place: Mapping[str, Any], rows: Sequence[Any]) -> None:
         values = [{**_columns(table, row), **place} for row in rows]
 
@@ -264,17 +284,13 @@ class Records:
 
     def _write(self, work: Callable[[Session], ResultT]) -> ResultT:
         """Do something in one transaction, again if another process was in the way."""
-        with storage_errors(self._url):
-            for attempt in range(1, _TRIES):
-                try:
-                    with Session(self.engine) as session, session.begin():
-                        return work(session)
-                except SQLAlchemyError as error:
-                    if not is_lost_race(error):
-                        raise
-                    time.sleep(0.1 * attempt)
+
+        def transaction() -> ResultT:
             with Session(self.engine) as session, session.begin():
                 return work(session)
+
+        with storage_errors(self._url):
+            return repeated(transaction, also_same_rows=True)
 
     def _create(self) -> None:
         METADATA.create_all(self.engine)

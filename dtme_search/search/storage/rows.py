@@ -86,6 +86,34 @@ class ConflictRow:
 
 
 @dataclass(frozen=True, kw_only=True)
+class GradientRow:
+    """How the gradients of a pair on the shared parameters compare, at one look during the training.
+
+    Attributes:
+        grown: 1 once the network has grown, else 0; the step of the growth has both.
+        layer_group: ``all``, ``embedding``, ``block 0`` and so on, ``norm``.
+        pair: ``tasks`` (two tasks, one image) or ``images`` (one task, two images).
+        task_a, task_b: The tasks; the same twice for two images.
+        num_pairs: Over how many images or pairs of images the rest is a mean.
+        cosine, cosine_std: Cosine of the gradients, and its standard deviation over the pairs.
+        magnitude_similarity: 2 |g| |h| / (|g|^2 + |h|^2), 1 for equal lengths.
+        conflicting: Fraction of the entries with opposite signs.
+    """
+
+    step: int
+    grown: int
+    layer_group: str
+    pair: str
+    task_a: str
+    task_b: str
+    num_pairs: int
+    cosine: float
+    cosine_std: float
+    magnitude_similarity: float
+    conflicting: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class PlanRow:
     """A group of tasks that shares an operation (``modulate`` or ``expand``) at a 0-based layer."""
 

@@ -32,6 +32,7 @@ from dtme_search.search.storage.database import (
     tune,
     wait_for_server,
 )
+from dtme_search.search.storage.repeating import RepeatingStorage
 from dtme_search.search.storage.upgrade import make_room
 from dtme_search.search.workspace import private_folder
 
@@ -248,7 +249,7 @@ def _create_tables(url: str) -> RDBStorage:
 def _rdb_storage(url: str) -> RDBStorage:
     parsed = parse_url(url)
     try:
-        return RDBStorage(
+        return RepeatingStorage(
             # RDBStorage formats the URL as a template.
             parsed.render_as_string(hide_password=False).replace("{", "{{").replace("}", "}}"),
             engine_kwargs=engine_options(parsed),

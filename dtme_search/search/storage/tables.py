@@ -31,6 +31,7 @@ from dtme_search.search.storage.rows import (
     BaselineRow,
     ConfirmationRow,
     ConflictRow,
+    GradientRow,
     Long,
     PlanRow,
     RungRow,
@@ -39,10 +40,11 @@ from dtme_search.search.storage.rows import (
     TrunkRow,
 )
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 """Raised whenever a table or the meaning of a column changes.
 
-2 brought trunks, rungs and confirmations; 3 batch_parts; 4 gains over the unexpanded run of a seed.
+2 brought trunks, rungs and confirmations; 3 batch_parts; 4 gains over the unexpanded run of a seed;
+5 gradients.
 """
 
 
@@ -110,6 +112,12 @@ EVALUATIONS = _table("dtme_evaluations", StoredEvaluation, ("study", "trial", "s
 """Metric of a task at a step of a trial."""
 CONFLICTS = _table("dtme_conflicts", ConflictRow, ("study", "trial", "layer", "task_a", "task_b"))
 """Conflict rates of a pair of tasks at a layer, with standard errors by image."""
+GRADIENTS = _table(
+    "dtme_gradients",
+    GradientRow,
+    ("study", "trial", "step", "grown", "layer_group", "pair", "task_a", "task_b"),
+)
+"""How the gradients of two tasks, or of two images, compare at a step of a trial."""
 PLANS = _table("dtme_plans", PlanRow, ("study", "trial", "layer", "operation", "group_index"))
 """A group of tasks that shares an operation at a layer."""
 RUNS = _table("dtme_runs", RunRow, ("study", "trial"))

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from dtme_search.config import RunConfig, canonical, run_fingerprint
+from dtme_search.config import RunConfig, canonical
 from dtme_search.search.data_shelf import DataShelf
 from dtme_search.search.locks import held
 from dtme_search.search.storage.records import Records
@@ -29,6 +29,7 @@ from dtme_search.training import (
     with_smaller_batches,
 )
 from dtme_search.training.checkpoint import remove_checkpoint
+from dtme_search.training.identity import RunContext, result_fingerprint
 from dtme_search.version import __version__
 
 
@@ -71,7 +72,8 @@ class Baselines:
     ) -> BaselineRow | None:
         """A baseline, trained if it is missing; ``None`` if another worker trains it and this one goes on."""
         single = config.for_single_task(task)
-        fingerprint = run_fingerprint(single, self.shelf.get(single).fingerprint)
+        data = self.shelf.get(single)
+        fingerprint = result_fingerprint(single, data.fingerprint, RunContext.of(single, data.device))
         folder = private_folder(self.folder(fingerprint))
         lock = FileLock(folder / "running.lock")
         try:
@@ -82,7 +84,7 @@ class Baselines:
                 known = row is not None
                 if row is None:
                     self.listener.baseline_started(task, index, count)
-                    row = self.records.save_baseline(self._train(single, task, folder))
+                    row = self.records.save_baseline(self._train(single, task, fingerprint, folder))
                 remove_checkpoint(folder / "checkpoint.pt")
         except Timeout:
             return None
@@ -91,7 +93,7 @@ class Baselines:
         self.listener.baseline_ended(task, row, trained=not known)
         return row
 
-    def _train(self, config: RunConfig, task: str, folder: Path) -> BaselineRow:
+    def _train(self, config: RunConfig, task: str, fingerprint: str, folder: Path) -> BaselineRow:
         data = self.shelf.get(config)
         spec = data.specs[task]
         callbacks = Callbacks(on_progress=self.listener.progress, should_stop=self.should_stop)
@@ -102,7 +104,7 @@ class Baselines:
             lambda size: no_image_priors(data, trainer.split, size), config.train.eval_batch_size, data.device
         )
         return BaselineRow(
-            fingerprint=trainer.fingerprint,
+            fingerprint=fingerprint,
             task=task,
             metric=spec.metric,
             unit=spec.unit,

@@ -31,7 +31,7 @@ from dtme_search.search.storage.studies import stored_base_config
 from dtme_search.search.study.baselines import Baselines
 from dtme_search.search.study.leaders import FAILED_REPEAT_ATTR, leaders, origins, why_no_leader
 from dtme_search.search.study.loading import DEFAULT_WORKDIR, LoadedStudy, load_study
-from dtme_search.search.study.preparation import check_same_data
+from dtme_search.search.study.preparation import check_same_inputs
 from dtme_search.search.trial.listener import Listener
 from dtme_search.search.trial.outcome import compare
 from dtme_search.search.workspace import Workspace, private_folder
@@ -106,7 +106,7 @@ def confirm(
     base = base.with_data_root(repeats[0].config.data.root)
     shelf = DataShelf(pick_device(device), on_progress=hears.data_reading)
     data = shelf.get(base)
-    check_same_data(loaded.optuna, data.fingerprint)
+    check_same_inputs(loaded.optuna, base, data.fingerprint)
     check_run(base, data)
     workspace = Workspace.of_study(workdir, loaded.name)
     with StopSwitch() as switch:

@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 from optuna.trial import FrozenTrial, TrialState
 
 from dtme_search.errors import TrainingError
+from dtme_search.search.storage.optuna_internals import id_of_trial, running_trial
 from dtme_search.search.storage.records import Records
 from dtme_search.search.storage.trials import FINISHED, own_trials
 from dtme_search.search.trial.heartbeat import GRACE_SECONDS, INTERVAL_SECONDS, silent_seconds, vouch_for
@@ -55,7 +56,7 @@ def recover(study: optuna.Study, workspace: Workspace, records: Records, *, is_l
     running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
     if not running:
         return {}
-    silent = silent_seconds(records.engine, [trial._trial_id for trial in running])
+    silent = silent_seconds(records.engine, [id_of_trial(trial) for trial in running])
     ends: dict[int, str] = {}
     for trial in running:
         first = first_number(trial)
@@ -66,9 +67,9 @@ def recover(study: optuna.Study, workspace: Workspace, records: Records, *, is_l
                     if not _has_ended(study, trial.number):
                         ends[trial.number] = _end(study, trial, workspace, records)
             except Timeout:
-                if silent.get(trial._trial_id, math.inf) > INTERVAL_SECONDS:
-                    vouch_for(study, trial._trial_id)
-        elif _is_dead_elsewhere(trial, silent.get(trial._trial_id), is_local=is_local):
+                if silent.get(id_of_trial(trial), math.inf) > INTERVAL_SECONDS:
+                    vouch_for(study, id_of_trial(trial))
+        elif _is_dead_elsewhere(trial, silent.get(id_of_trial(trial)), is_local=is_local):
             ends[trial.number] = _end(study, trial, workspace, records)
     return ends
 
@@ -90,7 +91,7 @@ def _end(study: optuna.Study, trial: FrozenTrial, workspace: Workspace, records:
     """End a trial of a dead process; gives how."""
     result = Result.load(workspace.result(first_number(trial)), trial.number)
     if result is not None:
-        result.write_down(optuna.Trial(study, trial._trial_id), records)
+        result.write_down(running_trial(study, id_of_trial(trial)), records)
         study.tell(trial.number, result.values, skip_if_finished=True)
         return "told"
     step = records.last_step(study.study_name, [*retry_history(trial), trial.number])
@@ -103,7 +104,7 @@ def _end(study: optuna.Study, trial: FrozenTrial, workspace: Workspace, records:
             f"TrialDied: its process died {deaths} times {where}, perhaps ended by the system for want of "
             "memory. Lower train.batch_size, or run fewer workers."
         )
-        optuna.Trial(study, trial._trial_id).set_user_attr("error", error)
+        running_trial(study, id_of_trial(trial)).set_user_attr("error", error)
         for row in records.runs(study.study_name, trial.number):
             records.save_run(replace(row, state="failed", error=error))
     study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)

@@ -21,6 +21,7 @@ from dtme_search.errors import ConfigError
 from dtme_search.models import BackboneInfo
 from dtme_search.search.space.paths import SEED
 from dtme_search.search.space.search_space import SearchSpace
+from dtme_search.search.storage.optuna_internals import id_of_trial, storage_of
 from dtme_search.search.storage.records import Records
 from dtme_search.search.storage.rows import RunRow
 from dtme_search.search.storage.trials import FOREIGN_ATTR, PROPOSAL_ATTR, is_foreign
@@ -122,7 +123,7 @@ class PlanSampler(BaseSampler):
             except ConfigError:  # the values do not go together; thousands are looked at, one is checked
                 standing.close(proposed.plan, proposed.seed)
                 continue
-            study._storage.set_trial_user_attr(trial._trial_id, PROPOSAL_ATTR, proposed.reason)
+            storage_of(study).set_trial_user_attr(id_of_trial(trial), PROPOSAL_ATTR, proposed.reason)
             return proposed.params
         return {}
 

@@ -13,8 +13,8 @@ from optuna.samplers import BaseSampler
 
 from dtme_search.config import RunConfig, StudyConfig, base_config, find_file, load_study_config, validate
 from dtme_search.config.study import ReuseConfig
-from dtme_search.errors import StorageError
-from dtme_search.models import describe_backbone
+from dtme_search.errors import ConfigError, StorageError
+from dtme_search.models import check_model, describe_backbone, name_weights
 from dtme_search.search.data_shelf import DataShelf
 from dtme_search.search.reuse.trunks import TrunkStore
 from dtme_search.search.space.known_points import enqueued_point
@@ -41,6 +41,8 @@ from dtme_search.training import check_run
 
 DATA_ATTR = "dtme:data"
 """Study attribute: fingerprint of the data of its baselines and trials."""
+WEIGHTS_ATTR = "dtme:weights"
+"""Study attribute: names the weights that its base config begins with."""
 
 
 @dataclass(frozen=True)
@@ -161,7 +163,7 @@ def prepare(
     found.sampler = _sampler(
         config, base, space, records, sampler_seed(config.seed, 0, len(own_trials(found)))
     )
-    check_same_data(found, shelf.get(base).fingerprint)
+    check_same_inputs(found, base, shelf.get(base).fingerprint)
     workspace = Workspace.of_study(workdir, config.name)
     found.set_user_attr(BASE_ATTR, base.model_dump_json())
     found.set_user_attr(STUDY_ATTR, config.model_dump_json())
@@ -216,7 +218,7 @@ def join_prepared(
     url = storage_url(config.name, storage, workdir)
     check_same_search(found, config, space, url)
     check_run(base, shelf.get(base))
-    check_same_data(found, shelf.get(base).fingerprint)
+    check_same_inputs(found, base, shelf.get(base).fingerprint)
     workspace = Workspace.of_study(workdir, config.name)
     prepared = Prepared(config, base, space, found, loaded.records, workspace, shelf, url)
     prepared.recover(listener)
@@ -224,20 +226,22 @@ def join_prepared(
     return prepared
 
 
-def check_same_data(study: optuna.Study, fingerprint: str) -> None:
-    """Remember the data of a study, or refuse others.
+def check_same_inputs(study: optuna.Study, base: RunConfig, data_fingerprint: str) -> None:
+    """Remember the data of a study and the weights that it begins with, or refuse others.
 
     Raises:
-        StorageError: If its trials were trained on other data.
+        StorageError: If its trials were trained on other data or from other weights.
     """
-    known = study.user_attrs.get(DATA_ATTR)
-    if known is None:
-        study.set_user_attr(DATA_ATTR, fingerprint)
-    elif known != fingerprint:
-        raise StorageError(
-            f"study {study.study_name}: its data must stay the same, got fingerprint {fingerprint} after "
-            f"{known}. Restore the files, or give the study another `name:`."
-        )
+    weights = name_weights(base.model) or "random"
+    for attr, what, now in ((DATA_ATTR, "data", data_fingerprint), (WEIGHTS_ATTR, "weights", weights)):
+        known = study.user_attrs.get(attr)
+        if known is None:
+            study.set_user_attr(attr, now)
+        elif known != now:
+            raise StorageError(
+                f"study {study.study_name}: its {what} must stay the same, got {now} after {known}. Restore "
+                "the files and the version of this program and of timm, or give the study another `name:`."
+            )
 
 
 def _sampler(
@@ -248,5 +252,11 @@ def _sampler(
 
 
 def _space(config: StudyConfig, base: RunConfig) -> SearchSpace:
-    backbone = describe_backbone(base.model, base.data.image_size)
-    return SearchSpace.from_study(config, base, backbone.num_layers)
+    backbone = check_model(base.model, base.data.image_size)
+    space = SearchSpace.from_study(config, base, backbone.num_layers)
+    for what, one in space.with_each_choice("model"):
+        try:
+            check_model(one.model, one.data.image_size)
+        except ConfigError as error:
+            raise ConfigError(f"study {config.name}: {what}: {error}") from error
+    return space

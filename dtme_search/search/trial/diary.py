@@ -6,7 +6,7 @@ import csv
 import platform
 import traceback
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -18,9 +18,9 @@ import optuna
 import torch
 from optuna.artifacts import FileSystemArtifactStore, upload_artifact
 
-from dtme_search.config import RunConfig, dump_yaml, run_fingerprint
+from dtme_search.config import RunConfig, dump_yaml
 from dtme_search.search.reuse.context import TrialContext
-from dtme_search.search.storage.rows import ConflictRow, EvaluationRow, PlanRow, RungRow, RunRow
+from dtme_search.search.storage.rows import ConflictRow, EvaluationRow, GradientRow, PlanRow, RungRow, RunRow
 from dtme_search.search.trial.outcome import Comparison, Outcome, recorded_outcome
 from dtme_search.search.trial.pruning import stop
 from dtme_search.search.trial.result import Result
@@ -28,7 +28,9 @@ from dtme_search.search.trial.retries import goes_on_later, retry_history
 from dtme_search.search.workspace import private_folder
 from dtme_search.token_space import ConflictReport, ExpansionPlan
 from dtme_search.training import Evaluation, RunResult
+from dtme_search.training.gradient_statistics import PairSimilarity
 from dtme_search.training.growth import resolved_config
+from dtme_search.training.identity import RunContext, result_fingerprint
 from dtme_search.training.runtime import device_name
 from dtme_search.version import __version__
 
@@ -62,15 +64,15 @@ class Diary:
         self.row = RunRow(
             study=self.study.name,
             trial=self.trial.number,
-            fingerprint=run_fingerprint(self.config, self.data.fingerprint),
-            unexpanded_fingerprint=run_fingerprint(self.config.unexpanded(), self.data.fingerprint),
+            fingerprint=self._name_of(self.config),
+            unexpanded_fingerprint=self._name_of(self.config.unexpanded()),
             state="running",
             config=self.config.model_dump_json(),
             expansion_step=self.config.expansion_step,
             total_steps=self.config.total_steps,
             device=device_name(self.data.device),
             seed=self.config.seed,
-            split="holdout" if self.data.splits.holdout else "test",
+            split=self.data.scoring_split,
             torch_version=torch.__version__,
             timm_version=version("timm"),
             optuna_version=optuna.__version__,
@@ -113,6 +115,11 @@ class Diary:
             self.row = replace(self.row, resolved_fingerprint=fingerprint)
             self.records.save_run(self.row)
 
+    def compared(self, step: int, grown: bool, seen: Sequence[PairSimilarity]) -> None:
+        """The gradients of the tasks were looked at."""
+        rows = [GradientRow(step=step, grown=int(grown), **asdict(each)) for each in seen]
+        self.records.save_gradients(self.study.name, self.trial.number, rows)
+
     def forked(self, steps: int, seconds: float) -> None:
         """The first steps came from a trunk."""
         self.row = replace(self.row, steps_reused=steps, seconds_saved=seconds)
@@ -148,7 +155,7 @@ class Diary:
 
     def completed(self, result: RunResult, outcome: Outcome) -> Result:
         """The trial has its result; its files are written."""
-        resolved = resolved_config(self.config, result.plan)
+        resolved = resolved_config(self.config, result.plan, result.plateau_step)
         (self.folder / "resolved.yaml").write_text(dump_yaml(resolved), encoding="utf-8")
         self._write_curves(
             (evaluation.step, name, value, evaluation.losses.get(name))
@@ -262,6 +269,10 @@ class Diary:
             constraints=outcome.violations,
             values=outcome.values(self.study),
         )
+
+    def _name_of(self, config: RunConfig) -> str:
+        """Names the result that a config comes to here."""
+        return result_fingerprint(config, self.data.fingerprint, RunContext.of(config, self.data.device))
 
     def _continue(self) -> float:
         """Take over what the trials that this one continues had measured; gives the seconds they spent."""

@@ -10,13 +10,15 @@ import logging
 import threading
 from collections.abc import Iterable
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import optuna
 import sqlalchemy
 from optuna.exceptions import StorageInternalError
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
+
+from dtme_search.search.storage.optuna_internals import heartbeats_of, id_of_trial
 
 INTERVAL_SECONDS = 60.0
 """Between two signs of life."""
@@ -42,8 +44,8 @@ class Heartbeat:
     """
 
     def __init__(self, study: optuna.Study, trial: optuna.Trial) -> None:
-        self._storage = _storage(study)
-        self._trial_id, self._number = trial._trial_id, trial.number
+        self._storage = heartbeats_of(study)
+        self._trial_id, self._number = id_of_trial(trial), trial.number
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._beat, daemon=True)
         self.is_lost = False
@@ -74,7 +76,7 @@ class Heartbeat:
 
 def vouch_for(study: optuna.Study, trial_id: int) -> None:
     """Beat for a trial whose process is known to live, whatever its own beats look like."""
-    _storage(study).record_heartbeat(trial_id)
+    heartbeats_of(study).record_heartbeat(trial_id)
 
 
 def silent_seconds(engine: Engine, trial_ids: Iterable[int]) -> dict[int, float]:
@@ -83,8 +85,3 @@ def silent_seconds(engine: Engine, trial_ids: Iterable[int]) -> dict[int, float]
     with engine.connect() as connection:
         now = connection.execute(sqlalchemy.select(sqlalchemy.func.now())).scalar_one().replace(tzinfo=None)
         return {row.trial_id: (now - row.heartbeat).total_seconds() for row in connection.execute(query)}
-
-
-def _storage(study: optuna.Study) -> Any:
-    """The storage of a study, which Optuna has no public name for and whose heartbeats have no other way."""
-    return study._storage

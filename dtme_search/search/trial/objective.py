@@ -153,6 +153,7 @@ class Objective:
                 on_progress=self.listener.progress,
                 on_expand=on_expand,
                 on_evaluate=lambda evaluation: self._evaluated(diary, trainer, evaluation),
+                on_gradients=diary.compared,
                 on_reuse=diary.forked,
                 should_stop=context.should_stop,
             )

@@ -13,7 +13,7 @@ the best 1 / ``eta`` of them go on, as in successive halving without waiting (AS
 - A trial above a limit is dominated by every trial within the limits, as in Optuna's samplers.
 - A rung prunes only after it has shown that it can tell: among the trials that were trained to their end,
   delta_m there and at the end must go together (Spearman's rank correlation). In short runs, and soon after a
-  growth, evaluations tell nothing, and a rule that trusts them loses the front (docs/results.md).
+  growth, evaluations tell nothing, and a rule that trusts them loses the front (benchmarks/diary.md).
 """
 
 from __future__ import annotations

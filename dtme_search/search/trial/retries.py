@@ -12,6 +12,7 @@ from optuna.trial import FrozenTrial
 
 from dtme_search.errors import DiskFullError
 from dtme_search.search.storage.database import DATABASE_ERRORS
+from dtme_search.search.storage.optuna_internals import id_of_trial
 from dtme_search.training import TrainingInterrupted
 from dtme_search.training.checkpoint import DISK_FULL
 
@@ -28,7 +29,7 @@ def retry_history(trial: optuna.Trial | FrozenTrial) -> list[int]:
     """Numbers of the interrupted trials that this one continues, oldest first; empty for a new trial."""
     # A running trial asks for itself alone: reading all trials takes longer with each of them.
     attributes = (
-        trial.storage.get_trial_system_attrs(trial._trial_id)
+        trial.storage.get_trial_system_attrs(id_of_trial(trial))
         if isinstance(trial, optuna.Trial)
         else trial.system_attrs
     )

@@ -19,9 +19,7 @@ from dtme_search.data import build_data
 from dtme_search.search.reuse.context import TrialContext
 from dtme_search.search.reuse.trunks import TrialTrunk, TrunkStore
 from dtme_search.search.workspace import Workspace
-from dtme_search.token_space import ExpansionPlan
 from dtme_search.training import Callbacks, Trainer, TrainingInterrupted, identity
-from dtme_search.training.identity import trunk_fingerprint, work_fingerprint
 
 CONFLICT = {"expansion__policy": "conflict", "expansion__start": 0.5}
 AUXILIARY = {
@@ -274,90 +272,3 @@ class TestTheStore:
         with store.lock(run.trunk._fingerprint(5)), pytest.raises(TrainingInterrupted, match="waiting"):
             run.run()
         assert told == ["the trunk up to step 5"]
-
-
-AUXILIARY_SWITCH = {**AUXILIARY, "schedule__kind": "switch"}
-
-
-class TestIdentity:
-    @pytest.mark.parametrize(
-        ("one", "other"),
-        [
-            ({}, CONFLICT),
-            (CONFLICT, {**CONFLICT, "expansion__start": 0.9, "expansion__variance_ratio": 7.0}),
-            (
-                {**AUXILIARY_SWITCH, "schedule__switch_at": 0.5},
-                {**AUXILIARY_SWITCH, "schedule__switch_at": 0.9},
-            ),
-            ({**AUXILIARY_SWITCH, "schedule__switch_at": 0.5}, AUXILIARY),
-            ({}, {"data__loader_workers": 0, "train__checkpoint_seconds": 1.0}),
-        ],
-        ids=["growth", "when-and-how", "later-switch", "switch-to-come", "where-not-what"],
-    )
-    def test_what_comes_later_makes_no_other_trunk(self, tiny_config, one, other):
-        prints = {trunk_fingerprint(with_(tiny_config, **fields), 5, "d", CPU) for fields in (one, other)}
-        assert len(prints) == 1
-
-    @pytest.mark.parametrize(
-        "fields",
-        [
-            {"seed": 1},
-            {"train__lr": 2e-3},
-            {"train__num_steps": 12},
-            {"model__drop_path": 0.1},
-            {"data__augment__flip": 0.0},
-            {**CONFLICT, "train__count_from": "expansion"},
-            {**AUXILIARY_SWITCH, "schedule__switch_at": 0.4},
-            {**AUXILIARY, "schedule__kind": "diminish"},
-            {**AUXILIARY_SWITCH, "schedule__switch_at": 0.9, "schedule__patience": 1},
-        ],
-        ids=lambda fields: next(reversed(fields)),
-    )
-    def test_what_shapes_the_training_does(self, tiny_config, fields):
-        base = with_(tiny_config, **(AUXILIARY if "tasks" in fields else {}))
-        assert trunk_fingerprint(base, 5, "d", CPU) != trunk_fingerprint(
-            with_(tiny_config, **fields), 5, "d", CPU
-        )
-
-    def test_data_device_and_step_are_part_of_a_trunk(self, tiny_config):
-        prints = [
-            trunk_fingerprint(tiny_config, 5, "d", CPU),
-            trunk_fingerprint(tiny_config, 5, "e", CPU),
-            trunk_fingerprint(tiny_config, 6, "d", CPU),
-            trunk_fingerprint(tiny_config, 5, "d", torch.device("cuda")),
-        ]
-        assert len(set(prints)) == 4
-
-    def test_work_is_named_by_what_it_trains_to(self, tiny_config):
-        tasks = tuple(tiny_config.tasks)
-        everyone = {0: tuple((task,) for task in tasks)}
-        modulated = ExpansionPlan(tasks, 3, 1, modulate=everyone, expand={})
-        expanded = ExpansionPlan(tasks, 3, 1, modulate={}, expand=everyone)
-
-        def work(plan: ExpansionPlan, **fields: object) -> str:
-            return work_fingerprint(with_(tiny_config, **{**CONFLICT, **fields}), plan, "d")
-
-        nothing = ExpansionPlan.empty(tasks, 3)
-        assert work(nothing) == work(nothing, expansion__start=0.9, expansion__lr_multiplier=5.0)
-        assert work(nothing) == work_fingerprint(tiny_config, nothing, "d")
-        assert work(modulated) == work(modulated, expansion__range_threshold=0.3, expansion__max_streams=2)
-        assert work(modulated) == work(modulated, expansion__token_std=0.5)
-        assert work(expanded) != work(expanded, expansion__token_std=0.5)
-        assert work(modulated) == work(modulated, expansion__start=0.51), "the same step"
-        different = [
-            work(nothing),
-            work(modulated),
-            work(expanded),
-            work(modulated, expansion__start=0.6),
-            work(modulated, expansion__lr_multiplier=2.0),
-            work(modulated, expansion__freeze_backbone=True),
-        ]
-        assert len(set(different)) == len(different)
-
-    def test_a_schedule_that_acts_after_the_end_is_no_schedule(self, tiny_config):
-        plan = ExpansionPlan.empty(tuple(tiny_config.tasks), 3)
-        prints = {
-            work_fingerprint(with_(tiny_config, **AUXILIARY, **schedule), plan, "d")
-            for schedule in ({}, {"schedule__kind": "switch", "schedule__switch_at": 1.0})
-        }
-        assert len(prints) == 1

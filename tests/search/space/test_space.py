@@ -383,3 +383,28 @@ class TestFingerprint:
     def test_does_not_change_with_the_order_of_lines(self):
         turned = "\n".join(reversed(DESIGN.strip().splitlines()))
         assert make_space(turned).fingerprint == design_space().fingerprint
+
+
+def test_each_choice_of_a_section_is_made_once_under_its_conditions_near_to_the_base():
+    space = make_space(
+        """
+        model.architecture_options.taskprompter.channel_heads:
+          {choices: [1, 4], when: {model.architecture: taskprompter}}
+        model.architecture: {choices: [vit, taskprompter]}
+        model.drop_path: {low: 0.0, high: 0.3}
+        train.lr: {choices: [1.0e-3, 2.0e-3]}
+        """,
+        RunConfig.model_validate({"train": {"lr": 2e-3}}),
+    )
+    made = [
+        (what.split(" (")[0], config.model.architecture, config.model.architecture_options, config.train.lr)
+        for what, config in space.with_each_choice("model")
+    ]
+    heads = "search.model.architecture_options.taskprompter.channel_heads"
+    one, four = ({"taskprompter": {"channel_heads": number}} for number in (1, 4))
+    assert made == [
+        ("search.model.architecture: vit", "vit", {}, 2e-3),
+        ("search.model.architecture: taskprompter", "taskprompter", one, 2e-3),
+        (f"{heads}: 1", "taskprompter", one, 2e-3),
+        (f"{heads}: 4", "taskprompter", four, 2e-3),
+    ]

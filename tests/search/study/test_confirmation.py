@@ -13,7 +13,7 @@ import torch
 from tiny import write_tiny_study
 from watching import HeardRepeats, ctrl_c, once
 
-from dtme_search.config import RunConfig, load_run_config, run_fingerprint
+from dtme_search.config import RunConfig, load_run_config
 from dtme_search.data import build_data
 from dtme_search.errors import ConfigError, ExportError, TrainingError
 from dtme_search.models import build_model
@@ -31,6 +31,7 @@ from dtme_search.search import (
 from dtme_search.search.storage.studies import stored_base_config
 from dtme_search.search.study.leaders import leaders
 from dtme_search.training import Trainer, TrainingInterrupted
+from dtme_search.training.identity import RunContext, result_fingerprint
 
 CPU = torch.device("cpu")
 TASKS = ("depth", "edge")
@@ -124,7 +125,8 @@ def test_the_baselines_of_the_search_are_those_of_the_stored_base_config(finishe
     base = stored_base_config(study.optuna)
     for known in study.records.baselines():
         single = base.for_single_task(known.task)
-        assert run_fingerprint(single, known.data_fingerprint) == known.fingerprint
+        context = RunContext.of(single, CPU)
+        assert result_fingerprint(single, known.data_fingerprint, context) == known.fingerprint
 
 
 def test_a_stopped_repeat_goes_on_where_it_was(place, tmp_path):

@@ -1,4 +1,4 @@
-"""The tables of docs/scaling.md are the recorded measurements, and these keep what the page promises."""
+"""The tables of docs/scaling-costs.md are the recorded measurements, which keep what the page promises."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ RECORDED = {
     "lines", [scaling.short_table(RECORDED["scaling"]), throughput.table(RECORDED["throughput"])]
 )
 def test_the_page_has_the_recorded_tables(lines):
-    assert "\n".join(lines) in (ROOT / "docs" / "scaling.md").read_text(encoding="utf-8")
+    assert "\n".join(lines) in (ROOT / "docs" / "scaling-costs.md").read_text(encoding="utf-8")
 
 
 def test_the_sizes_are_those_that_were_asked_for():
