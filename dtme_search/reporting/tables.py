@@ -38,7 +38,8 @@ def trials_table(study: LoadedStudy) -> pd.DataFrame:
     ``paired_trial``, the unexpanded trial of the same seed), with several ``seeds`` ``expected_delta_m`` and
     ``expected_std`` (of the plan over seeds, at its first trial), ``param_overhead_percent``,
     ``step_cost_ratio``, ``start`` (fraction of all steps), ``layers`` (see ``LEGEND``), ``feasible``,
-    ``dead_tasks``, ``seconds``, ``on_front``, ``error`` (first line). Where a study has such trials: ``reason`` (why it was
+    ``dead_tasks``, ``seconds``, ``on_front``, ``error`` (first line).
+    Where a study has such trials: ``reason`` (why it was
     pruned or took a result over), ``origin_trial`` (whose result it took), ``steps_reused``. delta_m of a
     trial without a result is that of its last evaluation.
     """

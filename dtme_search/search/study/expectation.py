@@ -6,6 +6,7 @@ would lead; the model of the plan sampler tells what the plan does from what its
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 
 from optuna.trial import TrialState
@@ -18,6 +19,7 @@ from dtme_search.search.storage.studies import stored_base_config
 from dtme_search.search.storage.trials import own_trials
 from dtme_search.search.study.loading import LoadedStudy
 from dtme_search.search.study.plan_sampler import PlanSampler, study_sampler
+from dtme_search.search.study.resolving import Resolved
 from dtme_search.search.study.standing import in_numbers
 
 _FEWEST = 3
@@ -43,7 +45,7 @@ def expectations(study: LoadedStudy) -> dict[int, Expectation]:
     if not isinstance(sampler, PlanSampler):
         return {}
     standing = sampler.standing(study.optuna)
-    first = {}
+    first: dict[Hashable, tuple[int, Resolved]] = {}
     for trial in complete:
         plan = standing.resolve(trial.params)
         first.setdefault(plan.key, (trial.number, plan))
