@@ -45,7 +45,6 @@ from dtme_search.search.storage.tables import (
     TRUNKS,
 )
 from dtme_search.search.study.preparation import Prepared, prepare
-from dtme_search.token_space import needs_conflicts
 from dtme_search.training.identity import RunContext, result_fingerprint
 
 NAME = "drawn"
@@ -261,7 +260,7 @@ class _Artist:
             attrs["origin_trial"] = origin.trial.number
         if not finished:
             attrs["error"] = "OutOfMemoryError: drawn"
-        measured = needs_conflicts(config.expansion) and origin is None
+        measured = config.expansion.needs_conflicts and origin is None
         trial = create_trial(
             state=state,
             params=params,

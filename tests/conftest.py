@@ -57,6 +57,7 @@ def finished_study(tmp_path_factory: pytest.TempPathFactory) -> Finished:
         trials=5,
         limits={"param_overhead_percent": 2.5},
         search=SEARCH | {"train.lr": {"choices": [1e-3, 2e-3, 3e-3, 1e20]}},
+        baselines={"recipe": "base"},
         enqueue=[
             "unexpanded",
             "paper",

@@ -1,10 +1,7 @@
 """The program and what all its commands share: flags, logging, where they print."""
 
-from __future__ import annotations
-
 import logging
 import os
-import shlex
 import sys
 from typing import Annotated, cast
 
@@ -35,18 +32,6 @@ data_app = typer.Typer(
 def screen_of(context: typer.Context) -> Screen:
     """Where the command in hand prints."""
     return cast("Screen", context.obj)
-
-
-def repeated(context: typer.Context, *names: str) -> str:
-    """Options that were given on the command line, as the next command needs them again."""
-    from dtme_search.search import mask_url
-
-    given = []
-    for name in names:
-        if was_given(context, name):
-            value = str(context.params[name])
-            given += [f"--{name.replace('_', '-')}", mask_url(value) if name == "storage" else value]
-    return "".join(f" {shlex.quote(word)}" for word in given)
 
 
 def was_given(context: typer.Context, name: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,24 +17,32 @@ from dtme_search.config import DataConfig, RunConfig, validate
 from dtme_search.config.files import apply_overrides
 from dtme_search.data import CheckReport, build_data, build_dataset, check_dataset, split_ids
 from dtme_search.data.prepare import prepare
-from dtme_search.errors import DtmeSearchError
+from dtme_search.data.reading.digests import forget_digests
+from dtme_search.errors import DataError, DtmeSearchError
 
 _TITLES = {"splits": "Samples", "sizes": "Image sizes", "values": "Labels", "classes": "Classes"}
 _MOST_JOBS = 8
 
 
-def check_and_print(screen: Screen, name: str, data_root: str | None, overrides: tuple[str, ...]) -> int:
+def check_and_print(
+    screen: Screen, name: str, data_root: str | None, overrides: tuple[str, ...], *, rehash: bool = False
+) -> int:
     """Check a data set and print the report; gives the number of missing or broken files."""
+    if rehash:
+        forget_digests()
     config = _data_config(name, data_root, overrides, "data check")
     dataset = build_dataset(config, require_complete=False)
+    refusal = ""
     try:
         splits = split_ids(dataset, config, final=False)
-    except DtmeSearchError:
-        # A file that is missing or broken is listed below; too few images are told when a search begins.
-        splits = None
+    except DtmeSearchError as error:
+        splits, refusal = None, str(error)
     with _bar(screen, "reading") as on_progress:
         report = check_dataset(dataset, on_progress, splits)
     _print_report(screen, report)
+    if refusal and report.ok:
+        # A broken file, which is listed above, may be all that is wrong with the splits.
+        raise DataError(refusal)
     return len(report.problems)
 
 
@@ -44,7 +53,9 @@ def prepare_and_print(screen: Screen, name: str, source: Path, out: Path, jobs: 
             name, source, out, jobs=jobs or min(os.cpu_count() or 1, _MOST_JOBS), on_progress=on_progress
         )
     screen.line(f"{report.num_samples} samples written to {report.out}")
-    screen.line(f"Next:  dtme-search data check {name} --data-root {report.out}")
+    screen.line(
+        f"Next:  {shlex.join(['dtme-search', 'data', 'check', name, '--data-root', str(report.out)])}"
+    )
 
 
 def show_and_print(

@@ -45,14 +45,15 @@ def print_confirmed(screen: Screen, study: LoadedStudy, trials: Frame | None = N
 
 def best_in_words(study: LoadedStudy, number: int) -> str:
     """What to think of the best trial."""
+    from dtme_search.reporting import against
     from dtme_search.search import confirmations
 
     (run,) = study.records.runs(study.name, number)
     confirmed = confirmations(study).get(number)
     if confirmed is None:
         return (
-            f"Best: trial {number}, delta_m {run.delta_m_percent:+.2f} % on the hold-out{_paired(run)}, one "
-            "seed: differences of about a point may be noise."
+            f"Best: trial {number}, delta_m {run.delta_m_percent:+.2f} % on the hold-out against "
+            f"{against(run)}{_paired(run)}, one seed: differences of about a point may be noise."
         )
     lead = confirmed.paired
     ahead = (
@@ -63,7 +64,7 @@ def best_in_words(study: LoadedStudy, number: int) -> str:
     )
     return (
         f"Best: trial {number}, delta_m on the hold-out: {confirmed.in_words()}{ahead}; "
-        f"{run.delta_m_percent:+.2f} % in the search{_paired(run)}."
+        f"{run.delta_m_percent:+.2f} % in the search{_paired(run)}; against {against(run)}."
     )
 
 

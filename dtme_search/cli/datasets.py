@@ -1,7 +1,5 @@
 """Commands around data sets: read one through, look at one, bring one into its folder layout."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 
@@ -21,16 +19,23 @@ _Name = Annotated[
 
 @data_app.command(epilog="Example:  dtme-search data check nyud --data-root /data/NYUDv2")
 def check(
-    context: typer.Context, name: _Name, data_root: options.DataRoot = None, set_: options.Set = None
+    context: typer.Context,
+    name: _Name,
+    data_root: options.DataRoot = None,
+    set_: options.Set = None,
+    rehash: Annotated[
+        bool, typer.Option("--rehash", help="Hash the content of every file again, whatever its times say.")
+    ] = False,
 ) -> None:
     """Read every file of a data set once.
 
     Reports counts, sizes, value ranges, how often each class occurs on either side of the hold-out, and
-    every file that is missing or broken.
+    every file that is missing or broken; files that were passed over, photographs that stand there twice, and
+    labels that say nothing.
     """
     from dtme_search.cli.checking import check_and_print
 
-    problems = check_and_print(screen_of(context), name, data_root, tuple(set_ or ()))
+    problems = check_and_print(screen_of(context), name, data_root, tuple(set_ or ()), rehash=rehash)
     if problems:
         raise DataError(f"data set {name}: {problems} files missing or broken, listed above.")
 

@@ -22,15 +22,8 @@ _LAST_ENDED = 5
 _MOST_MAPS = 10
 
 
-def print_study(screen: Screen, study: LoadedStudy, where: str = "", data: str = "") -> None:
-    """Counts by state, front, failures, best, and the next commands to type.
-
-    Args:
-        screen: Where to print.
-        study: The study.
-        where: Options that the next commands need to find it.
-        data: Options that they need to find its data.
-    """
+def print_study(screen: Screen, study: LoadedStudy) -> None:
+    """Counts by state, front, failures, best, and the next commands to type."""
     from dtme_search.cli.confirmed import CONFIRMED, best_in_words, print_confirmed
     from dtme_search.errors import ExportError
     from dtme_search.reporting import (
@@ -40,11 +33,13 @@ def print_study(screen: Screen, study: LoadedStudy, where: str = "", data: str =
         front_table,
         pruned_table,
         trials_table,
+        without_measures,
     )
 
     trials = trials_table(study)
     if trials.empty:
         screen.say(f"Study {study.name} has no trials yet.")
+        screen.line(f"Next:\n  {study.place.command('optimize')}")
         return
     counts = ", ".join(f"{count} {state}" for state, count in trials["state"].value_counts().items())
     screen.say(f"Study {study.name}: {counts}; {study.config.trials} planned.")
@@ -64,7 +59,7 @@ def print_study(screen: Screen, study: LoadedStudy, where: str = "", data: str =
             "paired_trial",
             *CONFIRMED,
         )
-        shown = front.drop(columns=[name for name in hidden if name in front])
+        shown = without_measures(front.drop(columns=[name for name in hidden if name in front]), study)
         screen.line("")
         print_frame(screen.console, f"Front: {goal}", shown)
         screen.line("")
@@ -75,6 +70,7 @@ def print_study(screen: Screen, study: LoadedStudy, where: str = "", data: str =
         screen.say("unexpanded network of the same seed; step cost in unexpanded steps;", style="dim")
         screen.say(f"{LEGEND}.", style="dim")
         _print_doubts(screen, front)
+        _print_measures(screen, study, trials, front)
         print_confirmed(screen, study, trials)
         _print_sketches(screen, study, trials, front)
     for title, ended in (("Pruned", pruned_table(study)), ("Failed", failed_table(study, trials))):
@@ -87,7 +83,7 @@ def print_study(screen: Screen, study: LoadedStudy, where: str = "", data: str =
     try:
         best = best_trial(study)
     except ExportError as error:
-        screen.say(str(error))
+        screen.line(str(error))
         return
     row = trials[trials["trial"] == best].iloc[0]
     screen.say(best_in_words(study, best))
@@ -95,15 +91,15 @@ def print_study(screen: Screen, study: LoadedStudy, where: str = "", data: str =
     if saved:
         screen.say(saved)
     screen.line("Next:")
-    force = " --force" if row["dead_tasks"] else ""
-    confirm = [] if row["num_seeds"] > 0 else [f"confirm --study {study.name}{where}{data} --top 3 --seeds 3"]
+    place, force = study.place, ["--force"] if row["dead_tasks"] else []
+    confirm = [] if row["num_seeds"] > 0 else [place.command("confirm", "--top", "3", "--seeds", "3")]
     for command in (
         *confirm,
-        f"export --study {study.name}{where} --best{force} --out best.yaml",
-        f"train best.yaml{data}",
-        f"dashboard --study {study.name}{where}",
+        place.command("export", "--best", *force, "--out", "best.yaml"),
+        place.train("best.yaml"),
+        place.command("dashboard"),
     ):
-        screen.line(f"  dtme-search {command}")
+        screen.line(f"  {command}")
 
 
 def print_baselines(screen: Screen, rows: Iterable[BaselineRow]) -> None:
@@ -153,8 +149,8 @@ def print_final(screen: Screen, result: FinalResult) -> None:
             )
     if result.delta_m_percent is not None:
         screen.say(
-            f"delta_m {result.delta_m_percent:+.2f} % on the {result.split} split, against single-task "
-            "baselines trained on the same ids with the same recipe; one seed."
+            f"delta_m {result.delta_m_percent:+.2f} % on the {result.split} split, against {result.against}, "
+            "trained on the same ids; one seed."
         )
     if result.baselines and result.extra_metrics:
         screen.say(
@@ -194,6 +190,23 @@ def _print_sketches(screen: Screen, study: LoadedStudy, trials: Frame, front: Fr
             number, gain = row["trial"], cell("delta_m_percent", row["delta_m_percent"])
             blocks = Text(f"trial {number:<5}").append(layer_blocks(row["layers"])).append(f"  {gain} %")
             screen.console.print(blocks, soft_wrap=True)
+
+
+def _print_measures(screen: Screen, study: LoadedStudy, trials: Frame, front: Frame) -> None:
+    """Metrics of all tasks and searched parameters, trial beside trial, as many as fit."""
+    from dtme_search.reporting import metrics_table, searched_table
+
+    numbers = front["trial"].tolist()
+    # As many trials as fit beside the columns that are always there.
+    most = max(1, (screen.console.width - 45) // 19)
+    shown, more = numbers[:most], f", first {most} of the front" if len(numbers) > most else ""
+    for title, (columns, rows) in (
+        ("Metrics on the hold-out", metrics_table(study, shown)),
+        ("Searched", searched_table(study, trials, shown)),
+    ):
+        if rows:
+            screen.line("")
+            print_table(screen.console, title + more, columns, rows)
 
 
 def _print_doubts(screen: Screen, front: Frame) -> None:

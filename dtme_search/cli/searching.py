@@ -1,8 +1,5 @@
 """Commands around a study: run it, take the best out, see what there is."""
 
-from __future__ import annotations
-
-import json
 import sys
 from contextlib import ExitStack
 from enum import StrEnum
@@ -12,7 +9,7 @@ from typing import Annotated
 import typer
 
 from dtme_search.cli import options
-from dtme_search.cli.app import app, repeated, screen_of, was_given
+from dtme_search.cli.app import app, screen_of, was_given
 from dtme_search.cli.arguments import WARM_START_STORAGE
 from dtme_search.cli.screen import stoppable
 from dtme_search.errors import ConfigError
@@ -134,8 +131,7 @@ def optimize(
             publish=PageKeeper(),
         )
     write_page(loaded)
-    where, data = repeated(context, "storage", "workdir"), repeated(context, "data_root")
-    print_study(screen, loaded, where, data)
+    print_study(screen, loaded)
     if loaded.stopped:
         screen.say("Stopped. The same command goes on from the last checkpoint.")
         raise typer.Exit(130)
@@ -364,6 +360,8 @@ def schema(
 
     With it an editor completes and checks the YAML.
     """
+    import json
+
     from dtme_search.config import RunConfig, StudyConfig
     from dtme_search.config.reference import reference
 

@@ -1,7 +1,8 @@
 """Frozen configs: ``RunConfig`` for one run, ``StudyConfig`` for one search, YAML in and out."""
 
 from dtme_search.config.combine import CombineConfig
-from dtme_search.config.description import FolderDescription, FolderTask, load_description
+from dtme_search.config.description import FolderDescription, FolderGroups, FolderTask, load_description
+from dtme_search.config.dotted import set_path
 from dtme_search.config.files import (
     apply_overrides,
     base_config,
@@ -10,14 +11,17 @@ from dtme_search.config.files import (
     load_study_config,
     shipped,
 )
-from dtme_search.config.identity import canonical, fingerprint, run_fingerprint
+from dtme_search.config.identity import canonical, finetuning, fingerprint, run_fingerprint
 from dtme_search.config.messages import validate
-from dtme_search.config.paths import check_path, check_value, set_path
+from dtme_search.config.paths import check_path, check_value
+from dtme_search.config.recipes import BaselineRecipes
 from dtme_search.config.run import (
+    ADAPTIVE,
     AugmentConfig,
     Count,
     DataConfig,
     ExpansionConfig,
+    FinetuneConfig,
     FixedPlan,
     FolderConfig,
     LayerChoice,
@@ -36,15 +40,19 @@ from dtme_search.config.study import Distribution, PrunerConfig, SamplerConfig, 
 from dtme_search.config.yaml_text import dump_yaml
 
 __all__ = [
+    "ADAPTIVE",
     "AugmentConfig",
+    "BaselineRecipes",
     "CombineConfig",
     "Count",
     "DataConfig",
     "Distribution",
     "ExpansionConfig",
+    "FinetuneConfig",
     "FixedPlan",
     "FolderConfig",
     "FolderDescription",
+    "FolderGroups",
     "FolderTask",
     "LayerChoice",
     "ModelConfig",
@@ -68,6 +76,7 @@ __all__ = [
     "check_value",
     "dump_yaml",
     "find_file",
+    "finetuning",
     "fingerprint",
     "load_description",
     "load_run_config",

@@ -37,6 +37,8 @@ OPTIONS: dict[CombineKind, tuple[str, ...]] = {
     "graddrop": ("leak",),
 }
 """What each kind reads beside its name; the others read nothing."""
+WEIGH_LOSSES = ("uncertainty", "optimal_uncertainty", "imtl_l", "dwa", "rlw", "famo", "gradnorm")
+"""Kinds whose result is a weight per loss."""
 MOST_TASKS: dict[CombineKind, int] = {"mgda": 12, "cagrad": 12, "upgrad": 12}
 """Kinds that look at every subset of the tasks."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from difflib import SequenceMatcher
 from importlib import resources
@@ -10,12 +11,16 @@ from typing import Any, Literal
 
 import yaml
 
+from dtme_search.config.dotted import set_path, value_at
 from dtme_search.config.messages import validate
-from dtme_search.config.paths import check_path, check_value, is_whole_number, set_path
+from dtme_search.config.paths import check_path, check_value, is_whole_number
 from dtme_search.config.run import RunConfig
 from dtme_search.config.study import StudyConfig
 from dtme_search.config.yaml_text import parse_yaml, read_yaml
 from dtme_search.errors import ConfigError
+
+_PATHS = ("data.root", "data.folder.description", "model.checkpoint")
+"""Fields that name a file or folder, relative to the file that they stand in."""
 
 Kind = Literal["studies", "configs"]
 _SINGULAR = {"studies": "study", "configs": "config"}
@@ -43,13 +48,16 @@ def find_file(name_or_path: str, kind: Kind) -> Path:
     )
 
 
-def shipped(kind: Kind) -> dict[str, Path]:
-    """YAML files by name: those of ``./studies`` (``./configs``) before the shipped ones."""
+def shipped(kind: Kind, *, here: bool = True) -> dict[str, Path]:
+    """YAML files by name: those of ``./studies`` (``./configs``), if ``here``, before the shipped ones."""
     package = Path(str(resources.files("dtme_search")))
     # A wheel holds shipped/; a checkout (pip install -e) has the folders beside the package.
     installed = package / "shipped"
     found: dict[str, Path] = {}
-    for folder in (Path(kind), (installed if installed.is_dir() else package.parent) / kind):
+    for folder in (
+        *([Path(kind)] if here else []),
+        (installed if installed.is_dir() else package.parent) / kind,
+    ):
         if folder.is_dir():
             for path in sorted(folder.glob("*.yaml")):
                 found.setdefault(path.stem, path)
@@ -66,7 +74,7 @@ def load_run_config(name_or_path: str, overrides: tuple[str, ...] = ()) -> RunCo
     values = read_yaml(path)
     if "search" in values:
         raise ConfigError(f"{path}: is a study, not a config. Use it with `optimize --study`.")
-    return _overridden(validate(RunConfig, values, str(path)), overrides)
+    return _overridden(validate(RunConfig, _anchored(values, path.parent), str(path)), overrides)
 
 
 def load_study_config(name_or_path: str) -> StudyConfig:
@@ -85,7 +93,8 @@ def base_config(study: StudyConfig, folder: Path | None = None, overrides: tuple
     """The ``RunConfig`` a study starts from; ``folder`` is where the study file lies."""
     where = f"study {study.name}: config"
     if isinstance(study.config, dict):
-        return _overridden(validate(RunConfig, study.config, where), overrides)
+        values = study.config if folder is None else _anchored(study.config, folder)
+        return _overridden(validate(RunConfig, values, where), overrides)
     name = study.config
     if folder is not None and name.endswith((".yaml", ".yml")):
         name = str(folder / name)
@@ -135,8 +144,22 @@ def _overridden(config: RunConfig, overrides: tuple[str, ...]) -> RunConfig:
     if not overrides:
         return config
     # The full form, so that items of lists which the file leaves at their default can be set.
-    values = apply_overrides(config.model_dump(mode="json"), overrides, config)
+    values = _anchored(apply_overrides(config.model_dump(mode="json"), overrides, config), Path())
     return validate(RunConfig, values, f"--set {' '.join(overrides)}")
+
+
+def _anchored(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Plain values of a config whose paths are absolute: those that are not begin at ``folder``.
+
+    So a study, an export or a checkpoint finds its files from wherever a command is given.
+    """
+    result = dict(values)
+    for dotted in _PATHS:
+        value = value_at(result, dotted)
+        if isinstance(value, str):
+            place = (folder / Path(value).expanduser()).absolute()
+            result = set_path(result, dotted, os.path.normpath(place))
+    return result
 
 
 def _check_search(study: StudyConfig, base: RunConfig, path: Path) -> None:

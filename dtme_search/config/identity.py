@@ -23,7 +23,8 @@ _WHERE_NOT_WHAT = {
 """What the data set then holds is known by its own fingerprint, the weights of a file by its digest."""
 _OF_DATA_SETS = {"scenes", "nyud", "taskonomy"}
 """Sections of data that only the data set of that name reads."""
-_MEASURING = {"variance_ratio", "num_images", "analysis_batch_size", "decoder_warmup_steps"}
+MEASURING = frozenset({"variance_ratio", "num_images", "analysis_batch_size", "decoder_warmup_steps"})
+"""Fields of expansion that say how conflicts are measured."""
 _RANKING = {
     "range_layer_ratio",
     "null_layer_ratio",
@@ -32,6 +33,13 @@ _RANKING = {
     "selection",
 }
 _MERGING = {"pair_threshold", "max_streams"}
+_OF_SCHEDULES = {
+    "diminish": ("initial_weight", "decay_power"),
+    "switch": ("switch_at", "patience"),
+    "inverse_gradient_norm": ("total", "every", "epsilon"),
+    "fisher_trace": ("total", "every", "images"),
+}
+"""What a schedule reads, beside what every schedule reads."""
 _GROWING = {"start", "num_task_tokens", "token_std", "lr_multiplier", "freeze_backbone"}
 
 
@@ -43,6 +51,7 @@ def canonical(config: RunConfig) -> dict[str, Any]:
     fields that the chosen policy, schedule or data set never reads.
     """
     form = config.model_dump(mode="json")
+    del form["baselines"]  # what a run is compared with does not change its own numbers
     for sections, names in _WHERE_NOT_WHAT.items():
         section = functools.reduce(operator.getitem, sections, form)
         for name in names:
@@ -84,6 +93,8 @@ def _active_model(model: ModelConfig, form: dict[str, Any]) -> dict[str, Any]:
     else:  # it brings its own decoder
         idle = {"architecture_options", "decoder", "decoder_options", "levels"}
         options = {"architecture_options": model.architecture_options.get(model.architecture)}
+    if model.checkpoint_grid is None:
+        idle.add("checkpoint_grid")
     active = {name: value for name, value in form.items() if name not in idle}
     return active | {name: value for name, value in options.items() if value}
 
@@ -96,24 +107,37 @@ def _active_expansion(expansion: ExpansionConfig, form: dict[str, Any]) -> dict[
         active |= {"plan"}
     if expansion.policy == "per_layer":
         active |= {"layers"}
-    merges = expansion.pair_threshold > 0 or expansion.max_streams is not None
-    if expansion.policy == "conflict" or (expansion.policy == "per_layer" and "auto" in expansion.layers):
-        active |= _MEASURING | _RANKING | _MERGING
-    elif expansion.policy == "per_layer" and merges:
-        active |= _MEASURING | _MERGING
+    if expansion.needs_conflicts:
+        active |= MEASURING | _MERGING
+    if expansion.ranks_by_conflicts:
+        active |= _RANKING
     return {name: value for name, value in form.items() if name in active}
 
 
 def _active_schedule(config: RunConfig, form: dict[str, Any]) -> dict[str, Any]:
     schedule: ScheduleConfig = config.schedule
-    if not config.auxiliary_tasks or schedule.kind == "constant":
+    if not config.auxiliary_tasks:
         return {"kind": "constant"}
-    if schedule.kind == "switch":
-        names = {"kind", "switch_at", "patience"}
-    else:
-        rate = "half_life" if schedule.decay_rate is None else "decay_rate"
-        names = {"kind", "initial_weight", "decay_power", rate}
-    return {name: value for name, value in form.items() if name in names}
+    names = {"kind", *_OF_SCHEDULES.get(schedule.kind, ())}
+    if schedule.kind == "diminish":
+        names.add("half_life" if schedule.decay_rate is None else "decay_rate")
+    names |= {name for name in ("patience", "stop_at") if form[name] is not None}
+    active = {name: value for name, value in form.items() if name in names}
+    if config.finetunes:
+        active["finetune"] = finetuning(config)
+    return active
+
+
+def finetuning(config: RunConfig) -> dict[str, Any]:
+    """What a run that fine-tunes selectively reads of ``schedule.finetune``."""
+    form = config.schedule.finetune.model_dump(mode="json")
+    if form["parts"]:
+        return {"parts": form["parts"]}
+    measures = form["selection"] in ("importance", "reversed")
+    return {
+        name: form[name]
+        for name in ("fraction", "selection", *(("importance", "images") if measures else ()))
+    }
 
 
 def _keep_active_combine(config: RunConfig, train: dict[str, Any]) -> None:

@@ -68,32 +68,6 @@ def is_whole_number(dotted: str) -> bool | None:
     return {int: True, float: False}.get(kind)
 
 
-def set_path(values: Mapping[str, Any], dotted: str, value: Any) -> dict[str, Any]:
-    """Copy of a nested mapping with one dotted path set; numbers index into lists.
-
-    Raises:
-        IndexError: If a list is shorter than that.
-
-    Example:
-        >>> set_path({"data": {"image_size": [64, 96]}}, "data.image_size.1", 128)
-        {'data': {'image_size': [64, 128]}}
-    """
-
-    def put(node: Any, parts: list[str]) -> Any:
-        if not parts:
-            return value
-        if isinstance(node, (list, tuple)):
-            items = list(node)
-            items[int(parts[0])] = put(items[int(parts[0])], parts[1:])
-            return items
-        copy = dict(node or {})
-        copy[parts[0]] = put(copy.get(parts[0]), parts[1:])
-        return copy
-
-    result: dict[str, Any] = put(values, dotted.split("."))
-    return result
-
-
 def _below(node: Any, part: str, above: str, where: str, known_tasks: Mapping[str, Any] | None) -> Any:
     """Annotation of ``part`` within ``node``, which stands at the path ``above``."""
     if isinstance(node, type) and issubclass(node, BaseModel):

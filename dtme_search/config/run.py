@@ -6,11 +6,14 @@ dotted path, for example ``expansion.start``. Defaults are the papers' where the
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from dtme_search.config.combine import MOST_TASKS, CombineConfig, StatisticsConfig
+from dtme_search.config.combine import MOST_TASKS, WEIGH_LOSSES, CombineConfig, StatisticsConfig
+from dtme_search.config.dotted import set_path
+from dtme_search.config.recipes import BaselineRecipes
 from dtme_search.config.section import Fraction, Section
 
 Count = Annotated[int, Field(ge=1)]
@@ -148,13 +151,15 @@ class ModelConfig(Section):
     """Backbone and decoders."""
 
     backbone: str = "vit_tiny_patch16_224"
-    """Name of a plain ViT of timm (ViT, DeiT, DINOv2, with class and register tokens)."""
+    """Name of a plain ViT of timm (ViT, DeiT, DINOv2, DINOv3, EVA; with class and register tokens)."""
     backbone_options: dict[str, Option] = {}
     """Passed to timm, for example embed_dim, depth, num_heads, patch_size for a small ViT."""
     pretrained: bool = False
     """Load timm's pretrained weights for this name from its hub."""
     checkpoint: str | None = None
     """Or load backbone weights from this file (.safetensors, .pt, .pth, .bin)."""
+    checkpoint_grid: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] | None = None
+    """Rows and columns of patches of these weights; empty = those of data.image_size, or square."""
     drop_path: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     """Stochastic depth of the last block, linear over the blocks; one draw for all tasks."""
     architecture: str = "vit"
@@ -241,6 +246,22 @@ class ExpansionConfig(Section):
     decoder_warmup_steps: Annotated[int, Field(ge=0)] = 0
     """Train the decoders alone for this many steps before measuring; undone afterwards."""
 
+    @property
+    def ranks_by_conflicts(self) -> bool:
+        """Whether conflicts choose layers."""
+        return self.policy == "conflict" or (self.policy == "per_layer" and "auto" in self.layers)
+
+    @property
+    def needs_conflicts(self) -> bool:
+        """Whether a plan follows from measured conflicts, in its layers or in its groups of tasks."""
+        merges = self.pair_threshold > 0 or self.max_streams is not None
+        return self.ranks_by_conflicts or (self.policy == "per_layer" and merges)
+
+    @staticmethod
+    def step_of(start: float, num_steps: int) -> int:
+        """Step before which a network grows that is to grow after the fraction ``start`` of ``num_steps``."""
+        return min(round(start * num_steps), num_steps - 1)
+
     @model_validator(mode="after")
     def _policy_has_what_it_follows(self) -> Self:
         if self.policy == "fixed" and not (self.plan.modulate or self.plan.expand):
@@ -252,11 +273,31 @@ class ExpansionConfig(Section):
         return self
 
 
+ADAPTIVE = ("inverse_gradient_norm", "fisher_trace")
+"""Schedules whose weights follow gradients."""
+
+
+class FinetuneConfig(Section):
+    """What goes on training of the shared network once auxiliary tasks have stopped (ours)."""
+
+    fraction: Fraction = 1.0
+    """Share of the parts (embedding, every block, final norm) that goes on training; 1 = all."""
+    selection: Literal["importance", "reversed", "random", "last"] = "importance"
+    """Which parts: those most important for the primary tasks, or a control; last = nearest to the output."""
+    importance: Literal["fisher_trace", "taylor", "magnitude"] = "fisher_trace"
+    """Per parameter the mean of g^2, of the size of theta g, or of the size of g, over single images."""
+    images: Annotated[int, Field(ge=1)] = 16
+    """Training images on which that is measured."""
+    parts: tuple[str, ...] = ()
+    """The parts themselves, as an export writes them: embedding, block 0 and so on, norm."""
+
+
 class ScheduleConfig(Section):
     """How the weight of auxiliary tasks changes (MT2ST, arXiv 2406.18038)."""
 
-    kind: Literal["constant", "diminish", "switch"] = "constant"
-    """constant: gamma = 1. diminish: exponential decay. switch: 1, then 0 and not computed at all."""
+    kind: Literal["constant", "diminish", "switch", "inverse_gradient_norm", "fisher_trace"] = "constant"
+    """constant: gamma = 1. diminish: exponential decay. switch: 1, then 0 and not computed at all.
+    inverse_gradient_norm, fisher_trace: from gradients, loud tasks turned down (Eq. 13) or up (Eq. 14)."""
     initial_weight: Annotated[float, Field(gt=0.0)] = 1.0
     """diminish: gamma at step 0."""
     half_life: Annotated[float, Field(gt=0.0)] | None = 0.5
@@ -268,7 +309,22 @@ class ScheduleConfig(Section):
     switch_at: Fraction = 0.5
     """switch: fraction of training after which auxiliary tasks stop."""
     patience: Annotated[int, Field(ge=1)] | None = None
-    """switch: switch early when the primary metrics have not improved for this many evaluations."""
+    """Stop auxiliary tasks when the primary metrics have not improved for this many evaluations on the
+    hold-out, whatever the kind; a final run may not look."""
+    stop_at: Fraction | None = None
+    """Fraction of training after which auxiliary tasks stop, whatever the kind; an export writes what
+    patience found."""
+    total: Annotated[float, Field(gt=0.0)] | None = None
+    """inverse_gradient_norm, fisher_trace: sum of all gamma; empty = the number of auxiliary tasks."""
+    every: Annotated[int, Field(ge=1)] = 50
+    """inverse_gradient_norm, fisher_trace: steps between looks at the gradients; gamma is held between."""
+    epsilon: Annotated[float, Field(ge=0.0)] = 1e-8
+    """inverse_gradient_norm: added to the norms."""
+    images: Annotated[int, Field(ge=1)] = 8
+    """fisher_trace: images of the batch that are looked at, each with a gradient of its own per task."""
+    finetune: FinetuneConfig = FinetuneConfig()
+    with_loss_weighting: bool = False
+    """Allow gamma from gradients beside a train.combine.kind that weighs losses: one may undo the other."""
 
     @model_validator(mode="after")
     def _diminish_has_one_rate(self) -> Self:
@@ -333,6 +389,7 @@ class RunConfig(Section):
     expansion: ExpansionConfig = ExpansionConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     train: TrainConfig = TrainConfig()
+    baselines: BaselineRecipes = BaselineRecipes()
 
     @model_validator(mode="after")
     def _some_task_is_primary(self) -> Self:
@@ -361,6 +418,13 @@ class RunConfig(Section):
                 "train.combine.kind must be sum for a single task, got gradnorm, which compares tasks. "
                 "Name a second task or use sum"
             )
+        schedule = self.schedule
+        adapts = schedule.kind in ADAPTIVE and bool(self.auxiliary_tasks)
+        if adapts and kind in WEIGH_LOSSES and not schedule.with_loss_weighting:
+            raise ValueError(
+                f"schedule.kind must be constant, diminish or switch beside train.combine.kind {kind}, "
+                f"got {schedule.kind}: both adapt. Set schedule.with_loss_weighting: true to have both"
+            )
         most = MOST_TASKS.get(kind)
         if most is not None and count > most:
             raise ValueError(
@@ -380,11 +444,18 @@ class RunConfig(Section):
         return tuple(name for name, task in self.tasks.items() if task.role == "auxiliary")
 
     @property
+    def finetunes(self) -> bool:
+        """Whether a part of the shared network stops training with the auxiliary tasks, if they stop."""
+        schedule = self.schedule
+        stops = schedule.kind == "switch" or schedule.stop_at is not None or schedule.patience is not None
+        return bool(self.auxiliary_tasks) and stops and schedule.finetune.fraction < 1.0
+
+    @property
     def expansion_step(self) -> int | None:
         """Step before which the network grows, or ``None`` when it never does."""
         if self.expansion.policy == "none":
             return None
-        return min(round(self.expansion.start * self.train.num_steps), self.train.num_steps - 1)
+        return self.expansion.step_of(self.expansion.start, self.train.num_steps)
 
     @property
     def total_steps(self) -> int:
@@ -396,7 +467,8 @@ class RunConfig(Section):
         """The same run on data in the folder ``root``; ``None`` leaves ``data.root`` as it is."""
         if root is None:
             return self
-        return self.model_copy(update={"data": self.data.model_copy(update={"root": root})})
+        place = str(Path(root).expanduser().absolute())  # for commands that are given elsewhere
+        return self.model_copy(update={"data": self.data.model_copy(update={"root": place})})
 
     def unexpanded(self) -> RunConfig:
         """The same run, as long and with the same weights, of the network that never grows."""
@@ -404,12 +476,15 @@ class RunConfig(Section):
         return self.model_copy(update={"expansion": ExpansionConfig(policy="none"), "train": train})
 
     def for_single_task(self, task: str) -> RunConfig:
-        """Config of the single-task baseline of ``task``: same recipe, no growth, no schedule."""
-        return self.model_copy(
-            update={
-                "tasks": {task: self.tasks[task].model_copy(update={"role": "primary"})},
-                "expansion": ExpansionConfig(policy="none"),
-                "schedule": ScheduleConfig(),
-                "train": self.train.model_copy(update={"combine": CombineConfig()}),
-            }
-        )
+        """Config of the single-task baseline of ``task``: as long, no growth, no schedule.
+
+        The recipe is this run's own, except where ``baselines.recipes`` says otherwise.
+        """
+        values = self.unexpanded().model_dump()
+        for path, value in self.baselines.recipes.get(task, {}).items():
+            values = set_path(values, path, value)
+        del values["train"]["combine"]
+        values["tasks"] = {task: {**values["tasks"][task], "role": "primary"}}
+        for name in ("schedule", "baselines"):
+            del values[name]
+        return RunConfig.model_validate(values)

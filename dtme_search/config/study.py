@@ -118,6 +118,22 @@ class ReuseConfig(Section):
     """Space of snapshots and reports in the study's folder; those used longest ago leave first."""
 
 
+class BaselinesConfig(Section):
+    """What the single-task baselines of a study are trained with; every delta_m says which it is."""
+
+    recipe: Literal["auto", "trial", "base"] = "auto"
+    """trial: as the trial that is compared. base: as the base config, whatever a trial's recipe. auto: trial
+    where trials ask for at most 8 recipes of a task, else tuned."""
+    tune: Annotated[int, Field(ge=2)] | None = None
+    """Train so many recipes of the search space for each task (8 with recipe auto) and take the best."""
+
+    @model_validator(mode="after")
+    def _one_rule(self) -> Self:
+        if self.tune is not None and self.recipe != "auto":
+            raise ValueError(f"recipe and tune exclude each other, got {self.recipe} and {self.tune}")
+        return self
+
+
 class StudyConfig(Section):
     """One search, from base config to objectives."""
 
@@ -142,6 +158,7 @@ class StudyConfig(Section):
     sampler: SamplerConfig = SamplerConfig()
     pruner: PrunerConfig = PrunerConfig()
     reuse: ReuseConfig = ReuseConfig()
+    baselines: BaselinesConfig = BaselinesConfig()
     enqueue: tuple[str | dict[str, Scalar], ...] = ("unexpanded", "paper")
     """Points tried first: known names, or path: value mappings."""
     max_failures_in_a_row: Annotated[int, Field(ge=1)] = 3

@@ -51,7 +51,11 @@ class Dataset(Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """Changes when the content may have changed; part of the identity of baselines and trials."""
+        """Changes with the content of a training file; part of the identity of baselines and trials.
+
+        A data set may also have ``test_fingerprint``, which changes with the test split and is asked for by
+        final runs only (a search opens no test file), and ``remarks()``, sentences for ``data check``.
+        """
         ...
 
     def ids(self, split: SourceSplit) -> tuple[str, ...]:

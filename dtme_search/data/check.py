@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from dtme_search.data.base import Dataset, Sample, SourceSplit
 from dtme_search.data.reading.threads import map_in_threads
+from dtme_search.data.spans import Span, span_of
 from dtme_search.data.splits import Splits
 from dtme_search.errors import DataError
 from dtme_search.tasks import TaskSpec
@@ -56,6 +57,7 @@ class LabelSummary:
         mean: Mean.
         class_pixels: Valid pixels per class, for kind classes; empty otherwise.
         class_images: Per split of a run, the samples in which each class occurs; as ``class_pixels``.
+        spans: Per split of a run, least and greatest valid value, ``None`` where nothing is valid.
     """
 
     spec: TaskSpec
@@ -67,6 +69,7 @@ class LabelSummary:
     mean: tuple[float, ...]
     class_pixels: tuple[int, ...]
     class_images: Mapping[str, tuple[int, ...]]
+    spans: Mapping[str, Span | None]
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,7 @@ class CheckReport:
         sizes: Images per (H, W).
         labels: One summary per task.
         problems: Every missing or broken file, in the order of the splits and their ids.
+        remarks: What the data set itself says, for example which files it passed over.
     """
 
     num_listed: Mapping[SourceSplit, int]
@@ -86,6 +90,7 @@ class CheckReport:
     sizes: Mapping[tuple[int, int], int]
     labels: tuple[LabelSummary, ...]
     problems: tuple[Problem, ...]
+    remarks: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -93,7 +98,19 @@ class CheckReport:
         return not self.problems
 
     def notes(self) -> list[str]:
-        """What is readable and yet would make numbers worse: classes that a split has none of."""
+        """What is readable and yet makes numbers worse, for example labels that say nothing."""
+        return [
+            *self.remarks,
+            *(
+                f"{label.spec.name}: in the {split} images {_says_nothing(span)}"
+                for label in self.labels
+                for split, span in label.spans.items()
+                if span is None or span[0] == span[1]
+            ),
+            *self._absent_classes(),
+        ]
+
+    def _absent_classes(self) -> list[str]:
         return [
             f"{label.spec.name}: no {split} image shows {', '.join(absent)}. A class that is neither there "
             "nor predicted counts as 0 in the mIoU."
@@ -176,6 +193,7 @@ def check_dataset(
         dict(sizes),
         tuple(_summary(spec, tallies[task], parts, all_parts) for task, spec in specs.items()),
         tuple(problems),
+        tuple(getattr(dataset, "remarks", tuple)()),
     )
 
 
@@ -184,6 +202,7 @@ def verify_readable(
     ids: Sequence[str],
     tasks: Sequence[str] | None = None,
     on_progress: Progress | None = None,
+    on_spans: Callable[[str, dict[str, Span | None]], None] | None = None,
 ) -> None:
     """Decode every file of ``ids`` before training starts; derived labels are in the cache afterwards.
 
@@ -192,16 +211,25 @@ def verify_readable(
         ids: Samples that will be trained or evaluated on.
         tasks: Labels to read; all of the data set's if not given.
         on_progress: As for ``check_dataset``.
+        on_spans: Called with each id and the spans of its labels.
 
     Raises:
         DataError: If a file is missing or broken: the first one with its reason, and how many there are.
     """
     chosen = tuple(dataset.tasks) if tasks is None else tuple(tasks)
-    readings = _read_all(dataset, ids, chosen, lambda sample: None, on_progress)  # noqa: ARG005
-    messages = [message for _, found in readings for message in found]
+    messages: list[str] = []
+    readings = _read_all(dataset, ids, chosen, _spans, on_progress)
+    for sample_id, (spans, found) in zip(ids, readings, strict=True):
+        messages += found
+        if spans is not None and on_spans is not None:
+            on_spans(sample_id, spans)
     if messages:
         others = f" {len(messages) - 1} more files are missing or broken;" if len(messages) > 1 else ""
         raise DataError(f"{messages[0]}{others} 'dtme-search data check' lists them all.")
+
+
+def _spans(sample: Sample) -> dict[str, Span | None]:
+    return {task: span_of(label, sample.valid[task]) for task, label in sample.labels.items()}
 
 
 def _read_all(
@@ -296,7 +324,23 @@ def _summary(
         }
         if spec.kind == "classes"
         else {},
+        spans={part: _span_of_part(part, tallies, parts) for part in all_parts if part in parts},
     )
+
+
+def _span_of_part(part: str, tallies: Sequence[_Tally], parts: Sequence[str]) -> Span | None:
+    filled = [tally for tally, each in zip(tallies, parts, strict=True) if each == part and tally.num_valid]
+    if not filled:
+        return None
+    return float(min(each.minimum.min() for each in filled)), float(
+        max(each.maximum.max() for each in filled)
+    )
+
+
+def _says_nothing(span: Span | None) -> str:
+    if span is None:
+        return "not one pixel counts, so a run with this task is refused."
+    return f"every pixel says {span[0]:g}; nothing can be told from that."
 
 
 def _floats(values: npt.NDArray[np.float64]) -> tuple[float, ...]:

@@ -13,6 +13,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from dtme_search.thinning import thin
+
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 
@@ -136,37 +138,6 @@ def edges_from_labels(
     edge[:-1] |= regions[:-1] != regions[1:]
     edge = thin(edge)
     return edge.astype(np.uint8), (regions > 0) | edge
-
-
-def thin(mask: Bools) -> Bools:
-    """Thin lines to one pixel without breaking them (Guo and Hall, Comm. ACM 1989, algorithm A1).
-
-    Example:
-        >>> thin(np.array([[1, 1, 1, 1], [1, 1, 1, 1], [1, 1, 1, 1]], bool)).astype(int).sum(0).max()
-        np.int64(1)
-    """
-    padded = np.pad(mask, 1)
-    flat = padded.ravel()
-    row = padded.shape[1]
-    # The eight neighbours clockwise from the upper one; p1..p8 here are the paper's p2..p9.
-    around = np.array([-row, -row + 1, 1, row + 1, row, row - 1, -1, -row - 1])
-    changed = True
-    while changed:
-        changed = False
-        for first_pass in (True, False):
-            pixels = np.flatnonzero(flat)
-            p1, p2, p3, p4, p5, p6, p7, p8 = flat[pixels[None] + around[:, None]]
-            components = (
-                (~p1 & (p2 | p3)).astype(int) + (~p3 & (p4 | p5)) + (~p5 & (p6 | p7)) + (~p7 & (p8 | p1))
-            )
-            pairs = (p8 | p1).astype(int) + (p2 | p3) + (p4 | p5) + (p6 | p7)
-            other_pairs = (p1 | p2).astype(int) + (p3 | p4) + (p5 | p6) + (p7 | p8)
-            neighbours = np.minimum(pairs, other_pairs)
-            kept = ((p5 | p6 | ~p8) & p7) if first_pass else ((p1 | p2 | ~p4) & p3)
-            removed = (components == 1) & (neighbours >= 2) & (neighbours <= 3) & ~kept
-            flat[pixels[removed]] = False
-            changed |= bool(removed.any())
-    return flat.reshape(padded.shape)[1:-1, 1:-1].copy()
 
 
 def _fit_windows(

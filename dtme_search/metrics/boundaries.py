@@ -16,7 +16,7 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from dtme_search.metrics.matching import Matcher
-from dtme_search.metrics.thinning import thin, thin_bits
+from dtme_search.thinning import thin, thin_bits
 
 Bools = npt.NDArray[np.bool_]
 Counts = npt.NDArray[np.int64]

@@ -1,6 +1,7 @@
 """Plain vision transformers of timm: described without weights, built, and loaded with checked weights.
 
-The only file that knows timm. timm takes seconds to import, so functions import it when they need it.
+Beside ``pretrained`` the only file that knows timm. timm takes seconds to import, so functions import it when
+they need it.
 """
 
 from __future__ import annotations
@@ -17,15 +18,17 @@ import torch
 from torch import Tensor, nn
 
 from dtme_search.errors import ConfigError, nearest
+from dtme_search.models.pretrained import first_line, load_checkpoint, load_published
+from dtme_search.models.rotary import give_rotary_positions
 from dtme_search.models.seeding import seeded
 from dtme_search.models.streams import SharedDropPath
-from dtme_search.models.weights import digest_of_weights, load_weights, read_weights
+from dtme_search.models.weights import digest_of_weights
 
 if TYPE_CHECKING:
     from dtme_search.config import ModelConfig
 
-PLAIN_MODULES = ("timm.models.vision_transformer", "timm.models.deit")
-"""Where timm keeps models that are one sequence of blocks over one set of tokens."""
+PLAIN_MODULES = ("timm.models.vision_transformer", "timm.models.deit", "timm.models.eva")
+"""Where timm keeps models that are one sequence of blocks over one set of tokens; eva has DINOv3, too."""
 
 TAKEN_OPTIONS = {
     "img_size": "data.image_size sets it",
@@ -36,6 +39,10 @@ TAKEN_OPTIONS = {
     "fc_norm": "decoders take the place of the classifier",
     "pool_include_prefix": "decoders take the place of the classifier",
     "drop_rate": "decoders take the place of the classifier",
+    "use_fc_norm": "decoders take the place of the classifier",
+    "attn_pool_num_heads": "decoders take the place of the classifier",
+    "attn_pool_mlp_ratio": "decoders take the place of the classifier",
+    "head_init_scale": "decoders take the place of the classifier",
     "dynamic_img_size": "images have one size",
     "dynamic_img_pad": "images have one size",
     "patch_drop_rate": "decoders need every patch",
@@ -43,9 +50,6 @@ TAKEN_OPTIONS = {
     "attn_drop_rate": "task streams could not share its masks; use model.drop_path",
 }
 """Arguments of timm's VisionTransformer that ``model.backbone_options`` must leave alone, and why."""
-
-HEAD_PREFIXES = ("head.", "head_dist.", "attn_pool.")
-"""Weights of a classifier, which no backbone here has."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,7 @@ class BackboneInfo:
         num_prefix_tokens: Class and register tokens, or prompts, which come before the patch tokens.
         patch_size: Side of a patch in pixels.
         grid: Patches per (column, row) of the image: (H / patch, W / patch).
+        has_rotary_positions: Whether every block is given the positions of patches (EVA, DINOv3).
     """
 
     num_layers: int
@@ -70,6 +75,7 @@ class BackboneInfo:
     num_prefix_tokens: int
     patch_size: int
     grid: tuple[int, int]
+    has_rotary_positions: bool = False
 
 
 class Backbone(nn.Module):
@@ -88,14 +94,15 @@ class Backbone(nn.Module):
         self.vit = vit
         self.info = info
         _share_drop_paths(vit)
+        give_rotary_positions(vit)
         self.drop_paths = tuple(part for part in vit.modules() if isinstance(part, SharedDropPath))
         keep_probs = torch.tensor([1.0 - drop_path.drop_prob for drop_path in self.drop_paths])
         self.register_buffer("keep_probs", keep_probs, persistent=False)
 
     @property
-    def blocks(self) -> nn.Sequential:
-        """Transformer blocks, (N, L, P) -> (N, L, P)."""
-        return cast("nn.Sequential", self.vit.blocks)
+    def blocks(self) -> nn.ModuleList:
+        """Transformer blocks in a row, (N, L, P) -> (N, L, P) each."""
+        return cast("nn.ModuleList", self.vit.blocks)
 
     @property
     def first_shared_token(self) -> int:
@@ -107,8 +114,10 @@ class Backbone(nn.Module):
 
     def embed(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W) to tokens (B, L, P): prefix tokens, then patches row by row."""
-        # timm has no public name for the step between patch embedding and blocks.
-        tokens: Tensor = self.vit.norm_pre(self.vit._pos_embed(self.vit.patch_embed(images)))
+        # timm has no public name for the step between patch embedding and blocks. Its rotary models give the
+        # positions, too, which the blocks ask for themselves here.
+        embedded = self.vit._pos_embed(self.vit.patch_embed(images))
+        tokens: Tensor = self.vit.norm_pre(embedded[0] if isinstance(embedded, tuple) else embedded)
         return tokens
 
     def drop_prefix_tokens(self) -> None:
@@ -155,9 +164,9 @@ def build_backbone(config: ModelConfig, image_size: tuple[int, int], seed: int) 
     with seeded(seed, "backbone"):
         vit = _create(config.backbone, config.backbone_options, image_size, drop_path_rate=config.drop_path)
         if config.pretrained:
-            _load_pretrained(vit, config, image_size)
+            load_published(vit, config, image_size)
         elif config.checkpoint is not None:
-            _load_checkpoint(vit, Path(config.checkpoint))
+            load_checkpoint(vit, config)
     return Backbone(vit, info)
 
 
@@ -185,14 +194,14 @@ def _describe(
     name: str, options: tuple[tuple[str, int | float | bool | str], ...], image_size: tuple[int, int]
 ) -> BackboneInfo:
     _check_name(name)
-    _check_options(dict(options))
+    _check_options(name, dict(options))
     try:
         with torch.device("meta"):
             vit: Any = _create(name, dict(options), image_size)
     except Exception as error:  # the name is fine here, so it is the options, which fail in many ways
         raise ConfigError(
             f"model.backbone_options: timm cannot build '{name}' with {dict(options)}: "
-            f"{_first_line(error)}. Correct or remove them."
+            f"{first_line(error)}. Correct or remove them."
         ) from error
     if not len(vit.blocks):
         raise ConfigError("model.backbone_options.depth must be at least 1, got 0.")
@@ -207,6 +216,7 @@ def _describe(
         num_prefix_tokens=vit.num_prefix_tokens,
         patch_size=patch_size,
         grid=vit.patch_embed.grid_size,
+        has_rotary_positions=getattr(vit, "rope", None) is not None,
     )
 
 
@@ -223,7 +233,7 @@ def _check_name(name: str) -> None:
     if model_entrypoint(architecture).__module__ not in PLAIN_MODULES:
         raise ConfigError(
             f"model.backbone must be a plain ViT (one sequence of blocks over all tokens), got '{name}'. "
-            "Choose a ViT, DeiT or DINOv2 of timm, for example vit_tiny_patch16_224."
+            "Choose a ViT, DeiT, DINOv2, DINOv3 or EVA of timm, for example vit_tiny_patch16_224."
         )
     if tag:
         tagged = list_models(f"{architecture}.*", pretrained=True)
@@ -233,12 +243,16 @@ def _check_name(name: str) -> None:
             )
 
 
-def _check_options(options: Mapping[str, int | float | bool | str]) -> None:
+def _check_options(backbone: str, options: Mapping[str, int | float | bool | str]) -> None:
+    from timm.models import model_entrypoint
+    from timm.models.eva import Eva
     from timm.models.vision_transformer import VisionTransformer
 
+    is_eva = model_entrypoint(backbone.partition(".")[0]).__module__ == "timm.models.eva"
+    kind_of_model: Any = Eva if is_eva else VisionTransformer
     defaults = {
         name: parameter.default
-        for name, parameter in inspect.signature(VisionTransformer).parameters.items()
+        for name, parameter in inspect.signature(kind_of_model).parameters.items()
         if name not in TAKEN_OPTIONS and not inspect.isclass(parameter.default)
     }
     for name, value in options.items():
@@ -247,7 +261,7 @@ def _check_options(options: Mapping[str, int | float | bool | str]) -> None:
             raise ConfigError(f"{place} must be left out: {TAKEN_OPTIONS[name]}.")
         if name not in defaults:
             raise ConfigError(
-                f"{place}: timm's VisionTransformer has no such option.{nearest(name, defaults)}"
+                f"{place}: timm's {kind_of_model.__name__} has no such option.{nearest(name, defaults)}"
             )
         kind = type(defaults[name])
         if kind in (bool, int, str) and type(value) is not kind:
@@ -274,7 +288,13 @@ def _create(
     # timm's distilled DeiT refuses any other pooling, though without a head it never pools.
     global_pool = "token" if "distilled" in name else ""
     vit: nn.Module = timm.create_model(
-        name, img_size=image_size, num_classes=0, global_pool=global_pool, **options, **arguments
+        name,
+        img_size=image_size,
+        num_classes=0,
+        global_pool=global_pool,
+        dynamic_img_size=False,
+        **options,
+        **arguments,
     )
     return vit
 
@@ -286,56 +306,3 @@ def _share_drop_paths(vit: nn.Module) -> None:
         for name, child in parent.named_children():
             if isinstance(child, DropPath):
                 setattr(parent, name, SharedDropPath(child.drop_prob))
-
-
-def _load_pretrained(vit: Any, config: ModelConfig, image_size: tuple[int, int]) -> None:
-    import timm
-
-    place = "model.pretrained"
-    options: dict[str, Any] = dict(config.backbone_options)
-    try:
-        # The model as published, head included: only then does timm insist that every weight fits.
-        published = timm.create_model(config.backbone, pretrained=True, img_size=image_size, **options)
-    except (AssertionError, RuntimeError) as error:
-        way_out = "Remove model.backbone_options or set" if options else "Set"
-        raise ConfigError(
-            f"{place}: timm cannot load weights for '{config.backbone}' with options {options}: "
-            f"{_first_line(error)}. {way_out} {place}: false."
-        ) from error
-    except Exception as error:  # network, hub and cache have many ways to fail
-        raise ConfigError(
-            f"{place}: the weights of '{config.backbone}' could not be downloaded and are not in the cache "
-            f"({type(error).__name__}). Go online once, set model.checkpoint: PATH, or set {place}: false."
-        ) from error
-    load_weights(vit, _without_head(published.state_dict(), vit), place)
-
-
-def _load_checkpoint(vit: Any, path: Path) -> None:
-    from timm.models.vision_transformer import checkpoint_filter_fn
-
-    place = f"model.checkpoint ({path})"
-    weights = read_weights(path, "model.checkpoint")
-    grid = vit.patch_embed.grid_size
-    try:
-        # Converts the layouts that timm knows, and resamples patch and position embedding.
-        weights = checkpoint_filter_fn(weights, vit, adapt_layer_scale=True)
-    except (KeyError, RuntimeError, ValueError) as error:
-        raise ConfigError(
-            f"{place}: the position embedding cannot be resampled to {'x'.join(map(str, grid))} patches: "
-            f"{_first_line(error)}. Use weights of a square image size or of this image size."
-        ) from error
-    load_weights(vit, _without_head(weights, vit), place)
-
-
-def _without_head(weights: Mapping[str, Tensor], vit: nn.Module) -> dict[str, Tensor]:
-    body = {name: tensor for name, tensor in weights.items() if not name.startswith(HEAD_PREFIXES)}
-    if "norm.weight" in vit.state_dict() and "norm.weight" not in body:
-        # Models that pool the average keep the same norm behind the pooling.
-        body = {name.replace("fc_norm.", "norm.", 1): tensor for name, tensor in body.items()}
-    return body
-
-
-def _first_line(error: BaseException) -> str:
-    """The first line of a message that says something; of torch's list of misfits the first misfit."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[1] if len(lines) > 1 else lines[0] if lines else type(error).__name__).rstrip(".:")

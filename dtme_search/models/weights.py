@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import re
+from collections import Counter
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -13,10 +15,18 @@ from torch import Tensor, nn
 from dtme_search.errors import ConfigError
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
+WRAPPERS = ("teacher", "model_ema", "state_dict", "model_state_dict", "model", "module")
+"""Under which a file keeps its state dict, beside steps and optimisers; of several the first counts."""
+
+_FIRST_BLOCK = re.compile(r"^(.*?)(?:blocks\.0\.|(?:encoder\.|model\.)?layer\.0\.)")
+"""What stands before the first block of timm, or of transformers."""
 
 
 def read_weights(path: Path, place: str) -> dict[str, Tensor]:
-    """Read a state dict; ``model`` and ``state_dict`` around it and wrapper prefixes are taken off.
+    """Read the state dict of a backbone; what stands around it and before its names is taken off.
+
+    Files of training loops keep it under ``model``, ``state_dict``, ``teacher`` and the like, and its names
+    begin with ``module.``, ``backbone.``, or in a checkpoint of this program ``backbone.vit.``.
 
     Args:
         path: A ``.safetensors`` file, or one that ``torch.load(weights_only=True)`` reads.
@@ -41,12 +51,29 @@ def read_weights(path: Path, place: str) -> dict[str, Tensor]:
             f"{place}: {path} cannot be read as weights ({type(error).__name__}). It must be a safetensors "
             "file or a state dict saved by torch.save, without other objects."
         ) from error
-    for wrapper in ("model", "state_dict"):
-        if isinstance(values, dict) and isinstance(values.get(wrapper), dict):
-            values = values[wrapper]
+    while isinstance(values, dict):
+        inner = [values[wrapper] for wrapper in WRAPPERS if isinstance(values.get(wrapper), dict)]
+        if not inner:
+            break
+        values = inner[0]
     if not isinstance(values, dict) or not all(isinstance(value, Tensor) for value in values.values()):
         raise ConfigError(f"{place}: {path} must hold a state dict: names and tensors, nothing else.")
-    return {_without_wrappers(name): tensor for name, tensor in values.items()}
+    return _backbone_of(values, f"{place}: {path}")
+
+
+def _backbone_of(values: Mapping[str, Tensor], place: str) -> dict[str, Tensor]:
+    """The weights of the one network with blocks in a row, without what its names begin with."""
+    prefixes = Counter(found[1] for name in values if (found := _FIRST_BLOCK.match(name)))
+    if not prefixes:
+        return dict(values)
+    (prefix, most), *others = prefixes.most_common()
+    alike = sorted([prefix, *(other for other, count in others if count == most)])
+    if len(alike) > 1:
+        raise ConfigError(
+            f"{place} must hold one backbone, got names that begin with "
+            f"{' and '.join(repr(one) for one in alike)}. Save one of them."
+        )
+    return {name.removeprefix(prefix): tensor for name, tensor in values.items() if name.startswith(prefix)}
 
 
 def digest_of_weights(path: Path) -> str:
@@ -91,13 +118,6 @@ def load_weights(module: nn.Module, weights: Mapping[str, Tensor], place: str) -
             "Set model.backbone and model.backbone_options to the model they were trained with."
         )
     module.load_state_dict(weights)
-
-
-def _without_wrappers(name: str) -> str:
-    # torch.compile and DistributedDataParallel save their module under these names, in either order.
-    for prefix in ("_orig_mod.", "module.", "_orig_mod."):
-        name = name.removeprefix(prefix)
-    return name
 
 
 def _some(names: list[str]) -> str:

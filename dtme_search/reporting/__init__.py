@@ -4,6 +4,7 @@ from dtme_search.reporting.dashboard import make_server
 from dtme_search.reporting.export import best_trial, export_best, export_front, export_trial
 from dtme_search.reporting.figures import FIGURES, conflict_heat_map, draw_trial, save_png
 from dtme_search.reporting.guard import Access
+from dtme_search.reporting.measures import metrics_table, searched_table, without_measures
 from dtme_search.reporting.notebook import StudyView, load_study
 from dtme_search.reporting.page import PageKeeper, write_page
 from dtme_search.reporting.panels import PanelRow, draw_panels, predict_image, save_split_panels
@@ -13,6 +14,7 @@ from dtme_search.reporting.study_data import StudyData, read_study_data
 from dtme_search.reporting.tables import (
     LEGEND,
     Frame,
+    against,
     baselines_table,
     confirmed_table,
     failed_table,
@@ -30,6 +32,7 @@ __all__ = [
     "PanelRow",
     "StudyData",
     "StudyView",
+    "against",
     "baselines_table",
     "best_trial",
     "confirmed_table",
@@ -44,12 +47,15 @@ __all__ = [
     "label_sheet",
     "load_study",
     "make_server",
+    "metrics_table",
     "predict_image",
     "pruned_table",
     "read_study_data",
     "save_png",
     "save_split_panels",
+    "searched_table",
     "trials_table",
+    "without_measures",
     "write_page",
     "write_report",
 ]

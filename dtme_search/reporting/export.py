@@ -10,7 +10,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from dtme_search.config import RunConfig, dump_yaml, validate
 from dtme_search.errors import ExportError
-from dtme_search.reporting.tables import compact_layers
+from dtme_search.reporting.tables import against, compact_layers
 from dtme_search.search import (
     Confirmed,
     LoadedStudy,
@@ -72,7 +72,7 @@ def export_best(study: LoadedStudy, path: Path, *, force: bool = False) -> Path:
     """
     doubt = doubt_about_leader(_confirmed(study))
     if doubt:
-        _log.warning("%s. `dtme-search confirm` with more --seeds may tell.", doubt)
+        _log.warning("%s. More seeds may tell: %s", doubt, study.place.command("confirm", "--seeds", "6"))
     return export_trial(study, best_trial(study), path, force=force)
 
 
@@ -104,7 +104,7 @@ def _text(study: LoadedStudy, number: int, force: bool) -> str:
     if trial.state != TrialState.COMPLETE or run is None or run.config is None:
         raise ExportError(
             f"study {study.name}: trial {number} must be complete, got {trial.state.name.lower()}. "
-            f"`dtme-search show --study {study.name}` lists the trials."
+            f"All trials: {study.place.command('show')}"
         )
     if not force:
         _refuse_doubtful(study, trial, run)
@@ -142,8 +142,8 @@ def _header(study: LoadedStudy, trial: FrozenTrial, run: RunRow) -> str:
     steps = f"{run.total_steps} steps, seed {run.seed}, one run"
     lines = [
         f"Trial {trial.number} of study {study.name}, exported by dtme-search {run.code_version}.",
-        f"delta_m {run.delta_m_percent:+.2f} % on the {run.split}, against single-task baselines of the same",
-        f"recipe ({gains}); {steps}.",
+        f"delta_m {run.delta_m_percent:+.2f} % on the {run.split} ({gains}); {steps}.",
+        f"Against {against(run)}.",
         *_of_further_seeds(confirmed),
         f"Parameter overhead {run.param_overhead_percent:.4f} %, step cost {run.step_cost_ratio:.2f}.",
         f"Layers: {compact_layers(run.operations)} (. none, M token modulation, E token expansion, B both).",

@@ -16,8 +16,9 @@ from dtme_search.reporting.sections import front_section
 from dtme_search.reporting.story import story
 from dtme_search.reporting.study_data import plan_of_run, read_study_data
 from dtme_search.reporting.tables import front_table, trials_table
-from dtme_search.search import DEFAULT_WORKDIR, LoadedStudy
+from dtme_search.search import DEFAULT_WORKDIR, LoadedStudy, own_trials
 from dtme_search.search import load_study as load
+from dtme_search.search.storage.trials import FINISHED
 from dtme_search.token_space import ExpansionPlan
 
 
@@ -62,7 +63,7 @@ class StudyView(LoadedStudy):
         return write_report(self, Path(path))
 
     def __repr__(self) -> str:
-        trials = len(self.optuna.get_trials(deepcopy=False))
+        trials = len(own_trials(self.optuna, FINISHED))
         return f"StudyView({self.name!r}, {trials} of {self.config.trials} trials)"
 
     def _repr_html_(self) -> str:
@@ -83,4 +84,4 @@ def load_study(study: str, *, storage: str | None = None, workdir: Path = DEFAUL
         StorageError: If there is no such study or the database cannot be reached.
     """
     found = load(study, storage=storage, workdir=workdir)
-    return StudyView(found.config, found.optuna, found.records)
+    return StudyView(found.config, found.optuna, found.records, found.place)

@@ -22,7 +22,7 @@ from sqlalchemy.orm import Session
 from dtme_search.errors import DtmeSearchError
 from dtme_search.reporting.document import Block, Bullets, Code, Heading, Paragraph, to_markdown
 from dtme_search.reporting.figures import FIGURES
-from dtme_search.reporting.sections import baseline_section, front_section, trial_note
+from dtme_search.reporting.sections import baseline_section, front_section, next_commands, trial_note
 from dtme_search.reporting.story import story, subject
 from dtme_search.reporting.study_data import StudyData, read_study_data
 from dtme_search.search import LoadedStudy, own_trials
@@ -86,10 +86,7 @@ def study_note(data: StudyData) -> list[Block]:
         *front_section(data),
         *baseline_section(data),
         Heading("Next"),
-        Code(
-            f"dtme-search report --study {data.name} --out report.html\n"
-            f"dtme-search export --study {data.name} --best --out best.yaml"
-        ),
+        Code("\n".join(next_commands(data)[1:])),
         Paragraph(
             "The numbered figures below are ours. In the dashboard's own plots trials above a limit are grey "
             "when `dtme-search dashboard` serves them; a trial that took its result over says so in its note."

@@ -21,8 +21,15 @@ from dtme_search.reporting.document import (
     to_markdown,
 )
 from dtme_search.reporting.effects import effects
-from dtme_search.reporting.figures import FIGURES
-from dtme_search.reporting.sections import baseline_section, frame_table, front_section, task_section
+from dtme_search.reporting.figures import telling_figures
+from dtme_search.reporting.measures import without_measures
+from dtme_search.reporting.sections import (
+    baseline_section,
+    frame_table,
+    front_section,
+    next_commands,
+    task_section,
+)
 from dtme_search.reporting.story import story, subject
 from dtme_search.reporting.study_data import StudyData, read_study_data
 from dtme_search.search import LoadedStudy
@@ -61,9 +68,8 @@ def write_report(study: LoadedStudy, path: Path, form: ReportFormat | None = Non
 
 def report_blocks(data: StudyData, *, with_figures: bool = True) -> list[Block]:
     """Everything the report says."""
-    charts = (
-        [Chart(figure.key, figure.draw(data), figure.caption) for figure in FIGURES] if with_figures else []
-    )
+    figures = telling_figures(data) if with_figures else []
+    charts = [Chart(figure.key, picture, figure.caption) for figure, picture in figures]
     return [
         Heading(f"Study {data.name}", 1),
         *([Paragraph(f"{data.config.description}.")] if data.config.description else []),
@@ -114,33 +120,22 @@ def _trials(data: StudyData) -> list[Block]:
     if data.trials.empty:
         return []
     shown = data.trials.assign(state=data.kinds).drop(columns=["feasible", "on_front"])
+    shown = without_measures(shown, data.study, searched=True)
     empty = [name for name in shown if shown[name].isna().all() or (shown[name] == "").all()]
     shown = shown.drop(columns=empty)
     blocks: list[Block] = [Heading("All trials"), frame_table(shown.tail(_MOST_ROWS))]
     if len(shown) > _MOST_ROWS:
         blocks.append(
             Paragraph(
-                f"The last {_MOST_ROWS} of {len(shown)}; `dtme-search show --study {data.name} --format csv` "
-                "gives all."
+                f"The last {_MOST_ROWS} of {len(shown)}; "
+                f"`{data.study.place.command('show', '--format', 'csv')}` gives all."
             )
         )
     return blocks
 
 
 def _again(data: StudyData) -> list[Block]:
-    name = data.name
-    force = " --force" if data.best is not None and data.best["dead_tasks"] else ""
-    lines = [
-        f"dtme-search optimize --study {name}",
-        f"dtme-search export --study {name} --best{force} --out best.yaml",
-        "dtme-search train best.yaml",
-        f"dtme-search report --study {name} --out report.html",
-    ]
-    return [
-        Heading("To repeat this"),
-        Code("\n".join(lines)),
-        Paragraph("A study of data on disk needs its `--data-root`, one in another place its `--storage`."),
-    ]
+    return [Heading("To repeat this"), Code("\n".join(next_commands(data)))]
 
 
 def _provenance(data: StudyData) -> list[Block]:

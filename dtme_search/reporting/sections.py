@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 
 import pandas as pd
 
+from dtme_search.config.dotted import value_at
 from dtme_search.reporting.document import Block, Heading, Paragraph, Table
+from dtme_search.reporting.measures import metrics_table, searched_table, without_measures
 from dtme_search.reporting.study_data import StudyData, plan_of_run
-from dtme_search.reporting.tables import LEGEND
-from dtme_search.search import RunRow
+from dtme_search.reporting.tables import LEGEND, against
+from dtme_search.search import BaselineRow, RunRow
+from dtme_search.search.storage.studies import stored_base_config
 from dtme_search.tasks import display_metric
 from dtme_search.token_space import ExpansionPlan
 from dtme_search.words import cell, heading
@@ -31,7 +35,8 @@ def front_section(data: StudyData) -> list[Block]:
     front = data.trials[data.trials["on_front"].astype(bool)].sort_values("delta_m_percent", ascending=False)
     if front.empty:
         return []
-    shown = front.drop(columns=[name for name in _HIDDEN if name in front]).dropna(axis=1, how="all")
+    shown = without_measures(front.drop(columns=[name for name in _HIDDEN if name in front]), data.study)
+    shown = shown.dropna(axis=1, how="all")
     return [
         Heading("Front"),
         frame_table(shown),
@@ -43,49 +48,69 @@ def front_section(data: StudyData) -> list[Block]:
     ]
 
 
+def next_commands(data: StudyData) -> list[str]:
+    """Commands that go on from here, the search itself first; those that would be refused are left out."""
+    place, root = data.study.place, stored_base_config(data.study.optuna).data.root
+    where = [] if root is None else ["--data-root", root]
+    commands = [place.command("optimize", *where), place.command("report", "--out", "report.html")]
+    if data.best is None:
+        return commands
+    force = ["--force"] if data.best["dead_tasks"] else []
+    return [
+        *commands,
+        place.command("export", "--best", *force, "--out", "best.yaml"),
+        place.train("best.yaml"),
+    ]
+
+
 def baseline_section(data: StudyData) -> list[Block]:
     """Single-task baselines beside what a guess without the image reaches."""
-    if not data.baselines:
+    rows = _baseline_rows(data)
+    if not rows:
         return []
-    rows = [
+    # What differs between the baselines of a task tells them apart.
+    shown = [path for path in rows[0][1] if len({recipe[path] for _, recipe in rows}) > 1]
+    table = [
         (
-            task,
+            row.task,
             f"{row.metric}, {'higher' if row.higher_is_better else 'lower'} is better",
             display_metric(row.value, row.unit),
             display_metric(row.prior_value, row.unit),
             str(row.num_steps),
             str(row.seed),
+            *(recipe[path] for path in shown),
         )
-        for task, row in data.baselines.items()
+        for row, recipe in rows
     ]
-    columns = ("task", "metric", "single-task baseline", "no-image prior", "steps", "seed")
-    return [Heading("Baselines"), Table(columns, rows)]
+    columns = ("task", "metric", "single-task baseline", "no-image prior", "steps", "seed", *shown)
+    blocks: list[Block] = [Heading("Baselines"), Table(columns, table)]
+    if data.best is not None:
+        blocks.append(Paragraph(f"Gains are against {against(data.runs[int(data.best['trial'])])}."))
+    return blocks
+
+
+def _baseline_rows(data: StudyData) -> list[tuple[BaselineRow, dict[str, str]]]:
+    """Baselines that trials are compared with, by task, with what is searched of their recipes."""
+    used = {row.fingerprint: row for rows in data.baselines.values() for row in rows.values()}
+    by_task = sorted(used.values(), key=lambda row: data.tasks.index(row.task))
+    paths = [path for path in data.config.search if "*" not in path]
+    return [
+        (row, {path: str(value_at(json.loads(row.config), path, "")) for path in paths}) for row in by_task
+    ]
 
 
 def task_section(data: StudyData) -> list[Block]:
-    """Metric of every task: baseline, unexpanded network, best trial."""
-    best = data.best
-    if best is None:
+    """Metrics of every task, auxiliary ones included, and what was searched, trial beside trial."""
+    if not data.compared:
         return []
-    never = data.unexpanded.dropna(subset=["delta_m_percent"])
-    trials = {f"best, trial {best['trial']}": int(best["trial"])}
-    if not never.empty:
-        number = int(never.sort_values("delta_m_percent").iloc[-1]["trial"])
-        trials = {f"unexpanded, trial {number}": number, **trials}
-    metrics = {name: data.metrics(number) for name, number in trials.items()}
-    rows = []
-    for task, row in data.baselines.items():
-        values = [
-            f"{display_metric(found[task], row.unit)} ({_gain(found[task], row.value, row.higher_is_better)})"
-            if task in found else ""
-            for found in metrics.values()
-        ]  # fmt: skip
-        rows.append((task, row.metric, display_metric(row.value, row.unit), *values))
-    return [
+    columns, rows = metrics_table(data.study, data.compared)
+    blocks: list[Block] = [
         Heading("Task by task"),
-        Table(("task", "metric", "baseline", *metrics), rows),
+        Table(columns, rows),
         Paragraph("In brackets the signed gain over the baseline: positive is better, whatever the metric."),
     ]
+    columns, rows = searched_table(data.study, data.trials, data.compared)
+    return [*blocks, Heading("What was searched"), Table(columns, rows)] if rows else blocks
 
 
 def trial_note(data: StudyData, number: int) -> list[Block]:
@@ -95,10 +120,11 @@ def trial_note(data: StudyData, number: int) -> list[Block]:
     blocks: list[Block] = [Paragraph(_verdict(row, run))]
     if number in data.proposals:
         blocks.append(Paragraph(data.proposals[number]))
-    gains = [(task, row.get(f"gain_{task}_percent")) for task in data.tasks]
-    known = [(task, f"{gain:+.2f} %") for task, gain in gains if gain is not None and gain == gain]
-    if known:
-        blocks.append(Table(("task", "gain over its baseline"), known))
+    for columns, rows in (
+        metrics_table(data.study, [number]),
+        searched_table(data.study, data.trials, [number]),
+    ):
+        blocks += [Table(columns, rows)] if rows else []
     plan = plan_of_run(run) if run is not None else None
     if plan is not None:
         blocks.append(plan_table(plan))
@@ -160,7 +186,3 @@ def _groups(plan: ExpansionPlan, groups: Sequence[Sequence[str]]) -> str:
     if len(groups) == 1 and len(groups[0]) == len(plan.tasks) > 1:
         return "all tasks together"
     return ", ".join("+".join(group) for group in groups)
-
-
-def _gain(value: float, base: float, higher_is_better: bool) -> str:
-    return f"{(1 if higher_is_better else -1) * 100 * (value - base) / base:+.2f} %"

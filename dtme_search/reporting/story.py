@@ -6,7 +6,9 @@ import pandas as pd
 
 from dtme_search.config import ModelConfig, RunConfig
 from dtme_search.reporting.effects import Effect, effects
+from dtme_search.reporting.measures import searched_table
 from dtme_search.reporting.study_data import StudyData
+from dtme_search.reporting.tables import against
 from dtme_search.search import confirmations, lead_of
 from dtme_search.words import heading
 
@@ -21,6 +23,7 @@ def story(data: StudyData) -> list[str]:
     told = [
         counts(data),
         _best(data, data.best),
+        _searched(data, data.best),
         _against_unexpanded(data, data.best),
         _tasks(data, data.best),
         _price(data.best),
@@ -80,10 +83,10 @@ def objectives(data: StudyData) -> str:
 def _best(data: StudyData, best: pd.Series) -> str:
     goal = next(iter(data.config.objectives))
     by = f"{heading(goal)} over new seeds" if best["delta_m_mean"] == best["delta_m_mean"] else heading(goal)
-    grown = f"layers {best['layers']}" if set(best["layers"]) != {"."} else "a network that never grew"
-    start = _grown_when(best["start"])
-    text = f"The best feasible trial by {by} is **trial {best['trial']}** ({grown}{start}): "
-    text += f"delta_m **{best['delta_m_percent']:+.2f} %** against single-task baselines of the same recipe. "
+    grown = f" (layers {best['layers']}" if set(best["layers"]) != {"."} else " (a network that never grew"
+    start = f"{grown}{_grown_when(best['start'])})" if data.could_grow else ""
+    text = f"The best feasible trial by {by} is **trial {best['trial']}**{start}: "
+    text += f"delta_m **{best['delta_m_percent']:+.2f} %** against {against(data.runs[best['trial']])}. "
     seeds = best.get("num_seeds")
     if seeds is not None and seeds >= 1:
         spread = best["delta_m_std"]
@@ -108,12 +111,15 @@ def _grown_when(start: float) -> str:
 
 
 def _against_unexpanded(data: StudyData, best: pd.Series) -> str:
+    if not data.could_grow:
+        return ""
     never = data.unexpanded.dropna(subset=["delta_m_percent"])
     if never.empty:
         return "No unexpanded network was trained in this study, so it cannot tell what growing brings."
     reference = _reference(best, never)
     if reference["trial"] == best["trial"]:
-        return "No grown network is better than the unexpanded one here."
+        grew = len(data.feasible) > len(never)
+        return "No grown network is better than the unexpanded one here." if grew else "No network grew here."
     difference = best["delta_m_percent"] - reference["delta_m_percent"]
     text = (
         f"That is {difference:+.2f} points against the network of the same seed that never grew (trial "
@@ -146,14 +152,24 @@ def _tasks(data: StudyData, best: pd.Series) -> str:
     known = {task: float(gain) for task, gain in gains.items() if gain is not None and gain == gain}
     if not known:
         return ""
-    words = {
-        "gain from sharing the network": [
-            f"{task} {gain:+.1f} %" for task, gain in known.items() if gain > 0
-        ],
-        "lose": [f"{task} {gain:+.1f} %" for task, gain in known.items() if gain <= 0],
-    }
-    parts = [f"{', '.join(tasks)} {verb}" for verb, tasks in words.items() if tasks]
+    if len(known) == 1 and data.run_config is not None and len(data.run_config.tasks) == 1:
+        return ""  # nothing is shared
+    better = [f"{task} {gain:+.1f} %" for task, gain in known.items() if gain > 0]
+    worse = [f"{task} {gain:+.1f} %" for task, gain in known.items() if gain <= 0]
+    parts = [f"{', '.join(better)} {_agreeing(better, 'gain')} from sharing the network"] if better else []
+    parts += [f"{', '.join(worse)} {_agreeing(worse, 'do')} not"] if worse else []
     return f"In that trial {'; '.join(parts)}, each against its own single-task baseline."
+
+
+def _agreeing(subjects: list[str], verb: str) -> str:
+    return verb if len(subjects) > 1 else {"gain": "gains", "do": "does"}[verb]
+
+
+def _searched(data: StudyData, best: pd.Series) -> str:
+    """Values of the best trial that no other sentence tells."""
+    _, rows = searched_table(data.study, data.trials, [int(best["trial"])])
+    listed = ", ".join(f"`{path}` {value}" for path, value in rows)
+    return f"Of what was searched it has {listed}." if listed else ""
 
 
 def _price(best: pd.Series) -> str:

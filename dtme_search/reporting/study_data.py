@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import pandas as pd
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from dtme_search.config import RunConfig, StudyConfig
+from dtme_search.reporting.measures import MOST_COLUMNS, baselines_of_trials
 from dtme_search.reporting.tables import table_of_runs
 from dtme_search.search import PROPOSAL_ATTR, BaselineRow, LoadedStudy, RunRow, own_trials
+from dtme_search.search.storage.studies import stored_base_config
 from dtme_search.search.storage.tables import CONFLICTS, EVALUATIONS, GRADIENTS
 from dtme_search.token_space import ExpansionPlan
 
@@ -50,7 +52,7 @@ class StudyData:
         conflicts: Rates in percent, mean over the trials that measured: ``layer``, ``task_a``, ``task_b``,
             ``range_percent``, ``null_percent``, ``trials``.
         gradients: Looks at the gradients: the columns of ``GradientRow`` with ``trial`` and ``fraction``.
-        baselines: Single-task baseline by task.
+        baselines: Trial -> task -> single-task baseline that it is compared with.
         parameters: Searched values, a row per trial and a column per parameter; missing where not searched.
     """
 
@@ -60,7 +62,7 @@ class StudyData:
     rungs: pd.DataFrame
     conflicts: pd.DataFrame
     gradients: pd.DataFrame
-    baselines: Mapping[str, BaselineRow]
+    baselines: Mapping[int, Mapping[str, BaselineRow]]
     parameters: pd.DataFrame
 
     @cached_property
@@ -102,6 +104,22 @@ class StudyData:
         return self.complete[self.complete["feasible"] != False]  # noqa: E712
 
     @cached_property
+    def compared(self) -> list[int]:
+        """Trials to put side by side: the best of the front, the best that never grew among them."""
+        front = self.trials[self.trials["on_front"].astype(bool)]
+        ranked = front.sort_values("delta_m_percent", ascending=False)["trial"].tolist()
+        never = self.unexpanded.sort_values("delta_m_percent", ascending=False)["trial"].tolist()[:1]
+        best = [] if self.best is None else [int(self.best["trial"])]
+        return list(dict.fromkeys([*best, *never, *ranked]))[:MOST_COLUMNS]
+
+    @cached_property
+    def could_grow(self) -> bool:
+        """Whether growth is part of the study, so that its absence says something."""
+        base = stored_base_config(self.study.optuna).expansion.policy != "none"
+        searched = any(path.startswith("expansion.") for path in self.config.search)
+        return base or searched
+
+    @cached_property
     def unexpanded(self) -> pd.DataFrame:
         """Complete trials whose network never grew."""
         return self.complete[self.complete["layers"].astype(str).str.fullmatch(r"\.+")]
@@ -125,7 +143,7 @@ class StudyData:
     @property
     def tasks(self) -> tuple[str, ...]:
         """Primary tasks: those that make up delta_m."""
-        return tuple(self.baselines) or tuple(
+        return tuple(next(filter(None, self.baselines.values()), ())) or tuple(
             name.removeprefix("gain_").removesuffix("_percent")
             for name in self.trials.columns
             if name.startswith("gain_")
@@ -170,12 +188,6 @@ class StudyData:
             except (ValueError, RuntimeError):  # all trials alike: nothing separates them
                 return {}
 
-    def metrics(self, number: int) -> dict[str, float]:
-        """Metric of each task at the last evaluation of a trial."""
-        rows = self.study.records.evaluations(self.name, number)
-        last = max((row.step for row in rows), default=0)
-        return {row.task: row.value for row in rows if row.step == last}
-
 
 def read_study_data(study: LoadedStudy) -> StudyData:
     """Read a study; a second or two for 2,000 trials."""
@@ -189,7 +201,7 @@ def read_study_data(study: LoadedStudy) -> StudyData:
         rungs=_rungs(study, runs),
         conflicts=_conflicts(study),
         gradients=_gradients(study, runs),
-        baselines=_baselines(study, trials),
+        baselines=baselines_of_trials(study, runs.values()),
         parameters=parameters,
     )
 
@@ -249,28 +261,3 @@ def _frame(study: LoadedStudy, query: Any) -> pd.DataFrame:
     with Session(study.records.engine) as session:
         result = session.execute(query)
         return pd.DataFrame(result.fetchall(), columns=list(result.keys()))
-
-
-def _baselines(study: LoadedStudy, trials: Sequence[FrozenTrial]) -> dict[str, BaselineRow]:
-    """The study's baselines among those of the database: the ones its gains were computed with."""
-    first = next((trial for trial in trials if trial.state == TrialState.COMPLETE), None)
-    known = study.records.baselines()
-    if first is None:
-        return {}
-    found: dict[str, BaselineRow] = {}
-    for row in study.records.evaluations(study.name, first.number):
-        if row.gain_percent is None:
-            continue
-        candidates = [base for base in known if base.task == row.task]
-        if candidates:
-            wanted = row
-            found[row.task] = min(
-                candidates, key=lambda base: _misfit(base, wanted.value, wanted.gain_percent)
-            )
-    gains = first.user_attrs.get("gains_percent", found)
-    return {task: found[task] for task in gains if task in found}
-
-
-def _misfit(base: BaselineRow, value: float, gain_percent: float | None) -> float:
-    sign = 1 if base.higher_is_better else -1
-    return abs(sign * 100 * (value - base.value) / base.value - (gain_percent or 0.0))

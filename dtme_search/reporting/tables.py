@@ -10,6 +10,8 @@ from typing import Any
 import pandas as pd
 from optuna.trial import TrialState
 
+from dtme_search.config import RunConfig
+from dtme_search.reporting.measures import baselines_of_trials, last_evaluations, measured
 from dtme_search.search import (
     Confirmed,
     LoadedStudy,
@@ -41,7 +43,9 @@ def trials_table(study: LoadedStudy) -> pd.DataFrame:
     ``dead_tasks``, ``seconds``, ``on_front``, ``error`` (first line).
     Where a study has such trials: ``reason`` (why it was
     pruned or took a result over), ``origin_trial`` (whose result it took), ``steps_reused``. delta_m of a
-    trial without a result is that of its last evaluation.
+    trial without a result is that of its last evaluation, and so are ``metric_<task>`` (of all tasks, in
+    its unit: fractions, m, deg), with ``baseline_<task>`` and ``prior_<task>`` beside it. A searched
+    parameter has a column of the name of its path.
     """
     return table_of_runs(study, {run.trial: run for run in study.records.runs(study.name)})
 
@@ -50,6 +54,7 @@ def table_of_runs(study: LoadedStudy, runs: Mapping[int, RunRow]) -> pd.DataFram
     """``trials_table`` of runs that are read already."""
     front = front_numbers(study)
     confirmed, expected = confirmations(study), expectations(study)
+    last, baselines = last_evaluations(study), baselines_of_trials(study, runs.values())
     rows = []
     for trial in own_trials(study.optuna):
         run = runs.get(trial.number)
@@ -77,8 +82,8 @@ def table_of_runs(study: LoadedStudy, runs: Mapping[int, RunRow]) -> pd.DataFram
             }
             facts = {name: getattr(run, name) for name in ("reason", "origin_trial", "steps_reused")}
             row |= {name: value for name, value in facts.items() if value is not None}
-            for task, gain in trial.user_attrs.get("gains_percent", {}).items():
-                row[f"gain_{task}_percent"] = gain
+            row |= measured(last.get(trial.number, {}), baselines.get(trial.number, {}))
+            row |= trial.params
         if trial.number in expected:
             each = expected[trial.number]
             row |= {"expected_delta_m": each.mean, "expected_std": each.deviation}
@@ -182,6 +187,13 @@ def baselines_table(study: LoadedStudy) -> pd.DataFrame:
         for row in study.records.baselines()
     ]
     return pd.DataFrame(rows)
+
+
+def against(run: RunRow) -> str:
+    """What the delta_m of a trial is against, to be read after "against"."""
+    if run.baselines is None or run.config is None:
+        return "single-task baselines of the base config"  # of a release that had no others
+    return RunConfig.model_validate_json(run.config).baselines.in_words()
 
 
 def compact_layers(operations: str | None) -> str:

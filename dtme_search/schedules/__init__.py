@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from dtme_search.config import RunConfig
 from dtme_search.errors import ConfigError
+from dtme_search.schedules.adaptive import GradientWeights, Measure
 from dtme_search.schedules.base import Schedule, ScheduleState, TaskWeights
 from dtme_search.schedules.constant import Constant
 from dtme_search.schedules.diminish import Diminish, decay_rate_of
 from dtme_search.schedules.switch import Switch
 
-__all__ = ["Constant", "Diminish", "Schedule", "ScheduleState", "Switch", "TaskWeights", "build_schedule"]
+__all__ = [
+    "Constant",
+    "Diminish",
+    "GradientWeights",
+    "Schedule",
+    "ScheduleState",
+    "Switch",
+    "TaskWeights",
+    "build_schedule",
+]
 
 
 def build_schedule(config: RunConfig) -> Schedule:
@@ -33,12 +45,39 @@ def build_schedule(config: RunConfig) -> Schedule:
     tasks = TaskWeights(
         {name: task.weight for name, task in config.tasks.items()}, frozenset(config.auxiliary_tasks)
     )
-    schedule = config.schedule
-    if not config.auxiliary_tasks or schedule.kind == "constant":
+    if not config.auxiliary_tasks:
         return Constant(tasks)
-    if schedule.kind == "switch":
-        return Switch(tasks, round(schedule.switch_at * config.total_steps), schedule.patience)
+    schedule, steps = config.schedule, config.total_steps
+    before = SCHEDULES[schedule.kind](config, tasks)
+    planned = [schedule.switch_at if schedule.kind == "switch" else None, schedule.stop_at]
+    ends = [round(fraction * steps) for fraction in planned if fraction is not None]
+    if not ends and schedule.patience is None:
+        return before
+    return Switch(before, tasks, min(ends, default=None), schedule.patience)
+
+
+def _diminish(config: RunConfig, tasks: TaskWeights) -> Schedule:
+    schedule = config.schedule
     return Diminish(tasks, schedule.initial_weight, _decay_rate(config), schedule.decay_power)
+
+
+def _adaptive(measure: Measure) -> Callable[[RunConfig, TaskWeights], Schedule]:
+    def make(config: RunConfig, tasks: TaskWeights) -> Schedule:
+        schedule = config.schedule
+        total = float(len(tasks.auxiliary)) if schedule.total is None else schedule.total
+        return GradientWeights(tasks, measure, total, schedule.every, schedule.epsilon)
+
+    return make
+
+
+SCHEDULES: dict[str, Callable[[RunConfig, TaskWeights], Schedule]] = {
+    "constant": lambda _, tasks: Constant(tasks),
+    "diminish": _diminish,
+    "switch": lambda _, tasks: Constant(tasks),
+    "inverse_gradient_norm": _adaptive("gradient_norm"),
+    "fisher_trace": _adaptive("fisher_trace"),
+}
+"""``schedule.kind`` -> what holds as long as auxiliary tasks are trained."""
 
 
 def _decay_rate(config: RunConfig) -> float:

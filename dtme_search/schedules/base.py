@@ -15,7 +15,12 @@ ScheduleState = Mapping[str, int | float | None]
 
 
 class Schedule(Protocol):
-    """Weights of the task losses over a run. Primary tasks keep theirs; auxiliary ones never gain."""
+    """Weights of the task losses over a run. Primary tasks keep theirs."""
+
+    @property
+    def plateau_step(self) -> int | None:
+        """First step without auxiliary tasks, where the primary metrics decided it; ``None`` before."""
+        ...
 
     def weights(self, step: int) -> dict[str, float]:
         """Task weight times gamma of every task of the run, in config order.
@@ -35,6 +40,18 @@ class Schedule(Protocol):
                 evaluation holds from that step on.
             improved: Whether the primary metrics are better than at every evaluation before.
         """
+        ...
+
+    def wants(self, step: int) -> str | None:
+        """Size of the auxiliary gradients to be measured before a step, ``None`` if none is.
+
+        ``gradient_norm`` is the norm of the gradient of the batch, ``fisher_trace`` the mean of the squared
+        gradient norms of its images, both of the unweighted loss on the shared parameters.
+        """
+        ...
+
+    def refresh(self, sizes: Mapping[str, float]) -> None:
+        """Take in what was wanted, by auxiliary task."""
         ...
 
     def state(self) -> dict[str, int | float | None]:
@@ -80,6 +97,18 @@ class Memoryless:
 
     def observe(self, step: int, improved: bool) -> None:
         """Nothing follows from an evaluation."""
+
+    @property
+    def plateau_step(self) -> int | None:
+        """No evaluation decides anything."""
+        return None
+
+    def wants(self, step: int) -> str | None:  # noqa: ARG002
+        """Nothing is measured."""
+        return None
+
+    def refresh(self, sizes: Mapping[str, float]) -> None:
+        """Nothing follows from gradients."""
 
     def state(self) -> dict[str, int | float | None]:
         """Nothing to remember."""

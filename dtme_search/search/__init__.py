@@ -18,7 +18,8 @@ from dtme_search.search.study.leaders import (
     ranking,
     why_no_leader,
 )
-from dtme_search.search.study.loading import DEFAULT_WORKDIR, LoadedStudy, load_study, storage_url
+from dtme_search.search.study.loading import LoadedStudy, load_study, storage_url
+from dtme_search.search.study.place import DEFAULT_WORKDIR
 from dtme_search.search.study.preparation import read_study
 from dtme_search.search.trial.diary import DrawFiles
 from dtme_search.search.trial.listener import Listener, WorkerStatus

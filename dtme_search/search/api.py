@@ -6,6 +6,7 @@ import os
 import socket
 import zlib
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from dtme_search.models import check_model
@@ -17,9 +18,11 @@ from dtme_search.search.storage.rows import BaselineRow
 from dtme_search.search.storage.studies import check_storage, open_storage
 from dtme_search.search.study.baselines import Baselines
 from dtme_search.search.study.lifecycle import num_finished
-from dtme_search.search.study.loading import DEFAULT_WORKDIR, LoadedStudy, storage_url, study_name
+from dtme_search.search.study.loading import LoadedStudy, storage_url, study_name
 from dtme_search.search.study.loop import run_trials
-from dtme_search.search.study.preparation import Prepared, join_prepared, prepare, read_study
+from dtme_search.search.study.place import DEFAULT_WORKDIR
+from dtme_search.search.study.preparation import Prepared, join_prepared, prepare, read_study, space_of
+from dtme_search.search.study.recipes import settled
 from dtme_search.search.trial.diary import DrawFiles
 from dtme_search.search.trial.listener import Listener
 from dtme_search.search.trial.objective import Objective
@@ -40,19 +43,22 @@ def train_baselines(
     overrides: Sequence[str] = (),
     listener: Listener | None = None,
 ) -> dict[str, BaselineRow]:
-    """Train the single-task baselines of a study that are missing; gives all of them by task."""
+    """Train the single-task baselines of a study that are missing; gives those of its base config by task."""
     config, base = read_study(study, overrides, data_root)
     hears = listener or Listener()
     shelf = DataShelf(pick_device(device), on_progress=hears.data_reading)
     url = storage_url(config.name, storage, workdir)
     check_storage(url)
     check_model(base.model, base.data.image_size)
+    space = space_of(config, base)
     check_run(base, shelf.get(base))
     records = records_for(open_storage(url))
     records.create_tables()
     workspace = Workspace.of_study(workdir, config.name)
     with StopSwitch() as switch:
-        return Baselines(records, shelf, workspace.baseline, hears, switch).get(base)
+        baselines = Baselines(records, shelf, workspace.baseline, hears, switch)
+        base = settled(space, baselines, all_recipes=True).base
+        return baselines.get(base)
 
 
 def optimize(
@@ -197,15 +203,19 @@ def _work(
     stays: bool = False,
 ) -> None:
     """Train the baselines that are missing, then trials."""
-    base, shelf, records, workspace = prepared.base, prepared.shelf, prepared.records, prepared.workspace
+    shelf, records, workspace = prepared.shelf, prepared.records, prepared.workspace
+    baselines = Baselines(records, shelf, workspace.baseline, hears, switch)
     try:
-        baselines = Baselines(records, shelf, workspace.baseline, hears, switch).get(base)
+        space = settled(prepared.space, baselines)
     except TrainingInterrupted:
         return
+    get = replace(baselines, tells_known=False).get
+    # Of all trials the tasks of the base config: a study may search the roles, too.
+    tasks = space.base.primary_tasks
     objective = Objective(
         study=prepared.config,
-        space=prepared.space,
-        baselines=baselines,
+        space=space,
+        baselines=lambda config: get(space.judged_as(config), tasks),
         shelf=shelf,
         records=records,
         workspace=workspace,

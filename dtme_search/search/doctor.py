@@ -22,10 +22,11 @@ from sqlalchemy import Connection, text
 from dtme_search.config import RunConfig, StudyConfig
 from dtme_search.data import build_dataset, split_ids
 from dtme_search.data.reading.cache import cache_folder
-from dtme_search.errors import DtmeSearchError
+from dtme_search.errors import ConfigError, DtmeSearchError
 from dtme_search.search.storage.database import make_engine, mask_url, storage_errors
-from dtme_search.search.storage.studies import check_storage
-from dtme_search.search.study.loading import DEFAULT_WORKDIR, storage_url
+from dtme_search.search.storage.studies import check_storage, stored_base_config
+from dtme_search.search.study.loading import load_study, storage_url
+from dtme_search.search.study.place import DEFAULT_WORKDIR
 from dtme_search.search.study.preparation import read_study
 from dtme_search.search.workers.places import visible_gpus
 
@@ -79,7 +80,7 @@ def examine(
     config = None
     if study is not None:
         try:
-            config, base = read_study(study, (), data_root)
+            config, base = _definition(study, storage, data_root, workdir)
             checks.append(
                 Check("study", "ok", f"{config.name}: {config.trials} trials of {base.total_steps} steps")
             )
@@ -102,6 +103,22 @@ def examine(
 def can_run(checks: list[Check]) -> bool:
     """Whether nothing stands in the way of a search."""
     return all(check.state != "problem" for check in checks)
+
+
+def _definition(
+    study: str, storage: str | None, data_root: str | None, workdir: Path
+) -> tuple[StudyConfig, RunConfig]:
+    """Of the file of a study, or where no file has that name, of the study itself."""
+    try:
+        return read_study(study, (), data_root)
+    except ConfigError:
+        try:
+            loaded = load_study(study, storage=storage, workdir=workdir)
+        except DtmeSearchError:
+            loaded = None
+        if loaded is None:
+            raise
+        return loaded.config, stored_base_config(loaded.optuna).with_data_root(data_root)
 
 
 def _versions() -> Check:

@@ -50,6 +50,7 @@ class FinalResult:
         metrics: Task -> metric; what baselines, gains and delta_m are about.
         baselines: Task -> single-task baseline trained on the same ids; empty if none were asked for.
         folder: Where checkpoint and config are.
+        against: What the baselines are, in words.
         extra_metrics: Task -> further metric -> value, to compare with publications (exact odsF of edges).
     """
 
@@ -59,6 +60,7 @@ class FinalResult:
     metrics: Mapping[str, float]
     baselines: Mapping[str, BaselineRow]
     folder: Path
+    against: str = ""
     extra_metrics: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     @property
@@ -107,14 +109,13 @@ def train_final(
         TrainingInterrupted: If a signal stopped it; the same call goes on.
     """
     hears = listener or Listener()
-    shelf = DataShelf(pick_device(device), final=True, on_progress=hears.data_reading)
+    # The test images are read now: a broken one is named before the training, not after it.
+    shelf = DataShelf(pick_device(device), final=True, read=("train", "test"), on_progress=hears.data_reading)
     url = storage or default_storage_url(FINAL, workdir)
     if with_baselines:
         check_storage(url)
     check_model(config.model, config.data.image_size)
     data = shelf.get(config)
-    # A broken test image is found now, not after the training.
-    next(data.eval_batches("test", 1), None)
     check_run(config, data)
 
     workspace = Workspace.of_study(workdir, FINAL)
@@ -140,7 +141,10 @@ def train_final(
                 raise TrainingInterrupted("stopped while the trained model was measured")
 
         extra = _extra(trainer.model, data, "test", config, tuple(metrics), scored)
-    result = FinalResult("test", len(data.splits.test), data.specs, metrics, baselines, folder, extra)
+    against = config.baselines.in_words()
+    result = FinalResult(
+        "test", len(data.splits.test), data.specs, metrics, baselines, folder, against, extra
+    )
     (folder / "metrics.json").write_text(
         json.dumps(
             {
@@ -187,7 +191,8 @@ def evaluate_checkpoint(
     extra = _extra(model, data, split, config, tuple(metrics), hears.scoring)
     if look is not None:
         look(model, data)
-    return FinalResult(split, len(data.splits.ids(split)), data.specs, metrics, {}, checkpoint.parent, extra)
+    num_images, folder = len(data.splits.ids(split)), checkpoint.parent
+    return FinalResult(split, num_images, data.specs, metrics, {}, folder, extra_metrics=extra)
 
 
 def _extra(

@@ -2,7 +2,7 @@
 
 from dtme_search.token_space.conflicts import conflict_rates, measure_conflicts
 from dtme_search.token_space.plan import ExpansionPlan, Operation
-from dtme_search.token_space.planning import merge_tasks, needs_conflicts, plan_expansion
+from dtme_search.token_space.planning import merge_tasks, plan_expansion
 from dtme_search.token_space.report import ConflictReport, Space
 from dtme_search.token_space.subspace import CovarianceAccumulator, TokenSpace, split_token_space
 
@@ -16,7 +16,6 @@ __all__ = [
     "conflict_rates",
     "measure_conflicts",
     "merge_tasks",
-    "needs_conflicts",
     "plan_expansion",
     "split_token_space",
 ]

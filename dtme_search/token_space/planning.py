@@ -23,13 +23,6 @@ _SPACES: tuple[Space, Space] = ("range", "null")
 """Subspace that decides about token modulation, and the one that decides about token expansion."""
 
 
-def needs_conflicts(config: ExpansionConfig) -> bool:
-    """Whether :func:`plan_expansion` looks at a report under this config."""
-    if config.policy == "per_layer":
-        return "auto" in config.layers or config.pair_threshold > 0 or config.max_streams is not None
-    return config.policy == "conflict"
-
-
 def plan_expansion(
     report: ConflictReport | None,
     config: ExpansionConfig,
@@ -52,7 +45,7 @@ def plan_expansion(
       that task and the rest of its group part, and there can be more streams than groups.
 
     Args:
-        report: Measured conflicts; may be ``None`` where :func:`needs_conflicts` is false.
+        report: Measured conflicts; may be ``None`` where ``config.needs_conflicts`` is false.
         config: The ``expansion`` section.
         tasks: Tasks of the model, in its order.
         num_layers: Layers of the backbone.
@@ -71,7 +64,7 @@ def plan_expansion(
             f"expansion.layers must hold one choice for each of the {num_layers} layers, "
             f"got {len(config.layers)}. Use auto where conflicts should decide."
         )
-    if needs_conflicts(config):
+    if config.needs_conflicts:
         _check_report(report, tasks, num_layers)
     layers = _choose_layers(report, config, num_layers, seed)
     active = [
@@ -120,7 +113,9 @@ def merge_tasks(conflicts: Tensor, tasks: Sequence[str], max_groups: int) -> Tas
 
 def _check_report(report: ConflictReport | None, tasks: Sequence[str], num_layers: int) -> None:
     if report is None:
-        raise ValueError("report must be measured for this config, got None. Ask needs_conflicts first.")
+        raise ValueError(
+            "report must be measured for this config, got None. Ask config.needs_conflicts first."
+        )
     if report.tasks != tuple(tasks) or report.num_layers != num_layers:
         raise ValueError(
             f"report must be of tasks {list(tasks)} and {num_layers} layers, "

@@ -15,7 +15,6 @@ from dtme_search.data import Split, TaskData
 from dtme_search.errors import ConfigError
 from dtme_search.metrics import Meter, build_meter, extra_meters
 from dtme_search.models import MultiTaskViT
-from dtme_search.training.identity import weights_follow_results
 from dtme_search.training.runtime import autocast
 
 
@@ -23,9 +22,9 @@ def check_scoring(config: RunConfig, split: Split) -> None:
     """Refuse a run in which the test split would decide how it is trained.
 
     Raises:
-        ConfigError: If the task weights follow evaluations, and there is nothing but the test split for them.
+        ConfigError: If task weights follow evaluations, and there is nothing but the test split for them.
     """
-    if split == "test" and weights_follow_results(config):
+    if split == "test" and config.auxiliary_tasks and config.schedule.patience is not None:
         raise ConfigError(
             "schedule.patience must be empty in a final training, which has only the test split to look at, "
             f"got {config.schedule.patience}. Export a trial, which holds the step that its search found, or "

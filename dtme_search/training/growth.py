@@ -17,12 +17,10 @@ from dtme_search.token_space import (
     ConflictReport,
     ExpansionPlan,
     measure_conflicts,
-    needs_conflicts,
     plan_expansion,
 )
 from dtme_search.training.combination import Combination
 from dtme_search.training.forward import TaskLosses, part_of
-from dtme_search.training.identity import weights_follow_results
 from dtme_search.training.runtime import Stopwatch
 
 PROBE_STEPS = 3
@@ -54,7 +52,7 @@ class Growth:
     @property
     def needs_report(self) -> bool:
         """Whether the plan depends on conflicts."""
-        return needs_conflicts(self.config.expansion)
+        return self.config.expansion.needs_conflicts
 
     def measure(self, on_progress: Callable[[str], None] = lambda _: None) -> ConflictReport:
         """Conflict report on training images without augmentation.
@@ -135,18 +133,34 @@ def plan_for(
     return replace(plan, tasks=everything)
 
 
-def resolved_config(config: RunConfig, plan: ExpansionPlan, plateau_step: int | None = None) -> RunConfig:
+def resolved_config(
+    config: RunConfig,
+    plan: ExpansionPlan,
+    plateau_step: int | None = None,
+    trained_parts: tuple[str, ...] | None = None,
+) -> RunConfig:
     """The run with all that it found out written down: it trains to the same model without looking.
 
     Args:
         config: The run.
         plan: What it grew by.
         plateau_step: Step at which its auxiliary tasks were switched off early, if they were.
+        trained_parts: What went on training then, if it was chosen.
     """
-    if weights_follow_results(config):
-        plateau = 1.0 if plateau_step is None else plateau_step / config.total_steps
-        switch_at = min(config.schedule.switch_at, plateau)
-        schedule = config.schedule.model_copy(update={"patience": None, "switch_at": switch_at})
+    if trained_parts:
+        finetune = config.schedule.finetune.model_copy(update={"parts": trained_parts})
+        config = config.model_copy(
+            update={"schedule": config.schedule.model_copy(update={"finetune": finetune})}
+        )
+    if config.schedule.patience is not None:
+        schedule = config.schedule
+        end = "switch_at" if schedule.kind == "switch" else "stop_at"
+        planned = [
+            getattr(schedule, end),
+            None if plateau_step is None else plateau_step / config.total_steps,
+        ]
+        first = min((each for each in planned if each is not None), default=None)
+        schedule = schedule.model_copy(update={"patience": None, end: first})
         config = config.model_copy(update={"schedule": schedule})
     if plan.is_empty:
         return config.unexpanded()

@@ -16,7 +16,8 @@ from typing import Any
 
 import torch
 
-from dtme_search.config import RunConfig, canonical, fingerprint, run_fingerprint
+from dtme_search.config import ADAPTIVE, RunConfig, canonical, finetuning, fingerprint, run_fingerprint
+from dtme_search.config.identity import MEASURING
 from dtme_search.models import name_weights
 from dtme_search.schedules import build_schedule
 from dtme_search.token_space import ExpansionPlan
@@ -33,6 +34,7 @@ _CODE_THAT_TRAINS = (
     "models",
     "training",
     "tasks.py",
+    "thinning.py",
 )
 
 
@@ -130,18 +132,14 @@ def analysis_fingerprint(config: RunConfig, tasks: tuple[str, ...]) -> str:
         config: The run.
         tasks: Tasks that are trained at the expansion step.
     """
-    expansion = config.expansion
-    settings = {
-        name: getattr(expansion, name)
-        for name in ("variance_ratio", "num_images", "analysis_batch_size", "decoder_warmup_steps")
-    }
+    settings = {name: getattr(config.expansion, name) for name in MEASURING}
     return fingerprint("conflicts", settings, tasks)
 
 
 def weights_follow_results(config: RunConfig) -> bool:
-    """Whether task weights depend on what evaluations give, so that nobody knows them before the training."""
+    """Whether task weights depend on evaluations or gradients, so that nobody knows them beforehand."""
     schedule = config.schedule
-    return bool(config.auxiliary_tasks) and schedule.kind == "switch" and schedule.patience is not None
+    return bool(config.auxiliary_tasks) and (schedule.patience is not None or schedule.kind in ADAPTIVE)
 
 
 @cache
@@ -169,6 +167,11 @@ def _weights(config: RunConfig, num_steps: int) -> str:
         return "follow results"
     schedule = build_schedule(config)
     digest = hashlib.sha256()
+    stopped = False
     for step in range(num_steps):
-        digest.update(repr(tuple(schedule.weights(step).values())).encode())
+        weights = tuple(schedule.weights(step).values())
+        digest.update(repr(weights).encode())
+        stopped = stopped or 0.0 in weights
+    if stopped and config.finetunes:
+        digest.update(repr(finetuning(config)).encode())
     return digest.hexdigest()

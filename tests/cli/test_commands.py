@@ -153,7 +153,7 @@ class TestOptimize:
         assert "Not to be trusted" in ran.out  # ten steps teach nothing
         assert ran.out.splitlines()[-3:] == [
             "  dtme-search export --study tiny --workdir runs --best --force --out best.yaml",
-            "  dtme-search train best.yaml --data-root unused",
+            "  dtme-search train best.yaml --workdir runs",
             "  dtme-search dashboard --study tiny --workdir runs",
         ]
 
@@ -238,7 +238,9 @@ class TestShow:
     def test_a_study_without_trials(self, run, place):
         write_tiny_study(place)
         run("optimize", "--study", "tiny.yaml", "--timeout", 0)
-        assert run("show", "--study", "tiny").out == "Study tiny has no trials yet.\n"
+        assert run("show", "--study", "tiny").out == (
+            "Study tiny has no trials yet.\nNext:\n  dtme-search optimize --study tiny.yaml\n"
+        )
         assert json.loads(run("show", "--study", "tiny", "--format", "json").out) == []
         assert run("show", "--study", "tiny", "--format", "csv").out.startswith("trial,state,delta_m_percent")
 

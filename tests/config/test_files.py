@@ -91,7 +91,7 @@ class TestYaml:
                 tasks={"normals": TaskConfig(weight=0.1), "semseg": TaskConfig(role="auxiliary")},
                 # Text that would be read as a number or a date if it were not quoted.
                 model=ModelConfig(
-                    checkpoint="1e5", backbone="2024-01-01", backbone_options={"depth": 6, "a": "no"}
+                    checkpoint="/a/1e5", backbone="2024-01-01", backbone_options={"a": "no", "b": "1e5"}
                 ),
                 expansion=ExpansionConfig(
                     policy="fixed",
@@ -248,7 +248,11 @@ class TestPaths:
     @pytest.mark.parametrize(
         ("dotted", "message"),
         [
-            ("", "here: '' is unknown. Known: data, expansion, model, schedule, seed, tasks, train."),
+            (
+                "",
+                "here: '' is unknown. Known: "
+                "baselines, data, expansion, model, schedule, seed, tasks, train.",
+            ),
             ("expansion.layer.*", "here: 'layer' is unknown. Did you mean 'layers'?"),
             (
                 "expansion.layers.last",

@@ -18,6 +18,8 @@ AUXILIARY = {"tasks.depth.role": "auxiliary"}
 DIMINISH = {**AUXILIARY, "schedule.kind": "diminish"}
 RATED = {**DIMINISH, "schedule.decay_rate": 0.01}
 PROMPTED = {"model.architecture": "taskprompter"}
+TUNES = {**AUXILIARY, "schedule.kind": "switch", "schedule.finetune.fraction": 0.5}
+LOUD = {**AUXILIARY, "schedule.kind": "inverse_gradient_norm"}
 SWITCH = {**AUXILIARY, "schedule.kind": "switch"}
 
 # (what else is set, field, another value): the field is read there.
@@ -46,6 +48,7 @@ ACTIVE = [
     ({}, "model.backbone", "vit_small_patch16_224"),
     ({}, "model.backbone_options", {"depth": 6}),
     ({}, "model.pretrained", True),
+    ({}, "model.checkpoint_grid", [4, 6]),
     ({}, "model.drop_path", 0.1),
     ({}, "model.architecture", "taskprompter"),
     (PROMPTED, "model.architecture_options", {"taskprompter": {"channel_heads": 4}}),
@@ -88,6 +91,18 @@ ACTIVE = [
     (DIMINISH, "schedule.decay_power", 2.0),
     (SWITCH, "schedule.switch_at", 0.1),
     (SWITCH, "schedule.patience", 2),
+    (DIMINISH, "schedule.patience", 2),
+    (AUXILIARY, "schedule.patience", 2),
+    (AUXILIARY, "schedule.stop_at", 0.5),
+    (LOUD, "schedule.total", 3.0),
+    (SWITCH, "schedule.finetune.fraction", 0.5),
+    (TUNES, "schedule.finetune.selection", "last"),
+    (TUNES, "schedule.finetune.importance", "taylor"),
+    (TUNES, "schedule.finetune.images", 3),
+    (TUNES, "schedule.finetune.parts", ["block 1"]),
+    (LOUD, "schedule.every", 7),
+    (LOUD, "schedule.epsilon", 0.1),
+    ({**AUXILIARY, "schedule.kind": "fisher_trace"}, "schedule.images", 2),
     ({}, "train.num_steps", 10),
     ({"expansion.start": 0.5}, "train.count_from", "expansion"),
     ({}, "train.batch_size", 4),
@@ -160,9 +175,19 @@ INACTIVE = [
     (AUXILIARY, "schedule.switch_at", 0.1),
     (SWITCH, "schedule.half_life", 0.1),
     (DIMINISH, "schedule.switch_at", 0.1),
-    (DIMINISH, "schedule.patience", 2),
+    ({}, "schedule.patience", 2),
+    ({**TUNES, "schedule.finetune.selection": "random"}, "schedule.finetune.images", 3),
+    ({**TUNES, "schedule.finetune.parts": ["norm"]}, "schedule.finetune.fraction", 0.2),
+    (SWITCH, "schedule.finetune.images", 3),
+    (AUXILIARY, "schedule.finetune.fraction", 0.5),
+    ({}, "schedule.with_loss_weighting", True),
+    (DIMINISH, "schedule.total", 2.0),
     (RATED, "schedule.half_life", 0.1),
     ({}, "train.checkpoint_seconds", 1.0),
+    # What a run is compared with.
+    ({}, "baselines.rule", "base"),
+    ({}, "baselines.tried", 8),
+    ({}, "baselines.recipes", {"depth": {"train.lr": 0.1}}),
     ({}, "train.statistics.every", 5),
     ({}, "train.statistics.images", 5),
 ]

@@ -21,7 +21,7 @@ from dtme_search.errors import ConfigError
 WRONG = [
     # names
     ("trian: {}", "trian is unknown. Did you mean 'train'?"),
-    ("1: 2", "1 is unknown. Known: data, expansion, model, schedule, seed, tasks, train."),
+    ("1: 2", "1 is unknown. Known: baselines, data, expansion, model, schedule, seed, tasks, train."),
     ("train: {lrr: 1}", "train.lrr is unknown. Did you mean 'lr'?"),
     ("data: {augment: {flipp: 1}}", "data.augment.flipp is unknown. Did you mean 'flip'?"),
     ("tasks: {depth: {wieght: 1}}", "tasks.depth.wieght is unknown. Did you mean 'weight'?"),
@@ -57,7 +57,11 @@ WRONG = [
         "expansion.layers.1 must be one of auto, none, modulate, expand, both, got 'modulat'. "
         "Did you mean 'modulate'?",
     ),
-    ("schedule: {kind: off}", "schedule.kind must be one of constant, diminish, switch, got 'off'."),
+    (
+        "schedule: {kind: off}",
+        "schedule.kind must be one of constant, diminish, switch, inverse_gradient_norm, fisher_trace, "
+        "got 'off'.",
+    ),
     (
         "train: {combine: {kind: cagard}}",
         "train.combine.kind must be one of sum, uncertainty, optimal_uncertainty, imtl_l, dwa, rlw, famo, "
@@ -75,6 +79,12 @@ WRONG = [
         "train: {combine: {kind: mgda}}}",
         "tasks must be at most 12 for train.combine.kind mgda, got 13. "
         "Use pcgrad, imtl_g, aligned_mtl or nash_mtl.",
+    ),
+    (
+        "{tasks: {depth: {}, edge: {role: auxiliary}}, schedule: {kind: fisher_trace}, "
+        "train: {combine: {kind: dwa}}}",
+        "schedule.kind must be constant, diminish or switch beside train.combine.kind dwa, got fisher_trace: "
+        "both adapt. Set schedule.with_loss_weighting: true to have both.",
     ),
     # ranges
     ("train: {lr: 0}", "train.lr must be above 0, got 0."),

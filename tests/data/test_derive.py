@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from scipy import ndimage
 
-from dtme_search.data.derive import Camera, edges_from_labels, normals_from_depth, thin
+from dtme_search.data.derive import Camera, edges_from_labels, normals_from_depth
 
 SIZE = (120, 160)
 CAMERA = Camera(focal_x=259.4, focal_y=259.7, centre_x=80.0, centre_y=60.0)
@@ -249,25 +249,3 @@ def test_lines_are_one_pixel_wide_whatever_the_labels(labels):
     assert full.sum() <= edge.sum() / 4
     assert valid[edge == 1].all()
     assert valid[labels > 0].all()
-
-
-@settings(deadline=None, max_examples=100)
-@given(arrays.arrays(np.bool_, st.tuples(st.integers(1, 16), st.integers(1, 16))))
-def test_thinning_keeps_every_line_whole(mask):
-    before = mask.copy()
-    thinned = thin(mask)
-    np.testing.assert_array_equal(mask, before)
-    assert not (thinned & ~mask).any()
-    parts, count = ndimage.label(mask, EIGHT)
-    assert ndimage.label(thinned, EIGHT)[1] == count
-    assert set(np.unique(parts[thinned])) == set(range(1, count + 1))
-    np.testing.assert_array_equal(thin(thinned), thinned)
-
-
-def test_a_bar_thins_to_a_line_and_a_line_stays():
-    bar = np.zeros((9, 20), dtype=bool)
-    bar[2:7, 2:18] = True
-    line = thin(bar)
-    assert (line.sum(axis=0) <= 1).all() and line.sum() >= 11
-    diagonal = np.eye(12, dtype=bool)
-    np.testing.assert_array_equal(thin(diagonal), diagonal)

@@ -16,7 +16,6 @@ from dtme_search.data import derive
 from dtme_search.metrics import OdsFMeter, ods
 from dtme_search.metrics.boundaries import THRESHOLDS, count_boundaries, suppress_non_maxima
 from dtme_search.metrics.matching import Matcher
-from dtme_search.metrics.thinning import thin
 from dtme_search.tasks import edge
 
 SIZE = (120, 160)
@@ -141,17 +140,6 @@ def test_the_measure_of_a_set_equals_brute_force():
 
 
 # The steps.
-
-
-@pytest.mark.parametrize("seed", range(40))
-def test_thinning_equals_thinning_all_pixels_in_every_pass(seed):
-    rng = np.random.default_rng(seed)
-    mask = rng.random(rng.integers(1, 40, 2)) < rng.random()
-    if seed % 2:
-        mask = ndimage.binary_dilation(mask, iterations=int(rng.integers(1, 5)))
-    before = mask.copy()
-    assert np.array_equal(thin(mask), derive.thin(mask))
-    assert np.array_equal(mask, before)
 
 
 @pytest.mark.parametrize("seed", range(20))

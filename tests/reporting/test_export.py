@@ -104,7 +104,7 @@ def test_a_front_with_a_doubtful_trial_leaves_no_file_at_all(study_copy, edit_ru
 def test_an_empty_study_has_nothing_to_export(empty_study, tmp_path):
     for export in (export_best, export_front):
         with pytest.raises(
-            ExportError, match=r"^study empty: no trial is finished\. Run `dtme-search optimize"
+            ExportError, match=r"^study empty: no trial is finished\. Run: dtme-search optimize"
         ):
             export(empty_study, tmp_path / "out")
     with pytest.raises(ExportError, match="one of its trials, and it has none yet, got 0"):

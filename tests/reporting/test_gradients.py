@@ -28,7 +28,7 @@ def test_it_shows_what_trials_saw(study_copy):
     assert len(records.gradients("tiny", 3)) == 18
     figure = draw(read_study_data(study_copy))
     lines = {(trace.name, trace.showlegend is not False): trace for trace in figure.data}
-    course = lines["two tasks, before growth", True]
+    course = lines["two tasks, not grown", True]
     assert (list(course.x), list(course.y)) == ([0.0, 0.5], [-0.2, -0.1])
     assert list(lines["two tasks, grown", True].y) == [0.3]
     spread = lines["two images of a task, grown", False]

@@ -34,7 +34,7 @@ def test_figures_are_objects_by_name(view):
 
 
 def test_it_shows_what_came_out(view, tmp_path):
-    assert repr(view) == "StudyView('tiny', 6 of 5 trials)"
+    assert repr(view) == "StudyView('tiny', 5 of 5 trials)"
     shown = view._repr_html_()
     assert "<table" in shown and "The best feasible trial" in shown and "<script" not in shown
     assert any("The best feasible trial" in text for text in view.story())

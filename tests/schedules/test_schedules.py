@@ -25,6 +25,10 @@ KINDS = {
     "switch_never": {"kind": "switch", "switch_at": 1.0},
     "switch_at_once": {"kind": "switch", "switch_at": 0.0},
     "plateau": {"kind": "switch", "switch_at": 0.9, "patience": 2},
+    "fading plateau": {"kind": "diminish", "patience": 2},
+    "stopped": {"kind": "constant", "stop_at": 0.25},
+    "loud down": {"kind": "inverse_gradient_norm"},
+    "loud up": {"kind": "fisher_trace", "patience": 3},
 }
 AT_START = {"diminish_raw": 0.7, "switch_at_once": 0.0}
 """gamma at step 0 where it is not 1."""
@@ -47,6 +51,8 @@ def run(schedule, start=0, improved=lambda step: False):
     """Weights of every step of a run that evaluates every 20 steps."""
     history = []
     for step in range(start, STEPS):
+        if schedule.wants(step) is not None:
+            schedule.refresh({"depth": 1.0, "edge": 1.0})
         history.append(schedule.weights(step))
         if (step + 1) % 20 == 0:
             schedule.observe(step + 1, improved(step + 1))
@@ -178,3 +184,48 @@ def test_the_planned_step_holds_without_a_plateau():
     assert [weights["edge"] for weights in run(schedule, improved=lambda step: True)] == [1.0] * 100 + [
         0.0
     ] * 100
+
+
+class TestWeightsFromGradients:
+    @pytest.mark.parametrize(
+        ("kind", "expected"), [("inverse_gradient_norm", (1.5, 0.5)), ("fisher_trace", (0.5, 1.5))]
+    )
+    def test_by_hand(self, kind, expected):
+        """Sizes 1 and 3, total 2; the weight of depth is 2."""
+        schedule = make({"kind": kind, "epsilon": 0.0})
+        assert (schedule.weights(0)["depth"], schedule.weights(0)["edge"]) == (2.0, 1.0)
+        schedule.refresh({"depth": 1.0, "edge": 3.0})
+        found = schedule.weights(7)
+        assert (found["depth"] / 2.0, found["edge"]) == pytest.approx(expected)
+        assert (found["semseg"], found["normals"]) == (1.5, 1.0)
+
+    def test_squared_norms_pull_the_other_way(self):
+        """Norms 1 and 3 under Eq. 14."""
+        schedule = make({"kind": "fisher_trace"})
+        schedule.refresh({"depth": 1.0, "edge": 9.0})
+        assert schedule.weights(0)["edge"] == pytest.approx(1.8)
+
+    def test_the_total_is_that_of_the_config(self):
+        schedule = make({"kind": "inverse_gradient_norm", "total": 0.5})
+        for sizes in ({"depth": 1.0, "edge": 2.0}, {"depth": 0.0, "edge": 2.0}, {"depth": 0.0, "edge": 0.0}):
+            schedule.refresh(sizes)
+            found = schedule.weights(0)
+            assert found["depth"] / 2.0 + found["edge"] == pytest.approx(0.5)
+            assert found["edge"] == pytest.approx(0.5 / 3), "a task that was not seen keeps its weight"
+
+    def test_when_it_looks(self):
+        schedule = make({"kind": "inverse_gradient_norm", "every": 20, "stop_at": 0.5})
+        assert [step for step in range(STEPS) if schedule.wants(step)] == [0, 20, 40, 60, 80]
+        assert schedule.wants(0) == "gradient_norm"
+        assert make({"kind": "fisher_trace"}).wants(0) == "fisher_trace"
+
+    def test_between_two_looks_it_goes_on_after_a_kill(self):
+        schedule = make({"kind": "inverse_gradient_norm", "patience": 2})
+        schedule.refresh({"depth": 0.2, "edge": 0.7})
+        schedule.observe(20, False)
+        resumed = make({"kind": "inverse_gradient_norm", "patience": 2})
+        resumed.restore(json.loads(json.dumps(schedule.state())))
+        assert resumed.weights(21) == schedule.weights(21)
+        for each in (schedule, resumed):
+            each.observe(40, False)
+            assert each.plateau_step == 40 and each.weights(40)["depth"] == 0.0

@@ -187,6 +187,7 @@ def test_one_objective_with_a_pruner(tmp_path):
         trials=2,
         objectives={"delta_m_percent": "maximize"},
         search=SEARCH | {"train.lr": {"choices": [1e-3, 10.0]}},
+        baselines={"recipe": "base"},
         pruner={"name": "median", "num_startup_trials": 1, "num_warmup_evaluations": 0},
         enqueue=[{"expansion.policy": "none", "train.lr": lr} for lr in (1e-3, 10.0)],
     )
@@ -208,7 +209,8 @@ def test_one_objective_with_a_pruner(tmp_path):
 def test_a_study_whose_trials_all_diverge_stops_with_the_cause(tmp_path):
     """The message of each differs: another task, another step, another last value."""
     search = {"train.lr": {"low": 1e19, "high": 1e20}}
-    file = write_tiny_study(tmp_path, trials=8, max_failures_in_a_row=2, search=search)
+    fixed = {"recipe": "base"}
+    file = write_tiny_study(tmp_path, trials=8, max_failures_in_a_row=2, search=search, baselines=fixed)
     with pytest.raises(TrainingError, match=r"study tiny: 2 trials in a row .*DivergedError: step .*\. Mend"):
         optimize(file, workdir=tmp_path / "runs", device="cpu")
     study = load_study("tiny", workdir=tmp_path / "runs")
@@ -284,7 +286,9 @@ def test_every_sampler_and_pruner_runs_under_a_limit(tmp_path, chosen):
     changes = {"tasks": {"depth": {}}, "train.num_steps": 2, "expansion.layers": ["none"] * 3}
     search = {"expansion.policy": {"choices": ["none", "per_layer"]}, "train.lr": {"low": 1e-4, "high": 1e-3}}
     search["expansion.layers.1"] = {"choices": ["none", "both"]}
-    limits = {"param_overhead_percent": 0.1}
-    file = write_tiny_study(tmp_path, changes, trials=3, search=search, limits=limits, **chosen)
+    limits, fixed = {"param_overhead_percent": 0.1}, {"recipe": "base"}
+    file = write_tiny_study(
+        tmp_path, changes, trials=3, search=search, limits=limits, baselines=fixed, **chosen
+    )
     study = optimize(file, workdir=tmp_path / "runs", device="cpu")
     assert len(study.optuna.trials) == 3 and set(states(study)) <= {"complete", "pruned"}

@@ -11,7 +11,6 @@ from dtme_search.token_space import (
     ConflictReport,
     ExpansionPlan,
     merge_tasks,
-    needs_conflicts,
     plan_expansion,
 )
 
@@ -265,7 +264,7 @@ def test_a_single_task_has_a_plan():
     ],
 )
 def test_what_needs_conflicts(fields, expected):
-    assert needs_conflicts(ExpansionConfig(**fields)) is expected
+    assert ExpansionConfig(**fields).needs_conflicts is expected
     if expected:
         with pytest.raises(ValueError, match="needs_conflicts"):
             plan_of(None, num_layers=2, **fields)

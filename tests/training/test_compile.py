@@ -40,7 +40,10 @@ def data():
     return config, build_data(config.data, tuple(config.tasks), CPU)
 
 
-def test_a_compiled_run_grows_by_conflicts_as_an_eager_one(data, compile_with):
+@pytest.mark.parametrize(
+    "model", [{}, {"architecture": "taskprompter", "decoder_channels": 8, "drop_path": 0.2}]
+)
+def test_a_compiled_run_grows_by_conflicts_as_an_eager_one(data, compile_with, model):
     """With ``aot_eager``, which compiles the backward pass as inductor does: it refuses to be run twice."""
     config, held = data
     config = with_(
@@ -49,6 +52,7 @@ def test_a_compiled_run_grows_by_conflicts_as_an_eager_one(data, compile_with):
         expansion__start=0.5,
         expansion__decoder_warmup_steps=1,
         train__num_steps=4,
+        **{f"model__{name}": value for name, value in model.items()},
     )
     expected = trainer(config, held).run()
     compile_with("aot_eager")

@@ -14,11 +14,12 @@ from dtme_search.data.base import Batch, Dataset, Split
 from dtme_search.data.batches.augment import Draws, prepare_batch
 from dtme_search.data.batches.randomness import Purpose, make_generator
 from dtme_search.data.batches.storage import LoaderStorage, Storage, TensorStorage, fits_on_device
-from dtme_search.data.batches.tensors import bytes_per_sample, fitted_size
+from dtme_search.data.batches.tensors import RawSamples, bytes_per_sample, fitted_size
 from dtme_search.data.batches.transfer import SideStream
 from dtme_search.data.check import verify_readable
 from dtme_search.data.reading.cache import cache_folder
 from dtme_search.data.registry import build_dataset
+from dtme_search.data.spans import LabelSpans, Span, span_of
 from dtme_search.data.splits import Splits, split_ids
 from dtme_search.errors import ConfigError, nearest
 from dtme_search.tasks import TaskSpec
@@ -210,7 +211,7 @@ def build_data(
     Raises:
         ConfigError: If the data set or a task is unknown, if no hold-out can be carved, or if images are
             so small that padding would fill most of ``data.image_size``.
-        DataError: From the data set, for a missing or broken file.
+        DataError: From the data set, for a missing or broken file, or if a task has nothing to measure.
     """
     if not tasks:
         raise ValueError("tasks must name at least one task, got none")
@@ -225,8 +226,10 @@ def build_data(
     on_device = fits_on_device(num_bytes, config, device)
     read_now = [sample_id for split in read for sample_id in splits.ids(split)]
     done = itertools.count(1)
+    spans = LabelSpans()
 
-    def report() -> None:
+    def report(split: Split, sample: RawSamples) -> None:
+        spans.add(split, {task: _span(sample, task) for task in specs})
         if on_progress is not None:
             on_progress(next(done), len(read_now))
 
@@ -234,17 +237,30 @@ def build_data(
     def open_split(split: Split) -> Storage:
         ids = splits.ids(split)
         if on_device:
-            on_sample = report if split in read else None
+            on_sample = functools.partial(report, split) if split in read else None
             return TensorStorage.read(source, ids, stored, config.image_size, device, on_sample)
         return LoaderStorage(source, ids, stored, config.image_size, device, config.loader_workers)
 
-    identity = fingerprint(source.fingerprint, splits.train, splits.holdout, splits.test)
+    # What a final run is measured on counts by content; a search must not open it.
+    tested = getattr(source, "test_fingerprint", None) if final else None
+    contents = [source.fingerprint, *([] if tested is None else [tested])]
+    identity = fingerprint(*contents, splits.train, splits.holdout, splits.test)
     if on_device:
         for split in read:
             open_split(split)
+        spans.check(specs)
     else:
         verified = [read_now[index] for index in _even_choice(len(read_now), _VERIFIED_IMAGES)]
-        _verify_once(source, verified, tuple(stored), identity, on_progress)
+        split_of = {sample_id: split for split in read for sample_id in splits.ids(split)}
+        _verify_once(
+            source,
+            verified,
+            tuple(stored),
+            identity,
+            on_progress,
+            lambda sample_id, found: spans.add(split_of[sample_id], found),
+            lambda: spans.check(specs),
+        )
     return TaskData(specs, splits, identity, config, device, open_split, crop_task)
 
 
@@ -283,14 +299,22 @@ def _verify_once(
     tasks: Sequence[str],
     identity: str,
     on_progress: Callable[[int, int], None] | None,
+    on_spans: Callable[[str, dict[str, Span | None]], None],
+    check: Callable[[], None],
 ) -> None:
     """Decode the files of ``ids`` before the first training on this data: a broken one is named now."""
     stamp = cache_folder() / "verified" / fingerprint(identity, list(ids), sorted(tasks))
     if stamp.exists():
         return
-    verify_readable(source, ids, tasks, on_progress)
+    verify_readable(source, ids, tasks, on_progress, on_spans)
+    check()
     stamp.parent.mkdir(parents=True, exist_ok=True)
     stamp.touch()
+
+
+def _span(sample: RawSamples, task: str) -> Span | None:
+    """Of one sample as it is kept: a label may lose its last pixel when it is made to fit."""
+    return span_of(sample.labels[task][0].permute(1, 2, 0).numpy(), sample.valid[task][0, 0].numpy())
 
 
 def _choose_specs(offered: Mapping[str, TaskSpec], tasks: Sequence[str], name: str) -> dict[str, TaskSpec]:

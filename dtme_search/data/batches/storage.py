@@ -52,7 +52,7 @@ class TensorStorage:
         specs: Mapping[str, TaskSpec],
         image_size: tuple[int, int],
         device: torch.device,
-        on_sample: Callable[[], None] | None = None,
+        on_sample: Callable[[RawSamples], None] | None = None,
     ) -> TensorStorage:
         """Read ``ids`` with several threads; ``on_sample`` is called after each, in the calling thread.
 
@@ -65,7 +65,7 @@ class TensorStorage:
             for sample in map_in_threads(read, ids):
                 yield sample
                 if on_sample is not None:
-                    on_sample()
+                    on_sample(sample)
 
         return cls(stack_samples(read_all(), len(ids), specs, image_size, device))
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from functools import cached_property
@@ -16,15 +14,16 @@ import numpy.typing as npt
 from dtme_search.config import FolderDescription, FolderTask, fingerprint
 from dtme_search.config.description import LOSSES, METRICS, UNITS
 from dtme_search.data.base import Sample, SourceSplit
+from dtme_search.data.folder.files import FolderFiles
+from dtme_search.data.folder.groups import Groups
 from dtme_search.data.folder.label_files import read_label
-from dtme_search.data.reading.folders import content_digest, file_size, read_ids, read_pairs
+from dtme_search.data.reading.digests import content_digests
+from dtme_search.data.reading.folders import read_ids
 from dtme_search.data.reading.pictures import read_image
 from dtme_search.data.reading.presence import class_presence
 from dtme_search.data.stratify import hashed_order, take_share
 from dtme_search.errors import DataError, nearest
 from dtme_search.tasks import TaskSpec
-
-_FINGERPRINTED_IDS = 16
 
 
 class FolderDataset:
@@ -53,9 +52,11 @@ class FolderDataset:
         self._cache_dir = cache_dir
         if not root.is_dir():
             raise DataError(f"{root}: the folder of the data must exist. Set root in the description.")
-        groups = description.groups
-        self._listed_groups = read_pairs(root / groups.file) if groups and groups.file else {}
+        self._files = FolderFiles(root, description.images)
+        self._groups = Groups(description.groups, root)
         self._ids = self._split_ids()
+        self._groups.check([*self._ids["train"], *self._ids["test"]])
+        self._groups.check_apart(self._ids["train"], self._ids["test"])
         if require_complete:
             self._check_complete()
 
@@ -66,22 +67,66 @@ class FolderDataset:
 
     @cached_property
     def fingerprint(self) -> str:
-        """From the description, names and sizes of all files, and the bytes of a few training ids.
+        """From the description, the content of every training file, and the ids of the test split.
 
-        The place of the folder and file times do not count, so a copy is the same data set.
+        No file of the test split is opened. The place of the folder does not count, so a copy is the same
+        data set.
         """
-        ids = [sample_id for listed in self._ids.values() for sample_id in listed]
-        patterns = (self._description.images, *(task.files for task in self._description.tasks.values()))
-        sizes = [[file_size(self._path(pattern, sample_id)) for pattern in patterns] for sample_id in ids]
-        # Of the training ids: a search opens no file of the test split.
-        probes = self._ids["train"][:: max(1, len(self._ids["train"]) // _FINGERPRINTED_IDS)]
-        contents = [
-            content_digest(path)
-            for path in (self._path(pattern, sample_id) for sample_id in probes for pattern in patterns)
-            if path.is_file()
-        ]
         meaning = self._description.model_dump(mode="json", exclude={"root", "splits", "groups"})
-        return fingerprint("folder", meaning, ids, sizes, contents)
+        return fingerprint("folder", meaning, self._ids["test"], self._contents("train"))
+
+    @cached_property
+    def test_fingerprint(self) -> str:
+        """From the content of every file of the test split."""
+        return fingerprint("folder", self._contents("test"))
+
+    def _contents(self, split: SourceSplit) -> list[tuple[str, list[str | None]]]:
+        """Id and digests of image and labels, of every sample of a split."""
+        ids, patterns = self._ids[split], self._patterns
+        paths = [self._path(pattern, sample_id) for sample_id in ids for pattern in patterns.values()]
+        digests = content_digests(self._root, paths, self._cache_dir)
+        width = len(patterns)
+        return [(each, digests[width * row : width * (row + 1)]) for row, each in enumerate(ids)]
+
+    def remarks(self) -> list[str]:
+        """What the check says beside the content: files that are passed over, images without a group."""
+        in_lists = set(self._ids["train"]) | set(self._ids["test"])
+        found = self._files.passed_over() + self._groups.check(self._files.ids)
+        if self._description.splits.train is not None:
+            rest = [sample_id for sample_id in self._files.ids if sample_id not in in_lists]
+            if rest:
+                found.append(
+                    f"splits: {len(rest)} of {len(self._files.ids)} images are neither for training nor for "
+                    f"the test, '{rest[0]}' first"
+                )
+        return found + self._twins()
+
+    def _twins(self) -> list[str]:
+        """Say which photographs stand in the folder under several names: they may end up on both sides."""
+        ids = [*self._ids["train"], *self._ids["test"]]
+        paths = [self._path(self._description.images, sample_id) for sample_id in ids]
+        names: defaultdict[str, list[str]] = defaultdict(list)
+        for sample_id, digest in zip(ids, content_digests(self._root, paths, self._cache_dir), strict=True):
+            if digest is not None:
+                names[digest].append(sample_id)
+        test = set(self._ids["test"])
+        found = []
+        for where, twins in (
+            (
+                "training and test share",
+                [each for each in names.values() if 0 < len(test & set(each)) < len(each)],
+            ),
+            (
+                "training images repeat",
+                [each for each in names.values() if len(each) > 1 and not test & set(each)],
+            ),
+        ):
+            if twins:
+                found.append(
+                    f"images: {where} {len(twins)} photographs, {' and '.join(twins[0][:2])} first: the same "
+                    "file under two names. Remove one, or put them into one group"
+                )
+        return found
 
     def ids(self, split: SourceSplit) -> tuple[str, ...]:
         """In the order of the list, else sorted."""
@@ -89,13 +134,7 @@ class FolderDataset:
 
     def groups(self, ids: Sequence[str]) -> Sequence[str] | None:
         """By ``groups`` of the description; ``None`` without."""
-        groups = self._description.groups
-        if groups is None:
-            return None
-        if groups.pattern is None:
-            return [self._listed_groups.get(sample_id, sample_id) for sample_id in ids]
-        matches = [re.search(groups.pattern, sample_id) for sample_id in ids]
-        return [match[1] if match else sample_id for match, sample_id in zip(matches, ids, strict=True)]
+        return self._groups.of(ids)
 
     def class_presence(self, ids: Sequence[str]) -> npt.NDArray[np.bool_] | None:
         """Classes of all tasks of kind classes side by side; read once, then from the cache.
@@ -147,13 +186,20 @@ class FolderDataset:
         return Sample(image, labels, valid)
 
     def _path(self, pattern: str, sample_id: str) -> Path:
-        return self._root / pattern.replace("{id}", sample_id)
+        return self._files.path(pattern, sample_id)
+
+    @property
+    def _patterns(self) -> dict[str, str]:
+        tasks = self._description.tasks.items()
+        return {"images": self._description.images} | {name: task.files for name, task in tasks}
 
     def _split_ids(self) -> dict[SourceSplit, tuple[str, ...]]:
         splits = self._description.splits
         if splits.train is not None and splits.test is not None:
             return {"train": self._listed(splits.train), "test": self._listed(splits.test)}
-        group_of = dict(zip(self._found, self.groups(self._found) or self._found, strict=True))
+        found = self._files.ids
+        self._groups.check(found)
+        group_of = dict(zip(found, self.groups(found) or found, strict=True))
         sizes = Counter(group_of.values())
         if len(sizes) < 2:
             raise DataError(
@@ -171,40 +217,18 @@ class FolderDataset:
         """Ids of a list file, or those that match a pattern."""
         if "*" not in source:
             return read_ids(self._root / source)
-        matching = tuple(sample_id for sample_id in self._found if fnmatchcase(sample_id, source))
+        matching = tuple(sample_id for sample_id in self._files.ids if fnmatchcase(sample_id, source))
         if not matching:
             raise DataError(
-                f"{self._root / self._description.images}: some of {len(self._found)} ids must match "
-                f"'{source}', got none, '{self._found[0]}' first. Mend splits in the description."
+                f"{self._root / self._description.images}: some of {len(self._files.ids)} ids must match "
+                f"'{source}', got none, '{self._files.ids[0]}' first. Mend splits in the description."
             )
         return matching
 
-    @cached_property
-    def _found(self) -> tuple[str, ...]:
-        """Ids of all images that are there, sorted."""
-        before, after = self._description.images.split("{id}")
-        # The part of a file name before the id is no folder.
-        folder = self._root / before.rpartition("/")[0]
-        paths = (Path(parent, name) for parent, _, names in os.walk(folder) for name in names)
-        names = (path.relative_to(self._root).as_posix() for path in paths)
-        ids = [
-            name[len(before) : len(name) - len(after)]
-            for name in names
-            if name.startswith(before) and name.endswith(after) and len(name) > len(before) + len(after)
-        ]
-        if not ids:
-            raise DataError(
-                f"{self._root / self._description.images}: some image must be there, got none. "
-                "Mend root or images in the description."
-            )
-        return tuple(sorted(ids))
-
     def _check_complete(self) -> None:
         ids = [sample_id for listed in self._ids.values() for sample_id in listed]
-        patterns = {"images": self._description.images}
-        patterns |= {name: task.files for name, task in self._description.tasks.items()}
         found = []
-        for name, pattern in patterns.items():
+        for name, pattern in self._patterns.items():
             gap = [sample_id for sample_id in ids if not self._path(pattern, sample_id).is_file()]
             if gap:
                 shown = ", ".join(gap[:3]) + ", ..." * (len(gap) > 3)

@@ -102,7 +102,7 @@ def _refuse_soft(positive: npt.NDArray[np.integer[Any]], where: str) -> None:
 def _numbers(path: Path, name: str, task: FolderTask) -> tuple[npt.NDArray[np.float64], Bools]:
     """Numbers (H, W, C) after scale and offset, and where they are finite and not ignored (H, W)."""
     channels = 3 if task.kind == "normals" else task.channels
-    raw = read_colours(path, name) if task.how == "rgb" else read_array(path)
+    raw = read_colours(path, name, grey=False) if task.how == "rgb" else read_array(path)
     raw = raw[..., None] if raw.ndim == 2 else raw
     if raw.ndim != 3 or raw.shape[2] != channels or raw.dtype.kind not in "biuf":
         raise DataError(

@@ -28,6 +28,7 @@ from dtme_search.config import NyudConfig, fingerprint
 from dtme_search.data.base import Sample, SourceSplit
 from dtme_search.data.derive import DERIVE_VERSION, Camera, edges_from_labels, normals_from_depth
 from dtme_search.data.reading.cache import open_cache
+from dtme_search.data.reading.digests import contents
 from dtme_search.data.reading.files import (
     Bools,
     Label,
@@ -43,7 +44,6 @@ from dtme_search.data.reading.folders import (
     name_gaps,
     read_ids,
     read_pairs,
-    summarise_files,
 )
 from dtme_search.data.reading.pictures import read_image
 from dtme_search.data.reading.presence import class_presence
@@ -165,11 +165,15 @@ class NyudDataset:
 
     @cached_property
     def fingerprint(self) -> str:
-        """From names and sizes of all files, and the bytes of a few training samples."""
-        ids = [sample_id for listed in self._ids.values() for sample_id in listed]
-        summary = summarise_files(self._root, self._files, ids, self._ids["train"])
+        """From the content of every training file, and the ids of the test split, of which none is opened."""
         version = DERIVE_VERSION if self._derived else None
-        return fingerprint("nyud", self._num_classes, version, *summary)
+        content = contents(self._root, self._files, self._ids["train"], self._cache_dir)
+        return fingerprint("nyud", self._num_classes, version, content, self._ids["test"])
+
+    @cached_property
+    def test_fingerprint(self) -> str:
+        """From the content of every file of the test split."""
+        return fingerprint("nyud", contents(self._root, self._files, self._ids["test"], self._cache_dir))
 
     def ids(self, split: SourceSplit) -> tuple[str, ...]:
         """Ids in the order of the split file; "test" is the published val.txt, the official test split."""

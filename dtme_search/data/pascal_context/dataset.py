@@ -25,6 +25,7 @@ import numpy.typing as npt
 from dtme_search.config import fingerprint
 from dtme_search.data.base import Sample, SourceSplit
 from dtme_search.data.pascal_context.labels import PART_NAMES
+from dtme_search.data.reading.digests import contents
 from dtme_search.data.reading.files import (
     Label,
     make_sample,
@@ -33,7 +34,7 @@ from dtme_search.data.reading.files import (
     read_mask,
     read_normals,
 )
-from dtme_search.data.reading.folders import list_files, name_gaps, read_ids, summarise_files
+from dtme_search.data.reading.folders import list_files, name_gaps, read_ids
 from dtme_search.data.reading.pictures import read_image
 from dtme_search.data.reading.presence import class_presence
 from dtme_search.errors import DataError, nearest
@@ -113,11 +114,15 @@ class PascalContextDataset:
 
     @cached_property
     def fingerprint(self) -> str:
-        """From names and sizes of all files, and the bytes of a few training samples."""
-        ids = [sample_id for listed in self._ids.values() for sample_id in listed]
-        return fingerprint(
-            "pascal_context", *summarise_files(self._root, self._files, ids, self._ids["train"])
-        )
+        """From the content of every training file, and the ids of the test split, of which none is opened."""
+        content = contents(self._root, self._files, self._ids["train"], self._cache_dir)
+        return fingerprint("pascal_context", content, self._ids["test"])
+
+    @cached_property
+    def test_fingerprint(self) -> str:
+        """From the content of every file of the test split."""
+        content = contents(self._root, self._files, self._ids["test"], self._cache_dir)
+        return fingerprint("pascal_context", content)
 
     def ids(self, split: SourceSplit) -> tuple[str, ...]:
         """Ids in the order of the split file; "test" is the published val.txt."""

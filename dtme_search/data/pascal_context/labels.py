@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import io, ndimage
 
-from dtme_search.data.derive import thin
 from dtme_search.errors import DataError
+from dtme_search.thinning import thin
 
 PART_NAMES = ("background", "head", "torso", "upper arm", "lower arm", "upper leg", "lower leg")
 """The seven classes of the multi-task literature (ASTMT, InvPT)."""

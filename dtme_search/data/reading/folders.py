@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from operator import methodcaller
 from pathlib import Path
 from typing import IO
@@ -15,8 +15,6 @@ from dtme_search.errors import DataError
 
 FilesById = Mapping[str, str]
 """Sample id -> file name in one folder."""
-
-_NUM_PROBES = 16
 
 
 def read_ids(path: Path) -> tuple[str, ...]:
@@ -41,13 +39,20 @@ def read_pairs(path: Path) -> dict[str, str]:
     """Two columns, "ID VALUE" per line; the value may hold spaces.
 
     Raises:
-        DataError: If the file cannot be read or a line has one column.
+        DataError: If the file cannot be read, a line has one column, or an id has two values.
     """
-    pairs = [line.split(maxsplit=1) for line in _read_lines(path)]
-    for pair in pairs:
+    found: dict[str, str] = {}
+    for line in _read_lines(path):
+        pair = line.split(maxsplit=1)
         if len(pair) != 2:
             raise DataError(f"{path}: every line must be 'ID VALUE', got '{pair[0]}'. Complete it.")
-    return dict(pairs)
+        name, value = pair
+        if found.setdefault(name, value) != value:
+            raise DataError(
+                f"{path}: an id must have one value, got '{found[name]}' and '{value}' for "
+                f"'{name}'. Remove one."
+            )
+    return found
 
 
 def list_files(folder: Path, suffixes: Sequence[str]) -> dict[str, str]:
@@ -77,16 +82,12 @@ def content_digest(path: Path) -> str:
         DataError: If it is missing or cannot be read.
     """
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
     except FileNotFoundError as error:
         raise DataError(f"{path}: the file is missing. Complete the data set.") from error
     except OSError as error:
         raise DataError(f"{path}: the file cannot be read ({error.strerror}). Replace it.") from error
-
-
-def file_size(path: Path) -> int:
-    """Size in bytes, -1 where there is no such file."""
-    return path.stat().st_size if path.is_file() else -1
 
 
 def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
@@ -141,37 +142,6 @@ def name_gaps(ids: Sequence[str], files: Mapping[str, FilesById]) -> str | None:
         )
         or None
     )
-
-
-def summarise_files(
-    root: Path, files: Mapping[str, FilesById], ids: Iterable[str], probed: Sequence[str]
-) -> tuple[list[tuple[str, str, int]], list[str]]:
-    """What tells one copy of a data set from a changed one, for its fingerprint.
-
-    The place of the folder and file times do not count, so a copy is the same data set.
-
-    Args:
-        root: Folder of the data set.
-        files: Per folder below it, the files.
-        ids: Samples whose files count by name and size.
-        probed: Samples of which a few, spread evenly, are read and count by content too.
-
-    Raises:
-        DataError: If one of those few cannot be read.
-    """
-    sizes = [
-        (folder, name, file_size(root / folder / name))
-        for sample_id in ids
-        for folder, listed in files.items()
-        for name in (listed.get(sample_id, ""),)
-    ]
-    contents = [
-        content_digest(root / folder / listed[sample_id])
-        for sample_id in probed[:: max(1, len(probed) // _NUM_PROBES)]
-        for folder, listed in files.items()
-        if sample_id in listed
-    ]
-    return sizes, contents
 
 
 def _read_lines(path: Path) -> list[str]:

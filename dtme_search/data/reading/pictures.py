@@ -62,14 +62,19 @@ def read_image(path: Path) -> npt.NDArray[np.uint8]:
         raise damaged(path, error) from error
 
 
-def read_colours(path: Path, name: str) -> npt.NDArray[np.uint8]:
+def read_colours(path: Path, name: str, *, grey: bool = True) -> npt.NDArray[np.uint8]:
     """Labels written as colours, uint8 (H, W, 3); errors call them ``name``.
+
+    Args:
+        path: The file.
+        name: What it holds, for the message.
+        grey: Whether a picture without colours will do: what makes files smaller stores black and white so.
 
     Raises:
         DataError: If the file is missing, damaged, lossy or not of 8 bits per channel.
     """
     image, raw = _open_label(path)
-    if image.mode not in ("RGB", "RGBA", "P", "L", "1") or "16" in raw:
+    if image.mode not in ("RGB", "RGBA", "P", *(("L", "1") if grey else ())) or "16" in raw:
         raise DataError(
             f"{path}: {name} must be a picture in colours of 8 bits, got mode {image.mode}"
             f"{' of 16 bits' if '16' in raw else ''}. Replace the file."

@@ -79,6 +79,11 @@ class PromptBlock(nn.Module):
             return tokens_NKP
         return tokens_NKP, *self._scores(normed_NKP, positions_NTL, self.num_windows)
 
+    def compile(self, *arguments: Any, **options: Any) -> None:
+        """Compile attention and MLP. Blocks differ (decoded, last, dropped), and torch keeps few variants."""
+        self.block.attn.compile(*arguments, **options)
+        self.block.mlp.compile(*arguments, **options)
+
     def _scores(self, normed_NKP: Tensor, positions_NTL: Tensor, num_windows: int) -> Scores:
         num_prompts, num_patches = positions_NTL.shape[1:]
         seen_NKP = normed_NKP[:, : num_prompts + num_patches]

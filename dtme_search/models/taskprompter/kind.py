@@ -36,6 +36,11 @@ def check_prompter(info: BackboneInfo, _channels: int | None, options: PrompterO
         ConfigError: If a width is below 1, or the grid cannot be cut into the windows.
     """
     place = "model.architecture_options.taskprompter"
+    if info.has_rotary_positions:
+        raise ConfigError(
+            "model.architecture: taskprompter must have a backbone without rotary positions, got an "
+            "EVA or DINOv3. Take another backbone, or architecture: vit."
+        )
     if options.branch_channels is not None and options.branch_channels < 1:
         raise ConfigError(f"{place}.branch_channels must be at least 1, got {options.branch_channels}.")
     if not windows_per_side(options.channel_heads, info.grid):

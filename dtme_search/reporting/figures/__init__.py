@@ -29,11 +29,13 @@ class Figure:
         key: Its name in the dashboard and as an anchor in the report.
         draw: Draws it.
         caption: How to read it.
+        of_growth: Whether it says something only where a network may grow.
     """
 
     key: str
     draw: Callable[[StudyData], go.Figure]
     caption: str
+    of_growth: bool = False
 
     @property
     def name(self) -> str:
@@ -57,12 +59,14 @@ FIGURES = (
         draw_layers,
         "Where the best trials differ from all trials, growing there goes with a better delta_m. "
         "The sampler looks where it was good before, so all trials are no even sample.",
+        of_growth=True,
     ),
-    Figure("4-start", draw_start, "Feasible trials by the time at which the network grew."),
+    Figure("4-start", draw_start, "Feasible trials by the time at which the network grew.", of_growth=True),
     Figure(
         "5-conflicts",
         draw_conflicts,
         "Share of token positions at which the gradients of two tasks oppose each other.",
+        of_growth=True,
     ),
     Figure(
         "6-importance",
@@ -78,4 +82,11 @@ FIGURES = (
 )
 """In the order in which they are read."""
 
-__all__ = ["FIGURES", "Figure", "conflict_heat_map", "draw_trial", "save_png"]
+
+def telling_figures(data: StudyData) -> list[tuple[Figure, go.Figure]]:
+    """The figures that have something to say of a study, drawn."""
+    drawn = [(figure, figure.draw(data)) for figure in FIGURES if data.could_grow or not figure.of_growth]
+    return [(figure, picture) for figure, picture in drawn if picture.data]
+
+
+__all__ = ["FIGURES", "Figure", "conflict_heat_map", "draw_trial", "save_png", "telling_figures"]

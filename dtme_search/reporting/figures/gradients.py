@@ -13,9 +13,9 @@ from dtme_search.reporting.study_data import StudyData
 _TITLE = "Gradients on the shared parameters"
 _BIN = 0.1
 _KINDS = {
-    ("tasks", 0): ("two tasks, before growth", BLUE),
+    ("tasks", 0): ("two tasks, not grown", BLUE),
     ("tasks", 1): ("two tasks, grown", ORANGE),
-    ("images", 0): ("two images of a task, before growth", GREY),
+    ("images", 0): ("two images of a task, not grown", GREY),
     ("images", 1): ("two images of a task, grown", "#B0B0B0"),
 }
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from dtme_search.config import RunConfig, StudyConfig
 from dtme_search.data import TaskData
 from dtme_search.search.storage.records import Records
+from dtme_search.search.storage.rows import BaselineRow
 from dtme_search.search.workspace import Workspace
 
 
@@ -24,6 +25,7 @@ class TrialContext:
         records: Own SQL tables.
         workspace: Folders of the study.
         expansion_steps: Steps at which runs of the study may grow, ascending; where they share a trunk.
+        baselines: Task -> single-task baseline that it is compared with.
         should_stop: Asked between steps and while waiting.
         on_wait: Told once per wait for another worker, with what is waited for.
         meanwhile: Runs another trial where this one would wait before it has begun; whether there was one.
@@ -38,6 +40,7 @@ class TrialContext:
     records: Records
     workspace: Workspace
     expansion_steps: tuple[int, ...] = ()
+    baselines: Mapping[str, BaselineRow] = field(default_factory=dict)
     should_stop: Callable[[], bool] = lambda: False
     on_wait: Callable[[str], None] = lambda _: None
     meanwhile: Callable[[], bool] = lambda: False

@@ -13,7 +13,7 @@ from dtme_search.search.locks import held
 from dtme_search.search.reuse.context import TrialContext
 from dtme_search.search.reuse.trunks import TrialTrunk
 from dtme_search.search.storage.rows import RunRow
-from dtme_search.token_space import ConflictReport, ExpansionPlan, needs_conflicts
+from dtme_search.token_space import ConflictReport, ExpansionPlan
 from dtme_search.training.growth import plan_for
 from dtme_search.training.identity import RunContext, weights_follow_results, work_fingerprint
 
@@ -80,7 +80,7 @@ def plan_ahead(
         return None
     active = tuple(name for name, weight in build_schedule(config).weights(step).items() if weight > 0)
     report = None
-    if needs_conflicts(config.expansion):
+    if config.expansion.needs_conflicts:
         known = trunk.known_report(step, active)
         if known is None:
             return None

@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from dtme_search.config import RunConfig, Scalar
+from dtme_search.config.dotted import value_at
 from dtme_search.config.study import KNOWN_POINTS
 from dtme_search.errors import ConfigError, nearest
 from dtme_search.search.space.parameter import same
-from dtme_search.search.space.paths import LAYERS, POLICY, value_at
+from dtme_search.search.space.paths import LAYERS, POLICY
 from dtme_search.search.space.search_space import SearchSpace
 
 _logger = logging.getLogger(__name__)

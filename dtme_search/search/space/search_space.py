@@ -20,11 +20,12 @@ from dtme_search.config import (
     set_path,
     validate,
 )
+from dtme_search.config.dotted import value_at
 from dtme_search.config.identity import NUMERICS_VERSION
 from dtme_search.config.study import Distribution
 from dtme_search.errors import ConfigError, nearest
 from dtme_search.search.space.parameter import OptunaDistribution, Parameter, make_parameter
-from dtme_search.search.space.paths import LAYERS, POLICY, SEED, START, value_at
+from dtme_search.search.space.paths import LAYERS, POLICY, SEED, START
 
 _MEETING_POINTS = 8
 """Stretches into which a range of expansion starts without a grid is cut."""
@@ -50,12 +51,16 @@ class SearchSpace:
         base: Config that every trial starts from.
         num_layers: Transformer layers of the backbone.
         parameters: Searched paths; a path that another one depends on comes before it, else YAML order.
+        against: Rule for the baselines of trials where it matters, in words; a study keeps it.
+        num_seeds: Seeds that the sampler chooses among; one more parameter where there are several.
     """
 
     study_name: str
     base: RunConfig
     num_layers: int
     parameters: tuple[Parameter, ...]
+    against: str = ""
+    num_seeds: int = 1
 
     @classmethod
     def from_study(cls, study: StudyConfig, base: RunConfig, num_layers: int) -> SearchSpace:
@@ -70,6 +75,8 @@ class SearchSpace:
         for pattern in sorted(study.search, key=lambda pattern: "*" not in pattern):
             where = f"study {study.name}: search.{pattern}"
             check_path(pattern, where, base)
+            if pattern.startswith("baselines."):
+                raise ConfigError(f"{where}: is written by the study. Say what it should be in `baselines:`.")
             for path in _spread(pattern, num_layers, where):
                 parameters[path] = make_parameter(path, pattern, study.search[pattern], where)
         if study.seeds > 1:
@@ -77,10 +84,17 @@ class SearchSpace:
             parameters[SEED] = make_parameter(SEED, SEED, Distribution(choices=choices), "seeds")
         patterns = [*study.search, SEED]
         in_order = sorted(parameters.values(), key=lambda parameter: patterns.index(parameter.pattern))
-        space = cls(study.name, base, num_layers, _dependencies_first(in_order, study.name))
+        ordered = _dependencies_first(in_order, study.name)
+        space = cls(study.name, base, num_layers, ordered, num_seeds=study.seeds)
         space._check_values()
         space._check_layers()
         return space
+
+    def judged_as(self, config: RunConfig) -> RunConfig:
+        """The run whose baselines judge another: of several seeds all are judged by those of the first."""
+        if self.num_seeds == 1:
+            return config
+        return config.model_copy(update={"seed": self.base.seed})
 
     def suggest(self, trial: BaseTrial) -> RunConfig:
         """Config of a trial; works for a running, a frozen (replay) and a fixed trial alike.
@@ -166,6 +180,7 @@ class SearchSpace:
             "num_layers": self.num_layers,
             "search": search,
             "config": self._base_form(),
+            **({"baselines": self.against} if self.against else {}),
         }
 
     @property
@@ -184,8 +199,7 @@ class SearchSpace:
         for parameter in self.parameters:
             if parameter.path == START:
                 starts = _grid(parameter.distribution)
-        last = config.train.num_steps - 1
-        steps = {min(round(start * config.train.num_steps), last) for start in starts}
+        steps = {config.expansion.step_of(start, config.train.num_steps) for start in starts}
         return tuple(sorted(steps - {0}))
 
     def describe(self) -> list[SpaceRow]:

@@ -119,6 +119,23 @@ class Records:
         """Evaluations of a trial, or of all trials of a study, by trial, step and task."""
         return self._of_trial(StoredEvaluation, EVALUATIONS, study, trial)
 
+    def last_evaluations(self, study: str) -> list[StoredEvaluation]:
+        """The last evaluation of every trial of a study, by trial and task."""
+        place = EVALUATIONS.c
+        last = (
+            select(place.trial, func.max(place.step).label("step"))
+            .where(place.study == study)
+            .group_by(place.trial)
+            .subquery()
+        )
+        query = (
+            _rows(StoredEvaluation, EVALUATIONS)
+            .join(last, (place.trial == last.c.trial) & (place.step == last.c.step))
+            .where(place.study == study)
+            .order_by(place.trial, place.task)
+        )
+        return self._read(StoredEvaluation, query)
+
     def last_step(self, study: str, trials: Sequence[int]) -> int | None:
         """Step of the last evaluation of some trials; ``None`` before the first one."""
         query = select(func.max(EVALUATIONS.c.step)).where(

@@ -7,6 +7,7 @@ allowed to be ``None``: rows of earlier releases have nothing there.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Annotated
@@ -51,13 +52,17 @@ class BaselineRow:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationRow:
-    """Metric of one task, its signed gain over the baseline, and its mean training loss."""
+    """Metric of one task, its signed gain over the baseline, its mean training loss, its unit.
+
+    An auxiliary task has no gain.
+    """
 
     task: str
     metric: str
     value: float
     gain_percent: float | None = None
     loss: float | None = None
+    unit: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,11 +138,13 @@ class RunRow:
             ``unexpanded_fingerprint`` that of the same run, seed included, without growth.
         paired_gain_percent: delta_m less that of ``paired_trial``, the run without growth of the same seed.
         operations: Operation of every layer, blank separated.
+        baselines: Task -> fingerprint of the baseline it is compared with, as JSON; ``None`` before schema 4.
         step_cost_ratio: Mean cost of a step in units of an unexpanded one.
         total_steps: Steps of the run, of which ``steps_trained`` were trained for this trial and
             ``steps_reused`` came from a trunk or from ``origin_trial``.
         origin_trial: Finished trial of the same resolved work, whose result this one took over.
         seconds_saved: What the reused steps and measurements took when they were paid for.
+        compiled: Whether its blocks were compiled, all of them and to the end.
         batch_parts: In how many parts a batch went through the network; more than 1 where memory was short.
         reason: Why the trial was pruned, took over a result or trained in parts, in a sentence.
         dead_tasks: Tasks that do not clearly beat the no-image prior.
@@ -154,6 +161,7 @@ class RunRow:
     unexpanded_fingerprint: str | None = None
     config: Long | None = None
     operations: Long | None = None
+    baselines: Long | None = None
     delta_m_percent: float | None = None
     paired_gain_percent: float | None = None
     paired_trial: int | None = None
@@ -177,6 +185,7 @@ class RunRow:
     peak_memory_mb: float | None = None
     device: str | None = None
     precision: str | None = None
+    compiled: bool | None = None
     batch_parts: int | None = None
     seed: int | None = None
     split: str | None = None
@@ -189,6 +198,11 @@ class RunRow:
     finished_at: datetime | None = None
     reason: Long | None = None
     error: Long | None = None
+
+    def baseline_names(self) -> dict[str, str]:
+        """Task -> fingerprint of the baseline that the trial is compared with."""
+        names: dict[str, str] = json.loads(self.baselines or "{}")
+        return names
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -40,6 +40,8 @@ _logger = logging.getLogger(__name__)
 
 DEFINITION_ATTR = "dtme:definition"
 """Study attribute: objectives, limits and search space in readable form."""
+BASE_ATTR = "dtme:base"
+"""Study attribute: its base config as it last ran, as JSON."""
 FINGERPRINT_ATTR = "dtme:space_fingerprint"
 """Study attribute: ``SearchSpace.fingerprint``."""
 
@@ -187,9 +189,7 @@ def load_existing(storage: RDBStorage, name: str) -> optuna.Study:
 
 
 def stored_base_config(study: optuna.Study) -> RunConfig:
-    """Base config of a study as it was created, with all that changes numbers.
-
-    What does not (the folder of the data, for example) has its default.
+    """Base config of a study as it last ran; of a study of an older release without where its data lie.
 
     Raises:
         StorageError: If dtme-search did not make the study.
@@ -197,6 +197,8 @@ def stored_base_config(study: optuna.Study) -> RunConfig:
     if DEFINITION_ATTR not in study.user_attrs:
         raise StorageError(f"study '{study.study_name}' was not made by dtme-search. Give another.")
     values = study.user_attrs[DEFINITION_ATTR]["config"]
+    if BASE_ATTR in study.user_attrs:
+        values = json.loads(study.user_attrs[BASE_ATTR])
     return validate(RunConfig, values, f"base config of study {study.study_name}")
 
 

@@ -43,8 +43,9 @@ from dtme_search.search.storage.rows import (
 SCHEMA_VERSION = 5
 """Raised whenever a table or the meaning of a column changes.
 
-2 brought trunks, rungs and confirmations; 3 batch_parts; 4 gains over the unexpanded run of a seed;
-5 gradients.
+2 brought trunks, rungs and confirmations; 3 batch_parts; 4 gains over the unexpanded run of a seed, baselines
+of each trial, units;
+5 gradients, compiled.
 """
 
 

@@ -1,13 +1,12 @@
 """Single-task baselines: trained when missing, kept by fingerprint, shared by all studies of a database.
 
-The baselines of a study are those of its base config, not of each trial's: every trial is compared with
-the same numbers [ours].
+Which recipe they follow is part of the config of a run, see :mod:`dtme_search.search.space.recipes`.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,6 +14,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from dtme_search.config import RunConfig, canonical
+from dtme_search.errors import BaselineError, DivergedError
 from dtme_search.search.data_shelf import DataShelf
 from dtme_search.search.locks import held
 from dtme_search.search.storage.records import Records
@@ -43,6 +43,7 @@ class Baselines:
         folder: Fingerprint -> folder of checkpoints.
         listener: Who hears of it.
         should_stop: Asked between steps; a stopped baseline resumes later.
+        tells_known: Whether the listener hears of baselines that the database has.
     """
 
     records: Records
@@ -50,30 +51,54 @@ class Baselines:
     folder: Callable[[str], Path]
     listener: Listener = field(default_factory=Listener)
     should_stop: Callable[[], bool] = lambda: False
+    tells_known: bool = True
 
-    def get(self, config: RunConfig) -> dict[str, BaselineRow]:
-        """Baseline of every primary task of a config, training those that are missing.
+    def get(self, config: RunConfig, tasks: Sequence[str] = ()) -> dict[str, BaselineRow]:
+        """Baselines of a run by task, training those that are missing.
+
+        Args:
+            config: The run.
+            tasks: Which tasks; its primary ones by default.
 
         Raises:
+            BaselineError: If one of them diverges.
             TrainingInterrupted: If ``should_stop`` said so.
         """
-        tasks = config.primary_tasks
-        rows: dict[str, BaselineRow] = {}
+        wanted = list(tasks or config.primary_tasks)
+        rows = self.of_runs([(task, config.for_single_task(task)) for task in wanted])
+        return {task: row for task, row in zip(wanted, rows, strict=True) if row is not None}
+
+    def of_runs(
+        self, runs: Sequence[tuple[str, RunConfig]], *, may_diverge: bool = False
+    ) -> list[BaselineRow | None]:
+        """Rows of single-task runs, given with their task, in order; the missing ones are trained.
+
+        ``may_diverge`` gives ``None`` for a run that diverges, which raises otherwise.
+        """
+        rows: dict[int, BaselineRow | None] = {}
         # Workers that start together take one each; what is then left is waited for.
         for waits in (False, True):
-            for index, task in enumerate(tasks, start=1):
-                row = None if task in rows else self._one(config, task, index, len(tasks), waits=waits)
-                if row is not None:
-                    rows[task] = row
-        return {task: rows[task] for task in tasks}
+            for index, (task, single) in enumerate(runs):
+                if index in rows:
+                    continue
+                try:
+                    row = self._one(single, task, index + 1, len(runs), waits=waits)
+                except BaselineError:
+                    if not may_diverge:
+                        raise
+                    rows[index] = None
+                else:
+                    rows |= {index: row} if row is not None else {}
+        return [rows[index] for index in range(len(runs))]
 
     def _one(
-        self, config: RunConfig, task: str, index: int, count: int, *, waits: bool
+        self, single: RunConfig, task: str, index: int, count: int, *, waits: bool
     ) -> BaselineRow | None:
         """A baseline, trained if it is missing; ``None`` if another worker trains it and this one goes on."""
-        single = config.for_single_task(task)
         data = self.shelf.get(single)
         fingerprint = result_fingerprint(single, data.fingerprint, RunContext.of(single, data.device))
+        if not self.tells_known and (stored := self.records.find_baseline(fingerprint)) is not None:
+            return stored
         folder = private_folder(self.folder(fingerprint))
         lock = FileLock(folder / "running.lock")
         try:
@@ -88,6 +113,8 @@ class Baselines:
                 remove_checkpoint(folder / "checkpoint.pt")
         except Timeout:
             return None
+        except DivergedError as error:
+            raise BaselineError(f"baseline {task}: {error}") from error
         finally:
             lock.release(force=True)
         self.listener.baseline_ended(task, row, trained=not known)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import count, islice
 from pathlib import Path
@@ -21,7 +21,7 @@ from filelock import FileLock, Timeout
 
 from dtme_search.config import RunConfig, dump_yaml, validate
 from dtme_search.data import TaskData
-from dtme_search.errors import ConfigError, TrainingError
+from dtme_search.errors import BaselineError, ConfigError, TrainingError
 from dtme_search.search.data_shelf import DataShelf
 from dtme_search.search.reuse.context import TrialContext
 from dtme_search.search.reuse.trunks import TrialTrunk
@@ -30,7 +30,8 @@ from dtme_search.search.storage.rows import BaselineRow, ConfirmationRow, RunRow
 from dtme_search.search.storage.studies import stored_base_config
 from dtme_search.search.study.baselines import Baselines
 from dtme_search.search.study.leaders import FAILED_REPEAT_ATTR, leaders, origins, why_no_leader
-from dtme_search.search.study.loading import DEFAULT_WORKDIR, LoadedStudy, load_study
+from dtme_search.search.study.loading import LoadedStudy, load_study
+from dtme_search.search.study.place import DEFAULT_WORKDIR
 from dtme_search.search.study.preparation import check_same_inputs
 from dtme_search.search.trial.listener import Listener
 from dtme_search.search.trial.outcome import compare
@@ -49,6 +50,9 @@ from dtme_search.version import __version__
 
 _LOOK_AGAIN_SECONDS = 1.0
 """Time between two looks at repeats that another process trains."""
+
+_Against = Mapping[int, Mapping[str, BaselineRow]]
+"""Seed -> task -> baseline."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +114,7 @@ def confirm(
     check_run(base, data)
     workspace = Workspace.of_study(workdir, loaded.name)
     with StopSwitch() as switch:
-        baselines = Baselines(loaded.records, shelf, workspace.baseline, hears, switch)
+        baselines = Baselines(loaded.records, shelf, workspace.baseline, hears, switch, tells_known=False)
         steps = tuple(sorted({repeat.config.expansion_step or 0 for repeat in repeats} - {0}))
         repeater = _Repeater(loaded, base, shelf, baselines, workspace, hears, switch, steps, new_baselines)
         failed = repeater.run(repeats)
@@ -158,7 +162,6 @@ class _Repeater:
     should_stop: Callable[[], bool]
     expansion_steps: tuple[int, ...]
     new_baselines: bool
-    _of_seed: dict[int, dict[str, BaselineRow]] = field(default_factory=dict)
 
     def run(self, repeats: Sequence[Repeat]) -> list[str]:
         """Do what is missing; gives the reasons of those that failed."""
@@ -198,20 +201,17 @@ class _Repeater:
     def _one(self, repeat: Repeat, folder: Path, index: int, total: int) -> str | None:
         """Train a repeat and keep its result; gives the reason if it failed."""
         number, seed = repeat.trial, repeat.config.seed
-        for each in (self.base.seed, seed) if self.new_baselines else (self.base.seed,):
-            if each not in self._of_seed:
-                self._of_seed[each] = self.baselines.get(self.base.model_copy(update={"seed": each}))
         standing = self._standing(repeat)
         if standing is not None:
             data = self.shelf.get(repeat.config)
-            judged = self._judged(json.loads(standing.metrics), seed, data)
+            judged = self._judged(json.loads(standing.metrics), self._against(repeat), seed, data)
             self.study.records.save_confirmation(self.study.name, replace(standing, **judged))
             return None
         self.listener.repeat_started(number, seed, index, total)
         attr = FAILED_REPEAT_ATTR.format(trial=number, seed=seed)
         try:
-            row = self._train(repeat, folder)
-        except TrainingError as error:
+            row = self._train(repeat, self._against(repeat), folder)
+        except (TrainingError, BaselineError) as error:
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
             self.study.optuna.set_user_attr(attr, reason)
             self.listener.repeat_failed(number, seed, reason)
@@ -223,7 +223,14 @@ class _Repeater:
         self.listener.repeat_ended(row)
         return None
 
-    def _train(self, repeat: Repeat, folder: Path) -> ConfirmationRow:
+    def _against(self, repeat: Repeat) -> _Against:
+        """Baselines of the seed of the search, and of the repeat's own where they are wanted."""
+        seeds = {self.base.seed, *([repeat.config.seed] if self.new_baselines else [])}
+        configs = {seed: repeat.config.model_copy(update={"seed": seed}) for seed in sorted(seeds)}
+        tasks = self.base.primary_tasks
+        return {seed: self.baselines.get(config, tasks) for seed, config in configs.items()}
+
+    def _train(self, repeat: Repeat, against: _Against, folder: Path) -> ConfirmationRow:
         config, data = repeat.config, self.shelf.get(repeat.config)
         (folder / "config.yaml").write_text(dump_yaml(config), encoding="utf-8")
         callbacks = Callbacks(on_progress=self.listener.progress, should_stop=self.should_stop)
@@ -236,7 +243,7 @@ class _Repeater:
         return ConfirmationRow(
             trial=repeat.trial,
             seed=config.seed,
-            **self._judged(result.metrics, config.seed, data),
+            **self._judged(result.metrics, against, config.seed, data),
             metrics=json.dumps(dict(result.metrics)),
             steps_trained=result.total_steps - result.steps_reused,
             steps_reused=result.steps_reused,
@@ -247,12 +254,14 @@ class _Repeater:
             created_at=datetime.now(UTC),
         )
 
-    def _judged(self, metrics: Mapping[str, float], seed: int, data: TaskData) -> dict[str, Any]:
+    def _judged(
+        self, metrics: Mapping[str, float], against: _Against, seed: int, data: TaskData
+    ) -> dict[str, Any]:
         """What a repeat is worth, over the baselines of its seed or of the search, and over the latter."""
-        of_search = compare(metrics, self._of_seed[self.base.seed], data.specs)
+        of_search = compare(metrics, against[self.base.seed], data.specs)
         chosen = of_search
         if self.new_baselines:
-            chosen = compare(metrics, self._of_seed[seed], data.specs)
+            chosen = compare(metrics, against[seed], data.specs)
         return {
             "delta_m_percent": chosen.delta_m_percent,
             "gains_percent": json.dumps(dict(chosen.gains_percent)),

@@ -234,7 +234,7 @@ def why_no_leader(study: LoadedStudy) -> str:
     """One line for a study without a feasible result."""
     done = len(own_trials(study.optuna, (TrialState.COMPLETE,)))
     why = "no trial is finished" if done == 0 else f"none of {done} finished trials keeps the limits"
-    return f"study {study.name}: {why}. Run `dtme-search optimize --study {study.name}`."
+    return f"study {study.name}: {why}. Run: {study.place.command('optimize')}"
 
 
 def _feasible(study: LoadedStudy) -> list[FrozenTrial]:

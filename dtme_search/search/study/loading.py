@@ -15,12 +15,12 @@ from dtme_search.search.reuse.savings import Savings, savings
 from dtme_search.search.storage.database import mask_url
 from dtme_search.search.storage.records import Records, records_for
 from dtme_search.search.storage.studies import default_storage_url, load_existing, open_storage
+from dtme_search.search.study.place import DEFAULT_WORKDIR, Place
 
-DEFAULT_WORKDIR = Path("dtme-runs")
 STUDY_ATTR = "dtme:study"
 """Study attribute: the ``StudyConfig`` it last ran with, as JSON."""
-BASE_ATTR = "dtme:base"
-"""Study attribute: its base config as it last ran, as JSON; for workers that join."""
+FILE_ATTR = "dtme:file"
+"""Study attribute: the YAML it last ran from, if it is not a shipped one."""
 
 
 @dataclass(frozen=True)
@@ -31,12 +31,14 @@ class LoadedStudy:
         config: As it was when the study was created.
         optuna: Trials, parameters, values.
         records: Baselines, evaluations, conflicts, plans, run facts.
+        place: Where it lies, for the commands that find it again.
         stopped: Whether a signal ended the ``optimize`` that gave this; the same call goes on.
     """
 
     config: StudyConfig
     optuna: optuna.Study
     records: Records
+    place: Place
     stopped: bool = False
 
     @property
@@ -78,4 +80,5 @@ def load_study(study: str, *, storage: str | None = None, workdir: Path = DEFAUL
     config = validate(StudyConfig, json.loads(found.user_attrs[STUDY_ATTR]), f"study {name}")
     records = records_for(opened)
     records.create_tables()  # a study of an older release is brought up to date
-    return LoadedStudy(config, found, records)
+    place = Place(name, workdir, storage, found.user_attrs.get(FILE_ATTR))
+    return LoadedStudy(config, found, records, place)

@@ -11,17 +11,27 @@ import optuna
 import torch
 from optuna.samplers import BaseSampler
 
-from dtme_search.config import RunConfig, StudyConfig, base_config, find_file, load_study_config, validate
+from dtme_search.config import (
+    RunConfig,
+    StudyConfig,
+    base_config,
+    find_file,
+    load_study_config,
+    shipped,
+    validate,
+)
 from dtme_search.config.study import ReuseConfig
 from dtme_search.errors import ConfigError, StorageError
 from dtme_search.models import check_model, describe_backbone, name_weights
 from dtme_search.search.data_shelf import DataShelf
 from dtme_search.search.reuse.trunks import TrunkStore
 from dtme_search.search.space.known_points import enqueued_point
+from dtme_search.search.space.recipes import with_rule
 from dtme_search.search.space.search_space import SearchSpace
 from dtme_search.search.storage.database import storage_errors
 from dtme_search.search.storage.records import Records, records_for
 from dtme_search.search.storage.studies import (
+    BASE_ATTR,
     check_continues,
     check_same_search,
     check_storage,
@@ -31,7 +41,8 @@ from dtme_search.search.storage.studies import (
 from dtme_search.search.storage.study_lock import AskingLock
 from dtme_search.search.storage.trials import enqueue, own_trials
 from dtme_search.search.study.lifecycle import recover, tidy
-from dtme_search.search.study.loading import BASE_ATTR, STUDY_ATTR, LoadedStudy, load_study, storage_url
+from dtme_search.search.study.loading import FILE_ATTR, STUDY_ATTR, LoadedStudy, load_study, storage_url
+from dtme_search.search.study.place import Place
 from dtme_search.search.study.plan_sampler import study_sampler
 from dtme_search.search.study.sampling import build_pruner, build_sampler, sampler_seed
 from dtme_search.search.study.warm_start import Knowledge, WarmStart, read_knowledge
@@ -58,6 +69,7 @@ class Prepared:
         workspace: Folders.
         shelf: Data.
         url: Database, passwords included.
+        place: Where it lies, for the commands that find it again.
         knowledge: What another study knows, for the sampler.
     """
 
@@ -69,11 +81,12 @@ class Prepared:
     workspace: Workspace
     shelf: DataShelf
     url: str = field(repr=False)
+    place: Place = field(repr=False)
     knowledge: Knowledge | None = None
 
     def loaded(self, *, stopped: bool = False) -> LoadedStudy:
         """The study for whoever looks at it."""
-        return LoadedStudy(self.config, self.optuna, self.records, stopped)
+        return LoadedStudy(self.config, self.optuna, self.records, self.place, stopped)
 
     def asking(self) -> AskingLock:
         """Lock to hold while asking for a trial."""
@@ -143,7 +156,7 @@ def prepare(
     shelf = DataShelf(device, on_progress=listener.data_reading)
     url = storage_url(config.name, storage, workdir)
     known = open_storage(url) if check_storage(url) else None
-    space = _space(config, base)
+    space = space_of(config, base)
     points = [enqueued_point(space, point) for point in config.enqueue]
     sampler = build_sampler(config, config.seed)
     pruner = build_pruner(config, base.train.num_evaluations)
@@ -167,7 +180,11 @@ def prepare(
     workspace = Workspace.of_study(workdir, config.name)
     found.set_user_attr(BASE_ATTR, base.model_dump_json())
     found.set_user_attr(STUDY_ATTR, config.model_dump_json())
-    prepared = Prepared(config, base, space, found, records, workspace, shelf, url, knowledge)
+    file = _own_file(study)
+    if file != found.user_attrs.get(FILE_ATTR):
+        found.set_user_attr(FILE_ATTR, file)
+    place = Place(config.name, workdir, storage, file)
+    prepared = Prepared(config, base, space, found, records, workspace, shelf, url, place, knowledge)
     prepared.recover(listener)
     prepared.tidy()
     # Whether a point is there and adding it are two steps: workers that start together would add it twice.
@@ -211,7 +228,7 @@ def join_prepared(
     base = validate(RunConfig, json.loads(found.user_attrs[BASE_ATTR]), f"base config of study {config.name}")
     base = base.with_data_root(data_root)
     shelf = DataShelf(device, on_progress=listener.data_reading)
-    space = _space(config, base)
+    space = space_of(config, base)
     found.pruner = build_pruner(config, base.train.num_evaluations)
     seed = sampler_seed(config.seed, worker, len(own_trials(found)))
     found.sampler = _sampler(config, base, space, loaded.records, seed)
@@ -220,7 +237,7 @@ def join_prepared(
     check_run(base, shelf.get(base))
     check_same_inputs(found, base, shelf.get(base).fingerprint)
     workspace = Workspace.of_study(workdir, config.name)
-    prepared = Prepared(config, base, space, found, loaded.records, workspace, shelf, url)
+    prepared = Prepared(config, base, space, found, loaded.records, workspace, shelf, url, loaded.place)
     prepared.recover(listener)
     prepared.tidy()
     return prepared
@@ -251,7 +268,14 @@ def _sampler(
     return study_sampler(config, seed, space, records, backbone)
 
 
-def _space(config: StudyConfig, base: RunConfig) -> SearchSpace:
+def _own_file(study: str) -> str | None:
+    """Absolute path of the YAML of a study, unless another command finds it by its name anywhere."""
+    path = find_file(study, "studies").absolute()
+    return None if path == shipped("studies", here=False).get(study) else str(path)
+
+
+def space_of(config: StudyConfig, base: RunConfig) -> SearchSpace:
+    """The search space, with the rule for the baselines of its trials."""
     backbone = check_model(base.model, base.data.image_size)
     space = SearchSpace.from_study(config, base, backbone.num_layers)
     for what, one in space.with_each_choice("model"):
@@ -259,4 +283,4 @@ def _space(config: StudyConfig, base: RunConfig) -> SearchSpace:
             check_model(one.model, one.data.image_size)
         except ConfigError as error:
             raise ConfigError(f"study {config.name}: {what}: {error}") from error
-    return space
+    return with_rule(config, space)

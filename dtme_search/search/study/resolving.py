@@ -20,7 +20,7 @@ from dtme_search.search.space.parameter import Parameter
 from dtme_search.search.space.paths import LAYERS, SEED, START
 from dtme_search.search.space.search_space import SearchSpace
 from dtme_search.search.storage.rows import ConflictRow
-from dtme_search.token_space import ConflictReport, ExpansionPlan, needs_conflicts
+from dtme_search.token_space import ConflictReport, ExpansionPlan
 from dtme_search.training.growth import plan_for
 from dtme_search.training.identity import weights_follow_results
 
@@ -106,7 +106,7 @@ class Resolver:
     def is_unknown(self, params: Mapping[str, Scalar]) -> bool:
         """Whether conflicts could decide the plan of these parameters and are not known here."""
         config = self._config(params)
-        if config.expansion_step is None or not needs_conflicts(config.expansion):
+        if config.expansion_step is None or not config.expansion.needs_conflicts:
             return False
         return config.expansion_step not in self._reports.get(self._measured_as(config, params), {})
 
@@ -172,7 +172,7 @@ class Resolver:
             weights = build_schedule(config).weights(step)
             active = tuple(name for name, weight in weights.items() if weight > 0)
         report = None
-        if needs_conflicts(config.expansion):
+        if config.expansion.needs_conflicts:
             known = self._reports.get(self._measured_as(config, params), {})
             if not known:
                 return None

@@ -24,9 +24,9 @@ import sqlalchemy
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from dtme_search.config import Scalar, StudyConfig
+from dtme_search.config.dotted import value_at
 from dtme_search.errors import ConfigError, StorageError, nearest
 from dtme_search.search.space.parameter import same
-from dtme_search.search.space.paths import value_at
 from dtme_search.search.space.search_space import SearchSpace
 from dtme_search.search.storage.database import mask_url, parse_url
 from dtme_search.search.storage.records import Records

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import platform
 import traceback
 from collections.abc import Callable, Iterable, Sequence
@@ -68,9 +69,11 @@ class Diary:
             unexpanded_fingerprint=self._name_of(self.config.unexpanded()),
             state="running",
             config=self.config.model_dump_json(),
+            baselines=json.dumps({task: row.fingerprint for task, row in self.context.baselines.items()}),
             expansion_step=self.config.expansion_step,
             total_steps=self.config.total_steps,
             device=device_name(self.data.device),
+            compiled=self.config.train.compile,
             seed=self.config.seed,
             split=self.data.scoring_split,
             torch_version=torch.__version__,
@@ -128,8 +131,8 @@ class Diary:
         """The run has come to a step, on its own steps or on reused ones."""
         self.row = replace(self.row, steps_trained=max(0, step - (self.row.steps_reused or 0)))
 
-    def evaluated(self, evaluation: Evaluation, comparison: Comparison) -> None:
-        """The hold-out was evaluated."""
+    def evaluated(self, evaluation: Evaluation, comparison: Comparison, parts: int) -> None:
+        """The hold-out was evaluated; batches go through the network in ``parts``."""
         rows = [
             EvaluationRow(
                 task=name,
@@ -137,12 +140,13 @@ class Diary:
                 value=value,
                 gain_percent=comparison.gains_percent.get(name),
                 loss=evaluation.losses.get(name),
+                unit=self.data.specs[name].unit,
             )
             for name, value in evaluation.metrics.items()
         ]
         self.records.save_evaluation(self.study.name, self.trial.number, evaluation.step, rows)
         self.reached(evaluation.step)
-        self.row = replace(self.row, delta_m_percent=comparison.delta_m_percent)
+        self.row = replace(self.row, delta_m_percent=comparison.delta_m_percent, batch_parts=parts)
 
     def judged(self, rung: RungRow) -> None:
         """The numbers at an evaluation that pruning compares."""
@@ -155,7 +159,7 @@ class Diary:
 
     def completed(self, result: RunResult, outcome: Outcome) -> Result:
         """The trial has its result; its files are written."""
-        resolved = resolved_config(self.config, result.plan, result.plateau_step)
+        resolved = resolved_config(self.config, result.plan, result.plateau_step, result.trained_parts)
         (self.folder / "resolved.yaml").write_text(dump_yaml(resolved), encoding="utf-8")
         self._write_curves(
             (evaluation.step, name, value, evaluation.losses.get(name))

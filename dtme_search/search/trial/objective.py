@@ -10,7 +10,7 @@ import optuna
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 
-from dtme_search.config import StudyConfig
+from dtme_search.config import RunConfig, StudyConfig
 from dtme_search.models import describe_backbone
 from dtme_search.search.data_shelf import DataShelf
 from dtme_search.search.reuse.context import TrialContext
@@ -39,7 +39,7 @@ class Objective:
     Attributes:
         study: The study.
         space: Turns a trial into a config.
-        baselines: Task -> single-task baseline of the study's base config.
+        baselines: Gives the single-task baselines that a config is compared with, by task.
         shelf: Data.
         records: Own SQL tables.
         workspace: Folders.
@@ -50,7 +50,7 @@ class Objective:
 
     study: StudyConfig
     space: SearchSpace
-    baselines: Mapping[str, BaselineRow]
+    baselines: Callable[[RunConfig], Mapping[str, BaselineRow]]
     shelf: DataShelf
     records: Records
     workspace: Workspace
@@ -86,6 +86,7 @@ class Objective:
                 records=self.records,
                 workspace=self.workspace,
                 expansion_steps=self.space.expansion_steps(config),
+                baselines=self.baselines(config),
                 should_stop=claimed.should_stop,
                 on_wait=self.listener.waiting,
                 meanwhile=meanwhile,
@@ -104,7 +105,7 @@ class Objective:
         except AlreadyDone as found:
             return diary.taken_over(found.origin)
         backbone = describe_backbone(context.config.model, context.data.image_size)
-        outcome = judge(run, self.baselines, context.data.specs, backbone, self.study)
+        outcome = judge(run, context.baselines, context.data.specs, backbone, self.study)
         return diary.completed(run, outcome), outcome
 
     @contextmanager
@@ -171,9 +172,9 @@ class Objective:
     def _evaluated(self, diary: Diary, trainer: Trainer, evaluation: Evaluation) -> None:
         """Write an evaluation down, and end the trial if the study's pruner says so."""
         trial, num_evaluations = diary.trial, trainer.config.train.num_evaluations
-        comparison = compare(evaluation.metrics, self.baselines, trainer.data.specs)
+        comparison = compare(evaluation.metrics, diary.context.baselines, trainer.data.specs)
         rung = _rung(trial.number, trainer, evaluation.step, comparison.delta_m_percent)
-        diary.evaluated(evaluation, comparison)
+        diary.evaluated(evaluation, comparison, trainer.state.parts)
         diary.judged(rung)
         self.listener.trial_evaluated(trial.number, evaluation.step, comparison.delta_m_percent)
         reason = judge_rung(trial, self.study, rung, num_evaluations, self.records)

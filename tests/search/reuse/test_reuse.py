@@ -215,6 +215,7 @@ def test_what_is_equal_to_a_pruned_trial_is_pruned(tmp_path):
         trials=3,
         objectives={"delta_m_percent": "maximize"},
         search=SEARCH | {"train.lr": {"choices": [1e-3, 10.0]}},
+        baselines={"recipe": "base"},
         pruner={"name": "median", "num_startup_trials": 1, "num_warmup_evaluations": 0},
         enqueue=[point | {"train.lr": lr} for point, lr in zip(points, (1e-3, 10.0, 10.0), strict=True)],
     )

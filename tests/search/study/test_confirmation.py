@@ -13,7 +13,7 @@ import torch
 from tiny import write_tiny_study
 from watching import HeardRepeats, ctrl_c, once
 
-from dtme_search.config import RunConfig, load_run_config
+from dtme_search.config import BaselineRecipes, RunConfig, load_run_config
 from dtme_search.data import build_data
 from dtme_search.errors import ConfigError, ExportError, TrainingError
 from dtme_search.models import build_model
@@ -167,7 +167,9 @@ def test_a_repeat_that_diverges_is_told_and_the_others_go_on(place):
     number = leaders(study, 1)[0].trial
     run = next(run for run in study.records.runs("tiny") if run.trial == number)
     config = RunConfig.model_validate_json(run.config)
-    bad = config.model_copy(update={"train": config.train.model_copy(update={"lr": 1e20})})
+    kept = BaselineRecipes(rule="base", recipes={task: {"train.lr": 1e-3} for task in TASKS})
+    train = config.train.model_copy(update={"lr": 1e20})
+    bad = config.model_copy(update={"train": train, "baselines": kept})
     study.records.save_run(replace(run, config=bad.model_dump_json()))
     heard = HeardRepeats()
     with pytest.raises(

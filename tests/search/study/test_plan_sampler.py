@@ -331,6 +331,7 @@ def test_with_several_seeds_the_front_and_the_export_go_by_what_is_expected(tmp_
     ]
     file = write_tiny_study(tmp_path, changes, trials=6, sampler={"name": "plan"}, seeds=2, enqueue=points)
     study = optimize(file, workdir=tmp_path / "runs", device="cpu")
+    assert {row.seed for row in study.records.baselines()} == {0}, "all are judged by those of the first seed"
     expected = expectations(study)
     assert sorted(expected) == [0, 1, 2], "a plan counts once, under its first trial"
     assert all(each.deviation > 0 for each in expected.values())

@@ -247,6 +247,7 @@ def study(tmp_path_factory, heard):
         limits={"param_overhead_percent": 0.5},
         search=SEARCH
         | {"train.lr": {"choices": [1e-3, 10.0]}, "expansion.variance_ratio": {"choices": [10.0, 100.0]}},
+        baselines={"recipe": "base"},
         sampler={"num_startup_trials": 2},
         pruner={
             "name": "pareto",

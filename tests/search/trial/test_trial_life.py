@@ -178,6 +178,13 @@ class TestMemory:
         assert [row for row in rows if row.step <= 4] == [row for row in expected if row.step <= 4]
         assert [row.step for row in rows] == [row.step for row in expected]
 
+    def test_a_trial_that_does_not_end_has_said_so(self, tmp_path, monkeypatch):
+        """Else one that was pruned would give its end to equal work, which trains with whole batches."""
+        self.fits(2, monkeypatch)
+        study = search(tmp_path, Heard(once("trial_evaluated", 6, ctrl_c)))
+        (row,) = study.records.runs("tiny")
+        assert (row.state, row.batch_parts) == ("interrupted", 2)
+
     def test_one_that_never_fits_fails_with_advice(self, tmp_path, monkeypatch):
         self.fits(1, monkeypatch)
         heard = Heard()
