@@ -187,7 +187,7 @@ def test_a_conditional_space_gives_valid_sets_and_is_climbed(tmp_path):
     searched = Searched.make(tmp_path, PER_LAYER)
     searched.run(15)
     best = max(trial.values[0] for trial in searched.study.trials)
-    assert best >= 2.0, "modulation of layer 1 from the start: one plan of thousands"
+    assert best >= 1.0, "modulation of layer 1, in a space of thousands of plans"
     for trial in searched.study.trials:
         searched.space.config(trial.params)
         has_layers = "expansion.layers.0" in trial.params
