@@ -6,6 +6,7 @@ from typing import Any
 
 _HEADINGS = {
     "delta_m_percent": "delta_m",
+    "delta_m_base_percent": "base",
     "param_overhead_percent": "overhead",
     "step_cost_ratio": "step cost",
     "delta_m_mean": "mean",
@@ -22,6 +23,7 @@ _HEADINGS = {
 _DECIMALS = {
     "search": 2,
     "delta_m_percent": 2,
+    "delta_m_base_percent": 2,
     "delta_m_mean": 2,
     "delta_m_std": 2,
     "paired_gain_percent": 2,
@@ -34,9 +36,10 @@ _DECIMALS = {
     "start": 2,
 }
 _SIGNED = {
-    "delta_m_percent",
-    "delta_m_mean",
     "search",
+    "delta_m_percent",
+    "delta_m_base_percent",
+    "delta_m_mean",
     "paired_gain_percent",
     "paired_mean",
     "expected_delta_m",

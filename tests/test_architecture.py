@@ -243,9 +243,9 @@ def test_circles_are_found():
 PRIVATE_NAMES = re.compile(
     r"(?<!self)\._(study_id|trial_id|backend)\b|\boptuna\._(?!_)|\boptuna[\w.]*\._\w+ import"
     r"|from optuna[\w.]* import .*\b_\w|"
-    r"(study|optuna)\._storage\b|timm[\w.]*\._\w+|from timm[\w.]* import .*\b_\w"
+    r"(study|optuna)\._storage\b|timm[\w.]*\._\w+|\bvit\._\w+|from timm[\w.]* import .*\b_\w"
 )
-KEEPERS_OF_PRIVATE_NAMES = {"search/storage/optuna_internals.py"}
+KEEPERS_OF_PRIVATE_NAMES = {"search/storage/optuna_internals.py", "models/timm_internals.py"}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
@@ -253,6 +253,13 @@ def test_private_names_of_others_are_in_one_file(path):
     """A minor release may change them; where they are used, a test for each name says so."""
     if path.relative_to(PACKAGE).as_posix() not in KEEPERS_OF_PRIVATE_NAMES:
         assert PRIVATE_NAMES.findall(path.read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize("name", ["optuna", "optuna-dashboard", "timm"])
+def test_whose_private_names_are_used_has_an_upper_bound(name):
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    (line,) = [line for line in project["dependencies"] if re.split(r"[<>=]", line)[0] == name]
+    assert "<" in line
 
 
 def test_what_is_imported_is_declared():

@@ -9,7 +9,7 @@ import operator
 from typing import Any
 
 from dtme_search.config.combine import OPTIONS
-from dtme_search.config.run import ExpansionConfig, ModelConfig, RunConfig, ScheduleConfig
+from dtme_search.config.run import ExpansionConfig, ModelConfig, RunConfig, ScheduleConfig, TrainConfig
 
 NUMERICS_VERSION = 2
 """Raised whenever the same config would train to other numbers; part of every fingerprint."""
@@ -32,6 +32,8 @@ _RANKING = {
     "null_threshold",
     "selection",
 }
+_OFF_BY_DEFAULT = ("backbone_lr_multiplier", "layer_decay", "decoder_warmup_steps")
+"""Fields of train that leave no trace where they do nothing, so that older work keeps its name."""
 _MERGING = {"pair_threshold", "max_streams"}
 _OF_SCHEDULES = {
     "diminish": ("initial_weight", "decay_power"),
@@ -64,6 +66,9 @@ def canonical(config: RunConfig) -> dict[str, Any]:
     form["expansion"] = _active_expansion(config.expansion, form["expansion"])
     form["schedule"] = _active_schedule(config, form["schedule"])
     _keep_active_combine(config, form["train"])
+    for name in _OFF_BY_DEFAULT:
+        if form["train"][name] == TrainConfig.model_fields[name].default:
+            del form["train"][name]
     if not config.expansion_step:
         # Steps after the growth are all steps when it comes first or never.
         form["train"]["count_from"] = "start"

@@ -346,6 +346,12 @@ class TrainConfig(Section):
     """Adam with coupled weight decay as in the paper, or AdamW."""
     lr: Annotated[float, Field(gt=0.0)] = 2e-5
     """Learning rate at the first step."""
+    backbone_lr_multiplier: Annotated[float, Field(gt=0.0)] = 1.0
+    """Learning rate of the backbone over that of the decoders; below 1 for pretrained weights."""
+    layer_decay: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
+    """Factor of the learning rate from each block to the one before it; empty = all blocks learn alike."""
+    decoder_warmup_steps: Annotated[int, Field(ge=0)] = 0
+    """Steps at the start in which the backbone stands still and the decoders learn alone."""
     weight_decay: Annotated[float, Field(ge=0.0)] = 1e-6
     """Weight decay."""
     warmup_steps: Annotated[int, Field(ge=0)] = 0

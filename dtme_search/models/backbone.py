@@ -22,6 +22,7 @@ from dtme_search.models.pretrained import first_line, load_checkpoint, load_publ
 from dtme_search.models.rotary import give_rotary_positions
 from dtme_search.models.seeding import seeded
 from dtme_search.models.streams import SharedDropPath
+from dtme_search.models.timm_internals import with_positions
 from dtme_search.models.weights import digest_of_weights
 
 if TYPE_CHECKING:
@@ -114,10 +115,7 @@ class Backbone(nn.Module):
 
     def embed(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W) to tokens (B, L, P): prefix tokens, then patches row by row."""
-        # timm has no public name for the step between patch embedding and blocks. Its rotary models give the
-        # positions, too, which the blocks ask for themselves here.
-        embedded = self.vit._pos_embed(self.vit.patch_embed(images))
-        tokens: Tensor = self.vit.norm_pre(embedded[0] if isinstance(embedded, tuple) else embedded)
+        tokens: Tensor = self.vit.norm_pre(with_positions(self.vit, self.vit.patch_embed(images)))
         return tokens
 
     def drop_prefix_tokens(self) -> None:
@@ -187,6 +185,16 @@ def name_weights(config: ModelConfig) -> str | None:
 
     published = get_pretrained_cfg(config.backbone)
     return f"timm {version('timm')} {getattr(published, 'tag', None) or 'default'}"
+
+
+def check_weights(config: ModelConfig, image_size: tuple[int, int]) -> None:
+    """Load ``model.checkpoint`` once, to know before anything is trained that it fits.
+
+    Raises:
+        ConfigError: As :func:`build_backbone`.
+    """
+    if config.checkpoint is not None:
+        build_backbone(config, image_size, seed=0)
 
 
 @lru_cache(maxsize=64)

@@ -27,7 +27,7 @@ from dtme_search.training.gradient_sizes import fisher_traces, gradient_norms
 from dtme_search.training.gradient_statistics import compare_gradients
 from dtme_search.training.growth import Growth
 from dtme_search.training.identity import checkpoint_fingerprint
-from dtme_search.training.optimisation import learning_rate_factor
+from dtme_search.training.optimisation import set_learning_rates
 from dtme_search.training.result import Evaluation, RunResult
 from dtme_search.training.runtime import forget_peak_memory, run_numerics
 from dtme_search.training.sharing import Follower
@@ -252,9 +252,7 @@ class Trainer:
         self._seed_step()
         self._refresh_weights(batch)
         weights = state.schedule.weights(state.step)
-        factor = learning_rate_factor(state.step, self.config.total_steps, train)
-        for group in state.optimizer.param_groups:
-            group["lr"] = group["base_lr"] * factor
+        set_learning_rates(state.optimizer, state.step, self.config.total_steps, train)
         state.optimizer.zero_grad(set_to_none=True)
         of_active = {name: weights[name] for name in state.active}
         losses = self.combination.backward(state.step, batch, of_active, state.parts)

@@ -22,7 +22,7 @@ from optuna.artifacts import FileSystemArtifactStore, upload_artifact
 from dtme_search.config import RunConfig, dump_yaml
 from dtme_search.search.reuse.context import TrialContext
 from dtme_search.search.storage.rows import ConflictRow, EvaluationRow, GradientRow, PlanRow, RungRow, RunRow
-from dtme_search.search.trial.outcome import Comparison, Outcome, recorded_outcome
+from dtme_search.search.trial.outcome import Comparison, Outcome, compare, recorded_outcome
 from dtme_search.search.trial.pruning import stop
 from dtme_search.search.trial.result import Result
 from dtme_search.search.trial.retries import goes_on_later, retry_history
@@ -185,6 +185,7 @@ class Diary:
             seconds_waited=sum(self.context.waits),
             seconds_checkpoint=result.seconds.get("checkpoint", 0.0),
             seconds_overhead=total - inside,
+            delta_m_base_percent=self._over_base(result),
             peak_memory_mb=result.peak_memory_mb,
             precision=result.precision,
             batch_parts=result.parts,
@@ -204,6 +205,7 @@ class Diary:
             resolved_fingerprint=origin.resolved_fingerprint,
             origin_trial=origin.trial,
             delta_m_percent=origin.delta_m_percent,
+            delta_m_base_percent=origin.delta_m_base_percent,
             steps_trained=own,
             steps_reused=max(0, (origin.steps_trained or 0) + (origin.steps_reused or 0) - own),
             seconds_saved=max(0.0, _seconds_of(origin) - self._seconds()),
@@ -237,6 +239,11 @@ class Diary:
             batch_parts=origin.batch_parts,
         )
         return result, outcome
+
+    def _over_base(self, result: RunResult) -> float | None:
+        """delta_m over the baselines of the base config, where architectures are searched."""
+        rows = self.context.base_baselines
+        return compare(result.metrics, rows, self.data.specs).delta_m_percent if rows else None
 
     def _report_as(self, number: int) -> None:
         """Tell Optuna the values on the way: samplers judge a pruned trial by the last of them."""
