@@ -21,7 +21,8 @@ from optuna.artifacts import FileSystemArtifactStore, upload_artifact
 
 from dtme_search.config import RunConfig, dump_yaml
 from dtme_search.search.reuse.context import TrialContext
-from dtme_search.search.storage.rows import ConflictRow, EvaluationRow, GradientRow, PlanRow, RungRow, RunRow
+from dtme_search.search.storage.rows import EvaluationRow, GradientRow, RungRow, RunRow
+from dtme_search.search.trial.measured import conflict_rows, plan_rows
 from dtme_search.search.trial.outcome import Comparison, Outcome, compare, recorded_outcome
 from dtme_search.search.trial.pruning import stop
 from dtme_search.search.trial.result import Result
@@ -323,32 +324,3 @@ class Diary:
 def _seconds_of(run: RunRow) -> float:
     """What a run would have taken alone."""
     return (run.seconds_total or 0.0) + (run.seconds_saved or 0.0)
-
-
-def plan_rows(plan: ExpansionPlan) -> list[PlanRow]:
-    """One row per layer, operation and group of tasks."""
-    return [
-        PlanRow(layer=layer, operation=operation, group_index=index, tasks=",".join(group))
-        for operation, by_layer in (("modulate", plan.modulate), ("expand", plan.expand))
-        for layer, groups in by_layer.items()
-        for index, group in enumerate(groups)
-    ]
-
-
-def conflict_rows(report: ConflictReport) -> list[ConflictRow]:
-    """One row per layer and pair of tasks."""
-    range_errors, null_errors = report.pair_errors("range"), report.pair_errors("null")
-    return [
-        ConflictRow(
-            layer=layer,
-            task_a=report.tasks[a],
-            task_b=report.tasks[b],
-            range_rate=float(report.range_rates[layer, a, b]),
-            null_rate=float(report.null_rates[layer, a, b]),
-            range_se=float(range_errors[layer, a, b]),
-            null_se=float(null_errors[layer, a, b]),
-        )
-        for layer in range(report.num_layers)
-        for a in range(len(report.tasks))
-        for b in range(a + 1, len(report.tasks))
-    ]
