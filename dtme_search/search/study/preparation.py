@@ -225,7 +225,7 @@ def join_prepared(
         DtmeSearchError: If there is no such study, or this machine sees other data or other backbones.
     """
     optuna.logging.set_verbosity(optuna.logging.CRITICAL)
-    loaded = load_study(study, storage=settings.storage, workdir=settings.workdir)
+    loaded = load_study(study, storage=settings.storage, workdir=settings.workdir, writes=True)
     config, found = loaded.config, loaded.optuna
     if BASE_ATTR not in found.user_attrs:
         raise StorageError(
