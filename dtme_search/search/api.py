@@ -11,6 +11,7 @@ from pathlib import Path
 
 from dtme_search.models import check_model
 from dtme_search.search.data_shelf import DataShelf
+from dtme_search.search.space.recipes import judged_as
 from dtme_search.search.stopping import StopSwitch
 from dtme_search.search.storage.database import storage_errors
 from dtme_search.search.storage.records import records_for
@@ -208,7 +209,7 @@ def _work(
     objective = Objective(
         study=prepared.config,
         space=space,
-        baselines=lambda config: get(space.judged_as(config), tasks),
+        baselines=lambda config: get(judged_as(space, config), tasks),
         shelf=shelf,
         records=records,
         workspace=workspace,

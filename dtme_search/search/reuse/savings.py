@@ -81,7 +81,15 @@ def savings(runs: Sequence[RunRow]) -> Savings:
         pruned_away += run.total_steps - own - reused
         seconds += run.seconds_saved or 0.0
     waited = sum(run.seconds_waited or 0.0 for run in runs)
-    return Savings(trained, from_trunks, from_equal_work, pruned_away, seconds, taken_over, waited)
+    return Savings(
+        trained,
+        from_trunks,
+        from_equal_work,
+        pruned_away,
+        seconds=seconds,
+        trials_taken_over=taken_over,
+        seconds_waited=waited,
+    )
 
 
 def _duration(seconds: float) -> str:

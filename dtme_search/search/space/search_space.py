@@ -25,7 +25,7 @@ from dtme_search.config.identity import NUMERICS_VERSION
 from dtme_search.config.study import Distribution
 from dtme_search.errors import ConfigError, nearest
 from dtme_search.search.space.parameter import OptunaDistribution, Parameter, make_parameter
-from dtme_search.search.space.paths import ARCHITECTURE, LAYERS, POLICY, SEED, START
+from dtme_search.search.space.paths import ARCHITECTURE, LAYERS, POLICY, SEED, SEEDS, START
 
 _MEETING_POINTS = 8
 """Stretches into which a range of expansion starts without a grid is cut."""
@@ -52,7 +52,6 @@ class SearchSpace:
         num_layers: Transformer layers of the backbone.
         parameters: Searched paths; a path that another one depends on comes before it, else YAML order.
         against: Rule for the baselines of trials where it matters, in words; a study keeps it.
-        num_seeds: Seeds that the sampler chooses among; one more parameter where there are several.
     """
 
     study_name: str
@@ -60,7 +59,6 @@ class SearchSpace:
     num_layers: int
     parameters: tuple[Parameter, ...]
     against: str = ""
-    num_seeds: int = 1
 
     @property
     def searches_architecture(self) -> bool:
@@ -86,20 +84,13 @@ class SearchSpace:
                 parameters[path] = make_parameter(path, pattern, study.search[pattern], where)
         if study.seeds > 1:
             choices = tuple(range(base.seed, base.seed + study.seeds))
-            parameters[SEED] = make_parameter(SEED, SEED, Distribution(choices=choices), "seeds")
-        patterns = [*study.search, SEED]
+            parameters[SEED] = make_parameter(SEED, SEEDS, Distribution(choices=choices), "seeds")
+        patterns = [*study.search, SEEDS]
         in_order = sorted(parameters.values(), key=lambda parameter: patterns.index(parameter.pattern))
-        ordered = _dependencies_first(in_order, study.name)
-        space = cls(study.name, base, num_layers, ordered, num_seeds=study.seeds)
+        space = cls(study.name, base, num_layers, _dependencies_first(in_order, study.name))
         space._check_values()
         space._check_layers()
         return space
-
-    def judged_as(self, config: RunConfig) -> RunConfig:
-        """The run whose baselines judge another: of several seeds all are judged by those of the first."""
-        if self.num_seeds == 1:
-            return config
-        return config.model_copy(update={"seed": self.base.seed})
 
     def suggest(self, trial: BaseTrial) -> RunConfig:
         """Config of a trial; works for a running, a frozen (replay) and a fixed trial alike.
