@@ -189,6 +189,10 @@ def prepare(
     prepared.tidy()
     # Whether a point is there and adding it are two steps: workers that start together would add it twice.
     with prepared.asking():
+        if not found.get_trials(deepcopy=False) and records.runs(config.name):
+            # A study of this name was deleted, in Optuna's tables only.
+            records.delete_study(config.name)
+            workspace.forget_all()
         for point in points:
             enqueue(found, point)
     return prepared

@@ -53,9 +53,9 @@ def ask(study: optuna.Study) -> optuna.Trial:
     To be called under the study's lock.
     """
     for trial in study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
-        begun = bool(retry_history(trial))
-        if begun and study._storage.set_trial_state_values(trial._trial_id, state=TrialState.RUNNING):
-            return optuna.Trial(study, trial._trial_id)
+        number, storage = id_of_trial(trial), storage_of(study)
+        if retry_history(trial) and storage.set_trial_state_values(number, state=TrialState.RUNNING):
+            return running_trial(study, number)
     return study.ask()
 
 
