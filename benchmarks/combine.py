@@ -2,6 +2,7 @@
 
     python benchmarks/combine.py                    small ViT, 64 x 96, batch 4, CPU
     python benchmarks/combine.py --device cuda --paper    ViT-T, 448 x 576, batch 6, bfloat16
+    python benchmarks/combine.py --finetune         steps of one task with frozen parts
     python benchmarks/combine.py --memory           peak memory of each way, in processes of their own
 
 A step is what the training does from a batch to gradients, decoders and losses included. Every round times
@@ -20,11 +21,12 @@ from collections.abc import Callable
 import torch
 from step_cost import TASKS, medians, plans
 
-from dtme_search.config import RunConfig, set_path
+from dtme_search.config import FinetuneConfig, RunConfig, set_path
 from dtme_search.data import TaskData, build_data
 from dtme_search.models import build_model
 from dtme_search.token_space import ExpansionPlan
 from dtme_search.training.combination import Combination, method_of
+from dtme_search.training.finetune import choose_parts, freeze_all_but
 from dtme_search.training.forward import TaskLosses
 
 KINDS = (
@@ -111,6 +113,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--kinds", nargs="+", default=KINDS, choices=KINDS)
     parser.add_argument("--plans", nargs="+", default=["unexpanded", *PLANS])
     parser.add_argument("--memory", action="store_true", help="peak memory instead of time")
+    parser.add_argument("--finetune", action="store_true", help="steps of one task with frozen parts instead")
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     return parser.parse_args()
 
@@ -133,6 +136,37 @@ def times(arguments: argparse.Namespace) -> None:
     for kind in arguments.kinds:
         ratios = [seconds[f"{kind}/{name}"] / seconds[f"sum/{name}"] for name in arguments.plans]
         print(f"{kind:20}" + "".join(f"{ratio:33.2f}x" for ratio in ratios))
+
+
+def finetuning(arguments: argparse.Namespace) -> None:
+    """Steps of one task with some of the shared parts frozen, in steps of that task with none."""
+    device = torch.device(arguments.device)
+    config = config_of(arguments, "sum")
+    data = data_of(config, device)
+    variants: dict[str, Callable[[], float]] = {"all parts": timed(_single(config, data, None), device)}
+    for selection in ("importance", "reversed", "random", "last"):
+        for fraction in (0.25, 0.5, 0.75):
+            settings = FinetuneConfig.model_validate({"fraction": fraction, "selection": selection})
+            variants[f"{selection} {fraction:.0%}"] = timed(_single(config, data, settings), device)
+    seconds = medians(variants, arguments.rounds)
+    for name, value in seconds.items():
+        print(f"{name:20}{value / seconds['all parts']:8.2f}x")
+
+
+def _single(config: RunConfig, data: TaskData, settings: FinetuneConfig | None) -> Callable[[], None]:
+    model = build_model(config.model, data.specs, data.image_size, seed=0).to(data.device).train()
+    losses = TaskLosses(config.train, model, data)
+    if settings is not None:
+        parts = choose_parts(losses, TASKS[:1], settings, 0)
+        print(f"{settings.selection:12}{settings.fraction:5.0%} of the parts: {', '.join(parts)}")
+        freeze_all_but(model, parts)
+    batch = next(iter(data.train_batches(config.train.batch_size, 0)))
+
+    def step() -> None:
+        model.zero_grad(set_to_none=True)
+        losses.backward(batch, {TASKS[0]: 1.0})
+
+    return step
 
 
 def memory(arguments: argparse.Namespace) -> None:
@@ -158,6 +192,8 @@ def main() -> None:
         config = config_of(arguments, kind)
         plan = {"unexpanded": None, **plans(12 if arguments.paper else 6)}[name]
         print(peak_mb(step_of(config, data_of(config, device), plan), device))
+    elif arguments.finetune:
+        finetuning(arguments)
     elif arguments.memory:
         memory(arguments)
     else:

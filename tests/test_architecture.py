@@ -304,6 +304,15 @@ def test_help_loads_only_what_prints_it():
     assert loaded_outside_packages(code) <= OUTSIDE["cli"]
 
 
+COMMANDS = [path for path in FILES if "@app.command" in path.read_text(encoding="utf-8")]
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=lambda path: path.name)
+def test_typer_need_not_evaluate_annotations(path):
+    """As text each is evaluated twice for `--help`, which takes a sixth of its time."""
+    assert "from __future__ import annotations" not in path.read_text(encoding="utf-8")
+
+
 FORBIDDEN = re.compile(
     r"pypi\.org|pythonhoste[d]|download\.pytorch|index[-]url|find[-]links"
     r"|(?<![\w.\-~}>)\]])/(?:work|opt|root)(?![\w\-])"

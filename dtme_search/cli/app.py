@@ -1,7 +1,5 @@
 """The program and what all its commands share: flags, logging, where they print."""
 
-from __future__ import annotations
-
 import logging
 import os
 import sys

@@ -1,7 +1,5 @@
 """Commands around data sets: read one through, look at one, bring one into its folder layout."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

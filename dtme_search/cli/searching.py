@@ -1,8 +1,5 @@
 """Commands around a study: run it, take the best out, see what there is."""
 
-from __future__ import annotations
-
-import json
 import sys
 from contextlib import ExitStack
 from enum import StrEnum
@@ -379,6 +376,8 @@ def schema(
 
     With it an editor completes and checks the YAML.
     """
+    import json
+
     from dtme_search.config import RunConfig, StudyConfig
     from dtme_search.config.reference import reference
 

@@ -1,7 +1,5 @@
 """Commands around one config: train it, measure it, look at its conflicts."""
 
-from __future__ import annotations
-
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -90,7 +88,7 @@ def evaluate(
     screen = screen_of(context)
     saved: list[Path] = []
 
-    def look(model: MultiTaskViT, data: TaskData) -> None:
+    def look(model: "MultiTaskViT", data: "TaskData") -> None:
         from dtme_search.reporting import save_split_panels
         from dtme_search.training import Predictor
 
@@ -183,7 +181,7 @@ def conflicts(
     screen.line(f"\nWritten: {out / 'conflicts.png'} and {out / 'conflicts.json'}")
 
 
-def _run_config(config: str, data_root: str | None, set_: list[str] | None) -> RunConfig:
+def _run_config(config: str, data_root: str | None, set_: list[str] | None) -> "RunConfig":
     from dtme_search.config import load_run_config
 
     return load_run_config(config, tuple(set_ or ())).with_data_root(data_root)

@@ -1,9 +1,6 @@
 """Commands that show a study: in the terminal, in the browser, as a file."""
 
-from __future__ import annotations
-
 import os
-import secrets
 from contextlib import suppress
 from dataclasses import replace
 from enum import StrEnum
@@ -103,6 +100,8 @@ def dashboard(
     Only this machine can connect, and nothing can be changed, unless asked otherwise. DTME_DASHBOARD_TOKEN
     sets the token; else a new one is made.
     """
+    import secrets
+
     from dtme_search.reporting import Access, make_server, write_page
     from dtme_search.search import load_study
     from dtme_search.search.storage.optuna_internals import id_of_study

@@ -11,7 +11,7 @@ from dtme_search.config.files import (
     load_study_config,
     shipped,
 )
-from dtme_search.config.identity import canonical, fingerprint, run_fingerprint
+from dtme_search.config.identity import canonical, finetuning, fingerprint, run_fingerprint
 from dtme_search.config.messages import validate
 from dtme_search.config.paths import check_path, check_value
 from dtme_search.config.recipes import BaselineRecipes
@@ -21,6 +21,7 @@ from dtme_search.config.run import (
     Count,
     DataConfig,
     ExpansionConfig,
+    FinetuneConfig,
     FixedPlan,
     FolderConfig,
     LayerChoice,
@@ -47,6 +48,7 @@ __all__ = [
     "DataConfig",
     "Distribution",
     "ExpansionConfig",
+    "FinetuneConfig",
     "FixedPlan",
     "FolderConfig",
     "FolderDescription",
@@ -74,6 +76,7 @@ __all__ = [
     "check_value",
     "dump_yaml",
     "find_file",
+    "finetuning",
     "fingerprint",
     "load_description",
     "load_run_config",

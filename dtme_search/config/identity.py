@@ -9,7 +9,7 @@ import operator
 from typing import Any
 
 from dtme_search.config.combine import OPTIONS
-from dtme_search.config.run import ExpansionConfig, ModelConfig, RunConfig, ScheduleConfig
+from dtme_search.config.run import ExpansionConfig, ModelConfig, RunConfig, ScheduleConfig, TrainConfig
 
 NUMERICS_VERSION = 2
 """Raised whenever the same config would train to other numbers; part of every fingerprint."""
@@ -32,6 +32,8 @@ _RANKING = {
     "null_threshold",
     "selection",
 }
+_OFF_BY_DEFAULT = ("backbone_lr_multiplier", "layer_decay", "decoder_warmup_steps")
+"""Fields of train that leave no trace where they do nothing, so that older work keeps its name."""
 _MERGING = {"pair_threshold", "max_streams"}
 _OF_SCHEDULES = {
     "diminish": ("initial_weight", "decay_power"),
@@ -64,6 +66,9 @@ def canonical(config: RunConfig) -> dict[str, Any]:
     form["expansion"] = _active_expansion(config.expansion, form["expansion"])
     form["schedule"] = _active_schedule(config, form["schedule"])
     _keep_active_combine(config, form["train"])
+    for name in _OFF_BY_DEFAULT:
+        if form["train"][name] == TrainConfig.model_fields[name].default:
+            del form["train"][name]
     if not config.expansion_step:
         # Steps after the growth are all steps when it comes first or never.
         form["train"]["count_from"] = "start"
@@ -122,7 +127,22 @@ def _active_schedule(config: RunConfig, form: dict[str, Any]) -> dict[str, Any]:
     if schedule.kind == "diminish":
         names.add("half_life" if schedule.decay_rate is None else "decay_rate")
     names |= {name for name in ("patience", "stop_at") if form[name] is not None}
-    return {name: value for name, value in form.items() if name in names}
+    active = {name: value for name, value in form.items() if name in names}
+    if config.finetunes:
+        active["finetune"] = finetuning(config)
+    return active
+
+
+def finetuning(config: RunConfig) -> dict[str, Any]:
+    """What a run that fine-tunes selectively reads of ``schedule.finetune``."""
+    form = config.schedule.finetune.model_dump(mode="json")
+    if form["parts"]:
+        return {"parts": form["parts"]}
+    measures = form["selection"] in ("importance", "reversed")
+    return {
+        name: form[name]
+        for name in ("fraction", "selection", *(("importance", "images") if measures else ()))
+    }
 
 
 def _keep_active_combine(config: RunConfig, train: dict[str, Any]) -> None:

@@ -277,6 +277,21 @@ ADAPTIVE = ("inverse_gradient_norm", "fisher_trace")
 """Schedules whose weights follow gradients."""
 
 
+class FinetuneConfig(Section):
+    """What goes on training of the shared network once auxiliary tasks have stopped (ours)."""
+
+    fraction: Fraction = 1.0
+    """Share of the parts (embedding, every block, final norm) that goes on training; 1 = all."""
+    selection: Literal["importance", "reversed", "random", "last"] = "importance"
+    """Which parts: those most important for the primary tasks, or a control; last = nearest to the output."""
+    importance: Literal["fisher_trace", "taylor", "magnitude"] = "fisher_trace"
+    """Per parameter the mean of g^2, of the size of theta g, or of the size of g, over single images."""
+    images: Annotated[int, Field(ge=1)] = 16
+    """Training images on which that is measured."""
+    parts: tuple[str, ...] = ()
+    """The parts themselves, as an export writes them: embedding, block 0 and so on, norm."""
+
+
 class ScheduleConfig(Section):
     """How the weight of auxiliary tasks changes (MT2ST, arXiv 2406.18038)."""
 
@@ -307,6 +322,7 @@ class ScheduleConfig(Section):
     """inverse_gradient_norm: added to the norms."""
     images: Annotated[int, Field(ge=1)] = 8
     """fisher_trace: images of the batch that are looked at, each with a gradient of its own per task."""
+    finetune: FinetuneConfig = FinetuneConfig()
     with_loss_weighting: bool = False
     """Allow gamma from gradients beside a train.combine.kind that weighs losses: one may undo the other."""
 
@@ -330,6 +346,12 @@ class TrainConfig(Section):
     """Adam with coupled weight decay as in the paper, or AdamW."""
     lr: Annotated[float, Field(gt=0.0)] = 2e-5
     """Learning rate at the first step."""
+    backbone_lr_multiplier: Annotated[float, Field(gt=0.0)] = 1.0
+    """Learning rate of the backbone over that of the decoders; below 1 for pretrained weights."""
+    layer_decay: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
+    """Factor of the learning rate from each block to the one before it; empty = all blocks learn alike."""
+    decoder_warmup_steps: Annotated[int, Field(ge=0)] = 0
+    """Steps at the start in which the backbone stands still and the decoders learn alone."""
     weight_decay: Annotated[float, Field(ge=0.0)] = 1e-6
     """Weight decay."""
     warmup_steps: Annotated[int, Field(ge=0)] = 0
@@ -426,6 +448,13 @@ class RunConfig(Section):
     def auxiliary_tasks(self) -> tuple[str, ...]:
         """Names of the tasks that follow the schedule, in config order."""
         return tuple(name for name, task in self.tasks.items() if task.role == "auxiliary")
+
+    @property
+    def finetunes(self) -> bool:
+        """Whether a part of the shared network stops training with the auxiliary tasks, if they stop."""
+        schedule = self.schedule
+        stops = schedule.kind == "switch" or schedule.stop_at is not None or schedule.patience is not None
+        return bool(self.auxiliary_tasks) and stops and schedule.finetune.fraction < 1.0
 
     @property
     def expansion_step(self) -> int | None:

@@ -1,6 +1,6 @@
 """Multi-task vision transformers that grow in token space."""
 
-from dtme_search.models.backbone import BackboneInfo, describe_backbone, name_weights
+from dtme_search.models.backbone import BackboneInfo, check_weights, describe_backbone, name_weights
 from dtme_search.models.decoders import Predictions, resize
 from dtme_search.models.multitask import MultiTaskViT, build_model, check_model
 
@@ -10,6 +10,7 @@ __all__ = [
     "Predictions",
     "build_model",
     "check_model",
+    "check_weights",
     "describe_backbone",
     "name_weights",
     "resize",

@@ -189,6 +189,16 @@ def name_weights(config: ModelConfig) -> str | None:
     return f"timm {version('timm')} {getattr(published, 'tag', None) or 'default'}"
 
 
+def check_weights(config: ModelConfig, image_size: tuple[int, int]) -> None:
+    """Load ``model.checkpoint`` once, to know before anything is trained that it fits.
+
+    Raises:
+        ConfigError: As :func:`build_backbone`.
+    """
+    if config.checkpoint is not None:
+        build_backbone(config, image_size, seed=0)
+
+
 @lru_cache(maxsize=64)
 def _describe(
     name: str, options: tuple[tuple[str, int | float | bool | str], ...], image_size: tuple[int, int]

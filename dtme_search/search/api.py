@@ -10,7 +10,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from dtme_search.models import check_model
+from dtme_search.models import check_model, check_weights
 from dtme_search.search.data_shelf import DataShelf
 from dtme_search.search.stopping import StopSwitch
 from dtme_search.search.storage.database import storage_errors
@@ -24,6 +24,7 @@ from dtme_search.search.study.loop import run_trials
 from dtme_search.search.study.place import DEFAULT_WORKDIR
 from dtme_search.search.study.preparation import Prepared, join_prepared, prepare, read_study, space_of
 from dtme_search.search.study.recipes import settled
+from dtme_search.search.study.settings import Settings
 from dtme_search.search.trial.diary import DrawFiles
 from dtme_search.search.trial.listener import Listener
 from dtme_search.search.trial.objective import Objective
@@ -51,6 +52,7 @@ def train_baselines(
     url = storage_url(config.name, storage, workdir)
     check_storage(url)
     check_model(base.model, base.data.image_size)
+    check_weights(base.model, base.data.image_size)
     space = space_of(config, base)
     check_run(base, shelf.get(base))
     records = records_for(open_storage(url))
@@ -121,20 +123,19 @@ def optimize(
     runs.check(storage_url(study_name(study), storage, workdir))
     places = runs.places if isinstance(runs, LocalProcesses) else ()
     alone = len(places) == 1
-    prepared = prepare(
-        study,
-        # The parent of several workers reads the data to check it, and leaves the GPUs to them.
-        device=pick_device(places[0].device if alone else "cpu"),
+    settings = Settings(
         storage=storage,
-        trials=trials,
-        data_root=data_root,
         workdir=workdir,
-        overrides=overrides,
+        data_root=data_root,
+        overrides=tuple(overrides),
+        trials=trials,
         reuse=reuse,
-        listener=hears,
         warm_start_from=warm_start_from,
         warm_start_storage=warm_start_storage,
     )
+    # The parent of several workers reads the data to check it, and leaves the GPUs to them.
+    here = pick_device(places[0].device if alone else "cpu")
+    prepared = prepare(study, settings, here, hears)
     left = prepared.config.trials - num_finished(prepared.optuna)
     with StopSwitch(timeout) as switch:
         if alone or (left <= 1 and places and not places[0].visible):
@@ -181,15 +182,8 @@ def join(
         return launcher is not None and os.getppid() != launcher
 
     with StopSwitch(timeout, is_orphan) as switch:
-        prepared = join_prepared(
-            study,
-            device=pick_device(device),
-            worker=_worker_number(),
-            storage=storage,
-            data_root=data_root,
-            workdir=workdir,
-            listener=hears,
-        )
+        settings = Settings(storage=storage, workdir=workdir, data_root=data_root)
+        prepared = join_prepared(study, settings, pick_device(device), _worker_number(), hears)
         _work(prepared, hears, draw, switch, stays=launcher is not None)
     return prepared.loaded(stopped=switch.asked)
 

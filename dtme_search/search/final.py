@@ -10,7 +10,7 @@ from pathlib import Path
 
 from dtme_search.config import RunConfig, TrainConfig, dump_yaml
 from dtme_search.data import Split, TaskData
-from dtme_search.models import MultiTaskViT, check_model
+from dtme_search.models import MultiTaskViT, check_model, check_weights
 from dtme_search.search.data_shelf import DataShelf
 from dtme_search.search.stopping import StopSwitch
 from dtme_search.search.storage.records import records_for
@@ -115,6 +115,7 @@ def train_final(
     if with_baselines:
         check_storage(url)
     check_model(config.model, config.data.image_size)
+    check_weights(config.model, config.data.image_size)
     data = shelf.get(config)
     check_run(config, data)
 
@@ -141,23 +142,28 @@ def train_final(
                 raise TrainingInterrupted("stopped while the trained model was measured")
 
         extra = _extra(trainer.model, data, "test", config, tuple(metrics), scored)
-    against = config.baselines.in_words()
     result = FinalResult(
-        "test", len(data.splits.test), data.specs, metrics, baselines, folder, against, extra
+        split="test",
+        num_images=len(data.splits.test),
+        specs=data.specs,
+        metrics=metrics,
+        baselines=baselines,
+        folder=folder,
+        against=config.baselines.in_words(),
+        extra_metrics=extra,
     )
-    (folder / "metrics.json").write_text(
-        json.dumps(
-            {
-                "split": "test",
-                "metrics": dict(metrics),
-                "extra_metrics": extra,
-                "delta_m_percent": result.delta_m_percent,
-            },
-            indent=1,
-        ),
-        encoding="utf-8",
-    )
+    _write_metrics(result)
     return result
+
+
+def _write_metrics(result: FinalResult) -> None:
+    values = {
+        "split": result.split,
+        "metrics": dict(result.metrics),
+        "extra_metrics": result.extra_metrics,
+        "delta_m_percent": result.delta_m_percent,
+    }
+    (result.folder / "metrics.json").write_text(json.dumps(values, indent=1), encoding="utf-8")
 
 
 def evaluate_checkpoint(

@@ -133,14 +133,25 @@ def plan_for(
     return replace(plan, tasks=everything)
 
 
-def resolved_config(config: RunConfig, plan: ExpansionPlan, plateau_step: int | None = None) -> RunConfig:
+def resolved_config(
+    config: RunConfig,
+    plan: ExpansionPlan,
+    plateau_step: int | None = None,
+    trained_parts: tuple[str, ...] | None = None,
+) -> RunConfig:
     """The run with all that it found out written down: it trains to the same model without looking.
 
     Args:
         config: The run.
         plan: What it grew by.
         plateau_step: Step at which its auxiliary tasks were switched off early, if they were.
+        trained_parts: What went on training then, if it was chosen.
     """
+    if trained_parts:
+        finetune = config.schedule.finetune.model_copy(update={"parts": trained_parts})
+        config = config.model_copy(
+            update={"schedule": config.schedule.model_copy(update={"finetune": finetune})}
+        )
     if config.schedule.patience is not None:
         schedule = config.schedule
         end = "switch_at" if schedule.kind == "switch" else "stop_at"

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from dtme_search.config import ADAPTIVE, RunConfig, canonical, fingerprint, run_fingerprint
+from dtme_search.config import ADAPTIVE, RunConfig, canonical, finetuning, fingerprint, run_fingerprint
 from dtme_search.config.identity import MEASURING
 from dtme_search.models import name_weights
 from dtme_search.schedules import build_schedule
@@ -167,6 +167,11 @@ def _weights(config: RunConfig, num_steps: int) -> str:
         return "follow results"
     schedule = build_schedule(config)
     digest = hashlib.sha256()
+    stopped = False
     for step in range(num_steps):
-        digest.update(repr(tuple(schedule.weights(step).values())).encode())
+        weights = tuple(schedule.weights(step).values())
+        digest.update(repr(weights).encode())
+        stopped = stopped or 0.0 in weights
+    if stopped and config.finetunes:
+        digest.update(repr(finetuning(config)).encode())
     return digest.hexdigest()

@@ -70,6 +70,7 @@ class RunResult:
         precision: ``float32`` or ``bfloat16``.
         parts: In how many parts a batch went through the network at the end; 1 unless memory was short.
         plateau_step: First step without auxiliary tasks, where ``schedule.patience`` ended them early.
+        trained_parts: Parts of the shared network that were trained after the switch; ``None`` for all.
     """
 
     evaluations: tuple[Evaluation, ...]
@@ -84,6 +85,7 @@ class RunResult:
     precision: str
     parts: int = 1
     plateau_step: int | None = None
+    trained_parts: tuple[str, ...] | None = None
 
     @property
     def metrics(self) -> Mapping[str, float]:

@@ -5,7 +5,7 @@ Every random draw of a run is a function of (seed, purpose, step), so this is al
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -17,6 +17,7 @@ from dtme_search.models import MultiTaskViT
 from dtme_search.schedules import Schedule, build_schedule
 from dtme_search.token_space import ConflictReport, ExpansionPlan
 from dtme_search.training.combination import method_of, restore, state_of
+from dtme_search.training.finetune import freeze_all_but
 from dtme_search.training.identity import weights_follow_results
 from dtme_search.training.loss_log import LossLog
 from dtme_search.training.optimisation import build_optimizer, join_optimizer
@@ -48,6 +49,7 @@ class RunState:
         steps_reused: Steps that came from a trunk.
         seconds_saved: What they took when they were trained.
         parts: In how many parts a batch goes through the network, where memory is short.
+        trained_parts: Of the shared network, once only some of it is trained; ``None`` before.
         active: Tasks that are trained in the step at hand.
     """
 
@@ -66,6 +68,7 @@ class RunState:
     steps_reused: int = 0
     seconds_saved: float = 0.0
     parts: int = 1
+    trained_parts: tuple[str, ...] | None = None
     active: tuple[str, ...] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -88,6 +91,11 @@ class RunState:
         """Seconds of training and evaluating up to now, without measuring and writing."""
         self.watch.lap()
         return sum(self.watch.seconds.get(phase, 0.0) for phase in ("train", "evaluate"))
+
+    def train_only(self, parts: Sequence[str]) -> None:
+        """Train only these parts of the shared network from here on."""
+        freeze_all_but(self.model, parts)
+        self.trained_parts = tuple(parts)
 
     def grow(self, plan: ExpansionPlan) -> None:
         """Build a plan into the model; its parameters join the optimiser."""
@@ -117,6 +125,7 @@ class RunState:
             "steps_reused": self.steps_reused,
             "seconds_saved": self.seconds_saved,
             "parts": self.parts,
+            "trained_parts": None if self.trained_parts is None else list(self.trained_parts),
         }
 
     def resume(self, saved: Saved) -> None:
@@ -142,6 +151,8 @@ class RunState:
         if weights_follow_results(self.config):
             self.schedule.restore(saved["schedule"])
         restore(self.method, saved.get("combine", {}))
+        if saved.get("trained_parts") is not None:
+            self.train_only(saved["trained_parts"])
         self.step = saved["step"]
         self.active = self.tasks_of(max(0, self.step - 1))
         self.evaluations = [Evaluation(**evaluation) for evaluation in saved["evaluations"]]
@@ -165,4 +176,5 @@ class RunState:
             precision=precision(self.config.train, self.watch.device),
             parts=self.parts,
             plateau_step=self.schedule.plateau_step,
+            trained_parts=self.trained_parts,
         )

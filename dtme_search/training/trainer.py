@@ -21,12 +21,13 @@ from dtme_search.training.callbacks import Callbacks, Progress, TrainingInterrup
 from dtme_search.training.checkpoint import load_checkpoint, save_checkpoint
 from dtme_search.training.combination import Combination, graphs_survive
 from dtme_search.training.evaluation import check_scoring, evaluate
+from dtme_search.training.finetune import choose_parts
 from dtme_search.training.forward import TaskLosses, part_of
 from dtme_search.training.gradient_sizes import fisher_traces, gradient_norms
 from dtme_search.training.gradient_statistics import compare_gradients
 from dtme_search.training.growth import Growth
 from dtme_search.training.identity import checkpoint_fingerprint
-from dtme_search.training.optimisation import learning_rate_factor
+from dtme_search.training.optimisation import set_learning_rates
 from dtme_search.training.result import Evaluation, RunResult
 from dtme_search.training.runtime import forget_peak_memory, run_numerics
 from dtme_search.training.sharing import Follower
@@ -189,12 +190,13 @@ class Trainer:
         active = state.tasks_of(state.step)
         # The unit of cost is a step that adds losses plainly: other methods cost more from the start.
         begins = state.step == 0 and state.plan is None and not self.combination.is_plain
-        if not grows and not begins and active == state.active:
+        stops = self._stops(active)
+        if not grows and not begins and not stops and active == state.active:
             return
         with state.watch.phase("measure"):
             growth = Growth(self.config, self.model, self.data, self.losses, active, state.parts)
             plan = self._plan_expansion(growth) if grows else None
-            changes = begins or active != state.active or (plan is not None and not plan.is_empty)
+            changes = begins or stops or active != state.active or (plan is not None and not plan.is_empty)
             reference = state.cost.reference_seconds
             if changes and (reference is None or grows):
                 reference = self._reference_seconds(growth)
@@ -202,15 +204,24 @@ class Trainer:
                 self._look_at_gradients(active)
                 state.grow(plan)
                 self._look_at_gradients(active)
+            if stops:
+                settings = self.config.schedule.finetune
+                state.train_only(choose_parts(self.losses, active, settings, self.config.seed))
             if changes and reference is not None:
                 ratio = growth.probe_seconds(active, self.combination) / reference
                 state.cost = state.cost.entering(state.step, ratio, reference)
         state.active = active
 
+    def _stops(self, active: tuple[str, ...]) -> bool:
+        """Whether from this step on only the most important parts are trained."""
+        if not self.config.finetunes or self.state.trained_parts is not None:
+            return False
+        return not set(active) & set(self.config.auxiliary_tasks)
+
     def _reference_seconds(self, growth: Growth) -> float:
         """Seconds of a step of the unexpanded model with all tasks, on this device and at this hour."""
         state = self.state
-        if state.plan is None or state.plan.is_empty:
+        if (state.plan is None or state.plan.is_empty) and state.trained_parts is None:
             return growth.probe_seconds(tuple(self.config.tasks))
         # The run came from elsewhere after its growth: what its steps cost in that unit is known.
         return growth.probe_seconds(state.active, self.combination) / state.cost.phases[-1][1]
@@ -241,9 +252,7 @@ class Trainer:
         self._seed_step()
         self._refresh_weights(batch)
         weights = state.schedule.weights(state.step)
-        factor = learning_rate_factor(state.step, self.config.total_steps, train)
-        for group in state.optimizer.param_groups:
-            group["lr"] = group["base_lr"] * factor
+        set_learning_rates(state.optimizer, state.step, self.config.total_steps, train)
         state.optimizer.zero_grad(set_to_none=True)
         of_active = {name: weights[name] for name in state.active}
         losses = self.combination.backward(state.step, batch, of_active, state.parts)

@@ -28,6 +28,7 @@ from dtme_search.reporting import Access, make_server
 from dtme_search.search import Listener, load_study
 from dtme_search.search.storage.database import make_engine
 from dtme_search.search.study.preparation import prepare
+from dtme_search.search.study.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 MARKER = "s3cr3t-Marker"
@@ -142,14 +143,16 @@ def test_commands_tell_nothing_even_when_everything_logs_everything(run, room, c
     shown += [caplog.text, pages(room)]
     assert MARKER not in "".join(shown)
     assert in_files(room.folder) == in_tables(room.url) == []
-    prepared = prepare(
-        room.file,
-        device=torch.device("cpu"),
-        workdir=room.folder / "dtme-runs",
-        trials=3,
-        listener=Listener(),
+    settings = Settings(workdir=room.folder / "dtme-runs", trials=3)
+    prepared = prepare(room.file, settings, torch.device("cpu"), Listener())
+    things = (
+        settings,
+        prepared,
+        prepared.loaded(),
+        prepared.records,
+        prepared.asking(),
+        prepared.optuna._storage,
     )
-    things = (prepared, prepared.loaded(), prepared.records, prepared.asking(), prepared.optuna._storage)
     assert MARKER not in repr([*things, prepared.records.engine, prepared.records.engine.pool])
 
 

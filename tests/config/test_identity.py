@@ -18,6 +18,7 @@ AUXILIARY = {"tasks.depth.role": "auxiliary"}
 DIMINISH = {**AUXILIARY, "schedule.kind": "diminish"}
 RATED = {**DIMINISH, "schedule.decay_rate": 0.01}
 PROMPTED = {"model.architecture": "taskprompter"}
+TUNES = {**AUXILIARY, "schedule.kind": "switch", "schedule.finetune.fraction": 0.5}
 LOUD = {**AUXILIARY, "schedule.kind": "inverse_gradient_norm"}
 SWITCH = {**AUXILIARY, "schedule.kind": "switch"}
 
@@ -94,6 +95,11 @@ ACTIVE = [
     (AUXILIARY, "schedule.patience", 2),
     (AUXILIARY, "schedule.stop_at", 0.5),
     (LOUD, "schedule.total", 3.0),
+    (SWITCH, "schedule.finetune.fraction", 0.5),
+    (TUNES, "schedule.finetune.selection", "last"),
+    (TUNES, "schedule.finetune.importance", "taylor"),
+    (TUNES, "schedule.finetune.images", 3),
+    (TUNES, "schedule.finetune.parts", ["block 1"]),
     (LOUD, "schedule.every", 7),
     (LOUD, "schedule.epsilon", 0.1),
     ({**AUXILIARY, "schedule.kind": "fisher_trace"}, "schedule.images", 2),
@@ -102,6 +108,9 @@ ACTIVE = [
     ({}, "train.batch_size", 4),
     ({}, "train.optimizer", "adamw"),
     ({}, "train.lr", 1e-3),
+    ({}, "train.backbone_lr_multiplier", 0.1),
+    ({}, "train.layer_decay", 0.8),
+    ({}, "train.decoder_warmup_steps", 3),
     ({}, "train.weight_decay", 0.1),
     ({}, "train.warmup_steps", 5),
     ({}, "train.poly_power", 1.0),
@@ -170,6 +179,10 @@ INACTIVE = [
     (SWITCH, "schedule.half_life", 0.1),
     (DIMINISH, "schedule.switch_at", 0.1),
     ({}, "schedule.patience", 2),
+    ({**TUNES, "schedule.finetune.selection": "random"}, "schedule.finetune.images", 3),
+    ({**TUNES, "schedule.finetune.parts": ["norm"]}, "schedule.finetune.fraction", 0.2),
+    (SWITCH, "schedule.finetune.images", 3),
+    (AUXILIARY, "schedule.finetune.fraction", 0.5),
     ({}, "schedule.with_loss_weighting", True),
     (DIMINISH, "schedule.total", 2.0),
     (RATED, "schedule.half_life", 0.1),

@@ -16,8 +16,9 @@ from tiny import grown, write_tiny_study
 from dtme_search.search import Listener
 from dtme_search.search.storage.database import make_engine
 from dtme_search.search.storage.studies import DEFINITION_ATTR, load_existing, open_storage
-from dtme_search.search.storage.tables import Base
+from dtme_search.search.storage.tables import METADATA
 from dtme_search.search.study.preparation import DATA_ATTR, prepare
+from dtme_search.search.study.settings import Settings
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
 
@@ -35,9 +36,8 @@ def file(tmp_path) -> str:
 def begin(number: int, file: str, url: str | None, folder: Path) -> str:
     """What ``dtme-search optimize`` does before the first trial, in a folder of its own."""
     try:
-        prepared = prepare(
-            file, device=torch.device("cpu"), storage=url, workdir=folder / str(number), listener=Listener()
-        )
+        settings = Settings(storage=url, workdir=folder / str(number))
+        prepared = prepare(file, settings, torch.device("cpu"), Listener())
     except BaseException:
         return traceback.format_exc()
     prepared.optuna._storage.remove_session()
@@ -49,7 +49,7 @@ def check_all_is_there_once(url: str) -> None:
     engine = make_engine(url)
     with engine.connect() as connection:
         tables = set(sqlalchemy.inspect(connection).get_table_names())
-        assert tables > Base.metadata.tables.keys() | {"studies", "trials", "alembic_version"}
+        assert tables > METADATA.tables.keys() | {"studies", "trials", "alembic_version"}
         for table in ("studies", "dtme_schema", "alembic_version", "version_info"):
             assert connection.scalar(sqlalchemy.text(f"SELECT count(*) FROM {table}")) == 1, table
     engine.dispose()

@@ -30,11 +30,17 @@ class PrompterOptions(Section):
 
 
 def check_prompter(info: BackboneInfo, _channels: int | None, options: PrompterOptions) -> None:
-    """Check the options against the token grid.
+    """Check backbone and options.
 
     Raises:
-        ConfigError: If a width is below 1, or the grid cannot be cut into the windows.
+        ConfigError: If patches are turned by their positions, a width is below 1, or the grid cannot be cut
+            into the windows.
     """
+    if info.has_rotary_positions:
+        raise ConfigError(
+            "model.architecture: taskprompter needs a model.backbone without rotary positions, which prompts "
+            "do not have, got one with them. Choose a ViT, DeiT or DINOv2 of timm."
+        )
     place = "model.architecture_options.taskprompter"
     if info.has_rotary_positions:
         raise ConfigError(

@@ -221,11 +221,11 @@ def _ranked(
                 Choice(
                     candidates.names[row],
                     seed,
-                    float(costs[at]),
-                    float(candidates.prices[row]),
-                    float(mean[row]),
-                    float(deviation[row]),
-                    float(improvement[at]),
+                    cost=float(costs[at]),
+                    price=float(candidates.prices[row]),
+                    expected=float(mean[row]),
+                    deviation=float(deviation[row]),
+                    improvement=float(improvement[at]),
                 )
             )
     return sorted(found, key=_order)

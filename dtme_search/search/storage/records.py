@@ -6,17 +6,15 @@ Rows are the frozen dataclasses of ``rows``. Every method is one short transacti
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from sqlalchemy import ColumnElement, Engine, Select, Table, delete, func, insert, inspect, select, update
-from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+from sqlalchemy import ColumnElement, Engine, Select, Table, delete, func, insert, select, update
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from dtme_search.errors import StorageError
-from dtme_search.search.storage.database import make_engine, mask_url, repeated, storage_errors
+from dtme_search.search.storage.database import make_engine, repeated, storage_errors
 from dtme_search.search.storage.pairing import write_pairs
 from dtme_search.search.storage.rows import (
     BaselineRow,
@@ -36,15 +34,12 @@ from dtme_search.search.storage.tables import (
     CONFLICTS,
     EVALUATIONS,
     GRADIENTS,
-    METADATA,
     PLANS,
     RUNGS,
     RUNS,
-    SCHEMA,
-    SCHEMA_VERSION,
     TRUNKS,
 )
-from dtme_search.search.storage.upgrade import add_what_is_missing
+from dtme_search.search.storage.upgrade import create_tables
 
 if TYPE_CHECKING:
     from optuna.storages import RDBStorage
@@ -54,7 +49,6 @@ ResultT = TypeVar("ResultT")
 
 _MEASURED: tuple[Table, ...] = (EVALUATIONS, CONFLICTS, GRADIENTS, PLANS, RUNGS, TRUNKS)
 _OF_TRIALS: tuple[Table, ...] = (*_MEASURED, RUNS, CONFIRMATIONS)
-_TRIES = 6
 
 
 class Records:
@@ -77,17 +71,7 @@ class Records:
             StorageError: If the tables there are of a later version.
         """
         with storage_errors(self._url):
-            self._check_version()
-            for attempt in range(1, _TRIES + 1):
-                try:
-                    self._create()
-                    break
-                except SQLAlchemyError:
-                    # Another process created the same table in between; the next look finds it.
-                    if attempt == _TRIES:
-                        raise
-                    time.sleep(0.1 * attempt)
-            self._check_version()
+            create_tables(self.engine)
 
     def save_baseline(self, row: BaselineRow) -> BaselineRow:
         """Keep a baseline unless there is one of this fingerprint; gives the one that stands."""
@@ -308,26 +292,6 @@ class Records:
 
         with storage_errors(self._url):
             return repeated(transaction, also_same_rows=True)
-
-    def _create(self) -> None:
-        METADATA.create_all(self.engine)
-        add_what_is_missing(self.engine, METADATA)
-        with Session(self.engine) as session, session.begin():
-            if session.scalar(select(SCHEMA.c.version)) is None:
-                session.execute(insert(SCHEMA), [{"id": 1, "version": SCHEMA_VERSION}])
-            else:
-                session.execute(update(SCHEMA).values(version=SCHEMA_VERSION))
-
-    def _check_version(self) -> None:
-        if not inspect(self.engine).has_table(SCHEMA.name):
-            return
-        with Session(self.engine) as session:
-            version = session.scalar(select(SCHEMA.c.version)) or SCHEMA_VERSION
-        if version > SCHEMA_VERSION:
-            raise StorageError(
-                f"{mask_url(self._url)}: its dtme tables must be of version {SCHEMA_VERSION} or older, "
-                f"got {version}. Update dtme-search, or give another database with --storage."
-            )
 
 
 def records_for(storage: RDBStorage) -> Records:

@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Engine, MetaData, bindparam, inspect, text
+import time
+
+from sqlalchemy import Engine, MetaData, bindparam, insert, inspect, select, text, update
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.schema import CreateColumn
+
+from dtme_search.errors import StorageError
+from dtme_search.search.storage.database import mask_url
+from dtme_search.search.storage.tables import METADATA, SCHEMA, SCHEMA_VERSION
+
+_TRIES = 6
 
 _OPTUNAS = (
     "studies",
@@ -14,6 +23,44 @@ _OPTUNAS = (
     "trial_params",
 )
 _NAME = "VARCHAR(512) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NOT NULL"
+
+
+def create_tables(engine: Engine) -> None:
+    """Create the own tables that are missing, and what older ones lack; several processes may do so at once.
+
+    Raises:
+        StorageError: If the tables there are of a later version.
+    """
+    _check_version(engine)
+    for attempt in range(1, _TRIES + 1):
+        try:
+            METADATA.create_all(engine)
+            add_what_is_missing(engine, METADATA)
+            with engine.begin() as connection:
+                if connection.scalar(select(SCHEMA.c.version)) is None:
+                    connection.execute(insert(SCHEMA).values(id=1, version=SCHEMA_VERSION))
+                else:
+                    connection.execute(update(SCHEMA).values(version=SCHEMA_VERSION))
+            break
+        except SQLAlchemyError:
+            # Another process created the same table in between; the next look finds it.
+            if attempt == _TRIES:
+                raise
+            time.sleep(0.1 * attempt)
+    _check_version(engine)
+
+
+def _check_version(engine: Engine) -> None:
+    if not inspect(engine).has_table(SCHEMA.name):
+        return
+    with engine.connect() as connection:
+        version = connection.scalar(select(SCHEMA.c.version)) or SCHEMA_VERSION
+    if version > SCHEMA_VERSION:
+        url = engine.url.render_as_string(hide_password=False)
+        raise StorageError(
+            f"{mask_url(url)}: its dtme tables must be of version {SCHEMA_VERSION} or older, "
+            f"got {version}. Update dtme-search, or give another database with --storage."
+        )
 
 
 def add_what_is_missing(engine: Engine, wanted: MetaData) -> None:

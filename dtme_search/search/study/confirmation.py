@@ -116,7 +116,17 @@ def confirm(
     with StopSwitch() as switch:
         baselines = Baselines(loaded.records, shelf, workspace.baseline, hears, switch, tells_known=False)
         steps = tuple(sorted({repeat.config.expansion_step or 0 for repeat in repeats} - {0}))
-        repeater = _Repeater(loaded, base, shelf, baselines, workspace, hears, switch, steps, new_baselines)
+        repeater = _Repeater(
+            study=loaded,
+            base=base,
+            shelf=shelf,
+            baselines=baselines,
+            workspace=workspace,
+            listener=hears,
+            should_stop=switch,
+            expansion_steps=steps,
+            new_baselines=new_baselines,
+        )
         failed = repeater.run(repeats)
     if failed:
         raise TrainingError(

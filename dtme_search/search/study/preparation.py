@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import optuna
 import torch
@@ -22,7 +21,7 @@ from dtme_search.config import (
 )
 from dtme_search.config.study import ReuseConfig
 from dtme_search.errors import ConfigError, StorageError
-from dtme_search.models import check_model, describe_backbone, name_weights
+from dtme_search.models import check_model, check_weights, describe_backbone, name_weights
 from dtme_search.search.data_shelf import DataShelf
 from dtme_search.search.reuse.trunks import TrunkStore
 from dtme_search.search.space.known_points import enqueued_point
@@ -45,6 +44,7 @@ from dtme_search.search.study.loading import FILE_ATTR, STUDY_ATTR, LoadedStudy,
 from dtme_search.search.study.place import Place
 from dtme_search.search.study.plan_sampler import study_sampler
 from dtme_search.search.study.sampling import build_pruner, build_sampler, sampler_seed
+from dtme_search.search.study.settings import Settings
 from dtme_search.search.study.warm_start import Knowledge, WarmStart, read_knowledge
 from dtme_search.search.trial.listener import Listener
 from dtme_search.search.workspace import Workspace
@@ -56,7 +56,7 @@ WEIGHTS_ATTR = "dtme:weights"
 """Study attribute: names the weights that its base config begins with."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Prepared:
     """A study that is there and may be worked on.
 
@@ -125,66 +125,57 @@ def read_study(
     return config, base.with_data_root(data_root)
 
 
-def prepare(
-    study: str,
-    *,
-    device: torch.device,
-    storage: str | None = None,
-    trials: int | None = None,
-    data_root: str | None = None,
-    workdir: Path,
-    overrides: Sequence[str] = (),
-    reuse: bool = True,
-    listener: Listener,
-    warm_start_from: str | None = None,
-    warm_start_storage: str | None = None,
-) -> Prepared:
-    """Create a study or go on with it. Arguments as of :func:`dtme_search.search.optimize`.
+def prepare(study: str, settings: Settings, device: torch.device, listener: Listener) -> Prepared:
+    """Create a study or go on with it.
+
+    Args:
+        study: Its name, or the path of its YAML.
+        settings: What was asked for.
+        device: Where its data are read to.
+        listener: Hears of progress.
 
     Raises:
         DtmeSearchError: Before anything is written, for all that can be checked.
     """
-    config, base = read_study(study, overrides, data_root)
-    if not reuse:
-        config = config.model_copy(
-            update={"reuse": ReuseConfig(trunks=False, conflicts=False, equal_work=False)}
-        )
-    config = config.model_copy(update={"trials": trials or config.trials})
+    config, base = read_study(study, settings.overrides, settings.data_root)
+    if not settings.reuse:
+        nothing = ReuseConfig(trunks=False, conflicts=False, equal_work=False)
+        config = config.model_copy(update={"reuse": nothing})
+    config = config.model_copy(update={"trials": settings.trials or config.trials})
     optuna.logging.set_verbosity(optuna.logging.CRITICAL)  # the listener tells the same in our words
 
     # Whatever can be wrong is found here, the quickest first, before anything is written.
     shelf = DataShelf(device, on_progress=listener.data_reading)
-    url = storage_url(config.name, storage, workdir)
+    url = storage_url(config.name, settings.storage, settings.workdir)
     known = open_storage(url) if check_storage(url) else None
     space = space_of(config, base)
     points = [enqueued_point(space, point) for point in config.enqueue]
-    sampler = build_sampler(config, config.seed)
-    pruner = build_pruner(config, base.train.num_evaluations)
+    sampler, pruner = build_sampler(config, config.seed), build_pruner(config, base.train.num_evaluations)
     if known is not None:
         check_continues(known, config, space)
-    knowledge = None
-    if warm_start_from is not None:
-        there = warm_start_storage or storage
-        knowledge = read_knowledge(warm_start_from, config, space, storage=there, here=url, workdir=workdir)
-        listener.knowledge_found(knowledge.study, len(knowledge.trials), knowledge.num_trials)
+    knowledge = _knowledge(config, space, settings, url, listener)
     check_run(base, shelf.get(base))  # reads every file of the search
 
     opened = known or open_storage(url)
     records = records_for(opened)
     records.create_tables()
     found = open_study(opened, config, space, sampler=sampler, pruner=pruner)
-    found.sampler = _sampler(
-        config, base, space, records, sampler_seed(config.seed, 0, len(own_trials(found)))
-    )
+    seed = sampler_seed(config.seed, 0, len(own_trials(found)))
+    found.sampler = _sampler(config, base, space, records, seed)
     check_same_inputs(found, base, shelf.get(base).fingerprint)
-    workspace = Workspace.of_study(workdir, config.name)
-    found.set_user_attr(BASE_ATTR, base.model_dump_json())
-    found.set_user_attr(STUDY_ATTR, config.model_dump_json())
-    file = _own_file(study)
-    if file != found.user_attrs.get(FILE_ATTR):
-        found.set_user_attr(FILE_ATTR, file)
-    place = Place(config.name, workdir, storage, file)
-    prepared = Prepared(config, base, space, found, records, workspace, shelf, url, place, knowledge)
+    file = _remember(found, config, base, study)
+    prepared = Prepared(
+        config=config,
+        base=base,
+        space=space,
+        optuna=found,
+        records=records,
+        workspace=Workspace.of_study(settings.workdir, config.name),
+        shelf=shelf,
+        url=url,
+        place=Place(config.name, settings.workdir, settings.storage, file),
+        knowledge=knowledge,
+    )
     prepared.recover(listener)
     prepared.tidy()
     # Whether a point is there and adding it are two steps: workers that start together would add it twice.
@@ -198,50 +189,74 @@ def prepare(
     return prepared
 
 
+def _knowledge(
+    config: StudyConfig, space: SearchSpace, settings: Settings, url: str, listener: Listener
+) -> Knowledge | None:
+    """What another study knows, if one was named."""
+    if settings.warm_start_from is None:
+        return None
+    there = settings.warm_start_storage or settings.storage
+    knowledge = read_knowledge(
+        settings.warm_start_from, config, space, storage=there, here=url, workdir=settings.workdir
+    )
+    listener.knowledge_found(knowledge.study, len(knowledge.trials), knowledge.num_trials)
+    return knowledge
+
+
+def _remember(found: optuna.Study, config: StudyConfig, base: RunConfig, study: str) -> str | None:
+    """Keep with a study what it runs with, for workers that join; gives its own YAML, if it has one."""
+    found.set_user_attr(BASE_ATTR, base.model_dump_json())
+    found.set_user_attr(STUDY_ATTR, config.model_dump_json())
+    file = _own_file(study)
+    if file != found.user_attrs.get(FILE_ATTR):
+        found.set_user_attr(FILE_ATTR, file)
+    return file
+
+
 def join_prepared(
-    study: str,
-    *,
-    device: torch.device,
-    worker: int,
-    storage: str | None = None,
-    data_root: str | None = None,
-    workdir: Path,
-    listener: Listener,
+    study: str, settings: Settings, device: torch.device, worker: int, listener: Listener
 ) -> Prepared:
     """Load a study as ``optimize`` left it, to work on it; nothing of it is created or changed.
 
     Args:
         study: Its name, or the path of its YAML, of which only the name is read.
+        settings: What was asked for; only where everything lies is read.
         device: Where to train.
         worker: A number that no other worker has; the sampler's seed depends on it.
-        storage: Database URL; see :func:`storage_url`.
-        data_root: Folder of the data set here, where it is not that of ``optimize``.
-        workdir: Where checkpoints and pictures lie.
         listener: Hears of progress.
 
     Raises:
         DtmeSearchError: If there is no such study, or this machine sees other data or other backbones.
     """
     optuna.logging.set_verbosity(optuna.logging.CRITICAL)
-    loaded = load_study(study, storage=storage, workdir=workdir)
+    loaded = load_study(study, storage=settings.storage, workdir=settings.workdir)
     config, found = loaded.config, loaded.optuna
     if BASE_ATTR not in found.user_attrs:
         raise StorageError(
             f"study {config.name}: was made by an older version. Run optimize on it once, then join."
         )
     base = validate(RunConfig, json.loads(found.user_attrs[BASE_ATTR]), f"base config of study {config.name}")
-    base = base.with_data_root(data_root)
+    base = base.with_data_root(settings.data_root)
     shelf = DataShelf(device, on_progress=listener.data_reading)
     space = space_of(config, base)
     found.pruner = build_pruner(config, base.train.num_evaluations)
     seed = sampler_seed(config.seed, worker, len(own_trials(found)))
     found.sampler = _sampler(config, base, space, loaded.records, seed)
-    url = storage_url(config.name, storage, workdir)
+    url = storage_url(config.name, settings.storage, settings.workdir)
     check_same_search(found, config, space, url)
     check_run(base, shelf.get(base))
     check_same_inputs(found, base, shelf.get(base).fingerprint)
-    workspace = Workspace.of_study(workdir, config.name)
-    prepared = Prepared(config, base, space, found, loaded.records, workspace, shelf, url, loaded.place)
+    prepared = Prepared(
+        config=config,
+        base=base,
+        space=space,
+        optuna=found,
+        records=loaded.records,
+        workspace=Workspace.of_study(settings.workdir, config.name),
+        shelf=shelf,
+        url=url,
+        place=loaded.place,
+    )
     prepared.recover(listener)
     prepared.tidy()
     return prepared
@@ -281,6 +296,7 @@ def _own_file(study: str) -> str | None:
 def space_of(config: StudyConfig, base: RunConfig) -> SearchSpace:
     """The search space, with the rule for the baselines of its trials."""
     backbone = check_model(base.model, base.data.image_size)
+    check_weights(base.model, base.data.image_size)
     space = SearchSpace.from_study(config, base, backbone.num_layers)
     for what, one in space.with_each_choice("model"):
         try:

@@ -134,17 +134,17 @@ class Resolver:
         )
         trunk = self._trunk(params)
         return Resolved(
-            params,
-            (operations, start if grows else None, trunk, further),
-            trunk,
-            modulated,
-            expanded,
-            streams,
-            start,
-            end,
-            further,
-            overhead,
-            config.seed,
+            params=params,
+            key=(operations, start if grows else None, trunk, further),
+            trunk=trunk,
+            modulated=modulated,
+            expanded=expanded,
+            streams=streams,
+            start=start,
+            end=end,
+            further=further,
+            overhead=overhead,
+            seed=config.seed,
         )
 
     @property
@@ -257,4 +257,12 @@ def _report(rows: Sequence[ConflictRow], everything: Iterable[str], num_layers: 
         index = pairs[row.task_a, row.task_b]
         counts[0, 0, row.layer, index] = round(row.range_rate * _POSITIONS)
         counts[1, 0, row.layer, index] = round(row.null_rate * _POSITIONS)
-    return ConflictReport(tasks, 1.0, 1, _POSITIONS, (1,) * num_layers, counts[0], counts[1])
+    return ConflictReport(
+        tasks=tasks,
+        variance_ratio=1.0,
+        embed_dim=1,
+        num_positions=_POSITIONS,
+        range_dims=(1,) * num_layers,
+        range_counts=counts[0],
+        null_counts=counts[1],
+    )

@@ -159,7 +159,7 @@ class Diary:
 
     def completed(self, result: RunResult, outcome: Outcome) -> Result:
         """The trial has its result; its files are written."""
-        resolved = resolved_config(self.config, result.plan, result.plateau_step)
+        resolved = resolved_config(self.config, result.plan, result.plateau_step, result.trained_parts)
         (self.folder / "resolved.yaml").write_text(dump_yaml(resolved), encoding="utf-8")
         self._write_curves(
             (evaluation.step, name, value, evaluation.losses.get(name))

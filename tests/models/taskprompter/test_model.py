@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -215,6 +217,19 @@ def test_an_unknown_architecture_is_refused_with_the_nearest_name():
         check_model(ModelConfig(architecture="taskprompte"), IMAGE_SIZE)
     with pytest.raises(ConfigError, match=r"model.architecture_options: .*'prompter'"):
         check_model(ModelConfig(architecture_options={"prompter": {}}), IMAGE_SIZE)
+
+
+def test_rotary_positions_are_refused():
+    config = config_of(backbone="eva02_tiny_patch14_224", backbone_options={})
+    with pytest.raises(ConfigError, match=r"taskprompter needs .* rotary positions"):
+        check_model(config, (56, 56))
+
+
+def test_tasks_may_have_names_that_torch_takes_itself(images):
+    specs = {name: replace(SPECS["depth"], name=name) for name in ("values", "type", "training")}
+    model = build_model(config_of(), specs, IMAGE_SIZE, seed=0).double()
+    assert list(model(images)) == list(specs)
+    assert list(model(images, ["type"])) == ["type"]
 
 
 def test_blocks_of_another_kind_are_refused():
