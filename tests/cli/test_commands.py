@@ -149,7 +149,7 @@ class TestOptimize:
             "1",
         ]
         assert "Front: delta_m (maximize) and overhead (minimize)" in ran.out
-        assert re.search(r"^trial +delta_m +semseg +depth +overhead", ran.out, re.MULTILINE)
+        assert re.search(r"^trial +delta_m +semseg +depth +(paired +)?overhead", ran.out, re.MULTILINE)
         assert "Not to be trusted" in ran.out  # ten steps teach nothing
         assert ran.out.splitlines()[-3:] == [
             "  dtme-search export --study tiny --workdir runs --best --force --out best.yaml",

@@ -183,7 +183,7 @@ def prepare(study: str, settings: Settings, device: torch.device, listener: List
         if not found.get_trials(deepcopy=False) and records.runs(config.name):
             # A study of this name was deleted, in Optuna's tables only.
             records.delete_study(config.name)
-            workspace.forget_all()
+            prepared.workspace.forget_all()
         for point in points:
             enqueue(found, point)
     return prepared

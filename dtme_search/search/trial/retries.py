@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from dtme_search.errors import DiskFullError
 from dtme_search.search.storage.database import DATABASE_ERRORS
-from dtme_search.search.storage.optuna_internals import id_of_trial
+from dtme_search.search.storage.optuna_internals import id_of_trial, running_trial, storage_of
 from dtme_search.training import TrainingInterrupted
 from dtme_search.training.checkpoint import DISK_FULL
 
