@@ -1,7 +1,5 @@
 """Commands that manage studies: delete one with all that belongs to it."""
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -36,7 +34,7 @@ def delete(
     screen_of(context).say(f"Study {loaded.name} is deleted.")
 
 
-def print_known(screen: Screen, found: list[KnownStudy]) -> None:
+def print_known(screen: Screen, found: "list[KnownStudy]") -> None:
     """Studies that were begun: how far they are, what they take, when they last did something."""
     from dtme_search.cli.tables import print_table
 
