@@ -6,6 +6,7 @@ from typing import Any
 
 _HEADINGS = {
     "delta_m_percent": "delta_m",
+    "delta_m_base_percent": "base",
     "param_overhead_percent": "overhead",
     "step_cost_ratio": "step cost",
     "delta_m_mean": "mean",
@@ -20,6 +21,7 @@ _HEADINGS = {
 _DECIMALS = {
     "search": 2,
     "delta_m_percent": 2,
+    "delta_m_base_percent": 2,
     "delta_m_mean": 2,
     "delta_m_std": 2,
     "paired_gain_percent": 2,
@@ -29,7 +31,14 @@ _DECIMALS = {
     "step_cost_ratio": 2,
     "start": 2,
 }
-_SIGNED = {"delta_m_percent", "delta_m_mean", "search", "paired_gain_percent", "paired_mean"}
+_SIGNED = {
+    "search",
+    "delta_m_percent",
+    "delta_m_base_percent",
+    "delta_m_mean",
+    "paired_gain_percent",
+    "paired_mean",
+}
 _COUNTS = {"num_seeds", "origin_trial", "steps_reused", "paired_trial"}
 """Whole numbers; a column with gaps holds them as floats."""
 

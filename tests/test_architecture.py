@@ -240,12 +240,38 @@ def test_circles_are_found():
     assert circles({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == [{"b", "c"}]
 
 
+def long_ones(source):
+    """What is too long to be read at a glance: code lines of functions, arguments by place of calls."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.FunctionDef):
+            has_docstring = isinstance(node.body[0], ast.Expr) and isinstance(
+                node.body[0].value, ast.Constant
+            )
+            body = node.body[has_docstring:]
+            lines = body[-1].end_lineno - body[0].lineno + 1 if body else 0
+            if lines > 45:
+                yield f"{node.name} has {lines} lines"
+        elif isinstance(node, ast.Call) and len(node.args) > 6 and ast.unparse(node.func) != "fingerprint":
+            yield f"line {node.lineno} hands over {len(node.args)} arguments by place"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [path for path in FILES if part_of(path) in ("search", "training")],
+    ids=lambda path: path.relative_to(PACKAGE).as_posix(),
+)
+def test_search_and_training_can_be_read(path):
+    source = path.read_text(encoding="utf-8")
+    assert source.count("\n") <= 350
+    assert list(long_ones(source)) == []
+
+
 PRIVATE_NAMES = re.compile(
     r"(?<!self)\._(study_id|trial_id|backend)\b|\boptuna\._(?!_)|\boptuna[\w.]*\._\w+ import"
     r"|from optuna[\w.]* import .*\b_\w|"
-    r"(study|optuna)\._storage\b|timm[\w.]*\._\w+|from timm[\w.]* import .*\b_\w"
+    r"(study|optuna)\._storage\b|timm[\w.]*\._\w+|\bvit\._\w+|from timm[\w.]* import .*\b_\w"
 )
-KEEPERS_OF_PRIVATE_NAMES = {"search/storage/optuna_internals.py"}
+KEEPERS_OF_PRIVATE_NAMES = {"search/storage/optuna_internals.py", "models/timm_internals.py"}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
@@ -253,6 +279,13 @@ def test_private_names_of_others_are_in_one_file(path):
     """A minor release may change them; where they are used, a test for each name says so."""
     if path.relative_to(PACKAGE).as_posix() not in KEEPERS_OF_PRIVATE_NAMES:
         assert PRIVATE_NAMES.findall(path.read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize("name", ["optuna", "optuna-dashboard", "timm"])
+def test_whose_private_names_are_used_has_an_upper_bound(name):
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    (line,) = [line for line in project["dependencies"] if re.split(r"[<>=]", line)[0] == name]
+    assert "<" in line
 
 
 def test_what_is_imported_is_declared():

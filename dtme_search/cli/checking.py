@@ -69,8 +69,10 @@ def show_and_print(
 ) -> None:
     """Draw a contact sheet of training images and labels and say where it is."""
     from dtme_search.reporting import label_sheet, save_png
+    from dtme_search.reporting.targets import refuse_foreign
     from dtme_search.training import pick_device
 
+    refuse_foreign(out)
     config = _data_config(name, data_root, overrides, "data show")
     # Behind a loader only the images of the sheet are read.
     reading = config.model_copy(update={"storage": "loader", "loader_workers": 0})

@@ -31,6 +31,7 @@ def print_study(screen: Screen, study: LoadedStudy) -> None:
         best_trial,
         failed_table,
         front_table,
+        over_base_legend,
         pruned_table,
         trials_table,
         without_measures,
@@ -60,14 +61,17 @@ def print_study(screen: Screen, study: LoadedStudy) -> None:
             *CONFIRMED,
         )
         shown = without_measures(front.drop(columns=[name for name in hidden if name in front]), study)
+        legend = over_base_legend(shown)
+        if legend:  # 80 columns hold one of both comparisons
+            shown = shown.drop(columns="paired_gain_percent", errors="ignore")
         screen.line("")
         print_frame(screen.console, f"Front: {goal}", shown)
         screen.line("")
-        screen.say(
-            "delta_m, gain by task and overhead in percent; paired: delta_m less that of the",
-            style="dim",
+        paired = "paired: delta_m less that of the\nunexpanded network of the same seed; "
+        words = (
+            f"delta_m, gain by task and overhead in percent; {legend or paired}step cost in unexpanded steps;"
         )
-        screen.say("unexpanded network of the same seed; step cost in unexpanded steps;", style="dim")
+        screen.say(words, style="dim")
         screen.say(f"{LEGEND}.", style="dim")
         _print_doubts(screen, front)
         _print_measures(screen, study, trials, front)

@@ -122,6 +122,7 @@ def predict(
     One PNG for each: the picture and a panel with legend for every task. The data set is not needed.
     """
     from dtme_search.reporting import predict_image
+    from dtme_search.reporting.targets import panel_names, refuse_foreign
     from dtme_search.tasks import load_specs
     from dtme_search.training import Predictor, pick_device, restore_model
 
@@ -133,11 +134,14 @@ def predict(
         )
     if out.exists() and not out.is_dir():
         raise ConfigError(f"--out must be a folder, got the file {out}.")
+    targets = [out / name for name in panel_names(images)]
+    for target in targets:
+        refuse_foreign(target)
     config = _run_config(str(path.with_name("config.yaml")), None, None)
     specs, where = load_specs(described), pick_device(device)
     predictor = Predictor(restore_model(path, config, specs, where), specs, config, where)
-    for image in images:
-        screen_of(context).line(str(predict_image(predictor, image, out)))
+    for image, target in zip(images, targets, strict=True):
+        screen_of(context).line(str(predict_image(predictor, image, target)))
 
 
 @app.command(epilog="Example:  dtme-search conflicts demo --set expansion.start=0.25 --out conflicts")
@@ -158,12 +162,14 @@ def conflicts(
     from dtme_search.cli.progress import TerminalListener
     from dtme_search.models import check_model
     from dtme_search.reporting import conflict_heat_map, save_png
+    from dtme_search.reporting.targets import refuse_foreign
     from dtme_search.search.data_shelf import DataShelf
     from dtme_search.training import Callbacks, conflicts_at_expansion, pick_device
 
     run_config = _run_config(config, data_root, set_)
     if out.exists() and not out.is_dir():
         raise ConfigError(f"--out must be a folder, got the file {out}.")
+    refuse_foreign(out / "conflicts.png")
     screen = screen_of(context)
     with stoppable("Nothing was written."), TerminalListener(screen) as listener:
         shelf = DataShelf(pick_device(device), on_progress=listener.data_reading)

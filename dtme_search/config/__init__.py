@@ -16,12 +16,10 @@ from dtme_search.config.messages import validate
 from dtme_search.config.paths import check_path, check_value
 from dtme_search.config.recipes import BaselineRecipes
 from dtme_search.config.run import (
-    ADAPTIVE,
     AugmentConfig,
     Count,
     DataConfig,
     ExpansionConfig,
-    FinetuneConfig,
     FixedPlan,
     FolderConfig,
     LayerChoice,
@@ -29,12 +27,12 @@ from dtme_search.config.run import (
     NyudConfig,
     RunConfig,
     ScenesConfig,
-    ScheduleConfig,
     TaskConfig,
     TaskGroups,
     TaskonomyConfig,
     TrainConfig,
 )
+from dtme_search.config.schedule import ADAPTIVE, FinetuneConfig, ScheduleConfig
 from dtme_search.config.section import Section
 from dtme_search.config.study import Distribution, PrunerConfig, SamplerConfig, Scalar, StudyConfig
 from dtme_search.config.yaml_text import dump_yaml

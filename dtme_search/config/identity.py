@@ -9,7 +9,8 @@ import operator
 from typing import Any
 
 from dtme_search.config.combine import OPTIONS
-from dtme_search.config.run import ExpansionConfig, ModelConfig, RunConfig, ScheduleConfig, TrainConfig
+from dtme_search.config.run import ExpansionConfig, ModelConfig, RunConfig, TrainConfig
+from dtme_search.config.schedule import ScheduleConfig
 
 NUMERICS_VERSION = 2
 """Raised whenever the same config would train to other numbers; part of every fingerprint."""

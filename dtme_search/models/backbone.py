@@ -22,6 +22,7 @@ from dtme_search.models.pretrained import first_line, load_checkpoint, load_publ
 from dtme_search.models.rotary import give_rotary_positions
 from dtme_search.models.seeding import seeded
 from dtme_search.models.streams import SharedDropPath
+from dtme_search.models.timm_internals import with_positions
 from dtme_search.models.weights import digest_of_weights
 
 if TYPE_CHECKING:
@@ -114,10 +115,7 @@ class Backbone(nn.Module):
 
     def embed(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W) to tokens (B, L, P): prefix tokens, then patches row by row."""
-        # timm has no public name for the step between patch embedding and blocks. Its rotary models give the
-        # positions, too, which the blocks ask for themselves here.
-        embedded = self.vit._pos_embed(self.vit.patch_embed(images))
-        tokens: Tensor = self.vit.norm_pre(embedded[0] if isinstance(embedded, tuple) else embedded)
+        tokens: Tensor = self.vit.norm_pre(with_positions(self.vit, self.vit.patch_embed(images)))
         return tokens
 
     def drop_prefix_tokens(self) -> None:

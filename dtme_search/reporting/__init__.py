@@ -19,6 +19,7 @@ from dtme_search.reporting.tables import (
     confirmed_table,
     failed_table,
     front_table,
+    over_base_legend,
     pruned_table,
     trials_table,
 )
@@ -48,6 +49,7 @@ __all__ = [
     "load_study",
     "make_server",
     "metrics_table",
+    "over_base_legend",
     "predict_image",
     "pruned_table",
     "read_study_data",

@@ -82,13 +82,12 @@ def draw_panels(
     return figure
 
 
-def predict_image(predictor: Predictor, path: Path, folder: Path) -> Path:
-    """Predict all tasks of a picture and write the panels as PNG; gives their path."""
+def predict_image(predictor: Predictor, path: Path, target: Path) -> Path:
+    """Predict all tasks of a picture and write the panels as PNG to ``target``; gives ``target``."""
     image = read_image(path)
     found = predictor(torch.from_numpy(np.array(image)).permute(2, 0, 1))
     row = PanelRow("predicted", {task: label.numpy() for task, label in found.items()}, {})
     title = f"{path.name}, {image.shape[1]}x{image.shape[0]}"
-    target = folder / f"{path.stem}-panels.png"
     save_png(draw_panels(image, [row], predictor.specs, title), target)
     return target
 

@@ -11,7 +11,7 @@ from dtme_search.config.dotted import value_at
 from dtme_search.reporting.document import Block, Heading, Paragraph, Table
 from dtme_search.reporting.measures import metrics_table, searched_table, without_measures
 from dtme_search.reporting.study_data import StudyData, plan_of_run
-from dtme_search.reporting.tables import LEGEND, against
+from dtme_search.reporting.tables import LEGEND, against, over_base_legend
 from dtme_search.search import BaselineRow, RunRow
 from dtme_search.search.storage.studies import stored_base_config
 from dtme_search.tasks import display_metric
@@ -41,8 +41,9 @@ def front_section(data: StudyData) -> list[Block]:
         Heading("Front"),
         frame_table(shown),
         Paragraph(
-            "delta_m, gain by task and overhead in percent; paired: delta_m less that of the "
-            "unexpanded network of the same seed; step cost in steps of the unexpanded network; "
+            f"delta_m, gain by task and overhead in percent; {over_base_legend(shown)}"
+            "paired: delta_m less that of the unexpanded network of the same seed; "
+            "step cost in steps of the unexpanded network; "
             f"start as share of the training; {LEGEND}."
         ),
     ]

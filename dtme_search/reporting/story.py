@@ -87,6 +87,9 @@ def _best(data: StudyData, best: pd.Series) -> str:
     start = f"{grown}{_grown_when(best['start'])})" if data.could_grow else ""
     text = f"The best feasible trial by {by} is **trial {best['trial']}**{start}: "
     text += f"delta_m **{best['delta_m_percent']:+.2f} %** against {against(data.runs[best['trial']])}. "
+    over_base = data.runs[best["trial"]].delta_m_base_percent
+    if over_base is not None:
+        text += f"Against the baselines of the base config, of one architecture, it is {over_base:+.2f} %. "
     seeds = best.get("num_seeds")
     if seeds is not None and seeds >= 1:
         spread = best["delta_m_std"]

@@ -33,10 +33,12 @@ def trials_table(study: LoadedStudy) -> pd.DataFrame:
     ``paired_trial``, the unexpanded trial of the same seed), ``param_overhead_percent``, ``step_cost_ratio``,
     ``start`` (fraction of all steps), ``layers`` (see ``LEGEND``), ``feasible``, ``dead_tasks``,
     ``seconds``, ``on_front``, ``error`` (first line). Where a study has such trials: ``reason`` (why it was
-    pruned or took a result over), ``origin_trial`` (whose result it took), ``steps_reused``. delta_m of a
-    trial without a result is that of its last evaluation, and so are ``metric_<task>`` (of all tasks, in
-    its unit: fractions, m, deg), with ``baseline_<task>`` and ``prior_<task>`` beside it. A searched
-    parameter has a column of the name of its path.
+    pruned or took a result over), ``origin_trial`` (whose result it took), ``steps_reused``; where the
+    architecture is searched, ``delta_m_base_percent`` (over the baselines of the base config, those of
+    ``delta_m_percent`` being of the trial's own architecture). delta_m of a trial without a result is that
+    of its last evaluation, and so are ``metric_<task>`` (of all tasks, in its unit: fractions, m, deg), with
+    ``baseline_<task>`` and ``prior_<task>`` beside it. A searched parameter has a column of the name of its
+    path.
     """
     return table_of_runs(study, {run.trial: run for run in study.records.runs(study.name)})
 
@@ -77,7 +79,8 @@ def table_of_runs(study: LoadedStudy, runs: Mapping[int, RunRow]) -> pd.DataFram
                 "dead_tasks": run.dead_tasks or "",
                 "seconds": run.seconds_total,
             }
-            facts = {name: getattr(run, name) for name in ("reason", "origin_trial", "steps_reused")}
+            sometimes = ("reason", "origin_trial", "steps_reused", "delta_m_base_percent")
+            facts = {name: getattr(run, name) for name in sometimes}
             row |= {name: value for name, value in facts.items() if value is not None}
             row |= measured(last.get(trial.number, {}), baselines.get(trial.number, {}))
             row |= trial.params
@@ -183,6 +186,13 @@ def baselines_table(study: LoadedStudy) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def over_base_legend(table: pd.DataFrame) -> str:
+    """What the column ``delta_m_base_percent`` is, where a table of trials has it."""
+    if "delta_m_base_percent" not in table:
+        return ""
+    return "base: delta_m over baselines\nof the base config, not of the trial's own architecture; "
+
+
 def against(run: RunRow) -> str:
     """What the delta_m of a trial is against, to be read after "against"."""
     if run.baselines is None or run.config is None:
@@ -213,6 +223,7 @@ def _ordered(columns: list[str]) -> list[str]:
     first = ["trial", "state", "delta_m_percent"]
     gains = [name for name in columns if name.startswith("gain_")]
     rest = [
+        "delta_m_base_percent",
         "paired_gain_percent",
         "delta_m_mean",
         "delta_m_std",
@@ -228,5 +239,6 @@ def _ordered(columns: list[str]) -> list[str]:
         "error",
         "paired_trial",
     ]
-    listed = [name for name in (*first, *gains, *rest) if not name.startswith("paired") or name in columns]
+    where_known = ("paired", "delta_m_base")
+    listed = [name for name in (*first, *gains, *rest) if not name.startswith(where_known) or name in columns]
     return [*listed, *(name for name in columns if name not in listed)]

@@ -10,7 +10,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from dtme_search.models import check_model, check_weights
+from dtme_search.models import check_model
 from dtme_search.search.data_shelf import DataShelf
 from dtme_search.search.stopping import StopSwitch
 from dtme_search.search.storage.database import storage_errors
@@ -52,7 +52,6 @@ def train_baselines(
     url = storage_url(config.name, storage, workdir)
     check_storage(url)
     check_model(base.model, base.data.image_size)
-    check_weights(base.model, base.data.image_size)
     space = space_of(config, base)
     check_run(base, shelf.get(base))
     records = records_for(open_storage(url))

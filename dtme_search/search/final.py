@@ -134,19 +134,12 @@ def train_final(
         trainer, run = run_within_memory(
             lambda parts: Trainer.of_config(config, data, folder=folder, callbacks=callbacks, parts=parts)
         )
-        metrics = run.metrics
-
-        def scored(done: int, total: int) -> None:
-            hears.scoring(done, total)
-            if switch():
-                raise TrainingInterrupted("stopped while the trained model was measured")
-
-        extra = _extra(trainer.model, data, "test", config, tuple(metrics), scored)
+        extra = _extra(trainer.model, data, "test", config, tuple(run.metrics), _scored(hears, switch))
     result = FinalResult(
         split="test",
         num_images=len(data.splits.test),
         specs=data.specs,
-        metrics=metrics,
+        metrics=run.metrics,
         baselines=baselines,
         folder=folder,
         against=config.baselines.in_words(),
@@ -154,6 +147,17 @@ def train_final(
     )
     _write_metrics(result)
     return result
+
+
+def _scored(listener: Listener, switch: StopSwitch) -> Callable[[int, int], None]:
+    """Tells how many images are scored, and stops if it should."""
+
+    def scored(done: int, total: int) -> None:
+        listener.scoring(done, total)
+        if switch():
+            raise TrainingInterrupted("stopped while the trained model was measured")
+
+    return scored
 
 
 def _write_metrics(result: FinalResult) -> None:

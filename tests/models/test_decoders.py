@@ -493,3 +493,15 @@ def test_every_decoder_and_option_has_its_words():
     for name, kind in DECODERS.items():
         assert f"`{name}`" in page
         assert all(f"`{option}`" in page for option in kind.options.model_fields)
+
+
+def test_skips_of_invpt_are_per_stream_from_the_first_grown_level_on(make_plan):
+    config = ModelConfig(backbone_options=TINY, decoder="invpt", decoder_channels=64)
+    model = build_model(config, SPECS, (32, 64), seed=0).eval()
+    model.grow(make_plan({1: list(ALL)}, {}, num_layers=4), token_std=0.02, seed=0)
+    rows = []
+    for skip in model.decoders.skips:
+        skip.register_forward_pre_hook(lambda _, inputs: rows.append(len(inputs[0])))
+    model(torch.zeros(3, 3, 32, 64))
+    # Levels are taken after blocks 1, 2, 3 and 4; the second block is the first one with streams.
+    assert rows == [3 * len(ALL), 3]

@@ -85,7 +85,7 @@ def test_panels_keep_the_aspect_and_every_task_has_a_legend(height, width):
 
 def test_a_picture_becomes_panels(predictor, tmp_path):
     Image.fromarray(np.full((40, 30, 4), 120, np.uint8)).save(tmp_path / "photo.png")
-    path = predict_image(predictor, tmp_path / "photo.png", tmp_path / "new")
+    path = predict_image(predictor, tmp_path / "photo.png", tmp_path / "new" / "photo-panels.png")
     assert path == tmp_path / "new" / "photo-panels.png"
     with Image.open(path) as picture:
         assert picture.width > 1000

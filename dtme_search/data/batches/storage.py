@@ -6,8 +6,12 @@ Both give the same ``RawSamples`` for the same indices, so nothing after them ca
 from __future__ import annotations
 
 import functools
+import itertools
+import logging
 import os
+import resource
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -17,13 +21,25 @@ import torch.utils.data
 from dtme_search.config import DataConfig
 from dtme_search.data.base import Dataset
 from dtme_search.data.batches.randomness import Purpose, make_generator
-from dtme_search.data.batches.tensors import RawSamples, read_sample, stack_samples
+from dtme_search.data.batches.tensors import RawSamples, bytes_per_sample, read_sample, stack_samples
 from dtme_search.data.reading.threads import map_in_threads
 from dtme_search.errors import DataError
 from dtme_search.tasks import TaskSpec
 
 WORKERS_PER_GPU = "DTME_WORKERS_PER_GPU"
 """Variable of a worker's environment: how many share its GPU."""
+
+_log = logging.getLogger(__name__)
+
+_SILENT_SECONDS = 300
+"""Time for one batch after which the processes of a loader are given up."""
+_HANDLES = 256
+"""Files that a process of a loader should be able to open."""
+_SHARED_MEMORY = "/dev/shm"
+_WAY_OUT = (
+    "This process reads alone, which is slower. Raise ulimit -n or the shared memory (docker: --shm-size), "
+    "or set data.loader_workers to 0"
+)
 
 
 class Storage(Protocol):
@@ -87,23 +103,87 @@ class LoaderStorage:
     num_workers: int
 
     def batches(self, indices: Iterable[Sequence[int]], tasks: Sequence[str]) -> Iterator[RawSamples]:
-        """See ``Storage.batches``; the processes live as long as the iterator."""
-        specs = {task: self.specs[task] for task in tasks}
+        """See ``Storage.batches``; the processes live as long as the iterator.
+
+        Where they die or fall silent (a container has 64 MB of shared memory, a shell few file handles), this
+        process reads on from the batch in hand: slower, and the same numbers.
+        """
+        reader = _BatchReader(
+            self.dataset, self.ids, {task: self.specs[task] for task in tasks}, self.image_size
+        )
+        order, ahead = itertools.tee(indices)
+        gave_up = False
+        read: Iterator[RawSamples | DataError] | None = None
+        for chosen in order:
+            if read is None and not gave_up:
+                if self.num_workers and (
+                    short := what_is_short(self._bytes_ahead(len(chosen), reader.specs))
+                ):
+                    _log.warning("%s. %s", short, _WAY_OUT)
+                    gave_up = True
+                else:
+                    read = self._by_processes(reader, ahead)
+            try:
+                batch = reader[chosen] if read is None else next(read)
+            except (RuntimeError, OSError) as error:
+                if read is None or not self.num_workers:
+                    raise
+                reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+                _log.warning("the processes of the loader have ended (%s). %s", reason, _WAY_OUT)
+                gave_up, read = True, None  # their handles and memory are free before anything is opened
+                batch = reader[chosen]
+            if isinstance(batch, DataError):
+                raise batch
+            yield batch.to(self.device)
+
+    def _bytes_ahead(self, num_samples: int, specs: Mapping[str, TaskSpec]) -> int:
+        """Memory of the batches that wait in shared memory: two of each process, and one on its way."""
+        return (2 * self.num_workers + 1) * num_samples * bytes_per_sample(specs, self.image_size)
+
+    def _by_processes(
+        self, reader: _BatchReader, indices: Iterable[Sequence[int]]
+    ) -> Iterator[RawSamples | DataError]:
         loader: torch.utils.data.DataLoader[RawSamples | DataError] = torch.utils.data.DataLoader(
-            _BatchReader(self.dataset, self.ids, specs, self.image_size),
+            reader,
             batch_size=None,
             # With batch_size None an element of the sampler goes to the reader as it is: a list of indices.
             sampler=indices,
             num_workers=self.num_workers,
             collate_fn=_unchanged,
             pin_memory=self.device.type == "cuda",
+            timeout=_SILENT_SECONDS if self.num_workers else 0,
             # Without a generator of its own the loader would advance the global one of the run.
             generator=make_generator("cpu", Purpose.LOADER),
         )
-        for batch in loader:
-            if isinstance(batch, DataError):
-                raise batch
-            yield batch.to(self.device)
+        running = iter(loader)
+        try:
+            yield from running
+        except (RuntimeError, OSError):
+            # Else a traceback tells of their end once more, when the iterator is thrown away.
+            with suppress(RuntimeError, OSError, AttributeError):
+                running._shutdown_workers()  # type: ignore[attr-defined]
+            raise
+
+
+def what_is_short(num_bytes: int) -> str | None:
+    """What the processes of a loader would lack here, in a sentence; ``None`` if nothing.
+
+    A process without it does not end with an error: its batch is lost, and everybody waits for ever.
+
+    Args:
+        num_bytes: Of the batches that are to wait in shared memory.
+    """
+    handles, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if handles < _HANDLES and (most == resource.RLIM_INFINITY or most >= _HANDLES):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (_HANDLES, most))
+    elif handles < _HANDLES:
+        return f"a process may open {handles} files, the loader wants {_HANDLES}"
+    if os.path.isdir(_SHARED_MEMORY):
+        disk = os.statvfs(_SHARED_MEMORY)
+        free = disk.f_bavail * disk.f_frsize
+        if free < num_bytes:
+            return f"{_SHARED_MEMORY} has {free / 1e6:.1f} MB free, the loader wants {num_bytes / 1e6:.1f} MB"
+    return None
 
 
 @dataclass(frozen=True)

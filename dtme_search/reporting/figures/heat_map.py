@@ -83,7 +83,7 @@ def _heat_map_png(report: str) -> bytes:
 def save_png(figure: Figure, path: Path) -> None:
     """Write a figure as PNG."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=_DPI)
+    figure.savefig(path, dpi=_DPI, metadata={"Software": "dtme-search"})
 
 
 def _grid(report: ConflictReport, space: str) -> list[list[float]]:

@@ -26,6 +26,7 @@ class TrialContext:
         workspace: Folders of the study.
         expansion_steps: Steps at which runs of the study may grow, ascending; where they share a trunk.
         baselines: Task -> single-task baseline that it is compared with.
+        base_baselines: Those of the study's base config, where its trials differ by their architecture.
         should_stop: Asked between steps and while waiting.
         on_wait: Told once per wait for another worker, with what is waited for.
     """
@@ -39,5 +40,6 @@ class TrialContext:
     workspace: Workspace
     expansion_steps: tuple[int, ...] = ()
     baselines: Mapping[str, BaselineRow] = field(default_factory=dict)
+    base_baselines: Mapping[str, BaselineRow] = field(default_factory=dict)
     should_stop: Callable[[], bool] = lambda: False
     on_wait: Callable[[str], None] = lambda _: None

@@ -6,3 +6,5 @@ LAYERS = "expansion.layers"
 POLICY = "expansion.policy"
 START = "expansion.start"
 SEED = "seed"
+ARCHITECTURE = ("model.backbone", "model.architecture", "model.decoder")
+"""What names the network of a run."""

@@ -16,6 +16,7 @@ import optuna
 from dtme_search.config import BaselineRecipes, RunConfig, Scalar, StudyConfig, run_fingerprint
 from dtme_search.config.dotted import value_at
 from dtme_search.errors import ConfigError
+from dtme_search.search.space.paths import ARCHITECTURE
 from dtme_search.search.space.search_space import SearchSpace
 
 FEW = 8
@@ -26,7 +27,7 @@ Recipe = dict[str, Scalar]
 _NEVER_READ = ("expansion.", "schedule.", "train.combine.")
 _OF_RECIPE = ("train.", "model.", "data.augment.", "data.normalize")
 """Fields that a baseline may have other than the trial. What is measured, on which data, with which seed is
-always the trial's."""
+always the trial's, and so is the architecture: a delta_m compares networks of one kind."""
 
 
 def with_rule(study: StudyConfig, space: SearchSpace) -> SearchSpace:
@@ -90,7 +91,11 @@ def _recipe(space: SearchSpace, config: RunConfig, task: str, *, weights: bool) 
     """Values of the searched fields that belong to the recipe of a task, in a config of the space."""
     paths = [each.path for each in space.parameters if not each.path.startswith(_NEVER_READ)]
     values, base = config.model_dump(mode="json"), space.base.model_dump(mode="json")
-    recipe = {path: value_at(values, path, None) for path in paths if path.startswith(_OF_RECIPE)}
+    recipe = {
+        path: value_at(values, path, None)
+        for path in paths
+        if path.startswith(_OF_RECIPE) and path not in ARCHITECTURE
+    }
     own = [path for path in paths if path.startswith(f"tasks.{task}.")]
     return recipe | {path: value_at(values if weights else base, path, None) for path in own}
 

@@ -25,7 +25,7 @@ from dtme_search.config.identity import NUMERICS_VERSION
 from dtme_search.config.study import Distribution
 from dtme_search.errors import ConfigError, nearest
 from dtme_search.search.space.parameter import OptunaDistribution, Parameter, make_parameter
-from dtme_search.search.space.paths import LAYERS, POLICY, SEED, START
+from dtme_search.search.space.paths import ARCHITECTURE, LAYERS, POLICY, SEED, START
 
 _MEETING_POINTS = 8
 """Stretches into which a range of expansion starts without a grid is cut."""
@@ -59,6 +59,11 @@ class SearchSpace:
     num_layers: int
     parameters: tuple[Parameter, ...]
     against: str = ""
+
+    @property
+    def searches_architecture(self) -> bool:
+        """Whether trials differ by their network, so that their baselines do."""
+        return any(parameter.path in ARCHITECTURE for parameter in self.parameters)
 
     @classmethod
     def from_study(cls, study: StudyConfig, base: RunConfig, num_layers: int) -> SearchSpace:

@@ -39,7 +39,7 @@ from dtme_search.search.storage.tables import (
     RUNS,
     TRUNKS,
 )
-from dtme_search.search.storage.upgrade import create_tables
+from dtme_search.search.storage.upgrade import create_tables, is_current
 
 if TYPE_CHECKING:
     from optuna.storages import RDBStorage
@@ -72,6 +72,15 @@ class Records:
         """
         with storage_errors(self._url):
             create_tables(self.engine)
+
+    def is_current(self) -> bool:
+        """Whether every table and column is there; nothing is written to find out.
+
+        Raises:
+            StorageError: If the tables there are of a later version.
+        """
+        with storage_errors(self._url):
+            return is_current(self.engine)
 
     def save_baseline(self, row: BaselineRow) -> BaselineRow:
         """Keep a baseline unless there is one of this fingerprint; gives the one that stands."""

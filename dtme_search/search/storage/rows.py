@@ -136,6 +136,8 @@ class RunRow:
         state: ``running``, ``complete``, ``pruned``, ``failed`` or ``interrupted``.
         fingerprint: Identity of the proposed config; ``resolved_fingerprint`` that of the plan it came to,
             ``unexpanded_fingerprint`` that of the same run, seed included, without growth.
+        delta_m_base_percent: delta_m over the baselines of the study's base config, where the architecture is
+            searched; ``delta_m_percent`` is over baselines of the trial's own.
         paired_gain_percent: delta_m less that of ``paired_trial``, the run without growth of the same seed.
         operations: Operation of every layer, blank separated.
         baselines: Task -> fingerprint of the baseline it is compared with, as JSON; ``None`` before schema 4.
@@ -162,6 +164,7 @@ class RunRow:
     operations: Long | None = None
     baselines: Long | None = None
     delta_m_percent: float | None = None
+    delta_m_base_percent: float | None = None
     paired_gain_percent: float | None = None
     paired_trial: int | None = None
     param_overhead_percent: float | None = None

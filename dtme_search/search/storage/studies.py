@@ -224,8 +224,8 @@ def _prepare_file(url: sqlalchemy.URL, create: bool) -> None:
     if not create and not path.is_file():
         raise StorageError(f"{path}: no such database. `dtme-search optimize` starts one.")
     try:
-        private_folder(path.parent)
         if create:
+            private_folder(path.parent)
             # SQLite would let others read it; its log gets the mode of the file. Only a new one is opened:
             # closing a file drops all locks that this process has on it.
             with suppress(FileExistsError):

@@ -50,6 +50,25 @@ def create_tables(engine: Engine) -> None:
     _check_version(engine)
 
 
+def is_current(engine: Engine) -> bool:
+    """Whether every own table and column is there; nothing is written to find out.
+
+    Raises:
+        StorageError: If the tables there are of a later version.
+    """
+    _check_version(engine)
+    found = inspect(engine)
+    if not set(METADATA.tables) <= set(found.get_table_names()):
+        return False
+    with engine.connect() as connection:
+        if connection.scalar(select(SCHEMA.c.version)) != SCHEMA_VERSION:
+            return False
+    return all(
+        {column.name for column in table.columns} <= {each["name"] for each in found.get_columns(name)}
+        for name, table in METADATA.tables.items()
+    )
+
+
 def _check_version(engine: Engine) -> None:
     if not inspect(engine).has_table(SCHEMA.name):
         return

@@ -102,7 +102,7 @@ def confirm(
         if number < 1:
             raise ConfigError(f"confirm: {name} must be at least 1, got {number}.")
     hears = listener or Listener()
-    loaded = load_study(study, storage=storage, workdir=workdir)
+    loaded = load_study(study, storage=storage, workdir=workdir, writes=True)
     base = stored_base_config(loaded.optuna)
     repeats = list(_planned(loaded, base.seed, top, seeds, data_root))
     if not repeats:

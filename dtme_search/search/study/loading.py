@@ -13,6 +13,7 @@ from dtme_search.config import StudyConfig, load_study_config, validate
 from dtme_search.errors import StorageError
 from dtme_search.search.reuse.savings import Savings, savings
 from dtme_search.search.storage.database import mask_url
+from dtme_search.search.storage.looking import readable_url
 from dtme_search.search.storage.records import Records, records_for
 from dtme_search.search.storage.studies import default_storage_url, load_existing, open_storage
 from dtme_search.search.study.place import DEFAULT_WORKDIR, Place
@@ -61,24 +62,29 @@ def storage_url(study_name: str, storage: str | None, workdir: Path) -> str:
     return storage or os.environ.get("DTME_STORAGE") or default_storage_url(study_name, workdir)
 
 
-def load_study(study: str, *, storage: str | None = None, workdir: Path = DEFAULT_WORKDIR) -> LoadedStudy:
-    """Open a study that exists.
+def load_study(
+    study: str, *, storage: str | None = None, workdir: Path = DEFAULT_WORKDIR, writes: bool = False
+) -> LoadedStudy:
+    """Open a study that exists. Looking at it writes nothing, unless an older release made it.
 
     Args:
         study: Name of the study, or the path of its YAML.
         storage: Database URL; see :func:`storage_url`.
         workdir: Where studies lie by default.
+        writes: Whether the caller will write; else a database on a disk that is read-only is copied.
 
     Raises:
         StorageError: If there is no such study or the database cannot be reached.
     """
     name = study_name(study)
-    opened = open_storage(storage_url(name, storage, workdir), create=False)
+    url = storage_url(name, storage, workdir)
+    opened = open_storage(url if writes else readable_url(url), create=False)
     found = load_existing(opened, name)
     if STUDY_ATTR not in found.user_attrs:
         raise StorageError(f"{mask_url(opened.url)}: study '{name}' was not made by dtme-search.")
     config = validate(StudyConfig, json.loads(found.user_attrs[STUDY_ATTR]), f"study {name}")
     records = records_for(opened)
-    records.create_tables()  # a study of an older release is brought up to date
+    if not records.is_current():
+        records.create_tables()  # a study of an older release is brought up to date
     place = Place(name, workdir, storage, found.user_attrs.get(FILE_ATTR))
     return LoadedStudy(config, found, records, place)

@@ -55,6 +55,8 @@ DATA_ATTR = "dtme:data"
 WEIGHTS_ATTR = "dtme:weights"
 """Study attribute: names the weights that its base config begins with."""
 
+_SHARES_NOTHING = ReuseConfig(trunks=False, conflicts=False, equal_work=False)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
@@ -138,10 +140,8 @@ def prepare(study: str, settings: Settings, device: torch.device, listener: List
         DtmeSearchError: Before anything is written, for all that can be checked.
     """
     config, base = read_study(study, settings.overrides, settings.data_root)
-    if not settings.reuse:
-        nothing = ReuseConfig(trunks=False, conflicts=False, equal_work=False)
-        config = config.model_copy(update={"reuse": nothing})
-    config = config.model_copy(update={"trials": settings.trials or config.trials})
+    reuse = config.reuse if settings.reuse else _SHARES_NOTHING
+    config = config.model_copy(update={"trials": settings.trials or config.trials, "reuse": reuse})
     optuna.logging.set_verbosity(optuna.logging.CRITICAL)  # the listener tells the same in our words
 
     # Whatever can be wrong is found here, the quickest first, before anything is written.
@@ -229,7 +229,7 @@ def join_prepared(
         DtmeSearchError: If there is no such study, or this machine sees other data or other backbones.
     """
     optuna.logging.set_verbosity(optuna.logging.CRITICAL)
-    loaded = load_study(study, storage=settings.storage, workdir=settings.workdir)
+    loaded = load_study(study, storage=settings.storage, workdir=settings.workdir, writes=True)
     config, found = loaded.config, loaded.optuna
     if BASE_ATTR not in found.user_attrs:
         raise StorageError(

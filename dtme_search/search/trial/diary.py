@@ -21,8 +21,9 @@ from optuna.artifacts import FileSystemArtifactStore, upload_artifact
 
 from dtme_search.config import RunConfig, dump_yaml
 from dtme_search.search.reuse.context import TrialContext
-from dtme_search.search.storage.rows import ConflictRow, EvaluationRow, GradientRow, PlanRow, RungRow, RunRow
-from dtme_search.search.trial.outcome import Comparison, Outcome, recorded_outcome
+from dtme_search.search.storage.rows import EvaluationRow, GradientRow, RungRow, RunRow
+from dtme_search.search.trial.measured import conflict_rows, plan_rows
+from dtme_search.search.trial.outcome import Comparison, Outcome, compare, recorded_outcome
 from dtme_search.search.trial.pruning import stop
 from dtme_search.search.trial.result import Result
 from dtme_search.search.trial.retries import goes_on_later, retry_history
@@ -184,6 +185,7 @@ class Diary:
             seconds_measure=result.seconds.get("measure", 0.0),
             seconds_checkpoint=result.seconds.get("checkpoint", 0.0),
             seconds_overhead=total - inside,
+            delta_m_base_percent=self._over_base(result),
             peak_memory_mb=result.peak_memory_mb,
             precision=result.precision,
             batch_parts=result.parts,
@@ -203,6 +205,7 @@ class Diary:
             resolved_fingerprint=origin.resolved_fingerprint,
             origin_trial=origin.trial,
             delta_m_percent=origin.delta_m_percent,
+            delta_m_base_percent=origin.delta_m_base_percent,
             steps_trained=own,
             steps_reused=max(0, (origin.steps_trained or 0) + (origin.steps_reused or 0) - own),
             seconds_saved=max(0.0, _seconds_of(origin) - self._seconds()),
@@ -236,6 +239,11 @@ class Diary:
             batch_parts=origin.batch_parts,
         )
         return result, outcome
+
+    def _over_base(self, result: RunResult) -> float | None:
+        """delta_m over the baselines of the base config, where architectures are searched."""
+        rows = self.context.base_baselines
+        return compare(result.metrics, rows, self.data.specs).delta_m_percent if rows else None
 
     def _report_as(self, number: int) -> None:
         """Tell Optuna the values on the way: samplers judge a pruned trial by the last of them."""
@@ -315,32 +323,3 @@ class Diary:
 def _seconds_of(run: RunRow) -> float:
     """What a run would have taken alone."""
     return (run.seconds_total or 0.0) + (run.seconds_saved or 0.0)
-
-
-def plan_rows(plan: ExpansionPlan) -> list[PlanRow]:
-    """One row per layer, operation and group of tasks."""
-    return [
-        PlanRow(layer=layer, operation=operation, group_index=index, tasks=",".join(group))
-        for operation, by_layer in (("modulate", plan.modulate), ("expand", plan.expand))
-        for layer, groups in by_layer.items()
-        for index, group in enumerate(groups)
-    ]
-
-
-def conflict_rows(report: ConflictReport) -> list[ConflictRow]:
-    """One row per layer and pair of tasks."""
-    range_errors, null_errors = report.pair_errors("range"), report.pair_errors("null")
-    return [
-        ConflictRow(
-            layer=layer,
-            task_a=report.tasks[a],
-            task_b=report.tasks[b],
-            range_rate=float(report.range_rates[layer, a, b]),
-            null_rate=float(report.null_rates[layer, a, b]),
-            range_se=float(range_errors[layer, a, b]),
-            null_se=float(null_errors[layer, a, b]),
-        )
-        for layer in range(report.num_layers)
-        for a in range(len(report.tasks))
-        for b in range(a + 1, len(report.tasks))
-    ]

@@ -82,6 +82,7 @@ class Objective:
                 workspace=self.workspace,
                 expansion_steps=self.space.expansion_steps(config),
                 baselines=self.baselines(config),
+                base_baselines=self.baselines(self.space.base) if self.space.searches_architecture else {},
                 should_stop=claimed.should_stop,
                 on_wait=self.listener.waiting,
             )

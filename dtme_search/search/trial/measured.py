@@ -1,0 +1,35 @@
+"""Rows of what a trial measured and built, for SQL."""
+
+from __future__ import annotations
+
+from dtme_search.search.storage.rows import ConflictRow, PlanRow
+from dtme_search.token_space import ConflictReport, ExpansionPlan
+
+
+def plan_rows(plan: ExpansionPlan) -> list[PlanRow]:
+    """One row per layer, operation and group of tasks."""
+    return [
+        PlanRow(layer=layer, operation=operation, group_index=index, tasks=",".join(group))
+        for operation, by_layer in (("modulate", plan.modulate), ("expand", plan.expand))
+        for layer, groups in by_layer.items()
+        for index, group in enumerate(groups)
+    ]
+
+
+def conflict_rows(report: ConflictReport) -> list[ConflictRow]:
+    """One row per layer and pair of tasks."""
+    range_errors, null_errors = report.pair_errors("range"), report.pair_errors("null")
+    return [
+        ConflictRow(
+            layer=layer,
+            task_a=report.tasks[a],
+            task_b=report.tasks[b],
+            range_rate=float(report.range_rates[layer, a, b]),
+            null_rate=float(report.null_rates[layer, a, b]),
+            range_se=float(range_errors[layer, a, b]),
+            null_se=float(null_errors[layer, a, b]),
+        )
+        for layer in range(report.num_layers)
+        for a in range(len(report.tasks))
+        for b in range(a + 1, len(report.tasks))
+    ]
