@@ -60,8 +60,8 @@ def cell(column: str, value: Any) -> str:
     """A value rounded for reading; gains and delta_m carry their sign, what is missing is empty.
 
     Example:
-        >>> cell("delta_m_percent", 1.234), cell("start", None), cell("on_front", True), cell("train.lr", 2e-5)
-        ('+1.23', '', 'yes', '2e-05')
+        >>> cell("delta_m_percent", 1.234), cell("start", None), cell("train.lr", 2e-5)
+        ('+1.23', '', '2e-05')
     """
     if value is None or value != value:
         return ""
