@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,10 @@ from dtme_search.config import RunConfig
 
 if TYPE_CHECKING:
     from dtme_search.search import LoadedStudy
+
+
+_ASKED = os.environ.get("DTME_TEST_DEVICE")
+FOLDERS_ON_DEVICE = ("models", "training", "token_space", "combine", "metrics")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -34,6 +39,19 @@ def _one_thread():
 
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _on_the_device(request: pytest.FixtureRequest):
+    """See ``tests/device.py``."""
+    folder = request.path.relative_to(Path(__file__).parent).parts[0] if _ASKED else ""
+    if not _ASKED or folder not in FOLDERS_ON_DEVICE:
+        yield
+        return
+    from device import DEVICE, TensorsOfTests
+
+    with TensorsOfTests(DEVICE):
+        yield
 
 
 @pytest.fixture

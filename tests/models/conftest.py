@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 import pytest
 import torch
+from device import DEVICE
 
 from dtme_search.config import ModelConfig
 from dtme_search.models import MultiTaskViT, build_model
@@ -31,11 +32,11 @@ def make_model() -> MakeModel:
     ) -> MultiTaskViT:
         config.setdefault("backbone_options", TINY)
         specs = {task: SPECS[task] for task in tasks}
-        model = build_model(ModelConfig(**config), specs, IMAGE_SIZE, seed=seed).double()
+        model = build_model(ModelConfig(**config), specs, IMAGE_SIZE, seed=seed).double().to(DEVICE)
         if plan is not None:
             generator = torch.Generator().manual_seed(1)
             for parameter in model.grow(plan, token_std=0.02, seed=0):
-                noise = torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
+                noise = torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype).to(DEVICE)
                 parameter.data.add_(noise, alpha=0.3)
         return model
 
@@ -64,4 +65,4 @@ def make_plan() -> Callable[..., ExpansionPlan]:
 @pytest.fixture
 def images() -> torch.Tensor:
     generator = torch.Generator().manual_seed(2)
-    return torch.randn(3, 3, *IMAGE_SIZE, generator=generator, dtype=torch.float64)
+    return torch.randn(3, 3, *IMAGE_SIZE, generator=generator, dtype=torch.float64).to(DEVICE)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import torch
+from device import DEVICE
 
 from dtme_search.config import RunConfig, set_path
 from dtme_search.training import Callbacks, Trainer
 
 CPU = torch.device("cpu")
+"""For what is about the CPU; everything else runs on ``DEVICE``."""
 
 
 def with_(config: RunConfig, **fields: object) -> RunConfig:
@@ -19,6 +21,8 @@ def with_(config: RunConfig, **fields: object) -> RunConfig:
 
 
 def trainer(config: RunConfig, data, folder=None, **callbacks) -> Trainer:
+    if DEVICE.type != "cpu":  # there, too, equal runs are to give equal numbers
+        config = with_(config, train__deterministic="always", train__precision="float32")
     return Trainer.of_config(config, data, folder=folder, callbacks=Callbacks(**callbacks))
 
 

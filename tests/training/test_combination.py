@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from runs import CPU, assert_same_run, trainer, with_
+from device import DEVICE
+from runs import assert_same_run, trainer, with_
 from tiny import TINY
 
 from dtme_search.combine import METHODS
@@ -44,7 +45,7 @@ def config() -> RunConfig:
 
 @pytest.fixture(scope="module")
 def data(config):
-    return build_data(config.data, TASKS, CPU)
+    return build_data(config.data, TASKS, DEVICE)
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +67,7 @@ def gradients_of(config, data, batch, kind, weights=None, plan=None, parts=1, ev
     losses = losses_of(config, data, plan)
     losses.model.train(not evaluating)
     torch.manual_seed(3)
-    combination = Combination(config, losses, method_of(config, CPU))
+    combination = Combination(config, losses, method_of(config, DEVICE))
     found = combination.backward(0, batch, weights or dict.fromkeys(TASKS, 1.0), parts)
     gradients = {name: each.grad for name, each in losses.model.named_parameters() if each.grad is not None}
     return found, gradients
@@ -247,7 +248,7 @@ def test_compiled_blocks_give_their_graph_to_several_passes(config, data, batch,
     losses = losses_of(compiled, data)
     losses.model.compile_blocks(backend="aot_eager")
     with graphs_survive(compiled):
-        combination = Combination(compiled, losses, method_of(compiled, CPU))
+        combination = Combination(compiled, losses, method_of(compiled, DEVICE))
         combination.backward(0, batch, dict.fromkeys(TASKS, 1.0))
     for name, each in losses.model.named_parameters():
         if kind != "graddrop":

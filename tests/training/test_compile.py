@@ -6,7 +6,8 @@ import functools
 
 import pytest
 import torch
-from runs import CPU, trainer, with_
+from device import DEVICE
+from runs import trainer, with_
 
 from dtme_search.data import build_data
 from dtme_search.models import MultiTaskViT
@@ -37,7 +38,7 @@ def data():
     from dtme_search.config import RunConfig
 
     config = RunConfig.model_validate(TINY)
-    return config, build_data(config.data, tuple(config.tasks), CPU)
+    return config, build_data(config.data, tuple(config.tasks), DEVICE)
 
 
 @pytest.mark.parametrize(

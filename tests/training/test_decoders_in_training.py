@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from runs import CPU, assert_same_run, trainer, with_
+from device import DEVICE
+from runs import assert_same_run, trainer, with_
 from tiny import TINY
 
 from dtme_search.config import RunConfig
@@ -35,7 +36,7 @@ def config(request):
 @pytest.fixture(scope="module")
 def data():
     config = with_(RunConfig.model_validate(TINY), data__image_size=[32, 64])
-    return build_data(config.data, tuple(config.tasks), CPU)
+    return build_data(config.data, tuple(config.tasks), DEVICE)
 
 
 @pytest.mark.parametrize("step", [3, 8])

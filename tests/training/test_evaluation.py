@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from runs import CPU, trainer, with_
+from device import DEVICE
+from runs import trainer, with_
 
 from dtme_search.config import RunConfig
 from dtme_search.data import build_data
@@ -25,7 +26,7 @@ def config():
 
 @pytest.fixture(scope="module")
 def final(config):
-    return build_data(config.data, tuple(config.tasks), CPU, final=True)
+    return build_data(config.data, tuple(config.tasks), DEVICE, final=True)
 
 
 def test_a_run_without_a_holdout_looks_at_the_test_split_once(config, final):
@@ -51,7 +52,7 @@ def test_a_patience_that_nothing_follows_is_not_refused(config, final):
 
 @pytest.mark.parametrize("split", ["holdout", "test"])
 def test_metrics_and_priors_do_not_depend_on_the_batch_size(config, split):
-    data = build_data(config.data, tuple(config.tasks), CPU, final=split == "test")
+    data = build_data(config.data, tuple(config.tasks), DEVICE, final=split == "test")
     model = trainer(config, data).model
     sizes = (1, 3, 4)
     metrics = [evaluate(model, data, split, with_(config, train__eval_batch_size=n).train) for n in sizes]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from runs import CPU, assert_same_run, state, trainer, with_
+from device import DEVICE
+from runs import assert_same_run, state, trainer, with_
 from tiny import TINY
 
 from dtme_search.config import FinetuneConfig, RunConfig
@@ -31,7 +32,7 @@ def config() -> RunConfig:
 
 @pytest.fixture(scope="module")
 def data(config):
-    return build_data(config.data, TASKS, CPU)
+    return build_data(config.data, TASKS, DEVICE)
 
 
 @pytest.fixture
@@ -136,7 +137,7 @@ def test_a_switch_at_once_freezes_from_the_first_step(config, data):
 
 
 def test_trunks_part_at_the_switch_and_not_before(config, data):
-    context = RunContext.of(config, CPU)
+    context = RunContext.of(config, DEVICE)
     other = with_(config, schedule__finetune__fraction=0.2)
     for step, same in ((4, True), (5, True), (6, False)):
         names = {trunk_fingerprint(each, step, "data", context) for each in (config, other)}

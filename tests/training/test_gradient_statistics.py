@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from runs import CPU, assert_same_run, trainer, with_
+from device import DEVICE
+from runs import assert_same_run, trainer, with_
 from tiny import TINY
 
 from dtme_search.config import RunConfig
@@ -23,7 +24,7 @@ def config() -> RunConfig:
 
 @pytest.fixture(scope="module")
 def data(config):
-    return build_data(config.data, TASKS, CPU)
+    return build_data(config.data, TASKS, DEVICE)
 
 
 def test_against_a_plain_loop(config, data):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from runs import CPU, assert_same_run, trainer, with_
+from device import DEVICE
+from runs import assert_same_run, trainer, with_
 
 from dtme_search.config import RunConfig
 from dtme_search.data import build_data
@@ -19,7 +20,7 @@ def config():
 
 @pytest.fixture(scope="module")
 def data(config):
-    return build_data(config.data, tuple(config.tasks), CPU)
+    return build_data(config.data, tuple(config.tasks), DEVICE)
 
 
 @pytest.mark.parametrize(

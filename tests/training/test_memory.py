@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from runs import CPU, with_
+from device import DEVICE
+from runs import with_
 
 from dtme_search.data import build_data
 from dtme_search.errors import OutOfMemoryError
@@ -37,7 +38,7 @@ def config(request):
 
 @pytest.fixture(scope="module")
 def data(config):
-    return build_data(config.data, tuple(config.tasks), CPU)
+    return build_data(config.data, tuple(config.tasks), DEVICE)
 
 
 @pytest.mark.parametrize(("kind", "loss", "channels"), LOSSES)
@@ -198,7 +199,7 @@ def test_an_evaluation_that_does_not_fit_is_done_with_smaller_batches():
             raise torch.OutOfMemoryError("no room")
         return size
 
-    assert with_smaller_batches(work, 13, CPU) == 1
+    assert with_smaller_batches(work, 13, DEVICE) == 1
     assert tried == [13, 6, 3, 1]
 
 
@@ -208,4 +209,4 @@ def test_what_smaller_batches_do_not_mend_is_raised(error):
         raise error
 
     with pytest.raises(type(error), match=str(error)):
-        with_smaller_batches(work, 1, CPU)
+        with_smaller_batches(work, 1, DEVICE)

@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from runs import CPU, trainer, with_
+from device import DEVICE
+from runs import trainer, with_
 from tiny import TINY
 from torch import nn
 
@@ -39,7 +40,7 @@ def test_the_backbone_learns_at_its_multiple_and_early_layers_more_slowly(model)
 
 def test_a_group_stands_still_until_its_first_step(model):
     train = TrainConfig(lr=1e-3, decoder_warmup_steps=3, poly_power=0.0)
-    optimizer = build_optimizer(train, model, CPU)
+    optimizer = build_optimizer(train, model, DEVICE)
     for step, expected in ((0, {0.0, 1e-3}), (2, {0.0, 1e-3}), (3, {1e-3})):
         set_learning_rates(optimizer, step, 10, train)
         assert {group["lr"] for group in optimizer.param_groups} == expected
@@ -48,7 +49,7 @@ def test_a_group_stands_still_until_its_first_step(model):
 @pytest.mark.parametrize("optimizer", ["adam", "adamw"])
 def test_the_backbone_is_trained_after_the_decoders_only(optimizer):
     config = with_(CONFIG, train__decoder_warmup_steps=6, train__num_steps=6, train__optimizer=optimizer)
-    data = build_data(config.data, tuple(config.tasks), CPU)
+    data = build_data(config.data, tuple(config.tasks), DEVICE)
 
     def weights(model: nn.Module) -> dict[str, torch.Tensor]:
         return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from runs import CPU, assert_same_run, trainer, with_
+from device import DEVICE
+from runs import assert_same_run, trainer, with_
 
 from dtme_search.data import build_data
 from dtme_search.token_space import conflict_rates, split_token_space
@@ -31,7 +32,7 @@ def data():
 
     from dtme_search.config import RunConfig
 
-    return build_data(RunConfig.model_validate(TINY).data, ("semseg", "depth", "normals", "edge"), CPU)
+    return build_data(RunConfig.model_validate(TINY).data, ("semseg", "depth", "normals", "edge"), DEVICE)
 
 
 @pytest.mark.parametrize("step", [3, 8])

@@ -7,7 +7,8 @@ import math
 
 import pytest
 import torch
-from runs import CPU, assert_same_run, state, trainer, with_
+from device import DEVICE
+from runs import assert_same_run, state, trainer, with_
 
 from dtme_search.config import RunConfig
 from dtme_search.data import build_data
@@ -22,7 +23,7 @@ def data_of():
     def get(config: RunConfig):
         key = config.data.model_dump_json()
         if key not in shelf:
-            shelf[key] = build_data(config.data, ("semseg", "depth", "normals", "edge"), CPU)
+            shelf[key] = build_data(config.data, ("semseg", "depth", "normals", "edge"), DEVICE)
         return shelf[key].for_tasks(tuple(config.tasks))
 
     return get
