@@ -20,7 +20,7 @@ def delete(
     storage: options.Storage = None,
     workdir: options.Workdir = options.DEFAULT_WORKDIR,
 ) -> None:
-    """Delete a study: its trials, its rows in all tables, its files.
+    """Delete a study with all its rows and files.
 
     Single-task baselines stay in a database that other studies share. A study whose trials run is refused.
     """

@@ -334,7 +334,7 @@ def studies(
         Path | None, typer.Option("--workdir", help="List the studies that were begun in this folder.")
     ] = None,
 ) -> None:
-    """List the studies and configs that can be used, or those that were begun.
+    """List studies and configs, or studies that were begun.
 
     With --workdir or --storage those of that folder or database: how far they are and what they take.
     """
