@@ -33,7 +33,7 @@ _RANKING = {
     "null_threshold",
     "selection",
 }
-_OFF_BY_DEFAULT = ("backbone_lr_multiplier", "layer_decay", "decoder_warmup_steps")
+_OFF_BY_DEFAULT = ("accumulate", "backbone_lr_multiplier", "layer_decay", "decoder_warmup_steps")
 """Fields of train that leave no trace where they do nothing, so that older work keeps its name."""
 _MERGING = {"pair_threshold", "max_streams"}
 _OF_SCHEDULES = {

@@ -283,6 +283,8 @@ class TrainConfig(Section):
     """Whether num_steps counts all steps, or those after the expansion (the paper equalises the latter)."""
     batch_size: Annotated[int, Field(ge=1)] = 8
     """Images per step."""
+    accumulate: Annotated[int, Field(ge=1)] = 1
+    """In how many equal parts a batch goes through the network; their gradients add up to one step."""
     optimizer: Literal["adam", "adamw"] = "adam"
     """Adam with coupled weight decay as in the paper, or AdamW."""
     lr: Annotated[float, Field(gt=0.0)] = 2e-5
@@ -317,6 +319,15 @@ class TrainConfig(Section):
     """Images per evaluation step."""
     checkpoint_seconds: Annotated[float, Field(ge=0.0)] = 60.0
     """A checkpoint is written when this much time has passed. Not part of the fingerprint."""
+
+    @model_validator(mode="after")
+    def _parts_are_equal(self) -> Self:
+        if self.batch_size % self.accumulate:
+            raise ValueError(
+                f"accumulate must divide batch_size ({self.batch_size}), got {self.accumulate}. "
+                "Take parts of equal size"
+            )
+        return self
 
 
 class RunConfig(Section):

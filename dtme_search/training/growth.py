@@ -50,6 +50,11 @@ class Growth:
     parts: int = 1
 
     @property
+    def num_passes(self) -> int:
+        """In how many parts a training batch goes through the network."""
+        return self.parts * self.config.train.accumulate
+
+    @property
     def needs_report(self) -> bool:
         """Whether the plan depends on conflicts."""
         return self.config.expansion.needs_conflicts
@@ -102,10 +107,10 @@ class Growth:
             for _ in range(PROBE_STEPS):
                 started = clock()
                 if combination is None:
-                    self.losses.backward(batch, weights, self.parts)
+                    self.losses.backward(batch, weights, self.num_passes)
                 else:
-                    combination.backward(0, batch, weights, self.parts)
-                    combination.after_update(batch, self.parts)
+                    combination.backward(0, batch, weights, self.num_passes)
+                    combination.after_update(batch, self.num_passes)
                 self.model.zero_grad(set_to_none=True)
                 seconds.append(clock() - started)
         return min(seconds)
@@ -119,7 +124,7 @@ class Growth:
         batches = self.data.train_batches(train.batch_size, self.config.seed + _WARMUP_SEED)
         for _, batch in zip(range(settings.decoder_warmup_steps), batches, strict=False):
             optimizer.zero_grad(set_to_none=True)
-            self.losses.backward(batch, dict.fromkeys(self.tasks, 1.0), self.parts)
+            self.losses.backward(batch, dict.fromkeys(self.tasks, 1.0), self.num_passes)
             optimizer.step()
 
 

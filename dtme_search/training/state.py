@@ -82,6 +82,11 @@ class RunState:
         method = method_of(config, device)
         return cls(config, model, optimizer, build_schedule(config), method, Stopwatch(device), parts=parts)
 
+    @property
+    def num_passes(self) -> int:
+        """In how many parts a batch goes through the network: as asked for, more where memory is short."""
+        return self.parts * self.config.train.accumulate
+
     def tasks_of(self, step: int) -> tuple[str, ...]:
         """Tasks that are trained in the step after ``step`` steps."""
         return tuple(name for name, weight in self.schedule.weights(step).items() if weight > 0)

@@ -255,11 +255,11 @@ class Trainer:
         set_learning_rates(state.optimizer, state.step, self.config.total_steps, train)
         state.optimizer.zero_grad(set_to_none=True)
         of_active = {name: weights[name] for name in state.active}
-        losses = self.combination.backward(state.step, batch, of_active, state.parts)
+        losses = self.combination.backward(state.step, batch, of_active, state.num_passes)
         if train.grad_clip is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), train.grad_clip)
         state.optimizer.step()
-        self.combination.after_update(batch, state.parts)
+        self.combination.after_update(batch, state.num_passes)
         state.loss_log.record(state.step, losses)
         state.step += 1
         if state.step % READ_LOSSES_EVERY == 0:
@@ -276,7 +276,7 @@ class Trainer:
         # A graph serves a backward pass per task, which compiled blocks may refuse.
         with torch.compiler.set_stance("force_eager"):
             if wanted == "gradient_norm":
-                sizes = gradient_norms(self.losses, batch, tasks, state.parts)
+                sizes = gradient_norms(self.losses, batch, tasks, state.num_passes)
             else:
                 sizes = fisher_traces(self.losses, batch, tasks, self.config.schedule.images)
         state.schedule.refresh(sizes)

@@ -108,6 +108,7 @@ ACTIVE = [
     ({}, "train.batch_size", 4),
     ({}, "train.optimizer", "adamw"),
     ({}, "train.lr", 1e-3),
+    ({}, "train.accumulate", 2),
     ({}, "train.backbone_lr_multiplier", 0.1),
     ({}, "train.layer_decay", 0.8),
     ({}, "train.decoder_warmup_steps", 3),
