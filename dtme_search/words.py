@@ -15,6 +15,8 @@ _HEADINGS = {
     "paired_gain_percent": "paired",
     "paired_trial": "paired with",
     "paired_mean": "paired",
+    "expected_delta_m": "expected",
+    "expected_std": "± seeds",
     "paired_se": "s.e.",
     "origin_trial": "taken from",
 }
@@ -26,6 +28,8 @@ _DECIMALS = {
     "delta_m_std": 2,
     "paired_gain_percent": 2,
     "paired_mean": 2,
+    "expected_delta_m": 2,
+    "expected_std": 2,
     "paired_se": 2,
     "param_overhead_percent": 3,
     "step_cost_ratio": 2,
@@ -38,6 +42,7 @@ _SIGNED = {
     "delta_m_mean",
     "paired_gain_percent",
     "paired_mean",
+    "expected_delta_m",
 }
 _COUNTS = {"num_seeds", "origin_trial", "steps_reused", "paired_trial"}
 """Whole numbers; a column with gaps holds them as floats."""

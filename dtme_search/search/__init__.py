@@ -8,10 +8,12 @@ from dtme_search.search.storage.database import mask_url
 from dtme_search.search.storage.rows import BaselineRow, ConfirmationRow, RunRow
 from dtme_search.search.storage.trials import PROPOSAL_ATTR, own_trials
 from dtme_search.search.study.confirmation import confirm
+from dtme_search.search.study.expectation import Expectation, expectations
 from dtme_search.search.study.leaders import (
     Confirmed,
     confirmations,
     doubt_about_leader,
+    feasible_values,
     front_numbers,
     lead_of,
     ranking,
@@ -34,6 +36,7 @@ __all__ = [
     "ConfirmationRow",
     "Confirmed",
     "DrawFiles",
+    "Expectation",
     "FinalResult",
     "KnownStudy",
     "Listener",
@@ -50,6 +53,8 @@ __all__ = [
     "doubt_about_leader",
     "evaluate_checkpoint",
     "examine",
+    "expectations",
+    "feasible_values",
     "front_numbers",
     "join",
     "known_studies",
