@@ -65,8 +65,8 @@ def cell(column: str, value: Any) -> str:
     """A value rounded for reading; gains and delta_m carry their sign, what is missing is empty.
 
     Example:
-        >>> cell("delta_m_percent", 1.234), cell("start", None), cell("on_front", True)
-        ('+1.23', '', 'yes')
+        >>> cell("delta_m_percent", 1.234), cell("start", None), cell("train.lr", 2e-5)
+        ('+1.23', '', '2e-05')
     """
     if value is None or value != value:
         return ""
@@ -74,6 +74,8 @@ def cell(column: str, value: Any) -> str:
         return "yes" if value else "no"
     if column in _COUNTS:
         return str(int(value))
+    if isinstance(value, float) and "." in column:  # a searched path
+        return f"{value:.4g}"
     if isinstance(value, float):
         signed = column in _SIGNED or column.startswith("gain_")
         return f"{value:{'+' if signed else ''}.{_DECIMALS.get(column, 1)}f}"

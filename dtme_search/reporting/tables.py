@@ -21,6 +21,7 @@ from dtme_search.search import (
     front_numbers,
     own_trials,
 )
+from dtme_search.search.trial.retries import continued, retry_history
 
 Frame = pd.DataFrame
 
@@ -32,7 +33,7 @@ LEGEND = (
 
 
 def trials_table(study: LoadedStudy) -> pd.DataFrame:
-    """One row per trial of the study itself, in order.
+    """One row per trial of the study itself, in order; of one that was interrupted the last attempt.
 
     Columns: ``trial``, ``state``, ``delta_m_percent``, ``gain_<task>_percent``, ``delta_m_mean``,
     ``delta_m_std`` and ``num_seeds`` (in percent, over the further seeds of ``confirm`` only, because the
@@ -57,7 +58,11 @@ def table_of_runs(study: LoadedStudy, runs: Mapping[int, RunRow]) -> pd.DataFram
     confirmed, expected = confirmations(study), expectations(study)
     last, baselines = last_evaluations(study), baselines_of_trials(study, runs.values())
     rows = []
-    for trial in own_trials(study.optuna):
+    trials = own_trials(study.optuna)
+    earlier = continued(trials)
+    for trial in trials:
+        if trial.number in earlier:
+            continue  # an attempt; the trial that goes on from there stands for it
         run = runs.get(trial.number)
         row: dict[str, Any] = {
             "trial": trial.number,
@@ -66,7 +71,9 @@ def table_of_runs(study: LoadedStudy, runs: Mapping[int, RunRow]) -> pd.DataFram
             "error": next(iter(trial.user_attrs.get("error", "").splitlines()), ""),
         }
         if trial.state == TrialState.FAIL and "error" not in trial.user_attrs:
-            row["state"] = "interrupted"  # stopped or killed; a later trial continues it
+            row["state"] = "interrupted"  # stopped or killed
+        if trial.state == TrialState.WAITING and retry_history(trial):
+            row["state"] = "interrupted"  # begun; it goes on before another one begins
         if run is not None:
             row |= {
                 "delta_m_percent": run.delta_m_percent,

@@ -3,6 +3,7 @@
 from dtme_search.search.api import join, optimize, train_baselines
 from dtme_search.search.doctor import Check, can_run, examine
 from dtme_search.search.final import FinalResult, evaluate_checkpoint, train_final
+from dtme_search.search.manage import KnownStudy, delete_study, known_studies
 from dtme_search.search.storage.database import mask_url
 from dtme_search.search.storage.rows import BaselineRow, ConfirmationRow, RunRow
 from dtme_search.search.storage.trials import PROPOSAL_ATTR, own_trials
@@ -37,6 +38,7 @@ __all__ = [
     "DrawFiles",
     "Expectation",
     "FinalResult",
+    "KnownStudy",
     "Listener",
     "LoadedStudy",
     "Outcome",
@@ -47,6 +49,7 @@ __all__ = [
     "can_run",
     "confirm",
     "confirmations",
+    "delete_study",
     "doubt_about_leader",
     "evaluate_checkpoint",
     "examine",
@@ -54,6 +57,7 @@ __all__ = [
     "feasible_values",
     "front_numbers",
     "join",
+    "known_studies",
     "lead_of",
     "load_study",
     "mask_url",

@@ -60,7 +60,7 @@ def train_baselines(
     with StopSwitch() as switch:
         baselines = Baselines(records, shelf, workspace.baseline, hears, switch)
         base = settled(space, baselines, all_recipes=True).base
-        return baselines.get(base)
+        return replace(baselines, tells_known=False).get(base)
 
 
 def optimize(
