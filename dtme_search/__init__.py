@@ -67,8 +67,12 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _PUBLIC:
         raise AttributeError(f"module 'dtme_search' has no attribute '{name}'")
+    import os
     from importlib import import_module
 
+    # As the command line does: threads of torch that spin while they wait would count as work in the cost of
+    # a step. Read when torch is imported, which whoever imported it before has settled already.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     return getattr(import_module(_PUBLIC[name]), name)
 
 

@@ -17,7 +17,16 @@ LossName = Literal[
 ]
 """``training/losses.py`` defines each."""
 MetricName = Literal[
-    "miou", "parts_miou", "l1", "rmse", "mean_angle", "edge_f", "ods_f", "max_f", "max_f_double_sigmoid"
+    "miou",
+    "parts_miou",
+    "iou",
+    "l1",
+    "rmse",
+    "mean_angle",
+    "edge_f",
+    "ods_f",
+    "max_f",
+    "max_f_double_sigmoid",
 ]
 """``metrics/`` defines each. ``edge_f`` is the edge measure for the training loop, ``ods_f`` the exact one;
 ``max_f_double_sigmoid`` repeats a widespread mistake, to compare with numbers that contain it."""

@@ -15,6 +15,8 @@ _HEADINGS = {
     "paired_gain_percent": "paired",
     "paired_trial": "paired with",
     "paired_mean": "paired",
+    "expected_delta_m": "expected",
+    "expected_std": "± seeds",
     "paired_se": "s.e.",
     "origin_trial": "taken from",
 }
@@ -26,6 +28,8 @@ _DECIMALS = {
     "delta_m_std": 2,
     "paired_gain_percent": 2,
     "paired_mean": 2,
+    "expected_delta_m": 2,
+    "expected_std": 2,
     "paired_se": 2,
     "param_overhead_percent": 3,
     "step_cost_ratio": 2,
@@ -38,6 +42,7 @@ _SIGNED = {
     "delta_m_mean",
     "paired_gain_percent",
     "paired_mean",
+    "expected_delta_m",
 }
 _COUNTS = {"num_seeds", "origin_trial", "steps_reused", "paired_trial"}
 """Whole numbers; a column with gaps holds them as floats."""
@@ -60,8 +65,8 @@ def cell(column: str, value: Any) -> str:
     """A value rounded for reading; gains and delta_m carry their sign, what is missing is empty.
 
     Example:
-        >>> cell("delta_m_percent", 1.234), cell("start", None), cell("on_front", True)
-        ('+1.23', '', 'yes')
+        >>> cell("delta_m_percent", 1.234), cell("start", None), cell("train.lr", 2e-5)
+        ('+1.23', '', '2e-05')
     """
     if value is None or value != value:
         return ""
@@ -69,6 +74,8 @@ def cell(column: str, value: Any) -> str:
         return "yes" if value else "no"
     if column in _COUNTS:
         return str(int(value))
+    if isinstance(value, float) and "." in column:  # a searched path
+        return f"{value:.4g}"
     if isinstance(value, float):
         signed = column in _SIGNED or column.startswith("gain_")
         return f"{value:{'+' if signed else ''}.{_DECIMALS.get(column, 1)}f}"

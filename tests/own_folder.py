@@ -33,7 +33,7 @@ DESCRIPTION: dict[str, Any] = {
             "metric": "l1",
         },
         "faces": {"files": "normals/{id}.png", "kind": "normals", "derived_from": "distance"},
-        "outline": {"files": "outline/{id}.png", "kind": "mask", "ignore": [127]},
+        "outline": {"files": "outline/{id}.png", "kind": "edge", "ignore": [127]},
         "light": {"files": "light/{id}.npy", "kind": "values", "encoding": "numbers", "channels": 2},
     },
 }

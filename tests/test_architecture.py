@@ -40,7 +40,7 @@ ROWS_OF_SEARCH = (
     ("trial",),
     ("study",),
     ("workers",),
-    ("api", "final", "doctor"),
+    ("api", "final", "doctor", "manage"),
     ("__init__",),
 )
 """The rooms of ``search/``, from what knows least to what a caller may ask for."""

@@ -1,6 +1,9 @@
 """The names of ``import dtme_search``: all there, all lazy, all the same thing as where they are defined."""
 
 import ast
+import os
+import subprocess
+import sys
 from importlib import import_module
 from pathlib import Path
 
@@ -55,3 +58,17 @@ def test_names_are_listed_before_they_are_loaded():
 def test_another_name_is_an_ordinary_attribute_error():
     with pytest.raises(AttributeError, match="module 'dtme_search' has no attribute 'nonsense'"):
         _ = dtme_search.nonsense
+
+
+def test_threads_sleep_while_they_wait_from_python_as_from_the_command_line():
+    """Set at the first use, before torch is imported; what a user has set stays."""
+    code = (
+        "import os, sys, dtme_search; dtme_search.RunConfig; "
+        "print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)"
+    )
+    for given, expected in (({}, "PASSIVE False"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE False")):
+        environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+        ran = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, env=environment | given, check=True
+        )
+        assert ran.stdout.strip() == expected

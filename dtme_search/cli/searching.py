@@ -327,8 +327,24 @@ def export(
 
 
 @app.command(epilog="Example:  dtme-search studies")
-def studies(context: typer.Context) -> None:
-    """List the studies and configs that are there."""
+def studies(
+    context: typer.Context,
+    storage: options.Storage = None,
+    workdir: Annotated[
+        Path | None, typer.Option("--workdir", help="List the studies that were begun in this folder.")
+    ] = None,
+) -> None:
+    """List studies and configs, or studies that were begun.
+
+    With --workdir or --storage those of that folder or database: how far they are and what they take.
+    """
+    if workdir is not None or was_given(context, "storage"):
+        from dtme_search.cli.managing import print_known
+        from dtme_search.search import known_studies
+
+        known = known_studies(storage=storage, workdir=workdir or options.DEFAULT_WORKDIR)
+        print_known(screen_of(context), known)
+        return
     from dtme_search.cli.tables import print_table
     from dtme_search.config import load_study_config, shipped
     from dtme_search.words import heading

@@ -23,38 +23,45 @@ Encoding = Literal["labels", "colours", "numbers", "rgb"]
 ``rgb``      three channels of 8 bits: normals as 255 (n + 1) / 2; other values times scale plus offset
 """
 
-ENCODINGS: dict[TargetKind, tuple[Encoding, ...]] = {
+FolderKind = TargetKind | Literal["edge"]
+"""What a task of a folder may be; an ``edge`` is a mask of thin lines."""
+
+ENCODINGS: dict[FolderKind, tuple[Encoding, ...]] = {
     "classes": ("labels", "colours"),
     "distance": ("numbers",),
     "normals": ("rgb", "numbers"),
     "mask": ("labels", "numbers"),
+    "edge": ("labels", "numbers"),
     "values": ("numbers", "rgb"),
 }
 """Encodings that suit a kind, the default first."""
 
-LOSSES: dict[TargetKind, tuple[LossName, ...]] = {
+LOSSES: dict[FolderKind, tuple[LossName, ...]] = {
     "classes": ("cross_entropy", "parts_cross_entropy"),
     "distance": ("l1", "mse"),
     "normals": ("normals_l1",),
-    "mask": ("balanced_bce", "batch_balanced_bce"),
+    "mask": ("batch_balanced_bce", "balanced_bce"),
+    "edge": ("balanced_bce", "batch_balanced_bce"),
     "values": ("l1", "mse"),
 }
 """Losses that suit a kind, the default first."""
 
-METRICS: dict[TargetKind, tuple[MetricName, ...]] = {
+METRICS: dict[FolderKind, tuple[MetricName, ...]] = {
     "classes": ("miou", "parts_miou"),
     "distance": ("rmse", "l1"),
     "normals": ("mean_angle",),
-    "mask": ("edge_f", "ods_f", "max_f", "max_f_double_sigmoid"),
+    "mask": ("iou", "max_f", "max_f_double_sigmoid", "edge_f", "ods_f"),
+    "edge": ("edge_f", "ods_f"),
     "values": ("l1", "rmse"),
 }
 """Metrics that suit a kind, the default first."""
 
-UNITS: dict[TargetKind, Unit] = {
+UNITS: dict[FolderKind, Unit] = {
     "classes": "fraction",
     "distance": "m",
     "normals": "deg",
     "mask": "fraction",
+    "edge": "fraction",
     "values": "none",
 }
 """Unit of the metric of a kind; fractions are better when higher, all others when lower."""
@@ -72,14 +79,15 @@ class FolderTask(Section):
 
     files: str
     """Path of the label of an image below root, with {id} in it, for example masks/{id}.png."""
-    kind: TargetKind
-    """classes, distance (metres, less when zoomed in), normals, mask (yes or no), or values (any numbers)."""
+    kind: FolderKind
+    """classes, distance (metres, less when zoomed in), normals, mask (yes or no, a region), edge (yes or no,
+    thin lines), or values (any numbers)."""
     encoding: Encoding | None = None
     """labels, colours, numbers or rgb; empty = the usual one of the kind."""
     classes: list[str] | dict[str, ClassValue] = []
     """kind classes: the names in the order of their labels from 0, or each name with its label or colour."""
     positive: list[int] = []
-    """kind mask, encoding labels: labels that mean yes; empty = all but 0."""
+    """kinds mask and edge, encoding labels: labels that mean yes; empty = all but 0."""
     ignore: list[int | float | str] = []
     """Labels (-1 too, in npy or tiff), colours or raw numbers of pixels that do not count."""
     scale: Annotated[float, Field(gt=0.0)] = 1.0
@@ -127,7 +135,7 @@ class FolderTask(Section):
             raise ValueError(f"classes must be empty for kind {self.kind}, got {len(self.classes)}")
         if self.range is not None and not self.range[0] < self.range[1]:
             raise ValueError(f"range must be [low, high] with low < high, got {list(self.range)}")
-        if self.kind != "mask" and self.positive:
+        if self.target != "mask" and self.positive:
             raise ValueError(f"positive must be empty for kind {self.kind}, got {self.positive}")
         if self.kind != "values" and self.channels != 1:
             raise ValueError(f"channels must be 1 for kind {self.kind}, got {self.channels}")
@@ -165,6 +173,11 @@ class FolderTask(Section):
             if (ignored.lower() if isinstance(ignored, str) else ignored) in seen:
                 raise ValueError(f"ignore must not name the value of a class, got {ignored}")
         return self
+
+    @property
+    def target(self) -> TargetKind:
+        """How the labels behave, whatever they are measured by."""
+        return "mask" if self.kind == "edge" else self.kind
 
     @property
     def how(self) -> Encoding:

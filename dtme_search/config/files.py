@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from difflib import SequenceMatcher
 from importlib import resources
@@ -23,6 +24,11 @@ _PATHS = ("data.root", "data.folder.description", "model.checkpoint")
 """Fields that name a file or folder, relative to the file that they stand in."""
 
 Kind = Literal["studies", "configs"]
+_MEASURED = re.compile(
+    r"data\.(name|root|folder|options|holdout_fraction|holdout_seed|limit_train|scenes|nyud|taskonomy)\b"
+    r"|tasks\.[^.]+\.role$"
+)
+"""Fields that decide on which images, classes and tasks a trial is judged."""
 _SINGULAR = {"studies": "study", "configs": "config"}
 
 
@@ -166,6 +172,11 @@ def _check_search(study: StudyConfig, base: RunConfig, path: Path) -> None:
     for dotted, searched in study.search.items():
         place = f"{path}: search.{dotted}"
         check_path(dotted, place, base)
+        if _MEASURED.match(dotted):
+            raise ConfigError(
+                f"{place}: cannot be searched, because it changes what is measured: values of two trials "
+                "would not be comparable. Make a study for each value."
+            )
         for choice in searched.choices or ():
             check_value(choice, dotted, f"{place}.choices", base)
         for name in ("low", "high"):

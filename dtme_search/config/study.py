@@ -134,6 +134,12 @@ class BaselinesConfig(Section):
         return self
 
 
+RESERVED = ("train",)
+"""Folders below the work folder that are no studies."""
+LONGEST_STUDY = 200
+"""Letters that a database and the name of a folder hold."""
+
+
 class StudyConfig(Section):
     """One search, from base config to objectives."""
 
@@ -177,6 +183,11 @@ class StudyConfig(Section):
             raise ValueError(
                 "name must be made of letters, digits, '.', '_' and '-' and begin with a letter or digit, "
                 f"got '{self.name}'"
+            )
+        if self.name in RESERVED or len(self.name) > LONGEST_STUDY:
+            raise ValueError(
+                f"name must not be {' or '.join(RESERVED)}, whose folder final trainings have, and have at "
+                f"most {LONGEST_STUDY} letters, got '{self.name}'"
             )
         if not self.objectives:
             raise ValueError(f"objectives must name at least one of {', '.join(OBJECTIVES)}, got none")

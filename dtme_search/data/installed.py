@@ -15,6 +15,7 @@ What a user did wrong it reports as a ``DataError`` or a ``ConfigError``, which 
 
 from __future__ import annotations
 
+import inspect
 import os
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -62,7 +63,8 @@ def build_installed(config: DataConfig, built_in: tuple[str, ...]) -> Dataset:
             f"{where}: {entry.value} must be a function of root and options, got an error: {error}. "
             "Mend or update the package."
         ) from error
-    missing = [part for part in _PARTS if not hasattr(opened, part)]
+    # Not by hasattr: it would evaluate a property such as the fingerprint, its errors included.
+    missing = [part for part in _PARTS if inspect.getattr_static(opened, part, None) is None]
     if missing:
         raise ConfigError(
             f"{where}: what {entry.value} gives must have {', '.join(_PARTS)}, got no {', '.join(missing)}. "

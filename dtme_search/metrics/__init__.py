@@ -9,6 +9,7 @@ from dtme_search.metrics.base import Meter
 from dtme_search.metrics.edges import EdgeFMeter
 from dtme_search.metrics.gain import beats_prior, delta_m, task_gains
 from dtme_search.metrics.meters import (
+    IouMeter,
     MeanAbsoluteMeter,
     MeanAngleMeter,
     MiouMeter,
@@ -21,6 +22,7 @@ from dtme_search.tasks import MetricName, TaskSpec
 
 __all__ = [
     "EdgeFMeter",
+    "IouMeter",
     "MaxFDoubleSigmoidMeter",
     "MaxFMeter",
     "MeanAbsoluteMeter",
@@ -40,6 +42,7 @@ __all__ = [
 _METERS: dict[MetricName, Callable[[TaskSpec], Meter]] = {
     "miou": MiouMeter,
     "parts_miou": PartsMiouMeter,
+    "iou": IouMeter,
     "l1": MeanAbsoluteMeter,
     "rmse": RmseMeter,
     "mean_angle": MeanAngleMeter,

@@ -81,6 +81,39 @@ class PartsMiouMeter(MiouMeter):
         super().update(prediction, target, valid & shows_part[:, None, None, None])
 
 
+class IouMeter:
+    """Intersection over union of a mask, a fraction, its pixels pooled over the set.
+
+    IoU = TP / (TP + FP + FN), where the probability is above 0.5; 1 where neither labels nor predictions
+    have a pixel [ours].
+
+    Args:
+        spec: Task of kind ``mask`` with one channel. Target values above 0.5 belong to it.
+    """
+
+    def __init__(self, spec: TaskSpec) -> None:
+        self.spec = spec
+        self.reset()
+
+    def reset(self) -> None:
+        self._both: int | Tensor = 0
+        self._either: int | Tensor = 0
+        self._valid: int | Tensor = 0
+
+    def update(self, prediction: Tensor, target: Tensor, valid: Tensor) -> None:
+        check_batch(self.spec, prediction, target, valid)
+        predicted, true = (prediction > 0) & valid, (target > 0.5) & valid
+        self._both = (predicted & true).sum() + self._both
+        self._either = (predicted | true).sum() + self._either
+        self._valid = valid.sum() + self._valid
+
+    def compute(self) -> float:
+        if not int(self._valid):
+            raise no_valid_pixels(self.spec)
+        either = int(self._either)
+        return int(self._both) / either if either else 1.0
+
+
 class PooledErrorMeter:
     """Pools an error over all valid pixels of the set; which one is up to its subclasses.
 

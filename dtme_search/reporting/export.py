@@ -17,8 +17,8 @@ from dtme_search.search import (
     RunRow,
     confirmations,
     doubt_about_leader,
+    feasible_values,
     front_numbers,
-    own_trials,
     ranking,
     why_no_leader,
 )
@@ -31,7 +31,8 @@ def best_trial(study: LoadedStudy) -> int:
     """Number of the best feasible trial.
 
     If trials are confirmed with further seeds and delta_m is the first objective, the one with the highest
-    mean over these seeds; else the one with the best first objective (delta_m in the shipped studies).
+    mean over these seeds; else the one with the best first objective (delta_m in the shipped studies), which
+    with several ``seeds`` is what is expected over seeds.
 
     Raises:
         ExportError: If no trial is finished and feasible.
@@ -41,9 +42,9 @@ def best_trial(study: LoadedStudy) -> int:
         raise ExportError(why_no_leader(study))
     if confirmed := _confirmed(study):
         return confirmed[0].trial
-    trials = [trial for trial in own_trials(study.optuna) if trial.number in front]
+    values = feasible_values(study)
     sign = 1 if next(iter(study.config.objectives.values())) == "maximize" else -1
-    return max(trials, key=lambda trial: sign * trial.values[0]).number
+    return max(sorted(front), key=lambda number: sign * values[number][0])
 
 
 def export_trial(study: LoadedStudy, number: int, path: Path, *, force: bool = False) -> Path:

@@ -88,6 +88,8 @@ def metrics_table(study: LoadedStudy, numbers: Sequence[int]) -> tuple[list[str]
     rows = []
     for task in tasks:
         found = {number: last[number][task] for number in numbers if task in last.get(number, {})}
+        if not found:
+            continue  # a trial that was stopped before its first evaluation
         metric, unit = next((row.metric, row.unit or "none") for row in found.values())
         own = [baselines[number][task] for number in numbers if task in baselines.get(number, {})]
         role = "" if own else " (auxiliary)"

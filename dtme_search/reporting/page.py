@@ -67,7 +67,10 @@ def write_page(study: LoadedStudy) -> int:
     attributes = _Attributes(known)
     shadow = with_storage(study.optuna, attributes)
     save_note(shadow, to_markdown(study_note(data)))
-    for trial in own_trials(study.optuna)[: len(data.trials)]:
+    shown = set(data.trials["trial"]) if len(data.trials) else set()
+    for trial in own_trials(study.optuna):
+        if trial.number not in shown:
+            continue
         if trial.state.is_finished() and f"dashboard:{id_of_trial(trial)}:note_ver" not in known:
             noted = cast("optuna.Trial", _Noted(shadow, id_of_trial(trial)))
             save_note(noted, to_markdown(trial_note(data, trial.number)))

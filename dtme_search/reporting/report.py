@@ -158,7 +158,11 @@ def _provenance(data: StudyData) -> list[Block]:
         Heading("Versions and machine"),
         Table(("what", "of the trials"), [(str(name), text) for name, text in rows if text]),
         Paragraph(
-            f"All trials together took {hours:.1f} hours. Written {datetime.now(UTC):%Y-%m-%d %H:%M} UTC by "
+            f"All trials together took {_duration(hours)}. Written {datetime.now(UTC):%Y-%m-%d %H:%M} UTC by "
             f"dtme-search {__version__}."
         ),
     ]
+
+
+def _duration(hours: float) -> str:
+    return f"{hours:.1f} hours" if hours >= 1 else f"{60 * hours:.1f} minutes"

@@ -136,6 +136,8 @@ class StudyData:
         confirmed = self.feasible[self.feasible["delta_m_mean"].notna()]
         if (name, direction) == ("delta_m_percent", "maximize") and not confirmed.empty:
             return confirmed.sort_values("delta_m_mean", ascending=False, kind="stable").iloc[0]
+        if name == "delta_m_percent" and "expected_delta_m" in self.feasible:
+            name = "expected_delta_m"
         return self.feasible.sort_values(name, ascending=direction == "minimize", kind="stable").iloc[0]
 
     @property

@@ -12,7 +12,16 @@ from optuna.trial import TrialState
 
 from dtme_search.config import RunConfig
 from dtme_search.reporting.measures import baselines_of_trials, last_evaluations, measured
-from dtme_search.search import Confirmed, LoadedStudy, RunRow, confirmations, front_numbers, own_trials
+from dtme_search.search import (
+    Confirmed,
+    LoadedStudy,
+    RunRow,
+    confirmations,
+    expectations,
+    front_numbers,
+    own_trials,
+)
+from dtme_search.search.trial.retries import continued, retry_history
 
 Frame = pd.DataFrame
 
@@ -24,12 +33,13 @@ LEGEND = (
 
 
 def trials_table(study: LoadedStudy) -> pd.DataFrame:
-    """One row per trial of the study itself, in order.
+    """One row per trial of the study itself, in order; of one that was interrupted the last attempt.
 
     Columns: ``trial``, ``state``, ``delta_m_percent``, ``gain_<task>_percent``, ``delta_m_mean``,
     ``delta_m_std`` and ``num_seeds`` (in percent, over the further seeds of ``confirm`` only, because the
     search chose by its own seed; NaN where unconfirmed), ``paired_gain_percent`` (delta_m less that of
-    ``paired_trial``, the unexpanded trial of the same seed), ``param_overhead_percent``, ``step_cost_ratio``,
+    ``paired_trial``, the unexpanded trial of the same seed), with several ``seeds`` ``expected_delta_m`` and
+    ``expected_std`` (of the plan over seeds), ``param_overhead_percent``, ``step_cost_ratio``,
     ``start`` (fraction of all steps), ``layers`` (see ``LEGEND``), ``feasible``, ``dead_tasks``,
     ``seconds``, ``on_front``, ``error`` (first line). Where a study has such trials: ``reason`` (why it was
     pruned or took a result over), ``origin_trial`` (whose result it took), ``steps_reused``; where the
@@ -45,10 +55,14 @@ def trials_table(study: LoadedStudy) -> pd.DataFrame:
 def table_of_runs(study: LoadedStudy, runs: Mapping[int, RunRow]) -> pd.DataFrame:
     """``trials_table`` of runs that are read already."""
     front = front_numbers(study)
-    confirmed = confirmations(study)
+    confirmed, expected = confirmations(study), expectations(study)
     last, baselines = last_evaluations(study), baselines_of_trials(study, runs.values())
     rows = []
-    for trial in own_trials(study.optuna):
+    trials = own_trials(study.optuna)
+    earlier = continued(trials)
+    for trial in trials:
+        if trial.number in earlier:
+            continue  # an attempt; the trial that goes on from there stands for it
         run = runs.get(trial.number)
         row: dict[str, Any] = {
             "trial": trial.number,
@@ -57,7 +71,9 @@ def table_of_runs(study: LoadedStudy, runs: Mapping[int, RunRow]) -> pd.DataFram
             "error": next(iter(trial.user_attrs.get("error", "").splitlines()), ""),
         }
         if trial.state == TrialState.FAIL and "error" not in trial.user_attrs:
-            row["state"] = "interrupted"  # stopped or killed; a later trial continues it
+            row["state"] = "interrupted"  # stopped or killed
+        if trial.state == TrialState.WAITING and retry_history(trial):
+            row["state"] = "interrupted"  # begun; it goes on before another one begins
         if run is not None:
             row |= {
                 "delta_m_percent": run.delta_m_percent,
@@ -77,6 +93,9 @@ def table_of_runs(study: LoadedStudy, runs: Mapping[int, RunRow]) -> pd.DataFram
             row |= {name: value for name, value in facts.items() if value is not None}
             row |= measured(last.get(trial.number, {}), baselines.get(trial.number, {}))
             row |= trial.params
+        if trial.number in expected:
+            each = expected[trial.number]
+            row |= {"expected_delta_m": each.mean, "expected_std": each.deviation}
         if trial.number in confirmed:
             repeats = confirmed[trial.number]
             row |= {
@@ -99,7 +118,7 @@ def front_table(study: LoadedStudy, trials: pd.DataFrame | None = None) -> pd.Da
     if table.empty:
         return table
     chosen = table[table["on_front"]]
-    order = ["delta_m_mean", "delta_m_percent"]
+    order = ["delta_m_mean", "expected_delta_m" if "expected_delta_m" in chosen else "delta_m_percent"]
     return chosen.sort_values(order, ascending=False).drop(columns=["on_front", "error"])
 
 
@@ -218,6 +237,8 @@ def _ordered(columns: list[str]) -> list[str]:
     rest = [
         "delta_m_base_percent",
         "paired_gain_percent",
+        "expected_delta_m",
+        "expected_std",
         "delta_m_mean",
         "delta_m_std",
         "num_seeds",
@@ -232,6 +253,6 @@ def _ordered(columns: list[str]) -> list[str]:
         "error",
         "paired_trial",
     ]
-    where_known = ("paired", "delta_m_base")
+    where_known = ("paired", "expected", "delta_m_base")
     listed = [name for name in (*first, *gains, *rest) if not name.startswith(where_known) or name in columns]
     return [*listed, *(name for name in columns if name not in listed)]

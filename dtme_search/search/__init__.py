@@ -3,14 +3,17 @@
 from dtme_search.search.api import join, optimize, train_baselines
 from dtme_search.search.doctor import Check, can_run, examine
 from dtme_search.search.final import FinalResult, evaluate_checkpoint, train_final
+from dtme_search.search.manage import KnownStudy, delete_study, known_studies
 from dtme_search.search.storage.database import mask_url
 from dtme_search.search.storage.rows import BaselineRow, ConfirmationRow, RunRow
 from dtme_search.search.storage.trials import PROPOSAL_ATTR, own_trials
 from dtme_search.search.study.confirmation import confirm
+from dtme_search.search.study.expectation import Expectation, expectations
 from dtme_search.search.study.leaders import (
     Confirmed,
     confirmations,
     doubt_about_leader,
+    feasible_values,
     front_numbers,
     lead_of,
     ranking,
@@ -33,7 +36,9 @@ __all__ = [
     "ConfirmationRow",
     "Confirmed",
     "DrawFiles",
+    "Expectation",
     "FinalResult",
+    "KnownStudy",
     "Listener",
     "LoadedStudy",
     "Outcome",
@@ -44,11 +49,15 @@ __all__ = [
     "can_run",
     "confirm",
     "confirmations",
+    "delete_study",
     "doubt_about_leader",
     "evaluate_checkpoint",
     "examine",
+    "expectations",
+    "feasible_values",
     "front_numbers",
     "join",
+    "known_studies",
     "lead_of",
     "load_study",
     "mask_url",

@@ -7,11 +7,11 @@ import socket
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 from dtme_search.models import check_model
 from dtme_search.search.data_shelf import DataShelf
+from dtme_search.search.space.recipes import judged_as
 from dtme_search.search.stopping import StopSwitch
 from dtme_search.search.storage.database import storage_errors
 from dtme_search.search.storage.records import records_for
@@ -60,7 +60,7 @@ def train_baselines(
     with StopSwitch() as switch:
         baselines = Baselines(records, shelf, workspace.baseline, hears, switch)
         base = settled(space, baselines, all_recipes=True).base
-        return baselines.get(base)
+        return replace(baselines, tells_known=False).get(base)
 
 
 def optimize(
@@ -203,11 +203,13 @@ def _work(
         space = settled(prepared.space, baselines)
     except TrainingInterrupted:
         return
+    get = replace(baselines, tells_known=False).get
+    # Of all trials the tasks of the base config: a study may search the roles, too.
+    tasks = space.base.primary_tasks
     objective = Objective(
         study=prepared.config,
         space=space,
-        # Of all trials the tasks of the base config: a study may search the roles, too.
-        baselines=partial(replace(baselines, tells_known=False).get, tasks=space.base.primary_tasks),
+        baselines=lambda config: get(judged_as(space, config), tasks),
         shelf=shelf,
         records=records,
         workspace=workspace,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -14,17 +15,36 @@ _LOOK_EVERY = 0.2
 
 
 @contextmanager
-def held(lock: FileLock, should_stop: Callable[[], bool], on_wait: Callable[[], None]) -> Iterator[None]:
+def held(
+    lock: FileLock,
+    should_stop: Callable[[], bool],
+    on_wait: Callable[[], None],
+    meanwhile: Callable[[], bool] = lambda: False,
+    on_waited: Callable[[float], None] = lambda _: None,
+) -> Iterator[None]:
     """Hold a lock, however long its owner lives; the system frees that of a dead one.
+
+    Args:
+        lock: The lock.
+        should_stop: Asked while waiting.
+        on_wait: Told that this one waits, once; ``on_waited`` for how many seconds it did.
+        meanwhile: Does other work while the lock is taken, and tells whether there was any.
 
     Raises:
         TrainingInterrupted: If ``should_stop`` says so while waiting.
     """
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        on_wait()
-        wait_for(lock, should_stop)
+    while True:
+        try:
+            lock.acquire(timeout=0)
+            break
+        except Timeout:
+            if meanwhile():
+                continue
+            on_wait()
+            started = time.monotonic()
+            wait_for(lock, should_stop)
+            on_waited(time.monotonic() - started)
+            break
     try:
         yield
     finally:

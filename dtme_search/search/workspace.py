@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,6 +64,12 @@ class Workspace:
         remove_checkpoint(self.trial(number) / "checkpoint.pt")
         for path in (self.result(number), self.result(number).with_suffix(".partial")):
             path.unlink(missing_ok=True)
+
+    def forget_all(self) -> None:
+        """Remove the files of all trials, their repeats and what they shared; baselines stay."""
+        for name in ("trials", "artifacts", "confirmations", "trunks", "work"):
+            for path in (self.root / name).glob("*"):
+                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
     def unfinished_trials(self) -> set[int]:
         """Trials whose folders hold what they need only as long as they have not ended."""

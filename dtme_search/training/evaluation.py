@@ -141,6 +141,16 @@ def _average_labels(data: TaskData, batch_size: int) -> dict[str, Tensor]:
     for name, spec in data.specs.items():
         mean = sums[name] / counts[name].clamp(min=1)
         if spec.kind == "mask":
-            mean = torch.logit(mean, eps=1e-6)
+            # Where the mean is highest, as many pixels as make the best guess of a region.
+            level = _best_region(mean) if spec.metric == "iou" else torch.tensor(0.5)
+            mean = torch.logit(mean, eps=1e-6) - torch.logit(level.to(mean), eps=1e-6)
         maps[name] = mean.float()
     return maps
+
+
+def _best_region(mean: Tensor) -> Tensor:
+    """Just below the lowest mean of the pixels whose union has the best IoU with the labels on average."""
+    ranked = mean.flatten().sort(descending=True).values
+    hits = ranked.cumsum(0)
+    union = hits[-1] + torch.arange(1, len(ranked) + 1, device=mean.device) - hits
+    return ranked[(hits / union).argmax()] * (1 - 1e-6)

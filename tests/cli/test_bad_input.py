@@ -309,7 +309,7 @@ class TestExport:
         for which in ((), ("--pareto",)):
             refused(
                 ("export", "--study", "tiny", "--out", "best.yaml", *which),
-                r"study tiny: no trial is finished\. Run `dtme-search optimize --study tiny`",
+                r"study tiny: no trial is finished\. Run: dtme-search optimize --study tiny\.yaml",
             )
         refused(("export", "--study", "tiny", "--out", "best.yaml", "--trial", "0"), r"study tiny: ")
 

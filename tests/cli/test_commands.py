@@ -149,7 +149,7 @@ class TestOptimize:
             "1",
         ]
         assert "Front: delta_m (maximize) and overhead (minimize)" in ran.out
-        assert re.search(r"^trial +delta_m +semseg +depth +overhead", ran.out, re.MULTILINE)
+        assert re.search(r"^trial +delta_m +semseg +depth +(paired +)?overhead", ran.out, re.MULTILINE)
         assert "Not to be trusted" in ran.out  # ten steps teach nothing
         assert ran.out.splitlines()[-3:] == [
             "  dtme-search export --study tiny --workdir runs --best --force --out best.yaml",
@@ -159,7 +159,7 @@ class TestOptimize:
 
         again = run(*words, "--quiet")
         assert (again.code, again.err) == (0, "")
-        assert "baseline " not in again.out
+        assert not re.search(r"^baseline ", again.out, re.MULTILINE)
         assert again.out.startswith("Study tiny: 2 complete; 2 planned.")
         more = run(*words, "--trials", 3)
         assert re.findall(r"^baseline (\w+): .*, known$", more.out, re.MULTILINE)[0] == "semseg"

@@ -48,7 +48,7 @@ def test_confirm_of_what_is_confirmed_trains_nothing_and_shows_it(run, confirmed
     assert re.match(rf" +{first} +\+5\.25 +1\.77 +2 ", table[3])
     assert re.match(rf" +{second} +-2\.50 +0\.71 +2 ", table[4])
     assert f"Best: trial {first}, delta_m on the hold-out: mean +5.25 %, standard deviation 1.77" in ran.out
-    assert "% in the search." in ran.out
+    assert "% in the search; against " in ran.out
 
 
 def test_show_has_them_too_and_asks_for_confirmation_only_until_then(run, finished_study, confirmed):

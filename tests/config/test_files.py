@@ -120,7 +120,10 @@ class TestYaml:
         study = StudyConfig(
             name="s",
             config={"train": {"lr": 1e-4}},
-            search={"train.lr": {"low": 1e-5, "high": 1e-3, "log": True}, "data.name": {"choices": ["1e5"]}},
+            search={
+                "train.lr": {"low": 1e-5, "high": 1e-3, "log": True},
+                "model.backbone": {"choices": ["1e5"]},
+            },
             enqueue=("paper", {"train.lr": 1e-5}),
         )
         assert load_study_config(write(folder, dump_yaml(study))) == study

@@ -1,6 +1,7 @@
 """``StudyConfig``: what a study file may say, and the line a user reads for everything else."""
 
 import pytest
+import yaml
 
 from dtme_search.config import Distribution, RunConfig, StudyConfig, base_config, load_study_config, shipped
 from dtme_search.errors import ConfigError
@@ -305,3 +306,25 @@ class TestBaseConfig:
     def test_a_wrong_one_names_the_study(self, tmp_path, config, message):
         with pytest.raises(ConfigError, match=message):
             base_config(self.study(config), tmp_path)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("data.holdout_seed", "data.holdout_fraction", "data.limit_train", "data.name"),
+        *("data.scenes.seed", "data.nyud.num_classes", "tasks.depth.role"),
+    ],
+)
+def test_what_is_measured_cannot_be_searched(tmp_path, path):
+    file = tmp_path / "s.yaml"
+    choices = {"data.name": ["scenes", "nyud"], "tasks.depth.role": ["primary", "auxiliary"]}
+    searched = {path: {"choices": choices.get(path, [2, 4])}}
+    file.write_text(yaml.safe_dump({"name": "s", "config": {}, "search": searched, "enqueue": []}))
+    with pytest.raises(ConfigError, match=rf"search\.{path}: cannot be searched, because it changes what is"):
+        load_study_config(str(file))
+
+
+@pytest.mark.parametrize("name", ["train", "s" * 201])
+def test_a_study_has_a_folder_of_its_own(name):
+    with pytest.raises(ValueError, match=r"name must not be train.* and have at most 200 letters"):
+        StudyConfig(name=name, config={}, search={"train.lr": {"choices": [1.0]}}, enqueue=())

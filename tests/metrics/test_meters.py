@@ -21,6 +21,7 @@ SPECS = {
         edge(),
         replace(edge(), metric="ods_f"),
         sal(),
+        replace(sal(), metric="iou"),
         replace(sal(), metric="max_f_double_sigmoid"),
         regression("keypoints2d"),
     )
@@ -258,6 +259,16 @@ def test_parts_miou_of_a_part_that_is_not_valid_only_is_not_defined():
     valid[..., 2] = False
     with pytest.raises(ValueError, match="no valid pixels, so parts_miou"):
         measure(SPECS["parts_miou"], (prediction, target, valid))
+
+
+def test_iou_worked_by_hand():
+    """Two pixels of both, one predicted only, one labelled only, one that does not count: 2 / 4."""
+    meter = build_meter(replace(sal(), metric="iou"))
+    prediction = torch.tensor([[[[1.0, 2.0, 3.0, -1.0, 9.0, -1.0]]]])
+    target = torch.tensor([[[[1.0, 1.0, 0.0, 1.0, 0.0, 0.0]]]])
+    valid = torch.tensor([[[[True, True, True, True, False, True]]]])
+    meter.update(prediction, target, valid)
+    assert meter.compute() == 0.5
 
 
 def test_mean_absolute_error_worked_by_hand():

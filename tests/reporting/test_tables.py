@@ -98,3 +98,14 @@ def test_baselines_stand_beside_their_no_image_priors(study):
 def test_layers_are_one_letter_each():
     assert compact_layers("none modulate expand both") == ".MEB"
     assert compact_layers(None) == ""
+
+
+def test_a_trial_that_was_interrupted_counts_once(study_copy, edit_run):
+    """One attempt ended and is continued by one that waits, another by one that is complete."""
+    for history in ([], [6], [], [8]):
+        state = TrialState.FAIL if not history else TrialState.WAITING
+        attrs = {"retry_history": history} if history else {}
+        study_copy.optuna.add_trial(optuna.create_trial(state=state, system_attrs=attrs))
+    table = trials_table(study_copy).set_index("trial")
+    assert table.index.tolist()[6:] == [7, 9]
+    assert table["state"].tolist()[6:] == ["interrupted", "interrupted"]

@@ -60,7 +60,7 @@ def test_conflicts_are_those_at_the_patches(config, data):
     num_patches = 4 * 6
     assert report.num_positions == num_patches
 
-    model = trainer(config, data).model.train()
+    model = trainer(config, data).model.eval()
     (batch,) = data.analysis_batches(6, 6, config.seed)
     predictions, inputs = model.forward_with_layer_inputs(batch.images)
     tasks = list(config.tasks)

@@ -73,6 +73,10 @@ class FolderDataset:
         data set.
         """
         meaning = self._description.model_dump(mode="json", exclude={"root", "splits", "groups"})
+        for name, task in meaning["tasks"].items():
+            # What a mask is scored by where nothing is said has changed once.
+            spec = self.tasks[name]
+            task |= {"loss": spec.loss, "metric": spec.metric} if spec.kind == "mask" else {}
         return fingerprint("folder", meaning, self._ids["test"], self._contents("train"))
 
     @cached_property
@@ -243,12 +247,15 @@ class FolderDataset:
 def _spec(name: str, task: FolderTask) -> TaskSpec:
     channels = {"classes": len(task.classes), "normals": 3, "values": task.channels}.get(task.kind, 1)
     unit = UNITS[task.kind]
+    metric = task.metric or METRICS[task.kind][0]
+    # A mask that is measured as an edge is learnt as one.
+    usual = LOSSES["edge" if metric in METRICS["edge"] else task.kind][0]
     return TaskSpec(
         name,
         channels,
-        task.kind,
-        task.loss or LOSSES[task.kind][0],
-        task.metric or METRICS[task.kind][0],
+        task.target,
+        task.loss or usual,
+        metric,
         unit,
         unit == "fraction",
         tuple(task.classes),

@@ -39,11 +39,11 @@ def read_label(path: Path, name: str, task: FolderTask) -> Label:
         DataError: If the file is missing, damaged or of another form, or holds what the description excludes.
     """
     where = f"{path}: {name}"
-    if task.kind in ("classes", "mask") and task.how in ("labels", "colours"):
+    if task.target in ("classes", "mask") and task.how in ("labels", "colours"):
         codes = _codes(path, name) if task.how == "colours" else read_class_ids(path, name)
         return _classes(codes, where, task) if task.kind == "classes" else _mask(codes, where, task)
     numbers, valid = _numbers(path, name, task)
-    if task.kind == "mask":
+    if task.target == "mask":
         return (numbers[..., 0] > 0.5).astype(np.uint8), valid
     if task.kind == "distance":
         valid &= numbers[..., 0] > 0

@@ -29,6 +29,8 @@ class TrialContext:
         base_baselines: Those of the study's base config, where its trials differ by their architecture.
         should_stop: Asked between steps and while waiting.
         on_wait: Told once per wait for another worker, with what is waited for.
+        meanwhile: Runs another trial where this one would wait before it has begun; whether there was one.
+        waits: Seconds of every wait.
     """
 
     study: StudyConfig
@@ -43,3 +45,5 @@ class TrialContext:
     base_baselines: Mapping[str, BaselineRow] = field(default_factory=dict)
     should_stop: Callable[[], bool] = lambda: False
     on_wait: Callable[[str], None] = lambda _: None
+    meanwhile: Callable[[], bool] = lambda: False
+    waits: list[float] = field(default_factory=list)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import ExitStack
 
 from filelock import FileLock
@@ -38,8 +39,10 @@ class WorkClaim:
         self._until = until
         self._fingerprint: str | None = None
 
-    def take(self, plan: ExpansionPlan) -> str:
+    def take(self, plan: ExpansionPlan, meanwhile: Callable[[], bool] = lambda: False) -> str:
         """Claim the work that a plan comes to, and give its fingerprint.
+
+        ``meanwhile`` does other work while another worker has this one, and tells whether there was any.
 
         Raises:
             AlreadyDone: If a trial of the study finished it, perhaps while this one waited for it.
@@ -50,7 +53,15 @@ class WorkClaim:
         fingerprint = work_fingerprint(context.config, plan, context.data.fingerprint, arithmetic)
         if context.study.reuse.equal_work and fingerprint != self._fingerprint:
             lock = FileLock(context.workspace.work_lock(fingerprint))
-            self._until.enter_context(held(lock, context.should_stop, lambda: context.on_wait("equal work")))
+            self._until.enter_context(
+                held(
+                    lock,
+                    context.should_stop,
+                    lambda: context.on_wait("equal work"),
+                    meanwhile,
+                    context.waits.append,
+                )
+            )
             origin = context.records.finished_work(context.study.name, fingerprint)
             if origin is not None:
                 raise AlreadyDone(origin)

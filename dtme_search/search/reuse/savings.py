@@ -19,6 +19,7 @@ class Savings:
         pruned_away: Not trained because the trial was pruned.
         seconds: What the reused steps and measurements took when they were paid for.
         trials_taken_over: Trials that took over a whole result.
+        seconds_waited: Workers had nothing to do but to wait for each other.
     """
 
     trained: int = 0
@@ -27,6 +28,7 @@ class Savings:
     pruned_away: int = 0
     seconds: float = 0.0
     trials_taken_over: int = 0
+    seconds_waited: float = 0.0
 
     @property
     def total(self) -> int:
@@ -45,8 +47,9 @@ class Savings:
             >>> Savings(trained=31, from_trunks=50, from_equal_work=19, seconds=2520.0).sentence()
             'Trained 31 % of the steps (trunks 50 %, equal work 19 %), saved 42 minutes.'
         """
+        waited = f" Workers waited {_duration(self.seconds_waited)}." if self.seconds_waited >= 1 else ""
         if self.trained == self.total:
-            return ""
+            return waited.lstrip()
         parts = {
             "trunks": self.from_trunks,
             "equal work": self.from_equal_work,
@@ -57,6 +60,7 @@ class Savings:
         )
         return (
             f"Trained {self.trained_percent:.0f} % of the steps ({shares}), saved {_duration(self.seconds)}."
+            f"{waited}"
         )
 
 
@@ -76,7 +80,16 @@ def savings(runs: Sequence[RunRow]) -> Savings:
             from_trunks += reused
         pruned_away += run.total_steps - own - reused
         seconds += run.seconds_saved or 0.0
-    return Savings(trained, from_trunks, from_equal_work, pruned_away, seconds, taken_over)
+    waited = sum(run.seconds_waited or 0.0 for run in runs)
+    return Savings(
+        trained,
+        from_trunks,
+        from_equal_work,
+        pruned_away,
+        seconds=seconds,
+        trials_taken_over=taken_over,
+        seconds_waited=waited,
+    )
 
 
 def _duration(seconds: float) -> str:

@@ -101,6 +101,21 @@ class TrialTrunk:
         known = [index for index, step in enumerate(steps) if self.store.snapshot(self._fingerprint(step))]
         return steps[known[-1] :] if known else steps
 
+    def is_busy(self) -> bool:
+        """Whether another run trains the stretch that this one would train next."""
+        config = self.context.config
+        for step in self.steps(0, config.expansion_step or config.total_steps):
+            fingerprint = self._fingerprint(step)
+            if self.store.snapshot(fingerprint) is None:
+                lock = self.store.lock(fingerprint)
+                try:
+                    lock.acquire(timeout=0)
+                except Timeout:
+                    return True
+                lock.release()
+                return False
+        return False
+
     @contextmanager
     def claim(self, step: int) -> Iterator[Snapshot | None]:
         fingerprint = self._fingerprint(step)
@@ -179,7 +194,8 @@ class TrialTrunk:
     @contextmanager
     def _hold(self, fingerprint: str, what: str) -> Iterator[None]:
         context = self.context
-        with held(self.store.lock(fingerprint), context.should_stop, lambda: context.on_wait(what)):
+        lock, waits = self.store.lock(fingerprint), context.waits
+        with held(lock, context.should_stop, lambda: context.on_wait(what), on_waited=waits.append):
             yield
 
 

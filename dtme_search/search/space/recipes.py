@@ -16,7 +16,7 @@ import optuna
 from dtme_search.config import BaselineRecipes, RunConfig, Scalar, StudyConfig, run_fingerprint
 from dtme_search.config.dotted import value_at
 from dtme_search.errors import ConfigError
-from dtme_search.search.space.paths import ARCHITECTURE
+from dtme_search.search.space.paths import ARCHITECTURE, SEEDS
 from dtme_search.search.space.search_space import SearchSpace
 
 FEW = 8
@@ -68,6 +68,13 @@ def candidates(space: SearchSpace, task: str, count: int) -> list[Recipe]:
     return list(found.values())
 
 
+def judged_as(space: SearchSpace, config: RunConfig) -> RunConfig:
+    """The run whose baselines judge another: of a study's ``seeds`` all are judged by those of the first."""
+    if any(each.pattern == SEEDS for each in space.parameters):
+        return config.model_copy(update={"seed": space.base.seed})
+    return config
+
+
 def recipes_of_trials(space: SearchSpace, task: str) -> list[RunConfig]:
     """Different single-task runs of a task that trials may ask for, at most one more than :data:`FEW`."""
     found: dict[str, RunConfig] = {}
@@ -83,7 +90,7 @@ def recipes_of_trials(space: SearchSpace, task: str) -> list[RunConfig]:
 
 def _all_alike(space: SearchSpace) -> bool:
     """Whether nothing is searched that a single-task run could read; saves drawing points."""
-    paths = [parameter.path for parameter in space.parameters]
+    paths = [each.path for each in space.parameters if each.pattern != SEEDS]
     return space.base.train.count_from == "start" and all(path.startswith(_NEVER_READ) for path in paths)
 
 
@@ -106,7 +113,7 @@ def _points(space: SearchSpace) -> Iterator[RunConfig]:
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     while True:
         try:
-            yield space.suggest(study.ask())
+            yield judged_as(space, space.suggest(study.ask()))
         except ConfigError:  # values that do not go together
             continue
 

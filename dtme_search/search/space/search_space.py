@@ -25,7 +25,7 @@ from dtme_search.config.identity import NUMERICS_VERSION
 from dtme_search.config.study import Distribution
 from dtme_search.errors import ConfigError, nearest
 from dtme_search.search.space.parameter import OptunaDistribution, Parameter, make_parameter
-from dtme_search.search.space.paths import ARCHITECTURE, LAYERS, POLICY, SEED, START
+from dtme_search.search.space.paths import ARCHITECTURE, LAYERS, POLICY, SEED, SEEDS, START
 
 _MEETING_POINTS = 8
 """Stretches into which a range of expansion starts without a grid is cut."""
@@ -84,8 +84,8 @@ class SearchSpace:
                 parameters[path] = make_parameter(path, pattern, study.search[pattern], where)
         if study.seeds > 1:
             choices = tuple(range(base.seed, base.seed + study.seeds))
-            parameters[SEED] = make_parameter(SEED, SEED, Distribution(choices=choices), "seeds")
-        patterns = [*study.search, SEED]
+            parameters[SEED] = make_parameter(SEED, SEEDS, Distribution(choices=choices), "seeds")
+        patterns = [*study.search, SEEDS]
         in_order = sorted(parameters.values(), key=lambda parameter: patterns.index(parameter.pattern))
         space = cls(study.name, base, num_layers, _dependencies_first(in_order, study.name))
         space._check_values()

@@ -243,7 +243,7 @@ class Records:
         """Give what interrupted trials have measured to the one that continues them.
 
         The facts of their runs stay, as ``interrupted`` even where a process died without a word; they are
-        returned.
+        returned. Their steps count with those of the trial that goes on from there.
         """
 
         def move(session: Session) -> list[RunRow]:
@@ -252,7 +252,7 @@ class Records:
                 moved = update(table).where(place.study == study, place.trial.in_(old))
                 session.execute(moved.values(trial=new))
             ended = update(RUNS).where(RUNS.c.study == study, RUNS.c.trial.in_(old))
-            session.execute(ended.values(state="interrupted"))
+            session.execute(ended.values(state="interrupted", steps_trained=None))
             runs = _rows(RunRow, RUNS).where(RUNS.c.study == study, RUNS.c.trial.in_(old))
             return [RunRow(**found._mapping) for found in session.execute(runs.order_by(RUNS.c.trial))]
 

@@ -150,6 +150,7 @@ class RunRow:
         batch_parts: In how many parts a batch went through the network; more than 1 where memory was short.
         reason: Why the trial was pruned, took over a result or trained in parts, in a sentence.
         dead_tasks: Tasks that do not clearly beat the no-image prior.
+        seconds_waited: Waiting for other workers, in which nothing else was to do.
         seconds_overhead: Time beside training, evaluating, measuring and checkpoints.
         split: What the metrics were measured on.
     """
@@ -182,6 +183,7 @@ class RunRow:
     seconds_evaluate: float | None = None
     seconds_measure: float | None = None
     seconds_checkpoint: float | None = None
+    seconds_waited: float | None = None
     seconds_overhead: float | None = None
     peak_memory_mb: float | None = None
     device: str | None = None

@@ -291,6 +291,6 @@ def _refusal(name: str, url: str, changes: list[str]) -> str:
     more = f" (and {len(changes) - 5} more)" if len(changes) > 5 else ""
     return (
         f"study '{name}' in {mask_url(url)} searches something else: {'; '.join(changes[:5])}{more}. "
-        "Give the study another `name:`, take the change back, or delete the old one: "
-        f"optuna delete-study --study-name {name} --storage {mask_url(url)}"
+        "Give the study another `name:`, take the change back, or delete the old one "
+        "with `dtme-search delete`."
     )

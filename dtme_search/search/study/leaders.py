@@ -18,6 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from dtme_search.search.storage.rows import ConfirmationRow, RunRow
 from dtme_search.search.storage.trials import own_trials
+from dtme_search.search.study.expectation import expectations
 from dtme_search.search.study.loading import LoadedStudy
 
 FAILED_REPEAT_ATTR = "dtme:failed_repeat:{trial}:{seed}"
@@ -96,15 +97,32 @@ class Confirmed:
         return f"{text}; training failed with seed {failed}" if failed else text
 
 
+def feasible_values(study: LoadedStudy) -> dict[int, tuple[float, ...]]:
+    """Feasible trial -> values of the objectives: what was seen, or with several seeds what is expected.
+
+    With several seeds a plan counts once, under the first trial that trained it.
+    """
+    expected, place = expectations(study), list(study.config.objectives)
+    values = {trial.number: tuple(trial.values) for trial in _feasible(study)}
+    if not expected:
+        return values
+    at = place.index("delta_m_percent")
+    return {
+        number: (*seen[:at], expected[number].mean, *seen[at + 1 :])
+        for number, seen in values.items()
+        if number in expected
+    }
+
+
 def front_numbers(study: LoadedStudy) -> set[int]:
     """Numbers of the best feasible trial (one objective) or of the feasible front (several).
 
-    By the values of the search, also where further seeds say otherwise.
+    By :func:`feasible_values`, also where further seeds of ``confirm`` say otherwise.
     """
     signs = [1 if direction == "maximize" else -1 for direction in study.config.objectives.values()]
     points = {
-        trial.number: tuple(sign * value for sign, value in zip(signs, trial.values, strict=True))
-        for trial in _feasible(study)
+        number: tuple(sign * value for sign, value in zip(signs, values, strict=True))
+        for number, values in feasible_values(study).items()
     }
     if len(signs) == 1:
         return {max(points, key=lambda number: (points[number], -number))} if points else set()
@@ -125,7 +143,11 @@ def leaders(study: LoadedStudy, top: int) -> list[RunRow]:
     feasible = {trial.number for trial in _feasible(study)}
     runs = [run for run in study.records.runs(study.name) if run.trial in feasible and run.config]
     front, origin = front_numbers(study), origins(runs)
-    runs.sort(key=lambda run: (run.trial not in front, -_number(run.delta_m_percent), run.trial))
+    expected = expectations(study)
+    gain = {run.trial: _number(run.delta_m_percent) for run in runs}
+    gain |= {number: each.mean for number, each in expected.items()}
+    runs = [run for run in runs if not expected or run.trial in expected]
+    runs.sort(key=lambda run: (run.trial not in front, -gain[run.trial], run.trial))
     by_number = {run.trial: run for run in runs}
     first = dict.fromkeys(origin[run.trial] for run in runs)  # in order, each once
     return [by_number[number] for number in first if number in by_number][:top]

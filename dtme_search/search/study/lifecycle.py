@@ -98,6 +98,8 @@ def _end(study: optuna.Study, trial: FrozenTrial, workspace: Workspace, records:
     deaths, _ = deaths_of(trial, step)
     if deaths < MOST_DEATHS:
         hand_back(study, trial.number, deaths=(deaths, step))
+        for row in records.runs(study.study_name, trial.number):
+            records.save_run(replace(row, state="interrupted"))
     else:
         where = "before its first evaluation" if step is None else f"after its evaluation at step {step}"
         error = (

@@ -21,6 +21,8 @@ from dtme_search.training.checkpoint import disk_full
 
 _LOOK_EVERY = 1.0
 """Seconds between two looks whether a trial is left after all."""
+_MOST_ASIDE = 3
+"""Trials that a worker has in hand while their trunk, or equal work, is trained by others [ours]."""
 _MOST_TROUBLES = 5
 """Troubles with the database, with no trial told between them, after which it is no use to go on."""
 
@@ -60,15 +62,22 @@ def run_trials(
         warm_start(study)
         return True
 
+    def run_one(inside: int = 0) -> bool:
+        """Run a trial, if one is left; ``inside`` so many that would wait for other workers."""
+        with next_trial(study, asking, workspace, is_left, switch) as claimed:
+            if claimed is None:
+                return False
+            ending = objective.run(
+                claimed, lambda: inside < _MOST_ASIDE and not switch() and run_one(inside + 1)
+            )
+            claimed.tell(ending)
+        _raise_trouble(ending.error, workspace.root)
+        return True
+
     while not switch():
         try:
             prepared.recover(listener)
-            with next_trial(study, asking, workspace, is_left, switch) as claimed:
-                if claimed is not None:
-                    ending = objective.run(claimed)
-                    claimed.tell(ending)
-            if claimed is not None:
-                _raise_trouble(ending.error, workspace.root)
+            if run_one():
                 troubles = 0
                 if publish is not None:
                     publish(prepared.loaded())

@@ -17,7 +17,7 @@ from dtme_search.search.space.search_space import SearchSpace
 Params = Mapping[str, Scalar]
 
 _MOST_LISTED = 2000
-_NUM_RANDOM, _NUM_NEIGHBOURS = 300, 500
+_NUM_RANDOM, _NUM_NEIGHBOURS = 300, 350
 _LONGEST_GRID = 50
 
 

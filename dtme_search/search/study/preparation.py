@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import optuna
 import torch
@@ -178,11 +179,21 @@ def prepare(study: str, settings: Settings, device: torch.device, listener: List
     )
     prepared.recover(listener)
     prepared.tidy()
+    _begin(prepared, points)
+    return prepared
+
+
+def _begin(prepared: Prepared, points: Sequence[Mapping[str, Any]]) -> None:
+    """Queue the points that the study wants tried first, once."""
+    study, records = prepared.optuna, prepared.records
     # Whether a point is there and adding it are two steps: workers that start together would add it twice.
     with prepared.asking():
+        if not study.get_trials(deepcopy=False) and records.runs(prepared.config.name):
+            # A study of this name was deleted, in Optuna's tables only.
+            records.delete_study(prepared.config.name)
+            prepared.workspace.forget_all()
         for point in points:
-            enqueue(found, point)
-    return prepared
+            enqueue(study, point)
 
 
 def _knowledge(

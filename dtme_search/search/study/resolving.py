@@ -17,7 +17,7 @@ from dtme_search.config.section import Section
 from dtme_search.models import BackboneInfo
 from dtme_search.schedules import build_schedule
 from dtme_search.search.space.parameter import Parameter
-from dtme_search.search.space.paths import LAYERS, POLICY, SEED, START
+from dtme_search.search.space.paths import LAYERS, SEED, START
 from dtme_search.search.space.search_space import SearchSpace
 from dtme_search.search.storage.rows import ConflictRow
 from dtme_search.token_space import ConflictReport, ExpansionPlan
@@ -29,6 +29,7 @@ _FURTHER = {
     f"expansion.{name}" for name in ("num_task_tokens", "token_std", "lr_multiplier", "freeze_backbone")
 }
 """Fields of the growth that a plan does not say."""
+_MOST_KNOWN = 20_000
 _POSITIONS = 10**9
 """Rates of a report that is put together again are exact to one in so many."""
 
@@ -91,7 +92,7 @@ class Resolver:
     space: SearchSpace
     backbone: BackboneInfo
     _reports: dict[Hashable, dict[int, ConflictReport]] = field(default_factory=dict)
-    _plans: dict[Hashable, ExpansionPlan | None] = field(default_factory=dict)
+    _known: dict[Hashable, Resolved] = field(default_factory=dict)
 
     def learn(self, params: Mapping[str, Scalar], rows: Sequence[ConflictRow]) -> None:
         """Take the conflicts that a trial with these parameters measured."""
@@ -100,7 +101,7 @@ class Resolver:
         if not rows or step is None or step in self._reports.get(where, {}):
             return
         self._reports.setdefault(where, {})[step] = _report(rows, config.tasks, self.space.num_layers)
-        self._plans.clear()
+        self._known.clear()
 
     def is_unknown(self, params: Mapping[str, Scalar]) -> bool:
         """Whether conflicts could decide the plan of these parameters and are not known here."""
@@ -111,7 +112,16 @@ class Resolver:
 
     def __call__(self, params: Mapping[str, Scalar]) -> Resolved:
         """What they come to; where conflicts are not measured yet, by those of the nearest step."""
-        config, plan = self._config(params), self._plan(params)
+        place = tuple(params.items())
+        if place not in self._known:
+            if len(self._known) >= _MOST_KNOWN:
+                self._known.clear()
+            self._known[place] = self._resolved(params)
+        return self._known[place]
+
+    def _resolved(self, params: Mapping[str, Scalar]) -> Resolved:
+        config = self._config(params)
+        plan = self._planned(config, params)
         count = len(config.tasks)
         if plan is None:
             modulated, expanded, streams = self._evenly(config)
@@ -122,7 +132,7 @@ class Resolver:
             layers = range(self.space.num_layers)
             modulated = tuple(len(plan.modulate.get(layer, ())) / count for layer in layers)
             expanded = tuple(len(plan.expand.get(layer, ())) / count for layer in layers)
-            streams = plan.num_streams(self.space.num_layers - 1)
+            streams = _num_streams(plan)
             overhead = plan.overhead_percent(self.backbone.embed_dim, self.backbone.num_parameters)
             operations = tuple(plan.modulate.items()), tuple(plan.expand.items())
         grows = overhead > 0
@@ -152,16 +162,8 @@ class Resolver:
         """Searched paths that a plan does not say."""
         return [parameter for parameter in self.space.parameters if _is_further(parameter.path)]
 
-    def _plan(self, params: Mapping[str, Scalar]) -> ExpansionPlan | None:
-        """The plan; ``None`` while no conflicts are known that could decide it."""
-        place = tuple(
-            item for item in params.items() if item[0].startswith(("expansion.", "tasks", "schedule"))
-        )
-        if place not in self._plans:
-            self._plans[place] = self._planned(self._config(params), params)
-        return self._plans[place]
-
     def _planned(self, config: RunConfig, params: Mapping[str, Scalar]) -> ExpansionPlan | None:
+        """The plan; ``None`` while no conflicts are known that could decide it."""
         step = config.expansion_step
         if step is None:
             return ExpansionPlan.empty(tuple(config.tasks), self.space.num_layers)
@@ -198,14 +200,19 @@ class Resolver:
         """As ``SearchSpace.config``, without its checks: thousands of sets are looked at, one is trained."""
         config: Any = self.space.base
         layers = list(config.expansion.layers or ("none",) * self.space.num_layers)
+        growth: dict[str, Any] = {}
         for path, value in params.items():
+            section, _, name = path.partition(".")
             if path.startswith(f"{LAYERS}."):
                 layers[int(path.rpartition(".")[2])] = str(value)
+                growth["layers"] = layers
+            elif section == "expansion" and "." not in name:
+                growth[name] = value
             else:
                 config = _put(config, path.split("."), value)
-        policy = params.get(POLICY, config.expansion.policy)
-        if policy == "per_layer" or any(path.startswith(LAYERS) for path in params):
-            config = _put(config, LAYERS.split("."), tuple(layers))
+        if "layers" in growth or growth.get("policy", config.expansion.policy) == "per_layer":
+            growth["layers"] = tuple(layers)
+        config = config.model_copy(update={"expansion": config.expansion.model_copy(update=growth)})
         resolved: RunConfig = config
         return resolved
 
@@ -232,6 +239,14 @@ def _in_numbers(parameter: Parameter, params: Mapping[str, Scalar], counts: bool
     if ranged.log:
         low, high, number = (math.log(each) for each in (low, high, number))
     return ((number - low) / (high - low),)
+
+
+def _num_streams(plan: ExpansionPlan) -> int:
+    """Streams through the last layer: tasks that were in other groups anywhere have parted."""
+    operations = [groups for by_layer in (plan.modulate, plan.expand) for groups in by_layer.values()]
+    if any(len(groups) == len(plan.tasks) for groups in operations):
+        return len(plan.tasks)
+    return plan.num_streams(plan.num_layers - 1)
 
 
 def _put(node: Any, parts: Sequence[str], value: Any) -> Any:

@@ -250,9 +250,16 @@ def _shape(plans: Sequence[Resolved]) -> Shape:
     return Shape(
         np.array([plan.depth for plan in plans], dtype=float),
         np.array([plan.streams for plan in plans], dtype=float),
-        np.array([np.mean(np.array(plan.modulated) > 0) for plan in plans], dtype=float),
-        np.array([np.mean(np.array(plan.expanded) > 0) for plan in plans], dtype=float),
+        _share_above_0([plan.modulated for plan in plans]),
+        _share_above_0([plan.expanded for plan in plans]),
     )
+
+
+def _share_above_0(by_layer: Sequence[tuple[float, ...]]) -> Array:
+    if not by_layer:
+        return np.zeros(0)
+    share: Array = (np.array(by_layer) > 0).mean(1)
+    return share
 
 
 def _each_once(entries: Sequence[Entry]) -> list[Entry]:

@@ -26,7 +26,7 @@ from dtme_search.search.locks import wait_for
 from dtme_search.search.space.search_space import SearchSpace
 from dtme_search.search.storage.study_lock import AskingLock
 from dtme_search.search.trial.heartbeat import Heartbeat
-from dtme_search.search.trial.retries import first_number, goes_on_later
+from dtme_search.search.trial.retries import ask, first_number, goes_on_later
 from dtme_search.search.workspace import Workspace
 
 
@@ -66,7 +66,7 @@ def next_trial(
         if not is_left():
             yield None
             return
-        claimed = ClaimedTrial(study.ask(), asking, workspace, should_stop)
+        claimed = ClaimedTrial(ask(study), asking, workspace, should_stop)
         try:
             yield claimed
         finally:

@@ -183,6 +183,7 @@ class Diary:
             seconds_train=result.seconds.get("train", 0.0),
             seconds_evaluate=result.seconds.get("evaluate", 0.0),
             seconds_measure=result.seconds.get("measure", 0.0),
+            seconds_waited=sum(self.context.waits),
             seconds_checkpoint=result.seconds.get("checkpoint", 0.0),
             seconds_overhead=total - inside,
             delta_m_base_percent=self._over_base(result),

@@ -58,16 +58,21 @@ class Objective:
     listener: Listener = field(default_factory=Listener)
     draw: DrawFiles | None = None
 
-    def run(self, claimed: ClaimedTrial) -> Ending:
-        """Run one trial; what goes wrong in it is how it ended."""
+    def run(self, claimed: ClaimedTrial, meanwhile: Callable[[], bool] = lambda: False) -> Ending:
+        """Run one trial; what goes wrong in it is how it ended.
+
+        Args:
+            claimed: The trial.
+            meanwhile: Runs another one where this one would wait for another worker; whether there was one.
+        """
         try:
-            return Ending(TrialState.COMPLETE, self._values(claimed))
+            return Ending(TrialState.COMPLETE, self._values(claimed, meanwhile))
         except optuna.TrialPruned:
             return Ending(TrialState.PRUNED)
         except (Exception, KeyboardInterrupt) as error:
             return Ending(TrialState.FAIL, error=error)
 
-    def _values(self, claimed: ClaimedTrial) -> tuple[float, ...]:
+    def _values(self, claimed: ClaimedTrial, meanwhile: Callable[[], bool]) -> tuple[float, ...]:
         trial = claimed.trial
         with self._told(trial), claimed.begun(self.space) as config, ExitStack() as claims:
             finished = len(own_trials(trial.study, FINISHED))
@@ -85,6 +90,7 @@ class Objective:
                 base_baselines=self.baselines(self.space.base) if self.space.searches_architecture else {},
                 should_stop=claimed.should_stop,
                 on_wait=self.listener.waiting,
+                meanwhile=meanwhile,
             )
             with Diary(context, trial, self.draw) as diary:
                 result, outcome = self._result(context, diary, claims)
@@ -129,11 +135,14 @@ class Objective:
         """Train, unless the same work is finished: that may be known now, or at the expansion step."""
         config, data = context.config, context.data
         trunk, work = TrialTrunk(context), WorkClaim(context, claims)
+        # Before anything is held or built: whatever runs in between has the device and all locks for itself.
+        while trunk.is_busy() and context.meanwhile():
+            pass
         num_layers = describe_backbone(config.model, data.image_size).num_layers
         ahead = plan_ahead(config, trunk, num_layers)
         if ahead is not None:
             diary.expanded(*ahead)
-            diary.resolved(work.take(ahead[0]))
+            diary.resolved(work.take(ahead[0], context.meanwhile))
 
         def on_expand(plan: ExpansionPlan, report: ConflictReport | None) -> None:
             if ahead is None or plan != ahead[0]:  # a run in parts measures for itself

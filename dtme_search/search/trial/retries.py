@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections.abc import Iterable
 
 import optuna
 from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
 from optuna.storages import RetryHeartbeatStaleTrialCallback
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from dtme_search.errors import DiskFullError
 from dtme_search.search.storage.database import DATABASE_ERRORS
-from dtme_search.search.storage.optuna_internals import id_of_trial
+from dtme_search.search.storage.optuna_internals import id_of_trial, running_trial, storage_of
 from dtme_search.training import TrainingInterrupted
 from dtme_search.training.checkpoint import DISK_FULL
 
@@ -39,6 +40,23 @@ def retry_history(trial: optuna.Trial | FrozenTrial) -> list[int]:
 def first_number(trial: optuna.Trial | FrozenTrial) -> int:
     """Number of the trial that began the work, which is the trial itself when it continues none."""
     return next(iter(retry_history(trial)), trial.number)
+
+
+def continued(trials: Iterable[FrozenTrial]) -> set[int]:
+    """Numbers of the attempts that a later trial continues: together with that one they are one trial."""
+    return {number for trial in trials for number in retry_history(trial)}
+
+
+def ask(study: optuna.Study) -> optuna.Trial:
+    """Ask Optuna for a trial; one that was begun comes before enqueued points and before new ones.
+
+    To be called under the study's lock.
+    """
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+        number, storage = id_of_trial(trial), storage_of(study)
+        if retry_history(trial) and storage.set_trial_state_values(number, state=TrialState.RUNNING):
+            return running_trial(study, number)
+    return study.ask()
 
 
 def hand_back(study: optuna.Study, number: int, *, deaths: tuple[int, int | None] | None = None) -> None:

@@ -238,7 +238,7 @@ def test_the_root_on_the_command_line_takes_the_place_of_that_in_the_file(file, 
         (("tasks", "light", "metric", "mious"), r"tasks\.light\.metric must be one of .*Did you mean 'miou'"),
         (
             ("tasks", "outline", "encoding", "colours"),
-            r"outline\.encoding must be labels or numbers for kind mask",
+            r"outline\.encoding must be labels or numbers for kind edge",
         ),
         (("tasks", "plants", "classes", ["a", "b"]), r"classes must give each name its colour"),
         (
@@ -425,3 +425,19 @@ def test_words_that_older_yaml_takes_for_truth_are_names(tmp_path, words):
         )
         description = load_description(path)
         assert list(description.tasks["on"].class_values) == words.split(", ")
+
+
+@pytest.mark.parametrize(
+    ("given", "loss", "metric"),
+    [
+        ({"kind": "mask"}, "batch_balanced_bce", "iou"),
+        ({"kind": "edge"}, "balanced_bce", "edge_f"),
+        ({"kind": "mask", "metric": "edge_f"}, "balanced_bce", "edge_f"),
+        ({"kind": "mask", "metric": "max_f"}, "batch_balanced_bce", "max_f"),
+    ],
+    ids=str,
+)
+def test_a_mask_is_scored_as_a_region_and_an_edge_as_lines(tmp_path, given, loss, metric):
+    outline = {"files": "outline/{id}.png", "ignore": [127], **given}
+    spec = open_own(write_own(tmp_path, 8, tasks={"outline": outline})).tasks["outline"]
+    assert (spec.kind, spec.loss, spec.metric, spec.unit) == ("mask", loss, metric, "fraction")

@@ -264,7 +264,7 @@ def test_what_cannot_be_confirmed(tmp_path, small):
         confirm("tiny", seeds=0, workdir=small.workdir)
     with pytest.raises(ExportError, match="no trial is finished"):
         best_trial(_without_trials(tmp_path))
-    with pytest.raises(TrainingError, match=r"study empty: no trial is finished\. Run `dtme-search optimize"):
+    with pytest.raises(TrainingError, match=r"study empty: no trial is finished\. Run: dtme-search optimize"):
         confirm("empty", workdir=tmp_path / "runs", device="cpu")
 
 

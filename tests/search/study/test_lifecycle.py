@@ -21,6 +21,7 @@ from dtme_search.search.study.lifecycle import check_failures, num_finished, num
 from dtme_search.search.trial.heartbeat import silent_seconds
 from dtme_search.search.trial.result import Result
 from dtme_search.search.trial.retries import MOST_DEATHS, first_number, hand_back, retry_history
+from dtme_search.search.trial.retries import ask as ask_for_work
 
 GOOD = "good"
 STOPPED = "stopped"
@@ -305,3 +306,19 @@ def test_a_study_stops_after_two_failures_alike(history, stops):
         f"study s: 2 trials in a row failed with the same cause, the last with {last}. "
         "Mend it, then run optimize again."
     )
+
+
+def test_a_trial_that_was_begun_goes_on_before_another_one_begins(study):
+    """Points that wait, however many, come after it; and so do two that were begun in their order."""
+    for value in (0.1, 0.2):
+        study.enqueue_trial({"x": value})
+    first, second = ask(study), ask(study)
+    study.enqueue_trial({"x": 0.3})
+    for number in (second, first):
+        hand_back(study, number)
+        study.tell(number, state=TrialState.FAIL)
+    taken = [ask_for_work(study) for _ in range(4)]
+    assert [retry_history(trial) for trial in taken] == [[second], [first], [], []]
+    assert taken[2].suggest_float("x", 0.0, 1.0) == 0.3
+    states = [trial.state.name for trial in study.get_trials(deepcopy=False)]
+    assert states == ["FAIL", "FAIL", *["RUNNING"] * 4]
