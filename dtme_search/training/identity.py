@@ -98,8 +98,7 @@ def trunk_fingerprint(config: RunConfig, step: int, data_fingerprint: str, conte
         _unexpanded_form(config),
         _weights(config, step),
         data_fingerprint,
-        astuple(context),
-        code_fingerprint(),
+        [*astuple(context), code_fingerprint()],
     )
 
 

@@ -183,7 +183,7 @@ class TestMemory:
         self.fits(2, monkeypatch)
         study = search(tmp_path, Heard(once("trial_evaluated", 6, ctrl_c)))
         (row,) = study.records.runs("tiny")
-        assert (row.state, row.batch_parts) == ("interrupted", 2)
+        assert (row.state, row.batch_parts, row.compiled) == ("interrupted", 2, False)
 
     def test_one_that_never_fits_fails_with_advice(self, tmp_path, monkeypatch):
         self.fits(1, monkeypatch)
