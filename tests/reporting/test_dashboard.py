@@ -26,6 +26,7 @@ TITLES = (
     "Gain by expansion start",
     "Conflicting tokens by layer and pair of tasks",
     "Importance of the searched parameters",
+    "Gradients on the shared parameters",
 )
 
 
@@ -150,4 +151,4 @@ class TestInABrowser:
         page = browse(f"{site.root}/dashboard/studies/1/trials?numbers=3", tmp_path)
         for name in ("conflicts.png", "curves.csv", "resolved.yaml", "plan.txt"):
             assert name in page
-        assert "gain over its baseline" in page and "modulation for" in page
+        assert "no-image prior" in page and "modulation for" in page
