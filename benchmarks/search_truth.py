@@ -427,14 +427,15 @@ def draw(results: Mapping[str, Any], file: Path) -> None:
     )
     for panel, kind, title in zip(panels, kinds, titles, strict=True):
         for place, result in enumerate(results.values()):
-            for index, (way, found) in enumerate(result["ways"].items()):
+            for way, found in result["ways"].items():
+                index = WAYS.index(way)
                 values = found["needed"] if kind == "needed" else found["true_volume"].get("0.50")
                 if values is None or not np.isfinite(values[0]):
                     continue
                 at = place + (index - 2.5) * 0.13
                 high = min(values[2], 1.2)
                 panel.plot([at, at], [values[1], high], color=colors[index], linewidth=3, alpha=0.4)
-                label = way if place == 0 else None
+                label = None if way in panel.get_legend_handles_labels()[1] else way
                 panel.plot(at, values[0], "o", color=colors[index], label=label)
         shown = [name for name, result in results.items() if kind != "needed" or name.startswith("seed")]
         panel.set(title=title, xticks=range(len(shown)), xticklabels=shown, ylim=(0, 1.05))
