@@ -366,7 +366,7 @@ def test_a_checkpoint_that_does_not_fit_its_config(run, place):
 
 
 def test_a_mistake_of_ours_keeps_its_traceback(place):
-    code = "from dtme_search.cli import main, searching; searching.json = None; main()"
+    code = "from dtme_search.cli import main, searching; searching.SchemaOf = None; main()"
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     done = subprocess.run(
         [sys.executable, "-c", code, "schema"],
