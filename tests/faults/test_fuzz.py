@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 from pathlib import Path
 
@@ -172,7 +173,7 @@ def odd_yaml(draw, values):
             odd = draw(st.sampled_from(KEYS))
             holder[odd] = holder.pop(last)
         else:
-            holder[last] = draw(st.sampled_from(ODD))
+            holder[last] = copy.deepcopy(draw(st.sampled_from(ODD)))
     text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
     return draw(spoilt(text.encode())) if draw(st.integers(0, 4)) == 0 else text.encode()
 
