@@ -23,7 +23,7 @@ Label = tuple[npt.NDArray[Any], Bools]
 """A label and where it counts."""
 
 # Of a spoilt header: numpy reads it as Python and then asks for as much memory as it says.
-_DAMAGED_ARRAY = (*DAMAGED, tokenize.TokenError, MemoryError, OverflowError, RecursionError, TypeError)
+_DAMAGED_ARRAY = (*DAMAGED, tokenize.TokenError)
 _LARGEST_METRES = 1000.0
 _SHORTEST_NORMAL = 0.05
 

@@ -25,6 +25,8 @@ DAMAGED = (
     struct.error,
     zlib.error,
     Image.DecompressionBombError,
+    # Of a header whose parts do not go together.
+    *(TypeError, KeyError, IndexError, AttributeError, OverflowError, MemoryError, RuntimeError),
 )
 """What Pillow and numpy raise on damaged files."""
 
