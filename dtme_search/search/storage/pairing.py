@@ -28,21 +28,20 @@ class FinishedRun:
 def partners(runs: Sequence[FinishedRun]) -> dict[int, FinishedRun]:
     """The run without growth that each run of one seed is compared with, by trial; none, if it is the run.
 
-    It differs from the run in nothing but growth; where there is none such, it is the first run without
-    growth.
+    It differs from the run in nothing but growth: a run with another rate or decoder is no partner.
 
     Example:
         >>> runs = [
         ...     FinishedRun(0, "a", 1.0, 0.0), FinishedRun(1, "b", 2.0, 0.0), FinishedRun(2, "b", 5.0, 0.1)
         ... ]
         >>> {trial: partner.trial for trial, partner in partners(runs).items()}
-        {1: 0, 2: 1}
+        {2: 1}
     """
     never = [run for run in sorted(runs, key=lambda run: run.trial) if run.param_overhead_percent == 0]
     found = {}
     for run in runs:
         alike = [other for other in never if other.unexpanded == run.unexpanded and other is not run]
-        partner = next(iter(alike or never), None)
+        partner = next(iter(alike), None)
         if partner is not None and partner.trial != run.trial:
             found[run.trial] = partner
     return found
