@@ -30,7 +30,7 @@ class BaselineRecipes(Section):
             >>> BaselineRecipes(rule="tuned", tried=8).in_words()
             'single-task baselines tuned over 8 recipes each'
             >>> BaselineRecipes(rule="base", recipes={"depth": {"train.lr": 0.1}}).in_words()
-            'single-task baselines of the base recipe (train.lr 0.1), not of the trial\'s own'
+            "single-task baselines of the base recipe (train.lr 0.1), not of the trial's own"
         """
         if self.rule == "same":
             return "single-task baselines of the same recipe"

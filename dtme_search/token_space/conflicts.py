@@ -43,6 +43,7 @@ def conflict_rates(gradients: Tensor, token_space: TokenSpace) -> tuple[Tensor, 
         ValueError: If the gradients have another shape or another P than the token space.
 
     Example:
+        >>> from dtme_search.token_space.subspace import split_token_space
         >>> space = split_token_space(torch.diag(torch.tensor([9.0, 0.01])), variance_ratio=100.0)
         >>> gradients = torch.tensor([[1.0, 1.0], [1.0, -1.0]]).reshape(2, 1, 1, 2)
         >>> range_rates, null_rates = conflict_rates(gradients, space)

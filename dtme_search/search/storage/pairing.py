@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import select, update
+from sqlalchemy import bindparam, select, update
 from sqlalchemy.orm import Session
 
 from dtme_search.search.storage.tables import RUNS
@@ -73,8 +74,12 @@ def write_pairs(session: Session, study: str, seed: int | None) -> None:
         trial: (partner.trial, values[trial] - partner.delta_m_percent)
         for trial, partner in partners(runs).items()
     }
-    for trial, pair in pairs.items():
-        if standing[trial] != pair:
-            place = (RUNS.c.study == study, RUNS.c.trial == trial)
-            values_of_pair = dict(zip(("paired_trial", "paired_gain_percent"), pair, strict=True))
-            session.execute(update(RUNS).where(*place).values(values_of_pair))
+    new = [
+        {"of": trial, "to": partner, "gain": gain}
+        for trial, (partner, gain) in pairs.items()
+        if standing[trial] != (partner, gain)
+    ]
+    if new:
+        change = update(RUNS).where(RUNS.c.study == study, RUNS.c.trial == bindparam("of"))
+        pair: dict[str, Any] = {"paired_trial": bindparam("to"), "paired_gain_percent": bindparam("gain")}
+        session.connection().execute(change.values(pair), new)
