@@ -140,6 +140,7 @@ def test_a_grown_model_runs_under_bfloat16_autocast_and_predicts_in_float32(make
 
 
 # torch.compile looks at .grad of activations and silences the warning itself, unless warnings are errors.
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
 def test_compiled_blocks_give_the_same_before_and_after_growth(make_model, make_plan, images):
     plain, compiled = make_model(drop_path=0.5).train(), make_model(drop_path=0.5).train()

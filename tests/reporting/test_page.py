@@ -37,6 +37,7 @@ def note_of_trial(study, number: int) -> str:
     return "".join(str(value) for key, value in sorted(attributes(study).items()) if key.startswith(prefix))
 
 
+@pytest.mark.slow
 def test_a_study_that_never_grew_has_a_page_and_a_report(tmp_path):
     """Nothing has an expansion start, a plan or conflicts."""
     file = write_tiny_study(

@@ -38,6 +38,7 @@ def test_a_choice_that_cannot_be_built_is_one_line_before_any_training(tmp_path,
     assert not (tmp_path / "runs").exists() or not list((tmp_path / "runs").rglob("trials/*"))
 
 
+@pytest.mark.slow
 def test_it_is_searched_exported_trained_and_predicts(tmp_path):
     file = write_tiny_study(
         tmp_path,

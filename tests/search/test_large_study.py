@@ -19,6 +19,7 @@ POINT = {"expansion.policy": "conflict", "expansion.start": 0.0} | {
 }
 
 
+@pytest.mark.slow
 def test_trials_inserted_at_once_are_those_that_optuna_would_have_added(tmp_path, storage_url):
     drawn = draw_study(tmp_path, 40, storage=storage_url)
     other = draw_study(tmp_path, 0, name="added", storage=storage_url)
@@ -56,6 +57,7 @@ def test_the_front_is_what_no_feasible_trial_dominates(tmp_path):
     assert set(table[table["on_front"]]["trial"]) == front
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", ["tpe", "random"])
 def test_a_trial_asks_a_large_study_no_more_than_a_small_one(tmp_path, monkeypatch, sampler):
     """All evaluations of a trial that is compared with all others: as many statements, whatever the study."""

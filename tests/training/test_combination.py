@@ -237,6 +237,7 @@ def test_the_cost_of_a_run_is_that_of_its_method(config, data):
     assert run.state.to_saved()["combine"]["adam_steps"].tolist() == [2.0] * 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["pcgrad", "gradnorm"])
 @pytest.mark.filterwarnings("ignore")  # torch's own, while it compiles
 def test_compiled_blocks_give_their_graph_to_several_passes(config, data, batch, kind):

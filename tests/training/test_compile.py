@@ -41,6 +41,7 @@ def data():
     return config, build_data(config.data, tuple(config.tasks), DEVICE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "model", [{}, {"architecture": "taskprompter", "decoder_channels": 8, "drop_path": 0.2}]
 )
@@ -72,6 +73,7 @@ PLANS = [
 ]
 
 
+@pytest.mark.slow
 def test_runs_of_many_plans_in_one_process_all_stay_compiled(data, compile_with):
     """torch keeps eight variants of a function for a whole process and runs what comes then eagerly."""
     config, held = data

@@ -39,6 +39,7 @@ def data():
     return build_data(config.data, tuple(config.tasks), DEVICE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [3, 8])
 def test_a_stopped_run_goes_on_bit_for_bit(config, data, tmp_path, step):
     """Stops lie before the growth and behind it, with a task switched off."""
@@ -52,6 +53,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(config, data, tmp_path, step):
     assert_same_run(straight, expected, resumed, resumed.run())
 
 
+@pytest.mark.slow
 def test_a_batch_that_does_not_fit_goes_through_in_parts(config, data, tmp_path, monkeypatch):
     forward = MultiTaskViT.forward_with_auxiliary
 

@@ -35,6 +35,7 @@ def data():
     return build_data(RunConfig.model_validate(TINY).data, ("semseg", "depth", "normals", "edge"), DEVICE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [3, 8])
 def test_a_stopped_run_goes_on_bit_for_bit(config, data, tmp_path, step):
     """Stops lie before and behind the growth; a task is switched off before the last of them."""

@@ -44,6 +44,7 @@ def batches(dataset, workers=1):
 WHOLE = batches(FakeDataset(), 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["killed", "error", "silent"])
 def test_this_process_reads_on_from_the_batch_in_hand(monkeypatch, caplog, how):
     monkeypatch.setattr(storage, "_SILENT_SECONDS", 3)

@@ -34,6 +34,7 @@ def busy_trunk(tmp_path) -> FileLock:
     lock.release(force=True)
 
 
+@pytest.mark.slow
 def test_who_would_wait_for_a_trunk_trains_something_else_first(tmp_path, busy_trunk):
     heard = Heard(once("trial_completed", 2, busy_trunk.release))
     study = optimize(
@@ -49,6 +50,7 @@ def test_who_would_wait_for_a_trunk_trains_something_else_first(tmp_path, busy_t
     assert alone.records.runs("tiny")[0].delta_m_percent == runs[1].delta_m_percent
 
 
+@pytest.mark.slow
 def test_who_would_wait_for_equal_work_does_so_too(tmp_path):
     folder = tmp_path / "runs"
     first = optimize(write(tmp_path, LATE), workdir=folder, device="cpu")

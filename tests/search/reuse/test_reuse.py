@@ -247,6 +247,7 @@ def test_a_growth_that_comes_to_nothing_at_once_trains_the_trunk(plain, tmp_path
     assert grown_later.values == plain.optuna.trials[3].values
 
 
+@pytest.mark.slow
 def test_deleting_what_is_shared_costs_time_only(plain, tmp_path):
     """Once while the study runs, once between two runs of it."""
     share_baselines(plain, tmp_path / "runs")
@@ -277,6 +278,7 @@ def work_on(number: int, file: str, workdir: Path, trials: int) -> list[str]:
     return heard.trained
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
 def test_two_workers_train_nothing_twice(plain, tmp_path):
     """Each takes one of two equal proposals at the same moment; equal seeds propose the last ones."""
@@ -301,6 +303,7 @@ def test_two_workers_train_nothing_twice(plain, tmp_path):
         assert num_shared >= 2
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
 @pytest.mark.parametrize("checkpoint_seconds", [0.0, 600.0], ids=["with a checkpoint", "without"])
 def test_kill_9_between_fork_and_end(plain, tmp_path, checkpoint_seconds):

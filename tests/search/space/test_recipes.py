@@ -97,6 +97,7 @@ def test_a_task_alone_is_its_own_baseline_whatever_is_searched(base):
             assert work(alone(config)) == work(config.for_single_task(TASK)), path
 
 
+@pytest.mark.slow
 def test_a_field_that_shapes_a_single_task_run_changes_its_baseline_or_is_named():
     shaping = set()
     for path, kind in FIELDS:

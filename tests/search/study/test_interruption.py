@@ -115,6 +115,7 @@ def test_ctrl_c_once_stops_with_a_checkpoint(undisturbed, tmp_path, step):
     assert_as_if_nothing_happened(study, undisturbed)
 
 
+@pytest.mark.slow
 def test_ctrl_c_twice_stops_at_once_and_can_be_repeated(undisturbed, tmp_path):
     file, workdir = write(tmp_path), tmp_path / "runs"
 
@@ -136,6 +137,7 @@ def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
 @pytest.mark.parametrize(
     "moments",

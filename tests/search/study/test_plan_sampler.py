@@ -130,6 +130,7 @@ def test_a_small_space_is_searched_without_a_repeat_and_the_best_is_found_early(
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("search", [SMALL, PER_LAYER])
 def test_two_samplers_with_equal_states_propose_equally(tmp_path, search):
     searched = Searched.make(tmp_path, search)
@@ -284,6 +285,7 @@ def test_a_proposal_takes_little_time_with_many_plans(tmp_path):
     assert best < 0.25, f"{best * 1000:.0f} ms"
 
 
+@pytest.mark.slow
 def test_a_finished_study_equals_its_plans_trained_alone(tmp_path):
     import torch
 

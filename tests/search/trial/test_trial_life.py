@@ -70,6 +70,7 @@ class TestTakenForDead:
         hand_back(study, running.number)
         study.tell(running.number, state=TrialState.FAIL)
 
+    @pytest.mark.slow
     def test_it_notices_stops_and_goes_on_as_the_other_trial(self, undisturbed, tmp_path, monkeypatch):
         monkeypatch.setattr(heartbeat, "INTERVAL_SECONDS", 0.01)
 
@@ -185,6 +186,7 @@ class TestMemory:
         (row,) = study.records.runs("tiny")
         assert (row.state, row.batch_parts, row.compiled) == ("interrupted", 2, False)
 
+    @pytest.mark.slow
     def test_one_that_never_fits_fails_with_advice(self, tmp_path, monkeypatch):
         self.fits(1, monkeypatch)
         heard = Heard()

@@ -257,6 +257,7 @@ class TestCluster:
             go(workers=2)
         assert sorted(child["signals"] for child in children.told()) == [[], [signal.SIGTERM]]
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("presses", [1, 2])
     def test_signals_reach_every_worker(self, children, go, monkeypatch, presses):
         monkeypatch.setattr(workers, "PATIENCE", 3.0)
@@ -293,6 +294,7 @@ class TestCluster:
         assert len({child["env"]["CUDA_VISIBLE_DEVICES"] for child in children.told()}) == 3
         client.wait_for_workers(2, timeout=60)
 
+    @pytest.mark.slow
     def test_workers_stop_when_nobody_watches_any_more(self, children, go, monkeypatch):
         """A client that hangs, or is cut off from the cluster."""
         monkeypatch.setattr(dask_workers, "SILENCE", 1.0)

@@ -237,6 +237,7 @@ def work(number: int, url: str, folder: Path) -> int:
 
 
 class TestJoining:
+    @pytest.mark.slow
     @FORKS
     def test_workers_finish_exactly_the_total(self, storage_url, tmp_path):
         """Also over a restart with more trials; nobody but the database knows how many are left."""
