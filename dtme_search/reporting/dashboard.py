@@ -16,6 +16,7 @@ from optuna.artifacts import FileSystemArtifactStore
 from optuna.trial import FrozenTrial, TrialState
 from optuna_dashboard import wsgi
 
+from dtme_search.reporting.dashboard_names import TRIAL_NOTE
 from dtme_search.reporting.guard import LOOPBACK, Access, Environ, Guard, StartResponse, WsgiApp
 from dtme_search.search import LoadedStudy, Workspace
 from dtme_search.search.storage.optuna_internals import (
@@ -28,7 +29,6 @@ from dtme_search.search.storage.optuna_internals import (
 __all__ = ["LOOPBACK", "Access", "make_server"]
 
 _STUDY_PAGE = re.compile(r"/api/studies/(\d+)/?")
-_TRIAL_NOTE = re.compile(r"dashboard:(?P<trial>\d+):note_(ver|str:(?P<piece>\d+))$")
 
 
 class ShownStorage(CachedStorage):
@@ -50,7 +50,7 @@ class ShownStorage(CachedStorage):
         studies = sorted(super().get_all_studies(), key=id_of_frozen_study)
         for study in studies:
             attributes = study.system_attrs.items()
-            study.system_attrs = {key: value for key, value in attributes if not _TRIAL_NOTE.match(key)}
+            study.system_attrs = {key: value for key, value in attributes if not TRIAL_NOTE.match(key)}
         return studies
 
     def trial_notes(self, study_id: int) -> dict[int, dict[str, Any]]:
@@ -58,7 +58,7 @@ class ShownStorage(CachedStorage):
         versions: dict[int, int] = {}
         pieces: dict[int, dict[int, str]] = {}
         for key, value in self.get_study_system_attrs(study_id).items():
-            found = _TRIAL_NOTE.match(key)
+            found = TRIAL_NOTE.match(key)
             if found and found["piece"] is not None:
                 pieces.setdefault(int(found["trial"]), {})[int(found["piece"])] = value
             elif found:

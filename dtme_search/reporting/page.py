@@ -20,6 +20,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from dtme_search.errors import DtmeSearchError
+from dtme_search.reporting.dashboard_names import is_version, note_version, pieces_of
 from dtme_search.reporting.document import Block, Bullets, Code, Heading, Paragraph, to_markdown
 from dtme_search.reporting.figures import FIGURES
 from dtme_search.reporting.sections import baseline_section, front_section, next_commands, trial_note
@@ -71,7 +72,7 @@ def write_page(study: LoadedStudy) -> int:
     for trial in own_trials(study.optuna):
         if trial.number not in shown:
             continue
-        if trial.state.is_finished() and f"dashboard:{id_of_trial(trial)}:note_ver" not in known:
+        if trial.state.is_finished() and note_version(id_of_trial(trial)) not in known:
             noted = cast("optuna.Trial", _Noted(shadow, id_of_trial(trial)))
             save_note(noted, to_markdown(trial_note(data, trial.number)))
     for figure in FIGURES:
@@ -115,11 +116,11 @@ class _Attributes:
         return {
             key: value
             for key, value in self.written.items()
-            if self.known.get(key) != value and not (key.endswith("note_ver") and self._same_note(key))
+            if self.known.get(key) != value and not (is_version(key) and self._same_note(key))
         }
 
     def _same_note(self, version_key: str) -> bool:
-        prefix = version_key.removesuffix("note_ver") + "note_str:"
+        prefix = pieces_of(version_key)
         return version_key in self.known and all(
             self.known.get(key) == value for key, value in self.written.items() if key.startswith(prefix)
         )

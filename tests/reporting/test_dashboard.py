@@ -136,6 +136,7 @@ def browse(address: str, folder: Path) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(BROWSER is None, reason="needs a browser: chromium or google-chrome on the PATH")
 class TestInABrowser:
     def test_the_study_page_draws_every_figure(self, site, tmp_path):
