@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import re
 
+import pytest
 from tiny import grown, write_tiny_study
+
+pytestmark = pytest.mark.slow
 
 SENTENCE = r"Trained 75 % of the steps \(trunks 25 %\), saved \d+ seconds\."
 

@@ -28,6 +28,8 @@ from dtme_search.data.folder.label_files import read_label
 from dtme_search.data.reading.files import read_class_ids, read_depth, read_mask, read_normals
 from dtme_search.errors import DtmeSearchError
 
+pytestmark = pytest.mark.slow
+
 bounded = settings(
     max_examples=150,
     deadline=None,

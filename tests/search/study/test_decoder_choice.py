@@ -15,6 +15,8 @@ from dtme_search.search import optimize
 from dtme_search.search.study.preparation import read_study, space_of
 from dtme_search.tasks import depth
 
+pytestmark = pytest.mark.slow
+
 DECODERS = ("simple", "dpt", "invpt")
 BASE = {
     "tasks": {"depth": {}},
