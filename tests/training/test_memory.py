@@ -120,6 +120,7 @@ def run(config, data, folder=None, told=None):
     )
 
 
+@pytest.mark.slow
 def test_a_run_that_does_not_fit_goes_on_from_its_checkpoint_in_two_parts(
     config, data, tmp_path, monkeypatch
 ):
@@ -147,6 +148,7 @@ def test_growth_and_measuring_fit_as_well(config, data, monkeypatch):
     assert result.parts == 2 and result.report is not None and result.step_cost_ratio > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("batch", "how"), [(4, "batches of 4 in 2 parts"), (1, "batches of 1 ")])
 def test_what_never_fits_fails_with_advice(config, data, monkeypatch, batch, how):
     Memory(most=0).install(monkeypatch)
@@ -190,6 +192,7 @@ def test_what_counts_as_out_of_memory(error, expected):
     assert is_out_of_memory(error) is expected
 
 
+@pytest.mark.slow
 def test_an_evaluation_that_does_not_fit_is_done_with_smaller_batches():
     tried = []
 

@@ -252,6 +252,7 @@ def test_a_broken_sample_is_named_in_one_line(workers):
         list(data.eval_batches("test", 4))
 
 
+@pytest.mark.slow
 def test_a_loader_decodes_every_file_before_the_first_training_on_it_only():
     reads = []
 

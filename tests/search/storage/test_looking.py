@@ -11,6 +11,8 @@ from dtme_search.search import load_study
 from dtme_search.search.storage import looking
 from dtme_search.search.storage.looking import readable_url
 
+pytestmark = pytest.mark.slow
+
 
 def contents(folder):
     """Whatever SQLite needs beside its file while it is open is gone or empty afterwards."""

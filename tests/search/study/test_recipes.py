@@ -9,6 +9,8 @@ from dtme_search.reporting import export_best, trials_table, write_report
 from dtme_search.search import optimize, train_baselines
 from dtme_search.search.study.leaders import leaders
 
+pytestmark = pytest.mark.slow
+
 ALONE = {"tasks": {"depth": {}}, "train.num_steps": 6}
 LR = {"train.lr": {"low": 1e-4, "high": 1e-2, "log": True}}
 
