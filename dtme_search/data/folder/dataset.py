@@ -251,14 +251,14 @@ def _spec(name: str, task: FolderTask) -> TaskSpec:
     # A mask that is measured as an edge is learnt as one.
     usual = LOSSES["edge" if metric in METRICS["edge"] else task.kind][0]
     return TaskSpec(
-        name,
-        channels,
-        task.target,
-        task.loss or usual,
-        metric,
-        unit,
-        unit == "fraction",
-        tuple(task.classes),
-        task.derived_from,
-        task.edge_tolerance,
+        name=name,
+        channels=channels,
+        kind=task.target,
+        loss=task.loss or usual,
+        metric=metric,
+        unit=unit,
+        higher_is_better=unit == "fraction",
+        class_names=tuple(task.classes),
+        derived_from=task.derived_from,
+        edge_tolerance=task.edge_tolerance,
     )
