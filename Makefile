@@ -1,6 +1,8 @@
 # Everything runs in .venv, made on first use from pyproject.toml and constraints.txt.
 PYTHON ?= python3
 VENV ?= .venv
+# Processes of the fast tests; each test uses one thread.
+JOBS ?= $(shell getconf _NPROCESSORS_ONLN)
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
@@ -26,7 +28,7 @@ demo: setup ## Search on built-in scenes: baselines, trials, the front (minutes 
 	$(BIN)/dtme-search show --study demo
 
 test: setup system ## Fast tests
-	$(BIN)/python -m pytest -m 'not slow'
+	$(BIN)/python -m pytest -m 'not slow' -n $(JOBS) --dist loadscope
 
 # What tests use where it is there: a browser that opens pages, and MariaDB, of which they start a server of their
 # own. Root gets both (no package here starts a service); where one is missing its tests are skipped and say so.
