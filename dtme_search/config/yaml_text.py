@@ -83,7 +83,7 @@ def parse_yaml(text: str) -> Any:
 
 
 def dump_yaml(config: BaseModel | Mapping[str, Any], header: str = "") -> str:
-    """Write a config, or plain values, as YAML with ``header`` as comment lines; reading it gives an equal one."""
+    """Write a config, or plain values, as YAML below ``header`` as a comment; it is read as the same."""
     comment = "".join(f"# {line}".rstrip() + "\n" for line in header.splitlines())
     values = config.model_dump() if isinstance(config, BaseModel) else config
     body = yaml.dump(_plain(values), Dumper=_Dumper, sort_keys=False, default_flow_style=None, width=100)
