@@ -44,12 +44,16 @@ MOST_TASKS: dict[CombineKind, int] = {"mgda": 12, "cagrad": 12, "upgrad": 12}
 
 
 class StatisticsConfig(Section):
-    """Looks at the task gradients during a training; they change no number and no fingerprint."""
+    """What is looked at during a training without changing a number or a fingerprint."""
 
     every: Annotated[int, Field(ge=1)] | None = None
-    """Steps between two looks, beside one right before and one right after the growth; empty = none."""
+    """Steps between two looks at the gradients, beside one right before and one right after the growth; empty
+    = none."""
     images: Annotated[int, Field(ge=1)] = 8
-    """Training images of a look; it costs this many gradients per task, one image each."""
+    """Training images of a look at the gradients; it costs this many gradients per task, one image each."""
+    map_images: Annotated[int, Field(ge=2, le=4096)] | None = None
+    """Training images that are scored at each evaluation, to compare which are hard for which task; empty =
+    none."""
 
 
 class CombineConfig(Section):

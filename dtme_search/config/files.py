@@ -26,9 +26,9 @@ _PATHS = ("data.root", "data.folder.description", "model.checkpoint")
 Kind = Literal["studies", "configs"]
 _MEASURED = re.compile(
     r"data\.(name|root|folder|options|holdout_fraction|holdout_seed|limit_train|scenes|nyud|taskonomy)\b"
-    r"|tasks\.[^.]+\.role$"
 )
-"""Fields that decide on which images, classes and tasks a trial is judged."""
+"""Fields that decide on which images and classes a trial is judged."""
+_ROLE = re.compile(r"tasks\.(?P<task>.+)\.role$")
 _SINGULAR = {"studies": "study", "configs": "config"}
 
 
@@ -176,6 +176,13 @@ def _check_search(study: StudyConfig, base: RunConfig, path: Path) -> None:
             raise ConfigError(
                 f"{place}: cannot be searched, because it changes what is measured: values of two trials "
                 "would not be comparable. Make a study for each value."
+            )
+        role = _ROLE.match(dotted)
+        if role and "primary" in (base.tasks[role["task"]].role, *(searched.choices or ())):
+            raise ConfigError(
+                f"{place}: primary cannot be searched, because delta_m is the mean over the primary tasks: "
+                "values of two trials would not be comparable. Make the task auxiliary in the base config "
+                "and search choices: [auxiliary, absent]."
             )
         for choice in searched.choices or ():
             check_value(choice, dotted, f"{place}.choices", base)

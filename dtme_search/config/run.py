@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from dtme_search.config.combine import MOST_TASKS, WEIGH_LOSSES, CombineConfig, StatisticsConfig
 from dtme_search.config.dotted import set_path
@@ -144,8 +144,8 @@ class TaskConfig(Section):
 
     weight: Annotated[float, Field(gt=0.0)] = 1.0
     """Factor of its loss."""
-    role: Literal["primary", "auxiliary"] = "primary"
-    """Auxiliary tasks follow the schedule and do not count in delta_m."""
+    role: Literal["primary", "auxiliary", "absent"] = "primary"
+    """Auxiliary tasks follow the schedule and do not count in delta_m; absent ones are left out."""
 
 
 class ModelConfig(Section):
@@ -348,6 +348,11 @@ class RunConfig(Section):
     schedule: ScheduleConfig = ScheduleConfig()
     train: TrainConfig = TrainConfig()
     baselines: BaselineRecipes = BaselineRecipes()
+
+    @field_validator("tasks")
+    @classmethod
+    def _absent_tasks_are_left_out(cls, tasks: dict[str, TaskConfig]) -> dict[str, TaskConfig]:
+        return {name: task for name, task in tasks.items() if task.role != "absent"}
 
     @model_validator(mode="after")
     def _some_task_is_primary(self) -> Self:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -81,18 +82,17 @@ def parse_yaml(text: str) -> Any:
     return yaml.load(text, _Loader)
 
 
-def dump_yaml(config: BaseModel, header: str = "") -> str:
-    """Write a config as YAML, ``header`` as comment lines above it; reading it gives an equal config."""
+def dump_yaml(config: BaseModel | Mapping[str, Any], header: str = "") -> str:
+    """Write a config, or plain values, as YAML below ``header`` as a comment; it is read as the same."""
     comment = "".join(f"# {line}".rstrip() + "\n" for line in header.splitlines())
-    body = yaml.dump(
-        _plain(config.model_dump()), Dumper=_Dumper, sort_keys=False, default_flow_style=None, width=100
-    )
+    values = config.model_dump() if isinstance(config, BaseModel) else config
+    body = yaml.dump(_plain(values), Dumper=_Dumper, sort_keys=False, default_flow_style=None, width=100)
     return comment + body
 
 
 def _plain(value: Any) -> Any:
     """Tuples as lists; unlike pydantic's JSON form it leaves whole numbers as keys."""
-    if isinstance(value, dict):
+    if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]

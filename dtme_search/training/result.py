@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from dtme_search.token_space import ConflictReport, ExpansionPlan
+from dtme_search.training.data_map import Scores
 
 
 @dataclass(frozen=True)
@@ -16,11 +17,13 @@ class Evaluation:
         step: Optimiser steps done.
         metrics: Task -> metric on the split, in the units of its ``TaskSpec``.
         losses: Task -> mean training loss since the evaluation before.
+        scores: Task -> scores of training images, where the run keeps a data map.
     """
 
     step: int
     metrics: Mapping[str, float]
     losses: Mapping[str, float]
+    scores: Scores = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from dtme_search.token_space import ConflictReport, ExpansionPlan
 from dtme_search.training.callbacks import Callbacks, Progress, TrainingInterrupted
 from dtme_search.training.checkpoint import load_checkpoint, save_checkpoint
 from dtme_search.training.combination import Combination, graphs_survive
+from dtme_search.training.data_map import image_scores
 from dtme_search.training.evaluation import check_scoring, evaluate
 from dtme_search.training.finetune import choose_parts
 from dtme_search.training.forward import TaskLosses, part_of
@@ -314,7 +315,9 @@ class Trainer:
             size = part_of(self.config.train.eval_batch_size, state.parts)
             train = self.config.train.model_copy(update={"eval_batch_size": size})
             metrics = evaluate(self.model, self.data, self.split, train, state.active)
-        evaluation = Evaluation(state.step, metrics, losses)
+            images, seed = train.statistics.map_images, self.config.data.holdout_seed
+            scores = image_scores(self.model, self.data, state.active, train, images, seed) if images else {}
+        evaluation = Evaluation(state.step, metrics, losses, scores)
         state.schedule.observe(state.step, self._improved(evaluation))
         state.evaluations.append(evaluation)
         self.callbacks.on_evaluate(evaluation)

@@ -194,6 +194,7 @@ INACTIVE = [
     ({}, "baselines.recipes", {"depth": {"train.lr": 0.1}}),
     ({}, "train.statistics.every", 5),
     ({}, "train.statistics.images", 5),
+    ({}, "train.statistics.map_images", 5),
 ]
 
 

@@ -312,12 +312,12 @@ class TestBaseConfig:
     "path",
     [
         *("data.holdout_seed", "data.holdout_fraction", "data.limit_train", "data.name"),
-        *("data.scenes.seed", "data.nyud.num_classes", "tasks.depth.role"),
+        *("data.scenes.seed", "data.nyud.num_classes"),
     ],
 )
 def test_what_is_measured_cannot_be_searched(tmp_path, path):
     file = tmp_path / "s.yaml"
-    choices = {"data.name": ["scenes", "nyud"], "tasks.depth.role": ["primary", "auxiliary"]}
+    choices = {"data.name": ["scenes", "nyud"]}
     searched = {path: {"choices": choices.get(path, [2, 4])}}
     file.write_text(yaml.safe_dump({"name": "s", "config": {}, "search": searched, "enqueue": []}))
     with pytest.raises(ConfigError, match=rf"search\.{path}: cannot be searched, because it changes what is"):

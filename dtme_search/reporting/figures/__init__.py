@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import plotly.graph_objects as go
 
 from dtme_search.reporting.figures.conflicts import draw_conflicts
+from dtme_search.reporting.figures.data_map import draw_data_map
 from dtme_search.reporting.figures.front import draw_front
 from dtme_search.reporting.figures.gradients import draw_gradients
 from dtme_search.reporting.figures.heat_map import conflict_heat_map, draw_trial, save_png
@@ -78,6 +79,12 @@ FIGURES = (
         draw_gradients,
         "Cosines of gradients, one image each. Only where two tasks lie below two images of a task do tasks "
         "conflict more than images do.",
+    ),
+    Figure(
+        "8-data-map",
+        draw_data_map,
+        "Each point is a training image. High: learnt early and for good; low: never learnt; to the right: "
+        "its score changed during the training.",
     ),
 )
 """In the order in which they are read."""

@@ -54,7 +54,8 @@ class BaselineRow:
 class EvaluationRow:
     """Metric of one task, its signed gain over the baseline, its mean training loss, its unit.
 
-    An auxiliary task has no gain.
+    An auxiliary task has no gain. ``scores`` are those of training images, as JSON, where a run keeps a data
+    map.
     """
 
     task: str
@@ -63,6 +64,7 @@ class EvaluationRow:
     gain_percent: float | None = None
     loss: float | None = None
     unit: str | None = None
+    scores: Long | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

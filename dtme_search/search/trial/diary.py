@@ -142,6 +142,7 @@ class Diary:
                 gain_percent=comparison.gains_percent.get(name),
                 loss=evaluation.losses.get(name),
                 unit=self.data.specs[name].unit,
+                scores=json.dumps(evaluation.scores[name]) if name in evaluation.scores else None,
             )
             for name, value in evaluation.metrics.items()
         ]

@@ -1,0 +1,135 @@
+"""The command that compares the tasks of a study."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from dtme_search.cli import options
+from dtme_search.cli.app import app, screen_of
+from dtme_search.cli.tables import print_table
+from dtme_search.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from dtme_search.cli.screen import Screen
+    from dtme_search.reporting.task_likeness import PairLikeness, Worth
+
+_CAUTION = (
+    "Alike means that the same images are hard for both tasks. It does not mean that one helps the other: "
+    "search the roles (tasks.NAME.role: {choices: [auxiliary, absent]}) to find out."
+)
+
+
+@app.command(epilog="Example:  dtme-search tasks --study rooms --groups 2 --write enqueue.yaml")
+def tasks(
+    context: typer.Context,
+    study: options.Study,
+    groups: Annotated[
+        int | None, typer.Option("--groups", min=1, help="Part the tasks into this many groups.")
+    ] = None,
+    write: Annotated[
+        Path | None,
+        typer.Option("--write", help="Write the groups, or points for `enqueue:` where roles are searched."),
+    ] = None,
+    storage: options.Storage = None,
+    workdir: options.Workdir = options.DEFAULT_WORKDIR,
+) -> None:
+    """Show which tasks are alike, and which auxiliary tasks helped.
+
+    Needs trials that kept a data map (train.statistics.map_images: 256 in the base config). Gradient cosines
+    and conflict rates stand beside it where trials measured them.
+    """
+    from dtme_search.config import dump_yaml
+    from dtme_search.reporting import task_likeness as likeness
+    from dtme_search.search import load_study
+    from dtme_search.search.storage.studies import stored_base_config
+
+    loaded, screen = load_study(study, storage=storage, workdir=workdir), screen_of(context)
+    base = stored_base_config(loaded.optuna)
+    names = tuple(base.tasks)
+    if len(names) < 2:
+        raise ConfigError(f"study {study}: needs at least two tasks to compare, got {names[0]}.")
+    if groups is not None and groups > len(names):
+        raise ConfigError(f"--groups must be at most {len(names)}, the number of tasks, got {groups}.")
+    maps = likeness.data_maps(loaded)
+    rows = likeness.pair_table(loaded, maps, names)
+    worth = likeness.worth_of_auxiliaries(loaded, rows, base.primary_tasks, base.auxiliary_tasks)
+    searched = [path for path in loaded.config.search if path.startswith("tasks.") and path.endswith(".role")]
+    if not maps:
+        screen.say(
+            f"No complete trial of {study} kept a data map. Set train.statistics.map_images: 256 in the base "
+            "config of a new study; it changes no result."
+        )
+    _print_pairs(screen, rows)
+    _print_worth(screen, worth)
+    found = likeness.groups_of(rows, names, groups) if groups and maps else []
+    for number, group in enumerate(found, 1):
+        screen.line(f"group {number}: {', '.join(group)}")
+    screen.say(_CAUTION, style="dim")
+    if write is None:
+        return
+    if searched:
+        points = likeness.points_to_try(worth, base.auxiliary_tasks, searched)
+        text = dump_yaml({"enqueue": points})
+    elif found:
+        text = dump_yaml({"groups": found})
+    else:
+        raise ConfigError(
+            "--write needs --groups N and a data map, or a study that searches tasks.NAME.role, got neither."
+        )
+    write.write_text(text, encoding="utf-8")
+    screen.line(str(write))
+
+
+def _number(value: float, form: str) -> str:
+    return "" if value != value else format(value, form)
+
+
+def _print_pairs(screen: "Screen", rows: "Sequence[PairLikeness]") -> None:
+    columns = ["tasks", "likeness", "gradient cosine", "range conflicts", "null conflicts"]
+    texts = [
+        [
+            f"{row.task_a}, {row.task_b}",
+            _number(row.likeness, "+.2f"),
+            _number(row.cosine, "+.3f"),
+            *(f"{_number(100 * rate, '.1f')} %" if rate == rate else "" for rate in row[4:]),
+        ]
+        for row in rows
+    ]
+    shown = [0, *(place for place in range(1, 5) if any(text[place] for text in texts))]
+    print_table(
+        screen.console,
+        "Tasks, the most alike first",
+        [columns[place] for place in shown],
+        [[text[place] for place in shown] for text in texts],
+    )
+
+
+def _print_worth(screen: "Screen", worth: "Sequence[Worth]") -> None:
+    if not worth:
+        return
+    rows = [
+        [
+            row.primary,
+            row.auxiliary,
+            _number(row.likeness, "+.2f"),
+            _number(row.difference, "+.2f"),
+            _number(row.standard_error, ".2f"),
+            f"{row.trials_with} / {row.trials_without}",
+        ]
+        for row in worth
+    ]
+    screen.line("")
+    print_table(
+        screen.console,
+        "What auxiliary tasks brought",
+        ["task", "auxiliary", "likeness", "gain with it", "s.e.", "trials with / without"],
+        rows,
+    )
+    screen.say(
+        "gain with it: mean gain of the task in trials that train the auxiliary task, less that of trials "
+        "that do not, in points. These trials differ in other things, too.",
+        style="dim",
+    )
