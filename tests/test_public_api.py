@@ -1,7 +1,9 @@
 """The names of ``import dtme_search``: all there, all lazy, all the same thing as where they are defined."""
 
 import ast
+import inspect
 import os
+import re
 import subprocess
 import sys
 from importlib import import_module
@@ -52,7 +54,34 @@ def test_type_checkers_see_the_names_where_they_are_loaded_from():
 
 
 def test_names_are_listed_before_they_are_loaded():
-    assert set(NAMES) <= set(dir(dtme_search))
+    assert {name for name in dir(dtme_search) if not name.startswith("_")} == set(NAMES)
+
+
+def public_calls():
+    """All functions of the public names, and all public methods of the classes among them."""
+    for name in NAMES:
+        value = getattr(dtme_search, name)
+        if inspect.isfunction(value):
+            yield name, value
+        elif inspect.isclass(value):
+            yield f"{name}()", value.__init__
+            for method, found in inspect.getmembers(value):
+                if not method.startswith("_") and (inspect.isfunction(found) or inspect.ismethod(found)):
+                    yield f"{name}.{method}", found
+
+
+def test_whatever_takes_a_path_takes_its_text_too():
+    """What the functions do with it, mypy checks: no text has the methods of a path."""
+    taken = {
+        f"{name}({parameter.name})": parameter.annotation
+        for name, call in public_calls()
+        for parameter in inspect.signature(call).parameters.values()
+        if re.search(r"\bPath\b|StudySource", str(parameter.annotation))
+    }
+    assert {"optimize(workdir)", "load_study(workdir)", "export_best(path)"} <= set(taken)
+    assert {"ExpansionPlan.save(path)", "Trainer.of_config(folder)"} <= set(taken)
+    only = {name: kind for name, kind in taken.items() if not re.search(r"\bstr\b|StudySource", str(kind))}
+    assert only == {}
 
 
 def test_another_name_is_an_ordinary_attribute_error():

@@ -4,6 +4,7 @@ from dtme_search.config.combine import CombineConfig
 from dtme_search.config.description import FolderDescription, FolderGroups, FolderTask, load_description
 from dtme_search.config.dotted import set_path
 from dtme_search.config.files import (
+    StudySource,
     apply_overrides,
     base_config,
     find_file,
@@ -63,6 +64,7 @@ __all__ = [
     "ScheduleConfig",
     "Section",
     "StudyConfig",
+    "StudySource",
     "TaskConfig",
     "TaskGroups",
     "TaskonomyConfig",

@@ -24,6 +24,8 @@ _PATHS = ("data.root", "data.folder.description", "model.checkpoint")
 """Fields that name a file or folder, relative to the file that they stand in."""
 
 Kind = Literal["studies", "configs"]
+StudySource = str | Path | StudyConfig
+"""A study: its name, its YAML, or built in Python."""
 _MEASURED = re.compile(
     r"data\.(name|root|folder|options|holdout_fraction|holdout_seed|limit_train|scenes|nyud|taskonomy)\b"
 )
@@ -32,13 +34,13 @@ _ROLE = re.compile(r"tasks\.(?P<task>.+)\.role$")
 _SINGULAR = {"studies": "study", "configs": "config"}
 
 
-def find_file(name_or_path: str, kind: Kind) -> Path:
+def find_file(name_or_path: str | Path, kind: Kind) -> Path:
     """Find a YAML by path, or by name in ``./studies`` (``./configs``) and then among the shipped ones.
 
     Raises:
         ConfigError: If there is none; lists those that are known, the nearest first.
     """
-    path = Path(name_or_path)
+    path, name_or_path = Path(name_or_path), str(name_or_path)
     known = shipped(kind)
     if path.suffix in {".yaml", ".yml"}:
         if path.is_file():
@@ -83,15 +85,22 @@ def load_run_config(name_or_path: str, overrides: tuple[str, ...] = ()) -> RunCo
     return _overridden(validate(RunConfig, _anchored(values, path.parent), str(path)), overrides)
 
 
-def load_study_config(name_or_path: str) -> StudyConfig:
-    """Read and check a ``studies/*.yaml``; its base config and its paths are checked as well.
+def load_study_config(source: StudySource) -> StudyConfig:
+    """Read and check a study; its base config and its paths are checked as well.
+
+    Files that a study built in Python names begin in the current folder; what is given back finds them
+    from anywhere.
 
     Raises:
         ConfigError: With file, dotted path, rule, value and the nearest known name.
     """
-    path = find_file(name_or_path, "studies")
-    study = validate(StudyConfig, read_yaml(path), str(path))
-    _check_search(study, base_config(study, path.parent), path)
+    if isinstance(source, StudyConfig):
+        study, folder, where = _placed_here(source), None, f"study {source.name}"
+    else:
+        path = find_file(source, "studies")
+        folder, where = path.parent, str(path)
+        study = validate(StudyConfig, read_yaml(path), where)
+    _check_search(study, base_config(study, folder), where)
     return study
 
 
@@ -168,9 +177,19 @@ def _anchored(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     return result
 
 
-def _check_search(study: StudyConfig, base: RunConfig, path: Path) -> None:
+def _placed_here(study: StudyConfig) -> StudyConfig:
+    """A study that finds its files from anywhere."""
+    base = study.config
+    if isinstance(base, dict):
+        base = _anchored(base, Path())
+    elif base.endswith((".yaml", ".yml")):
+        base = str(Path(base).absolute())
+    return study.model_copy(update={"config": base})
+
+
+def _check_search(study: StudyConfig, base: RunConfig, where: str) -> None:
     for dotted, searched in study.search.items():
-        place = f"{path}: search.{dotted}"
+        place = f"{where}: search.{dotted}"
         check_path(dotted, place, base)
         if _MEASURED.match(dotted):
             raise ConfigError(

@@ -426,7 +426,7 @@ class RunConfig(Section):
         extra = self.expansion_step or 0
         return self.train.num_steps + (extra if self.train.count_from == "expansion" else 0)
 
-    def with_data_root(self, root: str | None) -> RunConfig:
+    def with_data_root(self, root: str | Path | None) -> RunConfig:
         """The same run on data in the folder ``root``; ``None`` leaves ``data.root`` as it is."""
         if root is None:
             return self

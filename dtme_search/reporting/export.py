@@ -66,7 +66,7 @@ def export_trial(study: LoadedStudy, number: int, path: Path, *, force: bool = F
     return _write(path, _text(study, number, force))
 
 
-def export_best(study: LoadedStudy, path: Path, *, force: bool = False) -> Path:
+def export_best(study: LoadedStudy, path: str | Path, *, force: bool = False) -> Path:
     """Write the config of the best feasible trial; see :func:`best_trial` and :func:`export_trial`.
 
     Warns if further seeds do not tell it from the next.
@@ -74,7 +74,7 @@ def export_best(study: LoadedStudy, path: Path, *, force: bool = False) -> Path:
     doubt = doubt_about_leader(_confirmed(study))
     if doubt:
         _log.warning("%s. More seeds may tell: %s", doubt, study.place.command("confirm", "--seeds", "6"))
-    return export_trial(study, best_trial(study), path, force=force)
+    return export_trial(study, best_trial(study), Path(path), force=force)
 
 
 def export_front(study: LoadedStudy, folder: Path, *, force: bool = False) -> list[Path]:

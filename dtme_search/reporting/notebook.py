@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 import plotly.graph_objects as go
 
+from dtme_search.config import StudySource
 from dtme_search.reporting.document import Bullets, Heading, to_fragment
 from dtme_search.reporting.figures import FIGURES
 from dtme_search.reporting.report import write_report
@@ -72,11 +73,13 @@ class StudyView(LoadedStudy):
         return to_fragment([heading, Bullets(story(data)), *front_section(data)])
 
 
-def load_study(study: str, *, storage: str | None = None, workdir: Path = DEFAULT_WORKDIR) -> StudyView:
+def load_study(
+    study: StudySource, *, storage: str | None = None, workdir: str | Path = DEFAULT_WORKDIR
+) -> StudyView:
     """Open a study that exists, to look at it.
 
     Args:
-        study: Name of the study, or the path of its YAML.
+        study: Name of the study, the path of its YAML, or the study as it was built in Python.
         storage: Database URL; ``DTME_STORAGE`` or SQLite in the study's folder by default.
         workdir: Where studies lie by default.
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from dtme_search.config import StudySource
 from dtme_search.models import check_model
 from dtme_search.search.data_shelf import DataShelf
 from dtme_search.search.space.recipes import judged_as
@@ -36,12 +37,12 @@ from dtme_search.training import TrainingInterrupted, check_run, pick_device
 
 
 def train_baselines(
-    study: str,
+    study: StudySource,
     *,
     storage: str | None = None,
     device: str | None = None,
-    data_root: str | None = None,
-    workdir: Path = DEFAULT_WORKDIR,
+    data_root: str | Path | None = None,
+    workdir: str | Path = DEFAULT_WORKDIR,
     overrides: Sequence[str] = (),
     listener: Listener | None = None,
 ) -> dict[str, BaselineRow]:
@@ -56,7 +57,7 @@ def train_baselines(
     check_run(base, shelf.get(base))
     records = records_for(open_storage(url))
     records.create_tables()
-    workspace = Workspace.of_study(workdir, config.name)
+    workspace = Workspace.of_study(Path(workdir), config.name)
     with StopSwitch() as switch:
         baselines = Baselines(records, shelf, workspace.baseline, hears, switch)
         base = settled(space, baselines, all_recipes=True).base
@@ -64,7 +65,7 @@ def train_baselines(
 
 
 def optimize(
-    study: str,
+    study: StudySource,
     *,
     storage: str | None = None,
     trials: int | None = None,
@@ -75,20 +76,20 @@ def optimize(
     trials_per_device: int = 1,
     engine: EngineName = "local",
     scheduler: str | None = None,
-    data_root: str | None = None,
-    workdir: Path = DEFAULT_WORKDIR,
+    data_root: str | Path | None = None,
+    workdir: str | Path = DEFAULT_WORKDIR,
     overrides: Sequence[str] = (),
     reuse: bool = True,
     listener: Listener | None = None,
     draw: DrawFiles | None = None,
-    warm_start_from: str | None = None,
+    warm_start_from: StudySource | None = None,
     warm_start_storage: str | None = None,
     publish: Callable[[LoadedStudy], None] | None = None,
 ) -> LoadedStudy:
     """Run a study until it has its total of finished trials; continues where it stopped.
 
     Args:
-        study: Name of a study, or the path of its YAML.
+        study: Name of a study, the path of its YAML, or a study built in Python.
         storage: Database URL; see :func:`storage_url`.
         trials: Finished trials to reach, over all workers and runs; the study's own number by default.
         timeout: Seconds after which the trials in hand are checkpointed and handed back.
@@ -108,7 +109,7 @@ def optimize(
         reuse: Whether trials may share work as the study's ``reuse`` section says; ``False`` shares nothing.
         listener: Hears of progress.
         draw: Draws pictures of each finished trial.
-        warm_start_from: Another study whose finished trials the sampler should know, by name or YAML.
+        warm_start_from: Another study whose finished trials the sampler should know, given as ``study`` is.
         warm_start_storage: Its database; by default where it would lie with the other arguments of this
             call.
         publish: Called with the study after each trial, for what is shown of it.
@@ -124,7 +125,7 @@ def optimize(
     alone = len(places) == 1
     settings = Settings(
         storage=storage,
-        workdir=workdir,
+        workdir=Path(workdir),
         data_root=data_root,
         overrides=tuple(overrides),
         trials=trials,
@@ -147,13 +148,13 @@ def optimize(
 
 
 def join(
-    study: str,
+    study: StudySource,
     *,
     storage: str | None = None,
     timeout: float | None = None,
     device: str | None = None,
-    data_root: str | None = None,
-    workdir: Path = DEFAULT_WORKDIR,
+    data_root: str | Path | None = None,
+    workdir: str | Path = DEFAULT_WORKDIR,
     listener: Listener | None = None,
     draw: DrawFiles | None = None,
     launcher: int | None = None,
@@ -181,7 +182,7 @@ def join(
         return launcher is not None and os.getppid() != launcher
 
     with StopSwitch(timeout, is_orphan) as switch:
-        settings = Settings(storage=storage, workdir=workdir, data_root=data_root)
+        settings = Settings(storage=storage, workdir=Path(workdir), data_root=data_root)
         prepared = join_prepared(study, settings, pick_device(device), _worker_number(), hears)
         _work(prepared, hears, draw, switch, stays=launcher is not None)
     return prepared.loaded(stopped=switch.asked)

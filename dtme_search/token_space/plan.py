@@ -243,14 +243,14 @@ class ExpansionPlan:
         )
         return cls(tuple(form["tasks"]), form["num_layers"], form["num_task_tokens"], *operations)
 
-    def save(self, path: Path) -> None:
+    def save(self, path: str | Path) -> None:
         """Write the plan as a JSON file."""
-        path.write_text(self.to_json() + "\n", encoding="utf-8")
+        Path(path).write_text(self.to_json() + "\n", encoding="utf-8")
 
     @classmethod
-    def load(cls, path: Path) -> ExpansionPlan:
+    def load(cls, path: str | Path) -> ExpansionPlan:
         """Read what :meth:`save` wrote."""
-        return cls.from_json(path.read_text(encoding="utf-8"))
+        return cls.from_json(Path(path).read_text(encoding="utf-8"))
 
     def table(self) -> str:
         """One line per layer: operation, groups that share it, streams through the block.

@@ -205,14 +205,14 @@ class ConflictReport:
             form[name] = torch.tensor(form[name], dtype=torch.int64)
         return cls(**form)
 
-    def save(self, path: Path) -> None:
+    def save(self, path: str | Path) -> None:
         """Write the report as a JSON file."""
-        path.write_text(self.to_json() + "\n", encoding="utf-8")
+        Path(path).write_text(self.to_json() + "\n", encoding="utf-8")
 
     @classmethod
-    def load(cls, path: Path) -> ConflictReport:
+    def load(cls, path: str | Path) -> ConflictReport:
         """Read what :meth:`save` wrote."""
-        return cls.from_json(path.read_text(encoding="utf-8"))
+        return cls.from_json(Path(path).read_text(encoding="utf-8"))
 
     def _counts(self, space: Space) -> Tensor:
         return self.range_counts if space == "range" else self.null_counts

@@ -69,7 +69,7 @@ class Trainer:
         model: MultiTaskViT,
         data: TaskData,
         *,
-        folder: Path | None = None,
+        folder: str | Path | None = None,
         callbacks: Callbacks | None = None,
         trunk: Trunk | None = None,
         parts: int = 1,
@@ -81,7 +81,7 @@ class Trainer:
         self.trunk = trunk
         self.fingerprint = checkpoint_fingerprint(config, data.fingerprint)
         self.split = data.scoring_split
-        self.checkpoint_path = None if folder is None else folder / "checkpoint.pt"
+        self.checkpoint_path = None if folder is None else Path(folder) / "checkpoint.pt"
         self.state = RunState.at_start(config, model, data.device, parts)
         self.losses = TaskLosses(config.train, self.model, data)
         self.combination = Combination(config, self.losses, self.state.method)
@@ -98,7 +98,7 @@ class Trainer:
         config: RunConfig,
         data: TaskData,
         *,
-        folder: Path | None = None,
+        folder: str | Path | None = None,
         callbacks: Callbacks | None = None,
         trunk: Trunk | None = None,
         parts: int = 1,

@@ -19,7 +19,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from dtme_search.config import RunConfig, dump_yaml, validate
+from dtme_search.config import RunConfig, StudySource, dump_yaml, validate
 from dtme_search.data import TaskData
 from dtme_search.errors import BaselineError, ConfigError, TrainingError
 from dtme_search.search.data_shelf import DataShelf
@@ -65,15 +65,15 @@ class Repeat:
 
 
 def confirm(
-    study: str,
+    study: StudySource,
     *,
     top: int = 3,
     seeds: int = 3,
     new_baselines: bool = True,
     storage: str | None = None,
-    workdir: Path = DEFAULT_WORKDIR,
+    workdir: str | Path = DEFAULT_WORKDIR,
     device: str | None = None,
-    data_root: str | None = None,
+    data_root: str | Path | None = None,
     listener: Listener | None = None,
 ) -> LoadedStudy:
     """Repeat the leaders of a study (front first, then by delta_m) with further seeds.
@@ -83,7 +83,7 @@ def confirm(
     does the unexpanded trial that their gains are paired with, if the study has one.
 
     Args:
-        study: Name of the study, or the path of its YAML.
+        study: Name of the study, the path of its YAML, or the study as it was built in Python.
         top: Number of leaders; trials of the same configuration count as one.
         seeds: Further seeds of each, counted with those it already has.
         new_baselines: Whether to train single-task baselines of each seed. Without them delta_m is over those
@@ -114,7 +114,7 @@ def confirm(
     data = shelf.get(base)
     check_same_inputs(loaded.optuna, base, data.fingerprint)
     check_run(base, data)
-    workspace = Workspace.of_study(workdir, loaded.name)
+    workspace = Workspace.of_study(Path(workdir), loaded.name)
     with StopSwitch() as switch:
         baselines = Baselines(loaded.records, shelf, workspace.baseline, hears, switch, tells_known=False)
         steps = tuple(sorted({repeat.config.expansion_step or 0 for repeat in repeats} - {0}))
@@ -139,7 +139,7 @@ def confirm(
 
 
 def _planned(
-    study: LoadedStudy, base_seed: int, top: int, seeds: int, data_root: str | None
+    study: LoadedStudy, base_seed: int, top: int, seeds: int, data_root: str | Path | None
 ) -> Iterator[Repeat]:
     """Seed by seed, so that leaders can be compared early, and baselines are needed one seed at a time."""
     chosen = []

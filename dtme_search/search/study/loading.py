@@ -9,7 +9,7 @@ from pathlib import Path
 
 import optuna
 
-from dtme_search.config import StudyConfig, load_study_config, validate
+from dtme_search.config import StudyConfig, StudySource, load_study_config, validate
 from dtme_search.errors import StorageError
 from dtme_search.search.reuse.savings import Savings, savings
 from dtme_search.search.storage.database import mask_url
@@ -52,23 +52,29 @@ class LoadedStudy:
         return savings(self.records.runs(self.name))
 
 
-def study_name(study: str) -> str:
-    """Name of a study that is given by name or by the path of its YAML."""
-    return load_study_config(study).name if study.endswith((".yaml", ".yml")) else study
+def study_name(study: StudySource) -> str:
+    """Name of a study that is given by name, by the path of its YAML or as it was built in Python."""
+    if isinstance(study, StudyConfig):
+        return study.name
+    return load_study_config(study).name if str(study).endswith((".yaml", ".yml")) else str(study)
 
 
-def storage_url(study_name: str, storage: str | None, workdir: Path) -> str:
+def storage_url(study_name: str, storage: str | None, workdir: str | Path) -> str:
     """Database of a study: the one given, else ``DTME_STORAGE``, else SQLite in the study's folder."""
-    return storage or os.environ.get("DTME_STORAGE") or default_storage_url(study_name, workdir)
+    return storage or os.environ.get("DTME_STORAGE") or default_storage_url(study_name, Path(workdir))
 
 
 def load_study(
-    study: str, *, storage: str | None = None, workdir: Path = DEFAULT_WORKDIR, writes: bool = False
+    study: StudySource,
+    *,
+    storage: str | None = None,
+    workdir: str | Path = DEFAULT_WORKDIR,
+    writes: bool = False,
 ) -> LoadedStudy:
     """Open a study that exists. Looking at it writes nothing, unless an older release made it.
 
     Args:
-        study: Name of the study, or the path of its YAML.
+        study: Name of the study, the path of its YAML, or the study as it was built in Python.
         storage: Database URL; see :func:`storage_url`.
         workdir: Where studies lie by default.
         writes: Whether the caller will write; else a database on a disk that is read-only is copied.
@@ -86,5 +92,5 @@ def load_study(
     records = records_for(opened)
     if not records.is_current():
         records.create_tables()  # a study of an older release is brought up to date
-    place = Place(name, workdir, storage, found.user_attrs.get(FILE_ATTR))
+    place = Place(name, Path(workdir), storage, found.user_attrs.get(FILE_ATTR))
     return LoadedStudy(config, found, records, place)

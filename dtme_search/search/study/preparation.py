@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -14,7 +15,9 @@ from optuna.samplers import BaseSampler
 from dtme_search.config import (
     RunConfig,
     StudyConfig,
+    StudySource,
     base_config,
+    dump_yaml,
     find_file,
     load_study_config,
     shipped,
@@ -112,24 +115,24 @@ class Prepared:
 
 
 def read_study(
-    study: str, overrides: Sequence[str] = (), data_root: str | None = None
+    study: StudySource, overrides: Sequence[str] = (), data_root: str | Path | None = None
 ) -> tuple[StudyConfig, RunConfig]:
     """A study's definition and its base config with overrides and the data folder put in.
 
     Raises:
         ConfigError: If either is wrong.
     """
-    path = find_file(study, "studies")
     config = load_study_config(study)
-    base = base_config(config, path.parent, tuple(overrides))
+    folder = None if isinstance(study, StudyConfig) else find_file(study, "studies").parent
+    base = base_config(config, folder, tuple(overrides))
     return config, base.with_data_root(data_root)
 
 
-def prepare(study: str, settings: Settings, device: torch.device, listener: Listener) -> Prepared:
+def prepare(study: StudySource, settings: Settings, device: torch.device, listener: Listener) -> Prepared:
     """Create a study or go on with it.
 
     Args:
-        study: Its name, or the path of its YAML.
+        study: Its name, the path of its YAML, or the study itself.
         settings: What was asked for.
         device: Where its data are read to.
         listener: Hears of progress.
@@ -161,14 +164,15 @@ def prepare(study: str, settings: Settings, device: torch.device, listener: List
     seed = sampler_seed(config.seed, 0, len(own_trials(found)))
     found.sampler = _sampler(config, base, space, records, seed)
     check_same_inputs(found, base, shelf.get(base).fingerprint)
-    file = _remember(found, config, base, study)
+    workspace = Workspace.of_study(settings.workdir, config.name)
+    file = _remember(found, config, base, _own_file(study, workspace))
     prepared = Prepared(
         config=config,
         base=base,
         space=space,
         optuna=found,
         records=records,
-        workspace=Workspace.of_study(settings.workdir, config.name),
+        workspace=workspace,
         shelf=shelf,
         url=url,
         place=Place(config.name, settings.workdir, settings.storage, file),
@@ -207,18 +211,17 @@ def _knowledge(
     return knowledge
 
 
-def _remember(found: optuna.Study, config: StudyConfig, base: RunConfig, study: str) -> str | None:
+def _remember(found: optuna.Study, config: StudyConfig, base: RunConfig, file: str | None) -> str | None:
     """Keep with a study what it runs with, for workers that join; gives its own YAML, if it has one."""
     found.set_user_attr(BASE_ATTR, base.model_dump_json())
     found.set_user_attr(STUDY_ATTR, config.model_dump_json())
-    file = _own_file(study)
     if file != found.user_attrs.get(FILE_ATTR):
         found.set_user_attr(FILE_ATTR, file)
     return file
 
 
 def join_prepared(
-    study: str, settings: Settings, device: torch.device, worker: int, listener: Listener
+    study: StudySource, settings: Settings, device: torch.device, worker: int, listener: Listener
 ) -> Prepared:
     """Load a study as ``optimize`` left it, to work on it; nothing of it is created or changed.
 
@@ -291,10 +294,17 @@ def _sampler(
     return study_sampler(config, seed, space, records, backbone)
 
 
-def _own_file(study: str) -> str | None:
-    """Absolute path of the YAML of a study, unless another command finds it by its name anywhere."""
+def _own_file(study: StudySource, workspace: Workspace) -> str | None:
+    """Absolute path of the YAML of a study, unless another command finds it by its name anywhere.
+
+    A study that was built in Python gets one, so that the command line can go on with it.
+    """
+    if isinstance(study, StudyConfig):
+        path = (workspace.root / "study.yaml").absolute()
+        path.write_text(dump_yaml(load_study_config(study)), encoding="utf-8")
+        return str(path)
     path = find_file(study, "studies").absolute()
-    return None if path == shipped("studies", here=False).get(study) else str(path)
+    return None if path == shipped("studies", here=False).get(str(study)) else str(path)
 
 
 def space_of(config: StudyConfig, base: RunConfig) -> SearchSpace:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from dtme_search.config import StudySource
 from dtme_search.search.study.place import DEFAULT_WORKDIR
 
 
@@ -25,9 +26,9 @@ class Settings:
 
     storage: str | None = field(default=None, repr=False)
     workdir: Path = DEFAULT_WORKDIR
-    data_root: str | None = None
+    data_root: str | Path | None = None
     overrides: tuple[str, ...] = ()
     trials: int | None = None
     reuse: bool = True
-    warm_start_from: str | None = None
+    warm_start_from: StudySource | None = None
     warm_start_storage: str | None = field(default=None, repr=False)

@@ -23,7 +23,7 @@ import optuna
 import sqlalchemy
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from dtme_search.config import Scalar, StudyConfig
+from dtme_search.config import Scalar, StudyConfig, StudySource
 from dtme_search.config.dotted import value_at
 from dtme_search.errors import ConfigError, StorageError, nearest
 from dtme_search.search.space.parameter import same
@@ -133,7 +133,7 @@ class Knowledge:
 
 
 def read_knowledge(
-    source: str,
+    source: StudySource,
     study: StudyConfig,
     space: SearchSpace,
     *,
@@ -148,7 +148,7 @@ def read_knowledge(
     distribution here holds.
 
     Args:
-        source: Name of the other study, or the path of its YAML.
+        source: The other study: its name, its YAML, or built in Python.
         study: This study.
         space: Its space.
         storage: Database of the other study; SQLite in its folder by default.
@@ -171,7 +171,7 @@ def read_knowledge(
     found = load_study(name, storage=there, workdir=workdir)
     try:
         if found.name == study.name and _absolute(there) == _absolute(here):
-            raise StorageError(f"{where} must name another study, got '{source}' itself.")
+            raise StorageError(f"{where} must name another study, got '{name}' itself.")
         if list(found.config.objectives.items()) != list(study.objectives.items()):
             raise ConfigError(
                 f"{where} must name a study with the same objectives ({_in_words(study)}), "

@@ -1,0 +1,79 @@
+"""A study by name, by YAML as text or path, or built in Python: the same study, however it is given."""
+
+import os
+import shlex
+from pathlib import Path
+
+import pytest
+from tiny import SEARCH, TINY, write_tiny_study
+
+import dtme_search
+from dtme_search import StudyConfig, load_study, optimize
+from dtme_search.config import load_study_config
+from dtme_search.errors import ConfigError
+from dtme_search.search import confirm, join, read_study, train_baselines
+from dtme_search.search.study.loading import study_name
+
+FIELDS = {
+    "name": "tiny",
+    "trials": 1,
+    "enqueue": ["unexpanded"],
+    "sampler": {"name": "random"},
+    "objectives": {"delta_m_percent": "maximize"},
+}
+
+
+def built(**fields) -> StudyConfig:
+    return StudyConfig.model_validate({**FIELDS, "search": SEARCH, "config": TINY, **fields})
+
+
+def test_it_is_the_same_study_however_it_is_given(tmp_path):
+    file = write_tiny_study(tmp_path, name="tiny", **{key: FIELDS[key] for key in FIELDS if key != "name"})
+    by_file = read_study(file)
+    assert read_study(Path(file)) == by_file
+    study, base = read_study(built())
+    assert base == by_file[1]
+    assert study.search == by_file[0].search
+    assert {study_name(source) for source in ("tiny", file, Path(file), built())} == {"tiny"}
+
+
+def test_a_shipped_study_may_be_named_as_a_path():
+    assert load_study_config(Path("demo")) == load_study_config("demo")
+
+
+def test_paths_of_a_study_built_in_python_begin_in_the_current_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    data = {"name": "nyud", "root": "pictures", "image_size": [32, 48]}
+    study = load_study_config(built(config={**TINY, "data": data}))
+    monkeypatch.chdir("/")
+    assert read_study(study)[1].data.root == str(tmp_path / "pictures")
+
+
+def test_what_is_wrong_in_one_is_told_by_its_name():
+    with pytest.raises(ConfigError, match=r"^study tiny: search\.train\.speed: "):
+        read_study(built(search={"train.speed": {"choices": [1, 2]}}))
+
+
+@pytest.mark.slow
+def test_a_study_built_in_python_runs_and_the_command_line_goes_on_with_it(tmp_path, monkeypatch):
+    from dtme_search.cli.main import main
+
+    monkeypatch.chdir(tmp_path)
+    runs = str(tmp_path / "runs")
+    rows = train_baselines(built(), workdir=runs, device="cpu")
+    done = optimize(built(), workdir=runs, device="cpu")
+    assert list(load_study(built(), workdir=runs).results()["trial"]) == [0]
+    assert done.place.file == str(tmp_path / "runs/tiny/study.yaml")
+    assert {row.fingerprint for row in done.records.baselines()} == {row.fingerprint for row in rows.values()}
+    assert confirm(built(), workdir=runs, top=1, seeds=1, new_baselines=False, device="cpu").name == "tiny"
+    monkeypatch.chdir("/")
+    command = shlex.split(done.place.command("optimize"))[1:]
+    words = ["dtme-search", *command, "--trials", "2", "--workers", "1", "--device", "cpu"]
+    monkeypatch.setattr("sys.argv", words)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert not ended.value.code
+    assert len(load_study(Path(command[2]), workdir=Path(runs)).results()) == 2
+    assert join(built(), workdir=runs, device="cpu").name == "tiny"  # none is left
+    dtme_search.export_best(done, os.fspath(tmp_path / "best.yaml"), force=True)
+    assert (tmp_path / "best.yaml").is_file()
