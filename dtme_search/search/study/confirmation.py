@@ -104,7 +104,7 @@ def confirm(
             raise ConfigError(f"confirm: {name} must be at least 1, got {number}.")
     hears = listener or Listener()
     loaded = load_study(study, storage=storage, workdir=workdir, writes=True)
-    put_right(loaded.optuna, Workspace.of_study(workdir, loaded.name), loaded.records)
+    put_right(loaded.optuna, Workspace.of_study(loaded.place.workdir, loaded.name), loaded.records)
     base = stored_base_config(loaded.optuna)
     repeats = list(_planned(loaded, base.seed, top, seeds, data_root))
     if not repeats:
