@@ -256,7 +256,7 @@ def _shape(plans: Sequence[Resolved]) -> Shape:
 def _shares_above_0(plans: Sequence[Resolved]) -> Array:
     """Share of the layers that have each operation, shape (n, operations)."""
     shares = [[(np.array(of) > 0).mean() for of in plan.shares.values()] for plan in plans]
-    return np.array(shares, dtype=float).reshape(len(plans), -1)
+    return np.array(shares, dtype=float)
 
 
 def _each_once(entries: Sequence[Entry]) -> list[Entry]:
