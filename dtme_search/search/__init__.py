@@ -23,6 +23,7 @@ from dtme_search.search.study.lifecycle import put_right
 from dtme_search.search.study.loading import LoadedStudy, load_study, storage_url
 from dtme_search.search.study.place import DEFAULT_WORKDIR
 from dtme_search.search.study.preparation import read_study
+from dtme_search.search.study.presence import AtWork, at_work
 from dtme_search.search.study.states import STATES, counts_in_words, dead_among, state_of, trial_states
 from dtme_search.search.trial.diary import DrawFiles
 from dtme_search.search.trial.listener import Listener, WorkerStatus
@@ -34,6 +35,7 @@ __all__ = [
     "DEFAULT_WORKDIR",
     "PROPOSAL_ATTR",
     "STATES",
+    "AtWork",
     "BaselineRow",
     "Check",
     "ConfirmationRow",
@@ -49,6 +51,7 @@ __all__ = [
     "RunRow",
     "WorkerStatus",
     "Workspace",
+    "at_work",
     "can_run",
     "confirm",
     "confirmations",

@@ -239,7 +239,7 @@ class TestShow:
         write_tiny_study(place)
         run("optimize", "--study", "tiny.yaml", "--timeout", 0)
         assert run("show", "--study", "tiny").out == (
-            "Study tiny has no trials yet.\nNext:\n  dtme-search optimize --study tiny.yaml\n"
+            "Study tiny: no trial yet; 3 planned.\nNext:\n  dtme-search optimize --study tiny.yaml\n"
         )
         assert json.loads(run("show", "--study", "tiny", "--format", "json").out) == []
         assert run("show", "--study", "tiny", "--format", "csv").out.startswith("trial,state,delta_m_percent")
