@@ -101,9 +101,8 @@ def _set_up_logging(level: int, log_file: Path | None) -> None:
         logger.setLevel(min(level, logging.INFO))
 
 
-class _LogLines(logging.StreamHandler):  # type: ignore[type-arg]
+class _LogLines(logging.Handler):
     """Writes to what ``sys.stderr`` is at that moment: above progress bars while there are any."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.setStream(sys.stderr)
-        super().emit(record)
+        sys.stderr.write(f"{self.format(record)}\n")

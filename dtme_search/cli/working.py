@@ -16,7 +16,7 @@ _COLUMNS = ("command", "host", "process", "since", "doing", "step", "last sign o
 
 
 def print_work(screen: Screen, study: LoadedStudy) -> bool:
-    """Print the processes that work on a study, what each does and its silence; gives whether there are any."""
+    """Print the processes that work on a study, what each does and its silence; gives if there is any."""
     from dtme_search.search import at_work
 
     working = at_work(study.records.engine, study.name)
