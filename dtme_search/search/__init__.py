@@ -22,6 +22,7 @@ from dtme_search.search.study.leaders import (
 from dtme_search.search.study.loading import LoadedStudy, load_study, storage_url
 from dtme_search.search.study.place import DEFAULT_WORKDIR
 from dtme_search.search.study.preparation import read_study
+from dtme_search.search.trial.callback import Callback, EvaluationInfo, StudyInfo, TrialEnd, TrialInfo
 from dtme_search.search.trial.diary import DrawFiles
 from dtme_search.search.trial.listener import Listener, WorkerStatus
 from dtme_search.search.trial.outcome import Outcome
@@ -32,10 +33,12 @@ __all__ = [
     "DEFAULT_WORKDIR",
     "PROPOSAL_ATTR",
     "BaselineRow",
+    "Callback",
     "Check",
     "ConfirmationRow",
     "Confirmed",
     "DrawFiles",
+    "EvaluationInfo",
     "Expectation",
     "FinalResult",
     "KnownStudy",
@@ -44,6 +47,9 @@ __all__ = [
     "Outcome",
     "Reporter",
     "RunRow",
+    "StudyInfo",
+    "TrialEnd",
+    "TrialInfo",
     "WorkerStatus",
     "Workspace",
     "can_run",
