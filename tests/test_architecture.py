@@ -25,7 +25,7 @@ ROWS = (
     ("data", "metrics", "token_space", "schedules", "combine"),
     ("models",),
     ("training",),
-    ("search",),
+    ("search", "deploy"),
     ("reporting",),
     ("cli",),
     ("__main__",),
@@ -68,6 +68,7 @@ OUTSIDE = {
         *("pandas", "plotly", "matplotlib", "numpy", "PIL", "torch", "scipy"),
         *("optuna", "optuna_dashboard", "sqlalchemy"),
     },
+    "deploy": {"torch", "numpy"},
     "cli": {"typer", "rich"},
     "__main__": set(),
 }

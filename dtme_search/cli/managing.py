@@ -43,6 +43,7 @@ def print_known(screen: Screen, found: "list[KnownStudy]") -> None:
             study.name,
             f"{study.finished} of {study.planned or '?'}",
             str(study.running),
+            str(study.interrupted),
             f"{study.size_mb:.0f}",
             f"{study.last_activity:%Y-%m-%d %H:%M}" if study.last_activity else "",
         )
@@ -51,6 +52,6 @@ def print_known(screen: Screen, found: "list[KnownStudy]") -> None:
     print_table(
         screen.console,
         "Studies that were begun",
-        ("study", "trials", "running", "MB on disk", "last activity"),
+        ("study", "trials", "running", "interrupted", "MB on disk", "last activity"),
         rows,
     )

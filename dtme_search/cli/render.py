@@ -36,14 +36,14 @@ def print_study(screen: Screen, study: LoadedStudy) -> None:
         trials_table,
         without_measures,
     )
+    from dtme_search.search.study.states import counts_in_words
 
     trials = trials_table(study)
     if trials.empty:
         screen.say(f"Study {study.name} has no trials yet.")
         screen.line(f"Next:\n  {study.place.command('optimize')}")
         return
-    counts = ", ".join(f"{count} {state}" for state, count in trials["state"].value_counts().items())
-    screen.say(f"Study {study.name}: {counts}; {study.config.trials} planned.")
+    screen.say(f"Study {study.name}: {counts_in_words(list(trials['state']), study.config.trials)}.")
     front = front_table(study, trials)
     if not front.empty:
         goal = " and ".join(

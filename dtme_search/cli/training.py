@@ -83,7 +83,7 @@ def evaluate(
     from dtme_search.cli.render import print_final
     from dtme_search.search import evaluate_checkpoint
 
-    path = _find_checkpoint(checkpoint)
+    path = find_checkpoint(checkpoint)
     run_config = _run_config(str(path.with_name("config.yaml")), data_root, set_)
     screen = screen_of(context)
     saved: list[Path] = []
@@ -126,7 +126,7 @@ def predict(
     from dtme_search.tasks import load_specs
     from dtme_search.training import Predictor, pick_device, restore_model
 
-    path = _find_checkpoint(checkpoint)
+    path = find_checkpoint(checkpoint)
     described = path.with_name("tasks.json")
     if not described.is_file():
         raise TrainingError(
@@ -193,7 +193,17 @@ def _run_config(config: str, data_root: str | None, set_: list[str] | None) -> "
     return load_run_config(config, tuple(set_ or ())).with_data_root(data_root)
 
 
-def _find_checkpoint(place: Path) -> Path:
+def run_config_of(checkpoint: Path) -> "RunConfig":
+    """Config of the run that a checkpoint belongs to."""
+    return _run_config(str(checkpoint.with_name("config.yaml")), None, None)
+
+
+def find_checkpoint(place: Path) -> Path:
+    """The checkpoint that a path or the folder of a run means.
+
+    Raises:
+        TrainingError: If there is none, or its config is gone.
+    """
     path = place / "checkpoint.pt" if place.is_dir() else place
     if not path.is_file():
         below = sorted(found.parent for found in place.glob("*/checkpoint.pt"))

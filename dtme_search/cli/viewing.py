@@ -103,7 +103,7 @@ def dashboard(
     import secrets
 
     from dtme_search.reporting import Access, make_server, write_page
-    from dtme_search.search import load_study
+    from dtme_search.search import Workspace, load_study, put_right
     from dtme_search.search.storage.optuna_internals import id_of_study
 
     access = Access(host, port, writable=writable, names=tuple(allow_host or ()))
@@ -114,6 +114,7 @@ def dashboard(
     )
     access = replace(access, token=secret)
     loaded = load_study(study, storage=storage, workdir=workdir)
+    put_right(loaded.optuna, Workspace.of_study(workdir, loaded.name), loaded.records)
     write_page(loaded)
     try:
         server = make_server(loaded, workdir, access)

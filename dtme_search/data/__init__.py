@@ -15,7 +15,7 @@ from dtme_search.data.registry import build_dataset, resolve_root
 from dtme_search.data.splits import Splits, split_ids
 
 if TYPE_CHECKING:
-    from dtme_search.data.batches.augment import normalize_images, restore_colours
+    from dtme_search.data.batches.augment import image_statistics, normalize_images, restore_colours
     from dtme_search.data.batches.pipeline import TaskData, build_data
     from dtme_search.data.batches.randomness import Purpose, make_generator
     from dtme_search.data.batches.storage import WORKERS_PER_GPU
@@ -26,6 +26,7 @@ _WITH_TORCH = {
     "WORKERS_PER_GPU": "batches.storage",
     "build_data": "batches.pipeline",
     "make_generator": "batches.randomness",
+    "image_statistics": "batches.augment",
     "normalize_images": "batches.augment",
     "restore_colours": "batches.augment",
 }
@@ -44,6 +45,7 @@ __all__ = [
     "build_data",
     "build_dataset",
     "check_dataset",
+    "image_statistics",
     "make_generator",
     "normalize_images",
     "read_image",

@@ -37,7 +37,7 @@ STATE_COLOURS = MappingProxyType(
         "infeasible": GREY,
         "taken over": SKY,
         "pruned": ORANGE,
-        "fail": BLACK,
+        "failed": BLACK,
         "interrupted": PINK,
         "running": GREEN,
         "waiting": LIGHT_GREY,

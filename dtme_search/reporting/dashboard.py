@@ -25,6 +25,7 @@ from dtme_search.search.storage.optuna_internals import (
     backend_of,
     id_of_frozen_study,
 )
+from dtme_search.search.study.states import dead_among
 
 __all__ = ["LOOPBACK", "Access", "make_server"]
 
@@ -41,8 +42,11 @@ class ShownStorage(CachedStorage):
     def get_all_trials(
         self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
     ) -> list[FrozenTrial]:
-        """Trials with their constraints as a list, too."""
+        """Trials with their constraints as a list, too; those whose process has died run no more."""
         trials = super().get_all_trials(study_id, deepcopy=deepcopy, states=states)
+        running = [trial for trial in trials if trial.state == TrialState.RUNNING]
+        dead = dead_among(running, self._backend.engine) if running else ()
+        trials = [_ended(trial) if trial.number in dead else trial for trial in trials]
         return [_with_constraint_list(trial) if trial.constraints else trial for trial in trials]
 
     def get_all_studies(self) -> list[FrozenStudy]:
@@ -132,6 +136,12 @@ def _mended(body: bytes, notes: Mapping[int, Mapping[str, Any]]) -> bytes:
 def _with_constraint_list(trial: FrozenTrial) -> FrozenTrial:
     shown = copy.copy(trial)
     shown.system_attrs = {**trial.system_attrs, "constraints": list(trial.constraints.values())}
+    return shown
+
+
+def _ended(trial: FrozenTrial) -> FrozenTrial:
+    shown = copy.copy(trial)
+    shown.state = TrialState.FAIL
     return shown
 
 

@@ -23,6 +23,7 @@ from dtme_search.search import (
     why_no_leader,
 )
 from dtme_search.search.storage.trials import is_foreign
+from dtme_search.search.study.states import dead_among, state_of
 
 _log = logging.getLogger(__name__)
 
@@ -103,7 +104,8 @@ def _text(study: LoadedStudy, number: int, force: bool) -> str:
     run = next(iter(study.records.runs(study.name, number)), None)
     if trial.state != TrialState.COMPLETE or run is None or run.config is None:
         raise ExportError(
-            f"study {study.name}: trial {number} must be complete, got {trial.state.name.lower()}. "
+            f"study {study.name}: trial {number} must be complete, got one that is "
+            f"{state_of(trial, dead_among([trial], study.records.engine))}. "
             f"All trials: {study.place.command('show')}"
         )
     if not force:

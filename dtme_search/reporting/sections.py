@@ -151,9 +151,9 @@ def plan_table(plan: ExpansionPlan) -> Block:
 
 def _verdict(row: pd.Series, run: RunRow | None) -> str:
     state = row["state"]
-    if state in ("fail", "interrupted"):
+    if state in ("failed", "interrupted"):
         why = f": {row['error']}" if row["error"] else ", a later trial continues it"
-        return f"**{'Failed' if state == 'fail' else 'Interrupted'}**{why}."
+        return f"**{state.capitalize()}**{why}."
     if state == "pruned":
         reason = (run and run.reason) or "behind the others"
         return f"**Pruned**: {reason.rstrip('.')}. Layers: {row['layers'] or 'not grown yet'}."

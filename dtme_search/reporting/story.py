@@ -253,7 +253,6 @@ def _doubts(data: StudyData) -> str:
 _KIND_WORDS = {
     "infeasible": "above a limit",
     "taken over": "taken over from equal work",
-    "fail": "failed",
 }
 
 

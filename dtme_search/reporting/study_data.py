@@ -31,7 +31,7 @@ KINDS = (
     "infeasible",
     "taken over",
     "pruned",
-    "fail",
+    "failed",
     "interrupted",
     "running",
     "waiting",

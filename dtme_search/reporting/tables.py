@@ -21,7 +21,7 @@ from dtme_search.search import (
     front_numbers,
     own_trials,
 )
-from dtme_search.search.trial.retries import continued, retry_history
+from dtme_search.search.study.states import trial_states
 
 Frame = pd.DataFrame
 
@@ -58,22 +58,17 @@ def table_of_runs(study: LoadedStudy, runs: Mapping[int, RunRow]) -> pd.DataFram
     confirmed, expected = confirmations(study), expectations(study)
     last, baselines = last_evaluations(study), baselines_of_trials(study, runs.values())
     rows = []
-    trials = own_trials(study.optuna)
-    earlier = continued(trials)
-    for trial in trials:
-        if trial.number in earlier:
+    states = trial_states(study.optuna, study.records.engine)
+    for trial in own_trials(study.optuna):
+        if trial.number not in states:
             continue  # an attempt; the trial that goes on from there stands for it
         run = runs.get(trial.number)
         row: dict[str, Any] = {
             "trial": trial.number,
-            "state": trial.state.name.lower(),
+            "state": states[trial.number],
             "on_front": trial.number in front,
             "error": next(iter(trial.user_attrs.get("error", "").splitlines()), ""),
         }
-        if trial.state == TrialState.FAIL and "error" not in trial.user_attrs:
-            row["state"] = "interrupted"  # stopped or killed
-        if trial.state == TrialState.WAITING and retry_history(trial):
-            row["state"] = "interrupted"  # begun; it goes on before another one begins
         if run is not None:
             row |= {
                 "delta_m_percent": run.delta_m_percent,
@@ -167,7 +162,7 @@ def failed_table(study: LoadedStudy, trials: pd.DataFrame | None = None) -> pd.D
     table = trials_table(study) if trials is None else trials
     if table.empty:
         return table
-    return table[table["state"] == "fail"][["trial", "state", "error"]]
+    return table[table["state"] == "failed"][["trial", "state", "error"]]
 
 
 def pruned_table(study: LoadedStudy) -> pd.DataFrame:

@@ -19,9 +19,11 @@ from dtme_search.search.study.leaders import (
     ranking,
     why_no_leader,
 )
+from dtme_search.search.study.lifecycle import put_right
 from dtme_search.search.study.loading import LoadedStudy, load_study, storage_url
 from dtme_search.search.study.place import DEFAULT_WORKDIR
 from dtme_search.search.study.preparation import read_study
+from dtme_search.search.study.states import STATES, counts_in_words, dead_among, state_of, trial_states
 from dtme_search.search.trial.callback import Callback, EvaluationInfo, StudyInfo, TrialEnd, TrialInfo
 from dtme_search.search.trial.diary import DrawFiles
 from dtme_search.search.trial.listener import Listener, WorkerStatus
@@ -32,6 +34,7 @@ from dtme_search.search.workspace import Workspace
 __all__ = [
     "DEFAULT_WORKDIR",
     "PROPOSAL_ATTR",
+    "STATES",
     "BaselineRow",
     "Callback",
     "Check",
@@ -55,6 +58,8 @@ __all__ = [
     "can_run",
     "confirm",
     "confirmations",
+    "counts_in_words",
+    "dead_among",
     "delete_study",
     "doubt_about_leader",
     "evaluate_checkpoint",
@@ -69,10 +74,13 @@ __all__ = [
     "mask_url",
     "optimize",
     "own_trials",
+    "put_right",
     "ranking",
     "read_study",
+    "state_of",
     "storage_url",
     "train_baselines",
     "train_final",
+    "trial_states",
     "why_no_leader",
 ]

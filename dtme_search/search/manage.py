@@ -11,15 +11,16 @@ from datetime import datetime
 from pathlib import Path
 
 import optuna
-from optuna.trial import TrialState
 
 from dtme_search.errors import StorageError
 from dtme_search.search.storage.database import storage_errors
 from dtme_search.search.storage.optuna_internals import storage_of
 from dtme_search.search.storage.studies import default_storage_url, open_storage
-from dtme_search.search.storage.trials import FINISHED, own_trials
-from dtme_search.search.study.loading import STUDY_ATTR, load_study, storage_url
+from dtme_search.search.storage.trials import own_trials
+from dtme_search.search.study.loading import STUDY_ATTR, LoadedStudy, load_study, storage_url
 from dtme_search.search.study.place import DEFAULT_WORKDIR
+from dtme_search.search.study.states import trial_states
+from dtme_search.search.trial.heartbeat import GRACE_SECONDS
 from dtme_search.search.workspace import Workspace
 
 
@@ -30,7 +31,8 @@ class KnownStudy:
     Attributes:
         name: Its name.
         finished: Trials with a result or pruned, of ``planned``.
-        running: Trials that run, or whose process died without a word.
+        running: Trials that run.
+        interrupted: Trials that were begun and go on before another one begins.
         size_mb: What its folder takes, with its database where that lies there.
         last_activity: When a trial last began or ended; ``None`` before the first one.
     """
@@ -39,6 +41,7 @@ class KnownStudy:
     finished: int
     planned: int | None
     running: int
+    interrupted: int
     size_mb: float
     last_activity: datetime | None
 
@@ -59,13 +62,12 @@ def delete_study(study: str, *, storage: str | None = None, workdir: Path = DEFA
         StorageError: If there is no such study, or one of its trials runs.
     """
     loaded = load_study(study, storage=storage, workdir=workdir)
-    running = own_trials(loaded.optuna, (TrialState.RUNNING,))
+    running = [number for number, state in _states_of(loaded).items() if state == "running"]
     if running:
-        numbers = ", ".join(str(trial.number) for trial in running)
-        again = loaded.place.command("optimize", "--timeout", "0")
+        numbers = ", ".join(map(str, running))
         raise StorageError(
-            f"study {loaded.name}: none of its trials must run, got {numbers}. Stop its workers; if they "
-            f"have died, this hands their trials back first: {again}"
+            f"study {loaded.name}: none of its trials must run, got {numbers}. Stop its workers first; what "
+            f"died elsewhere counts as running for {GRACE_SECONDS / 60:.0f} minutes."
         )
     url = storage_url(loaded.name, storage, workdir)
     with storage_errors(url):
@@ -88,16 +90,21 @@ def _of_database(url: str, workdir: Path) -> Iterator[KnownStudy]:
             times = [
                 when for trial in trials for when in (trial.datetime_start, trial.datetime_complete) if when
             ]
-            states = [trial.state for trial in trials]
+            states = list(trial_states(study, opened.engine).values())
             yield KnownStudy(
                 name=name,
-                finished=sum(state in FINISHED for state in states),
+                finished=states.count("complete") + states.count("pruned"),
                 planned=_planned(study),
-                running=states.count(TrialState.RUNNING),
+                running=states.count("running"),
+                interrupted=states.count("interrupted"),
                 size_mb=_size(workdir / name) / 2**20,
                 last_activity=max(times, default=None),
             )
     opened.engine.dispose()
+
+
+def _states_of(study: LoadedStudy) -> dict[int, str]:
+    return trial_states(study.optuna, study.records.engine)
 
 
 def _planned(study: optuna.Study) -> int | None:

@@ -213,7 +213,7 @@ class TestShow:
         ran = show()
         assert (ran.code, ran.err) == (0, "")
         assert is_plain(ran.out)
-        assert "Study tiny: 5 complete, 1 fail; 5 planned." in ran.out
+        assert "Study tiny: 5 complete, 1 failed; 5 planned." in ran.out
         assert re.search(r"^ +1 +[-+]\d+\.\d\d .* M\w* *$", ran.out, re.MULTILINE)  # a trial that grew
         assert re.search(r"^ +2 +DivergedError: step \d: the loss of task", ran.out, re.MULTILINE)
         assert "Not to be trusted" not in ran.out
@@ -232,7 +232,7 @@ class TestShow:
         rows = json.loads(show("--format", "json").out)
         assert [row["trial"] for row in rows] == list(range(6))
         assert rows[2]["delta_m_percent"] is None
-        assert rows[2]["state"] == "fail"
+        assert rows[2]["state"] == "failed"
         assert rows[1]["layers"] == trials_table(finished_study.study)["layers"][1]
 
     def test_a_study_without_trials(self, run, place):

@@ -38,6 +38,7 @@ INSTEAD = {
     "/data/": "data/",
     "export --study nyud --best": "export --study nyud --best --force",  # four steps teach nothing
     "best-1a2b3c4d": "best-*",
+    "demo-1a2b3c4d": "demo-*",
     "dashboard --study demo": "dashboard --study demo --port {free_port}",
 }
 """What stands in the documentation -> what is run in its place."""

@@ -58,7 +58,7 @@ def test_kills_with_a_server_and_a_folder_for_each_worker(undisturbed, tmp_path,
         patch.setattr(heartbeat, "INTERVAL_SECONDS", 0.3)
         patch.setattr("dtme_search.search.study.lifecycle.GRACE_SECONDS", 3.0)
         # One that dies between asking and its first sign of life is told by its age alone.
-        patch.setattr("dtme_search.search.study.lifecycle.BEGIN_WITHIN", timedelta(seconds=3))
+        patch.setattr("dtme_search.search.study.states.BEGIN_WITHIN", timedelta(seconds=3))
         try:
             kill_at_random(crew, 3, 20, random.Random(3))
         finally:

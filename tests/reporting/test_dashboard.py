@@ -27,6 +27,7 @@ TITLES = (
     "Conflicting tokens by layer and pair of tasks",
     "Importance of the searched parameters",
     "Gradients on the shared parameters",
+    "Data map",
 )
 
 

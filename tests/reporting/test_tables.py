@@ -21,7 +21,7 @@ def study(finished_study):
 def test_one_row_per_trial_in_order(study):
     table = trials_table(study)
     assert table["trial"].tolist() == [0, 1, 2, 3, 4, 5]
-    assert table["state"].tolist() == ["complete", "complete", "fail", "complete", "complete", "complete"]
+    assert table["state"].tolist() == ["complete", "complete", "failed", "complete", "complete", "complete"]
     assert table["start"].fillna(-1).tolist() == [-1, 0, -1, 0.5, 0.5, 0]
     assert table["layers"].tolist()[4:] == [".MB", "BBB"] and table["layers"][0] == "..."
     assert sorted(table["layers"][1]) != [".", ".", "."]

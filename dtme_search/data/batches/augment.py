@@ -131,7 +131,7 @@ def prepare_batch(
     scaled = (raw.sizes * draws.scale[:, None]).long().clamp_(min=1)
     free = (scaled - torch.tensor(config.image_size)).clamp_(min=0)
     colors = ColorChanges.of(draws)
-    mean, deviation = _statistics(config.normalize)
+    mean, deviation = image_statistics(config.normalize)
     moved = move_together(
         {
             "indices": indices,
@@ -268,11 +268,11 @@ def _choose_crops(
 
 def normalize_images(images: Tensor, statistics: str) -> Tensor:
     """Normalise images (B, 3, H, W) of 0..255 in place; ``statistics`` is ``data.normalize``."""
-    mean, deviation = (values.to(images) for values in _statistics(statistics))
+    mean, deviation = (values.to(images) for values in image_statistics(statistics))
     return images.sub_(mean).div_(deviation)
 
 
-def _statistics(name: str) -> tuple[Tensor, Tensor]:
+def image_statistics(name: str) -> tuple[Tensor, Tensor]:
     """Mean and deviation of images of 0..255, float32 (1, 3, 1, 1) each."""
     mean, deviation = (255.0 * torch.tensor(values).view(1, 3, 1, 1) for values in _STATISTICS[name])
     return mean, deviation

@@ -61,7 +61,7 @@ class PromptedBackbone(Backbone):
                 f"got images of {tuple(images.shape[-2:])}. Build it for their size."
             )
         patches_BLP = self.embed_patches(images)
-        prompts_BTP = self.prompts.to(patches_BLP.dtype).expand(len(images), -1, -1)
+        prompts_BTP = self.prompts.to(patches_BLP.dtype).expand(images.shape[0], -1, -1)
         return torch.cat((prompts_BTP, patches_BLP), dim=1)
 
 

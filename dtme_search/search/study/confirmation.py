@@ -30,6 +30,7 @@ from dtme_search.search.storage.rows import BaselineRow, ConfirmationRow, RunRow
 from dtme_search.search.storage.studies import stored_base_config
 from dtme_search.search.study.baselines import Baselines
 from dtme_search.search.study.leaders import FAILED_REPEAT_ATTR, leaders, origins, why_no_leader
+from dtme_search.search.study.lifecycle import put_right
 from dtme_search.search.study.loading import LoadedStudy, load_study
 from dtme_search.search.study.place import DEFAULT_WORKDIR
 from dtme_search.search.study.preparation import check_same_inputs
@@ -103,6 +104,7 @@ def confirm(
             raise ConfigError(f"confirm: {name} must be at least 1, got {number}.")
     hears = listener or Listener()
     loaded = load_study(study, storage=storage, workdir=workdir, writes=True)
+    put_right(loaded.optuna, Workspace.of_study(loaded.place.workdir, loaded.name), loaded.records)
     base = stored_base_config(loaded.optuna)
     repeats = list(_planned(loaded, base.seed, top, seeds, data_root))
     if not repeats:

@@ -6,7 +6,6 @@ import math
 import re
 from contextlib import suppress
 from dataclasses import replace
-from datetime import datetime, timedelta
 from itertools import islice
 
 import optuna
@@ -14,16 +13,16 @@ from filelock import FileLock, Timeout
 from optuna.trial import FrozenTrial, TrialState
 
 from dtme_search.errors import TrainingError
+from dtme_search.search.storage.database import storage_errors
 from dtme_search.search.storage.optuna_internals import id_of_trial, running_trial
 from dtme_search.search.storage.records import Records
+from dtme_search.search.storage.study_lock import AskingLock
 from dtme_search.search.storage.trials import FINISHED, own_trials
-from dtme_search.search.trial.heartbeat import GRACE_SECONDS, INTERVAL_SECONDS, silent_seconds, vouch_for
+from dtme_search.search.study.states import is_dead
+from dtme_search.search.trial.heartbeat import INTERVAL_SECONDS, silent_seconds, vouch_for
 from dtme_search.search.trial.result import Result
 from dtme_search.search.trial.retries import MOST_DEATHS, deaths_of, first_number, hand_back, retry_history
 from dtme_search.search.workspace import Workspace
-
-BEGIN_WITHIN = timedelta(minutes=3)
-"""A trial without a sign of life after this time lost its process while it was proposed."""
 
 
 def num_finished(study: optuna.Study) -> int:
@@ -34,6 +33,20 @@ def num_finished(study: optuna.Study) -> int:
 def num_left(study: optuna.Study, total: int) -> int:
     """Trials that may still begin here; those running elsewhere are counted as done."""
     return total - len(own_trials(study, (*FINISHED, TrialState.RUNNING)))
+
+
+def put_right(study: optuna.Study, workspace: Workspace, records: Records) -> dict[int, str]:
+    """:func:`recover` under the study's lock: for every command that may write to a study.
+
+    Raises:
+        StorageError: If the database is in trouble.
+    """
+    engine = records.engine
+    with (
+        storage_errors(engine.url.render_as_string(hide_password=False)),
+        AskingLock(workspace, engine, study.study_name),
+    ):
+        return recover(study, workspace, records, is_local=engine.dialect.name == "sqlite")
 
 
 def recover(study: optuna.Study, workspace: Workspace, records: Records, *, is_local: bool) -> dict[int, str]:
@@ -80,11 +93,7 @@ def _has_ended(study: optuna.Study, number: int) -> bool:
 
 
 def _is_dead_elsewhere(trial: FrozenTrial, silent: float | None, *, is_local: bool) -> bool:
-    if silent is not None:
-        return silent > GRACE_SECONDS
-    # Its process died between asking and its first sign of life.
-    is_old = trial.datetime_start is not None and datetime.now() - trial.datetime_start > BEGIN_WITHIN
-    return is_local or is_old
+    return is_dead(trial, silent) or (silent is None and is_local)
 
 
 def _end(study: optuna.Study, trial: FrozenTrial, workspace: Workspace, records: Records) -> str:

@@ -43,7 +43,7 @@ from dtme_search.search.storage.studies import (
 )
 from dtme_search.search.storage.study_lock import AskingLock
 from dtme_search.search.storage.trials import enqueue, own_trials
-from dtme_search.search.study.lifecycle import recover, tidy
+from dtme_search.search.study.lifecycle import put_right, tidy
 from dtme_search.search.study.loading import FILE_ATTR, STUDY_ATTR, LoadedStudy, load_study, storage_url
 from dtme_search.search.study.place import Place
 from dtme_search.search.study.plan_sampler import study_sampler
@@ -106,10 +106,7 @@ class Prepared:
 
     def recover(self, listener: Listener) -> None:
         """Tell the results that dead workers left on disk, and hand back the trials they had in hand."""
-        is_local = self.records.engine.dialect.name == "sqlite"
-        with self.asking(), storage_errors(self.url):
-            ends = recover(self.optuna, self.workspace, self.records, is_local=is_local)
-        for number, how in ends.items():
+        for number, how in put_right(self.optuna, self.workspace, self.records).items():
             listener.trial_recovered(number, how)
 
     def tidy(self) -> None:

@@ -26,6 +26,7 @@ from dtme_search.search.locks import wait_for
 from dtme_search.search.space.search_space import SearchSpace
 from dtme_search.search.storage.study_lock import AskingLock
 from dtme_search.search.trial.heartbeat import Heartbeat
+from dtme_search.search.trial.process import PROCESS_ATTR, Process
 from dtme_search.search.trial.retries import ask, first_number, goes_on_later
 from dtme_search.search.workspace import Workspace
 
@@ -104,6 +105,7 @@ class ClaimedTrial:
             TrainingInterrupted: If asked to stop while another process still has the folder.
             ConfigError: If the proposed values do not go together.
         """
+        self.trial.set_user_attr(PROCESS_ATTR, Process.here().plain())
         self._workspace.claim_trial(self.first, self.trial.number)
         # Not earlier: one with a sign of life that is not known to run here is taken to run elsewhere.
         with Heartbeat(self.trial.study, self.trial) as self._heart:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Iterable
+from datetime import timedelta
 from types import TracebackType
 from typing import Self
 
@@ -24,6 +25,8 @@ INTERVAL_SECONDS = 60.0
 """Between two signs of life."""
 GRACE_SECONDS = 180.0
 """A trial that was silent for longer is dead, as far as another machine can tell."""
+BEGIN_WITHIN = timedelta(minutes=3)
+"""A trial without a sign of life after this time lost its process while it was proposed."""
 _JOIN_SECONDS = 5.0
 
 _BEATS = sqlalchemy.table(

@@ -7,10 +7,12 @@ import queue
 import signal
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from dtme_search.errors import TrainingError
 from dtme_search.search.stopping import StopSwitch
+from dtme_search.search.storage.database import DATABASE_ERRORS
 from dtme_search.search.study.lifecycle import num_finished
 from dtme_search.search.study.loading import LoadedStudy
 from dtme_search.search.study.preparation import Prepared
@@ -182,6 +184,8 @@ class Workers:
         if not self._wait(PATIENCE):
             self._signal(signal.SIGKILL)
             self._wait(PATIENCE)
+            with suppress(*DATABASE_ERRORS):  # the next start does it, too
+                self._prepared.recover(self._listener)
 
     def _wait(self, seconds: float) -> bool:
         """Whether all workers have ended by then."""

@@ -148,7 +148,7 @@ class TestRecover:
         assert recover(is_local=False) == {}
         assert recover() == {0: "continued"}
         study.ask()
-        monkeypatch.setattr(lifecycle, "BEGIN_WITHIN", timedelta(0))
+        monkeypatch.setattr("dtme_search.search.study.states.BEGIN_WITHIN", timedelta(0))
         assert recover(is_local=False) == {1: "continued"}
         number = ask(study)
         assert study.trials[number].params == {"x": 0.25}, "still the point that was asked for"
