@@ -25,6 +25,7 @@ from dtme_search.search.study.place import DEFAULT_WORKDIR
 from dtme_search.search.study.preparation import read_study
 from dtme_search.search.study.presence import AtWork, at_work
 from dtme_search.search.study.states import STATES, counts_in_words, dead_among, state_of, trial_states
+from dtme_search.search.trial.callback import Callback, EvaluationInfo, StudyInfo, TrialEnd, TrialInfo
 from dtme_search.search.trial.diary import DrawFiles
 from dtme_search.search.trial.listener import Listener, WorkerStatus
 from dtme_search.search.trial.outcome import Outcome
@@ -37,10 +38,12 @@ __all__ = [
     "STATES",
     "AtWork",
     "BaselineRow",
+    "Callback",
     "Check",
     "ConfirmationRow",
     "Confirmed",
     "DrawFiles",
+    "EvaluationInfo",
     "Expectation",
     "FinalResult",
     "KnownStudy",
@@ -49,6 +52,9 @@ __all__ = [
     "Outcome",
     "Reporter",
     "RunRow",
+    "StudyInfo",
+    "TrialEnd",
+    "TrialInfo",
     "WorkerStatus",
     "Workspace",
     "at_work",
