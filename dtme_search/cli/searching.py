@@ -94,6 +94,7 @@ def optimize(
             help="Its database. Default: as for this study.",
         ),
     ] = None,
+    callback: options.Callbacks = None,
 ) -> None:
     """Run a study, or go on with it where it stopped.
 
@@ -129,6 +130,7 @@ def optimize(
             warm_start_from=warm_start_from,
             warm_start_storage=warm_start_storage,
             publish=PageKeeper(),
+            callbacks=options.callbacks_of(callback),
         )
     write_page(loaded)
     print_study(screen, loaded)
@@ -152,6 +154,7 @@ def worker(
     launcher: Annotated[
         int | None, typer.Option("--launcher", hidden=True, help="Process that started it.")
     ] = None,
+    callback: options.Callbacks = None,
 ) -> None:
     """Join a study, from this machine or another.
 
@@ -176,6 +179,7 @@ def worker(
             listener=listener,
             draw=draw_trial,
             launcher=launcher,
+            callbacks=options.callbacks_of(callback),
         )
     if loaded.stopped:
         typer.echo(f"dtme-search: stopped. {again}", err=True)

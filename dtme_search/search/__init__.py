@@ -24,6 +24,7 @@ from dtme_search.search.study.loading import LoadedStudy, load_study, storage_ur
 from dtme_search.search.study.place import DEFAULT_WORKDIR
 from dtme_search.search.study.preparation import read_study
 from dtme_search.search.study.states import STATES, counts_in_words, dead_among, state_of, trial_states
+from dtme_search.search.trial.callback import Callback, EvaluationInfo, StudyInfo, TrialEnd, TrialInfo
 from dtme_search.search.trial.diary import DrawFiles
 from dtme_search.search.trial.listener import Listener, WorkerStatus
 from dtme_search.search.trial.outcome import Outcome
@@ -35,10 +36,12 @@ __all__ = [
     "PROPOSAL_ATTR",
     "STATES",
     "BaselineRow",
+    "Callback",
     "Check",
     "ConfirmationRow",
     "Confirmed",
     "DrawFiles",
+    "EvaluationInfo",
     "Expectation",
     "FinalResult",
     "KnownStudy",
@@ -47,6 +50,9 @@ __all__ = [
     "Outcome",
     "Reporter",
     "RunRow",
+    "StudyInfo",
+    "TrialEnd",
+    "TrialInfo",
     "WorkerStatus",
     "Workspace",
     "can_run",

@@ -77,6 +77,7 @@ class Prepared:
         url: Database, passwords included.
         place: Where it lies, for the commands that find it again.
         knowledge: What another study knows, for the sampler.
+        callbacks: Import paths of the callbacks of its workers.
     """
 
     config: StudyConfig
@@ -89,6 +90,7 @@ class Prepared:
     url: str = field(repr=False)
     place: Place = field(repr=False)
     knowledge: Knowledge | None = None
+    callbacks: tuple[str, ...] = ()
 
     def loaded(self, *, stopped: bool = False) -> LoadedStudy:
         """The study for whoever looks at it."""
@@ -177,6 +179,7 @@ def prepare(study: StudySource, settings: Settings, device: torch.device, listen
         url=url,
         place=Place(config.name, settings.workdir, settings.storage, file),
         knowledge=knowledge,
+        callbacks=settings.callbacks,
     )
     prepared.recover(listener)
     prepared.tidy()
