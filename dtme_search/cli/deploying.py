@@ -45,9 +45,9 @@ def deploy(
     ] = 1e-4,
     force: Annotated[bool, typer.Option("--force", help="Replace the file if it is there.")] = False,
 ) -> None:
-    """Write a trained network as one file that runs without dtme-search.
+    """Write a trained network as one ONNX or torch file.
 
-    The file takes RGB images (uint8, any number, of the size of the run), normalises them and gives what the
+    It runs without dtme-search: it takes RGB images (uint8, any number, of the size of the run), normalises them and gives what the
     tasks predict. It is compared with PyTorch before it is kept. Needs pip install 'dtme-search[onnx]' for
     ONNX.
     """
