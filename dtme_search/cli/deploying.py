@@ -47,9 +47,9 @@ def deploy(
 ) -> None:
     """Write a trained network as one ONNX or torch file.
 
-    It runs without dtme-search: it takes RGB images (uint8, any number, of the size of the run), normalises them and gives what the
-    tasks predict. It is compared with PyTorch before it is kept. Needs pip install 'dtme-search[onnx]' for
-    ONNX.
+    It runs without dtme-search, takes RGB images (uint8, any number, of the size of the run), normalises them
+    and gives what the tasks predict. It is compared with PyTorch before it is kept. ONNX needs pip install
+    'dtme-search[onnx]'.
     """
     kind = _ENDINGS.get(out.suffix)
     if kind is None or (to is not None and to is not kind):

@@ -29,6 +29,7 @@ from dtme_search.search.study.settings import Settings
 from dtme_search.search.trial.callback import StudyInfo
 from dtme_search.search.trial.calling import CallbackSource, import_paths, with_callbacks
 from dtme_search.search.trial.diary import DrawFiles
+from dtme_search.search.trial.events import tee
 from dtme_search.search.trial.listener import Listener
 from dtme_search.search.trial.objective import Objective
 from dtme_search.search.workers.engines import EngineName, engine_for
@@ -145,10 +146,11 @@ def optimize(
     left = prepared.config.trials - num_finished(prepared.optuna)
     with StopSwitch(timeout) as switch:
         if alone or (left <= 1 and places and not places[0].visible):
-            _work(prepared, hears, draw, switch, publish=publish)
+            with prepared.present("optimize") as told:
+                _work(prepared, tee(hears, told), draw, switch, publish=publish)
         elif left > 0 and not switch():
             prepared.shelf.clear()
-            with runs.launcher(prepared, left) as launcher:
+            with runs.launcher(prepared, left) as launcher, prepared.present("optimize", "watching workers"):
                 Workers(prepared, launcher, hears, switch, publish).run()
     return prepared.loaded(stopped=switch.asked)
 
@@ -192,7 +194,8 @@ def join(
     with StopSwitch(timeout, is_orphan) as switch:
         settings = Settings(storage=storage, workdir=Path(workdir), data_root=data_root)
         prepared = join_prepared(study, settings, pick_device(device), _worker_number(), hears)
-        _work(prepared, hears, draw, switch, stays=launcher is not None)
+        with prepared.present("worker") as told:
+            _work(prepared, tee(hears, told), draw, switch, stays=launcher is not None)
     return prepared.loaded(stopped=switch.asked)
 
 
