@@ -8,6 +8,7 @@ from dtme_search.version import __version__ as __version__
 
 # Public name -> module. Looked up on first use, so that `import dtme_search` stays free of torch and optuna.
 _PUBLIC = {
+    "Callback": "dtme_search.search",
     "RunConfig": "dtme_search.config",
     "StudyConfig": "dtme_search.config",
     "DtmeSearchError": "dtme_search.errors",
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from dtme_search.metrics import delta_m
     from dtme_search.models import MultiTaskViT
     from dtme_search.reporting import export_best, load_study
-    from dtme_search.search import optimize
+    from dtme_search.search import Callback, optimize
     from dtme_search.token_space import (
         ConflictReport,
         ExpansionPlan,
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from dtme_search.training import Trainer
 
 __all__ = [
+    "Callback",
     "ConflictReport",
     "DtmeSearchError",
     "ExpansionPlan",

@@ -9,11 +9,13 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
+import api_reference
 import pytest
 
 import dtme_search
 
 NAMES = (
+    "Callback",
     "ConflictReport",
     "DtmeSearchError",
     "ExpansionPlan",
@@ -101,3 +103,14 @@ def test_threads_sleep_while_they_wait_from_python_as_from_the_command_line():
             [sys.executable, "-c", code], capture_output=True, text=True, env=environment | given, check=True
         )
         assert ran.stdout.strip() == expected
+
+
+def test_the_reference_says_what_the_docstrings_say():
+    """Else: ``python tests/api_reference.py --write``."""
+    assert api_reference.PAGE.read_text(encoding="utf-8") == api_reference.page()
+
+
+def test_every_public_name_has_its_place_in_the_reference():
+    titles = re.findall(r"^## (\w+)$", api_reference.page(), re.MULTILINE)
+    assert titles[: len(NAMES)] == list(NAMES)
+    assert "on_evaluation(self, trial: TrialInfo, evaluation: EvaluationInfo)" in api_reference.page()

@@ -38,7 +38,7 @@ def check_and_print(
     except DtmeSearchError as error:
         splits, refusal = None, str(error)
     with _bar(screen, "reading") as on_progress:
-        report = check_dataset(dataset, on_progress, splits)
+        report = check_dataset(dataset, on_progress, splits, image_size=config.image_size, how=config.resize)
     _print_report(screen, report)
     if refusal and report.ok:
         # A broken file, which is listed above, may be all that is wrong with the splits.
@@ -53,7 +53,7 @@ def prepare_and_print(screen: Screen, name: str, source: Path, out: Path, jobs: 
             name, source, out, jobs=jobs or min(os.cpu_count() or 1, _MOST_JOBS), on_progress=on_progress
         )
     screen.line(f"{report.num_samples} samples written to {report.out}")
-    screen.line(
+    screen.news(
         f"Next:  {shlex.join(['dtme-search', 'data', 'check', name, '--data-root', str(report.out)])}"
     )
 

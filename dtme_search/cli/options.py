@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -43,5 +45,20 @@ Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="PATH=VALUE", help="Change one field of the base config; may be repeated."),
 ]
+Callbacks = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--callback",
+        metavar="MODULE:NAME",
+        help="A dtme_search.Callback that hears of trials and evaluations; may be repeated.",
+    ),
+]
 
 DEFAULT_WORKDIR = Path("dtme-runs")
+
+
+def callbacks_of(given: list[str] | None) -> tuple[str, ...]:
+    """What ``--callback`` named; as with ``python -m``, a module may lie in the current folder."""
+    if given and os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    return tuple(given or ())

@@ -26,7 +26,10 @@ from dtme_search.search.study.place import DEFAULT_WORKDIR
 from dtme_search.search.study.preparation import Prepared, join_prepared, prepare, read_study, space_of
 from dtme_search.search.study.recipes import settled
 from dtme_search.search.study.settings import Settings
+from dtme_search.search.trial.callback import StudyInfo
+from dtme_search.search.trial.calling import CallbackSource, import_paths, with_callbacks
 from dtme_search.search.trial.diary import DrawFiles
+from dtme_search.search.trial.events import tee
 from dtme_search.search.trial.listener import Listener
 from dtme_search.search.trial.objective import Objective
 from dtme_search.search.workers.engines import EngineName, engine_for
@@ -85,6 +88,7 @@ def optimize(
     warm_start_from: StudySource | None = None,
     warm_start_storage: str | None = None,
     publish: Callable[[LoadedStudy], None] | None = None,
+    callbacks: Sequence[CallbackSource] = (),
 ) -> LoadedStudy:
     """Run a study until it has its total of finished trials; continues where it stopped.
 
@@ -113,12 +117,14 @@ def optimize(
         warm_start_storage: Its database; by default where it would lie with the other arguments of this
             call.
         publish: Called with the study after each trial, for what is shown of it.
+        callbacks: Hear of trials and their evaluations (:class:`Callback`): objects, or import paths
+            ``module:attribute``, which several workers need.
 
     Raises:
         DtmeSearchError: If something is wrong that the user can mend. What can be checked is checked
             before anything is written or trained.
     """
-    hears = listener or Listener()
+    hears = with_callbacks(listener or Listener(), callbacks)
     runs = engine_for(engine, scheduler, workers, devices, trials_per_device, device)
     runs.check(storage_url(study_name(study), storage, workdir))
     places = runs.places if isinstance(runs, LocalProcesses) else ()
@@ -132,6 +138,7 @@ def optimize(
         reuse=reuse,
         warm_start_from=warm_start_from,
         warm_start_storage=warm_start_storage,
+        callbacks=() if alone else import_paths(callbacks),
     )
     # The parent of several workers reads the data to check it, and leaves the GPUs to them.
     here = pick_device(places[0].device if alone else "cpu")
@@ -139,10 +146,11 @@ def optimize(
     left = prepared.config.trials - num_finished(prepared.optuna)
     with StopSwitch(timeout) as switch:
         if alone or (left <= 1 and places and not places[0].visible):
-            _work(prepared, hears, draw, switch, publish=publish)
+            with prepared.present("optimize") as told:
+                _work(prepared, tee(hears, told), draw, switch, publish=publish)
         elif left > 0 and not switch():
             prepared.shelf.clear()
-            with runs.launcher(prepared, left) as launcher:
+            with runs.launcher(prepared, left) as launcher, prepared.present("optimize", "watching workers"):
                 Workers(prepared, launcher, hears, switch, publish).run()
     return prepared.loaded(stopped=switch.asked)
 
@@ -158,6 +166,7 @@ def join(
     listener: Listener | None = None,
     draw: DrawFiles | None = None,
     launcher: int | None = None,
+    callbacks: Sequence[CallbackSource] = (),
 ) -> LoadedStudy:
     """Work on a study that ``optimize`` made, beside its other workers, until no trial is left to begin.
 
@@ -172,11 +181,12 @@ def join(
         draw: Draws pictures of each finished trial.
         launcher: Process that started this worker. The worker then stays until the study has its total, to
             take over what others leave, and stops with a checkpoint when that process has died.
+        callbacks: As for :func:`optimize`.
 
     Raises:
         DtmeSearchError: If there is no such study, or it cannot be worked on here.
     """
-    hears = listener or Listener()
+    hears = with_callbacks(listener or Listener(), callbacks)
 
     def is_orphan() -> bool:
         return launcher is not None and os.getppid() != launcher
@@ -184,7 +194,8 @@ def join(
     with StopSwitch(timeout, is_orphan) as switch:
         settings = Settings(storage=storage, workdir=Path(workdir), data_root=data_root)
         prepared = join_prepared(study, settings, pick_device(device), _worker_number(), hears)
-        _work(prepared, hears, draw, switch, stays=launcher is not None)
+        with prepared.present("worker") as told:
+            _work(prepared, tee(hears, told), draw, switch, stays=launcher is not None)
     return prepared.loaded(stopped=switch.asked)
 
 
@@ -199,27 +210,42 @@ def _work(
 ) -> None:
     """Train the baselines that are missing, then trials."""
     shelf, records, workspace = prepared.shelf, prepared.records, prepared.workspace
+    base = prepared.base
+    info = StudyInfo(
+        config=prepared.config, base=base, tasks=shelf.get(base).specs, folder=workspace.root.absolute()
+    )
     baselines = Baselines(records, shelf, workspace.baseline, hears, switch)
+    hears.on_study_begin(info)
     try:
-        space = settled(prepared.space, baselines)
+        objective = _objective(prepared, info, baselines, draw)
+        with storage_errors(prepared.url):
+            run_trials(prepared, objective, hears, switch, publish=publish, stays=stays)
     except TrainingInterrupted:
-        return
+        return  # while a baseline was trained
+    finally:
+        hears.on_study_end(info, num_finished(prepared.optuna))
+
+
+def _objective(
+    prepared: Prepared, info: StudyInfo, baselines: Baselines, draw: DrawFiles | None
+) -> Objective:
+    """What runs a trial; the baselines that all trials need are there by then."""
+    space = settled(prepared.space, baselines)
     get = replace(baselines, tells_known=False).get
     # Of all trials the tasks of the base config: a study may search the roles, too.
     tasks = space.base.primary_tasks
-    objective = Objective(
+    return Objective(
         study=prepared.config,
+        info=info,
         space=space,
         baselines=lambda config: get(judged_as(space, config), tasks),
-        shelf=shelf,
-        records=records,
-        workspace=workspace,
+        shelf=prepared.shelf,
+        records=prepared.records,
+        workspace=prepared.workspace,
         num_trials=prepared.config.trials,
-        listener=hears,
+        listener=baselines.listener,
         draw=draw,
     )
-    with storage_errors(prepared.url):
-        run_trials(prepared, objective, hears, switch, publish=publish, stays=stays)
 
 
 def _worker_number() -> int:

@@ -22,6 +22,7 @@ class Settings:
         reuse: Whether trials may share work as the study's ``reuse`` section says.
         warm_start_from: Another study whose finished trials the sampler should know.
         warm_start_storage: Its database; that of this study by default.
+        callbacks: Import paths of the callbacks of its workers.
     """
 
     storage: str | None = field(default=None, repr=False)
@@ -32,3 +33,4 @@ class Settings:
     reuse: bool = True
     warm_start_from: StudySource | None = None
     warm_start_storage: str | None = field(default=None, repr=False)
+    callbacks: tuple[str, ...] = ()

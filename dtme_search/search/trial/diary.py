@@ -58,6 +58,7 @@ class Diary:
         self.config, self.data, self.records = self.context.config, self.context.data, self.context.records
         self.study = self.context.study
         self.folder = self.context.workspace.trial(self.context.first)
+        self.grown: tuple[ExpansionPlan | None, ConflictReport | None] = (None, None)
 
     def __enter__(self) -> Self:
         self.started = monotonic()
@@ -102,6 +103,7 @@ class Diary:
 
     def expanded(self, plan: ExpansionPlan, report: ConflictReport | None) -> None:
         """The network has grown."""
+        self.grown = (plan, report or self.grown[1])
         number = self.trial.number
         self.records.save_plan(self.study.name, number, plan_rows(plan))
         self.row = replace(self.row, operations=" ".join(plan.operations()))

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from dtme_search.search.storage.rows import BaselineRow, ConfirmationRow
-from dtme_search.search.trial.outcome import Outcome
-from dtme_search.training import Progress
+from dtme_search.search.trial.callback import Callback
+
+if TYPE_CHECKING:
+    from dtme_search.search.storage.rows import BaselineRow, ConfirmationRow
+    from dtme_search.search.trial.outcome import Outcome
+    from dtme_search.training import Progress
 
 
 @dataclass(frozen=True)
@@ -80,8 +83,11 @@ class WorkerStatus:
                 return self
 
 
-class Listener:
-    """Base of all listeners: hears everything, does nothing."""
+class Listener(Callback):
+    """Base of all listeners: hears everything, does nothing.
+
+    What is told beyond ``Callback`` is for a display: short, and the same with several workers.
+    """
 
     def data_reading(self, done: int, total: int) -> None:
         """``done`` of ``total`` samples are in memory."""

@@ -20,10 +20,11 @@ from dtme_search.search.space.search_space import SearchSpace
 from dtme_search.search.storage.records import Records
 from dtme_search.search.storage.rows import BaselineRow, RungRow
 from dtme_search.search.storage.trials import FINISHED, own_trials
+from dtme_search.search.trial.callback import EvaluationInfo, StudyInfo, TrialEnd, TrialInfo
 from dtme_search.search.trial.claim import ClaimedTrial, Ending
 from dtme_search.search.trial.diary import Diary, DrawFiles
 from dtme_search.search.trial.listener import Listener
-from dtme_search.search.trial.outcome import Outcome, compare, judge, overhead_percent
+from dtme_search.search.trial.outcome import Comparison, Outcome, compare, judge, overhead_percent
 from dtme_search.search.trial.pruning import judge_rung, stop
 from dtme_search.search.trial.result import Result
 from dtme_search.search.trial.retries import goes_on_later, hand_back
@@ -38,6 +39,7 @@ class Objective:
 
     Attributes:
         study: The study.
+        info: The same for callbacks.
         space: Turns a trial into a config.
         baselines: Gives the single-task baselines that a config is compared with, by task.
         shelf: Data.
@@ -49,6 +51,7 @@ class Objective:
     """
 
     study: StudyConfig
+    info: StudyInfo
     space: SearchSpace
     baselines: Callable[[RunConfig], Mapping[str, BaselineRow]]
     shelf: DataShelf
@@ -92,12 +95,42 @@ class Objective:
                 on_wait=self.listener.waiting,
                 meanwhile=meanwhile,
             )
-            with Diary(context, trial, self.draw) as diary:
+            diary = Diary(context, trial, self.draw)
+            with self._called(diary), diary:
                 result, outcome = self._result(context, diary, claims)
                 result.save(self.workspace.result(claimed.first))
                 result.write_down(trial, self.records)
         self.listener.trial_completed(trial.number, outcome)
+        metrics, gains, (plan, report) = outcome.metrics, outcome.gains_percent, diary.grown
+        end = TrialEnd(
+            state="complete", run=result.row, metrics=metrics, gains_percent=gains, plan=plan, report=report
+        )
+        self.listener.on_trial_end(self._info_of(diary), end)
         return result.values
+
+    def _info_of(self, diary: Diary) -> TrialInfo:
+        context = diary.context
+        return TrialInfo(
+            study=self.info,
+            number=context.number,
+            first=context.first,
+            params=diary.trial.params,
+            config=context.config,
+            baselines=context.baselines,
+            folder=diary.folder,
+        )
+
+    @contextmanager
+    def _called(self, diary: Diary) -> Iterator[None]:
+        """Tell callbacks that a trial begins, and how it ends without a result."""
+        self.listener.on_trial_begin(self._info_of(diary))
+        try:
+            yield
+        except BaseException:
+            plan, report = diary.grown
+            end = TrialEnd(state=diary.row.state, run=diary.row, plan=plan, report=report)
+            self.listener.on_trial_end(self._info_of(diary), end)
+            raise
 
     def _result(self, context: TrialContext, diary: Diary, claims: ExitStack) -> tuple[Result, Outcome]:
         """Train and judge, or take over the result of equal work."""
@@ -178,9 +211,27 @@ class Objective:
         diary.evaluated(evaluation, comparison, trainer.state.parts)
         diary.judged(rung)
         self.listener.trial_evaluated(trial.number, evaluation.step, comparison.delta_m_percent)
+        self.listener.on_evaluation(self._info_of(diary), _for_callbacks(diary, evaluation, comparison, rung))
         reason = judge_rung(trial, self.study, rung, num_evaluations, self.records)
         if reason is not None:
             stop(trial, reason, rung, self.study.limits)
+
+
+def _for_callbacks(
+    diary: Diary, evaluation: Evaluation, comparison: Comparison, rung: RungRow
+) -> EvaluationInfo:
+    plan, report = diary.grown
+    return EvaluationInfo(
+        step=evaluation.step,
+        metrics=evaluation.metrics,
+        losses=evaluation.losses,
+        gains_percent=comparison.gains_percent,
+        delta_m_percent=comparison.delta_m_percent,
+        param_overhead_percent=rung.param_overhead_percent,
+        step_cost_ratio=rung.step_cost_ratio,
+        plan=plan,
+        report=report,
+    )
 
 
 def _rung(number: int, trainer: Trainer, step: int, gain: float) -> RungRow:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -56,6 +57,8 @@ class LocalLauncher:
         place = self.places[index]
         environment = place.environment(len(self.places), joblib.cpu_count(), os.environ)
         order = worker_order(self.prepared, index)
+        if order.callbacks:  # their modules are found there as they are here
+            environment["PYTHONPATH"] = os.pathsep.join(path or os.getcwd() for path in sys.path)
         process = start_worker(order, environment)
         threading.Thread(target=_read, args=(process, hear), daemon=True).start()
         return LocalWorker(place.name, order, process)

@@ -31,6 +31,7 @@ class WorkerOrder:
         workdir: Folder of studies; absolute.
         url: Database; may hold a password, so it is never printed.
         data_root: Folder of the data there; ``None`` for what the study says.
+        callbacks: Import paths of its callbacks.
     """
 
     study: str
@@ -38,6 +39,7 @@ class WorkerOrder:
     workdir: str
     url: str = field(repr=False)
     data_root: str | None = None
+    callbacks: tuple[str, ...] = ()
 
     @property
     def log(self) -> Path:
@@ -57,6 +59,7 @@ def start_worker(order: WorkerOrder, environment: Mapping[str, str]) -> subproce
     command += ["--workdir", order.workdir, "--launcher", str(os.getpid())]
     if order.data_root is not None:
         command += ["--data-root", order.data_root]
+    command += [word for path in order.callbacks for word in ("--callback", path)]
     if environment.get("CUDA_VISIBLE_DEVICES") == "":
         command += ["--device", "cpu"]
     with order.log.open("ab") as errors:

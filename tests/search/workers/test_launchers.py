@@ -27,6 +27,7 @@ def study(tmp_path):
     data = SimpleNamespace(root=None)
     return SimpleNamespace(
         config=SimpleNamespace(name="s"),
+        callbacks=(),
         workspace=workspace,
         url=f"sqlite:///{tmp_path / 'study.db'}",
         base=SimpleNamespace(data=data),

@@ -46,6 +46,10 @@ OF_THE_PARENT = {
     *("scoring", "repeat_started", "repeat_ended", "repeat_failed"),  # of commands that have no workers
     *("knowledge_found", "knowledge_added", "workers", "worker_died"),  # what only the parent knows
 }
+OF_THE_WORKER = {
+    *("on_study_begin", "on_baseline_end", "on_trial_begin", "on_evaluation", "on_trial_end", "on_study_end")
+}
+"""For callbacks, of which each worker has its own."""
 
 
 class Heard(Listener):
@@ -77,7 +81,7 @@ def through_the_wire(name, facts):
 
 
 def test_it_is_known_of_every_event_whether_it_travels():
-    assert sorted(EVENTS) == sorted({*NEWS, *SIGNS, *OF_THE_PARENT})
+    assert sorted(EVENTS) == sorted({*NEWS, *SIGNS, *OF_THE_PARENT, *OF_THE_WORKER})
 
 
 @pytest.mark.parametrize("name", NEWS)
@@ -97,8 +101,8 @@ def test_signs_of_life_change_the_status_only(name):
     assert status.after(*parse_report(line), 1.0) != status
 
 
-@pytest.mark.parametrize("name", sorted(OF_THE_PARENT))
-def test_what_the_parent_knows_does_not_travel(name):
+@pytest.mark.parametrize("name", sorted(OF_THE_PARENT | OF_THE_WORKER))
+def test_what_only_the_parent_or_the_worker_hears_does_not_travel(name):
     assert getattr(Reporter, name) is getattr(Listener, name)
 
 

@@ -1,0 +1,100 @@
+"""Callbacks by object or import path, called beside a listener; none of them can disturb a trial."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from functools import partial
+from importlib import import_module
+from inspect import getmembers, isfunction
+from typing import Any
+
+from dtme_search.errors import ConfigError
+from dtme_search.search.trial.callback import Callback
+from dtme_search.search.trial.listener import Listener
+
+CallbackSource = Callback | str
+"""A callback, or its import path ``module:attribute``: one, or what makes one when it is called."""
+
+_log = logging.getLogger(__name__)
+
+
+class Calling(Listener):
+    """A listener that has callbacks hear what they know of.
+
+    Args:
+        listener: Hears everything.
+        callbacks: Hear the events of ``Callback``.
+    """
+
+    def __init__(self, listener: Listener, callbacks: Sequence[Callback]) -> None:
+        self._callbacks = callbacks
+        self._warned: set[tuple[type, str, type]] = set()
+        for event, _ in getmembers(Listener, _is_event):
+            setattr(self, event, getattr(listener, event))
+        for event, _ in getmembers(Callback, _is_event):
+            setattr(self, event, partial(self._call, event))
+
+    def _call(self, event: str, *given: Any, **named: Any) -> None:
+        for callback in self._callbacks:
+            call: Callable[..., None] = getattr(callback, event)
+            try:
+                call(*given, **named)
+            except Exception as error:  # whoever watches must not end what is watched
+                kind = (type(callback), event, type(error))
+                if kind not in self._warned:
+                    self._warned.add(kind)
+                    name = f"{type(callback).__name__}.{event}"
+                    told = f"{type(error).__name__}: {error}"
+                    _log.warning(
+                        "callback %s: %s; the search goes on, the same again is not told", name, told
+                    )
+
+
+def with_callbacks(listener: Listener, callbacks: Sequence[CallbackSource]) -> Listener:
+    """The listener, and callbacks beside it.
+
+    Raises:
+        ConfigError: If one is no callback.
+    """
+    found = [_loaded(each) for each in callbacks]
+    return Calling(listener, found) if found else listener
+
+
+def import_paths(callbacks: Sequence[CallbackSource]) -> tuple[str, ...]:
+    """The import paths of callbacks, which other processes can load.
+
+    Raises:
+        ConfigError: If one is an object.
+    """
+    for each in callbacks:
+        if not isinstance(each, str):
+            raise ConfigError(
+                "callbacks: several workers are processes and need import paths like 'module:attribute', got "
+                f"a {type(each).__name__}. Name what makes it, or use workers=1."
+            )
+    return tuple(str(each) for each in callbacks)
+
+
+def _loaded(source: CallbackSource) -> Callback:
+    found: object = source
+    if isinstance(source, str):
+        module, _, attribute = source.partition(":")
+        try:
+            found = getattr(import_module(module), attribute)
+            found = found() if callable(found) and not isinstance(found, Callback) else found
+        except Exception as error:
+            raise ConfigError(
+                f"callback '{source}' must name a callback as module:attribute, got {type(error).__name__}: "
+                f"{error}. Check the spelling, and that the module can be imported here."
+            ) from error
+    if not isinstance(found, Callback):
+        raise ConfigError(
+            f"callback {source!r} must be a dtme_search.Callback, got a {type(found).__name__}. Derive its "
+            "class from Callback."
+        )
+    return found
+
+
+def _is_event(member: object) -> bool:
+    return isfunction(member) and not member.__name__.startswith("_")
