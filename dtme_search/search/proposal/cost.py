@@ -51,7 +51,7 @@ def step_costs(shape: Shape, measured: Shape, costs: Array) -> Array:
         >>> [round(float(cost), 3) for cost in costs]
         [1.2]
     """
-    if len(costs) < _FEWEST_MEASURED:
+    if len(costs) < _FEWEST_MEASURED or not len(shape.depth):
         return shape.formula()
     # A little of the formula steadies what the measured plans do not tell apart.
     columns, excess = measured.columns(), costs - measured.formula()

@@ -256,7 +256,7 @@ def _shape(plans: Sequence[Resolved]) -> Shape:
 def _shares_above_0(plans: Sequence[Resolved]) -> Array:
     """Share of the layers that have each operation, shape (n, operations)."""
     shares = [[(np.array(of) > 0).mean() for of in plan.shares.values()] for plan in plans]
-    return np.array(shares, dtype=float)
+    return np.array(shares, dtype=float).reshape(len(plans), len(plans[0].shares) if plans else 0)
 
 
 def _each_once(entries: Sequence[Entry]) -> list[Entry]:
