@@ -1,5 +1,6 @@
 """What people look at: tables, pictures, exports, reports, the dashboard."""
 
+from dtme_search.reporting.costs import cost_doubt, marked_costs, threads_in_words
 from dtme_search.reporting.dashboard import make_server
 from dtme_search.reporting.export import best_trial, export_best, export_front, export_trial
 from dtme_search.reporting.figures import FIGURES, conflict_heat_map, draw_trial, save_png
@@ -38,6 +39,7 @@ __all__ = [
     "best_trial",
     "confirmed_table",
     "conflict_heat_map",
+    "cost_doubt",
     "draw_panels",
     "draw_trial",
     "export_best",
@@ -48,6 +50,7 @@ __all__ = [
     "label_sheet",
     "load_study",
     "make_server",
+    "marked_costs",
     "metrics_table",
     "over_base_legend",
     "predict_image",
@@ -56,6 +59,7 @@ __all__ = [
     "save_png",
     "save_split_panels",
     "searched_table",
+    "threads_in_words",
     "trials_table",
     "without_measures",
     "write_page",
