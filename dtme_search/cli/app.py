@@ -3,15 +3,19 @@
 import logging
 import os
 import sys
+from pathlib import Path
 from typing import Annotated, cast
 
 import typer
 
 from dtme_search.cli.arguments import MOVED, STORAGE, WARM_START_STORAGE
-from dtme_search.cli.screen import Screen
+from dtme_search.cli.screen import NEWS, Screen
+from dtme_search.errors import ConfigError
 from dtme_search.version import __version__
 
 _MOVABLE = {"storage": STORAGE, "warm_start_storage": WARM_START_STORAGE}
+
+_log = logging.getLogger(__name__)
 
 app = typer.Typer(
     name="dtme-search",
@@ -50,8 +54,18 @@ def _print_version(wanted: bool) -> None:
 @app.callback()
 def common(
     context: typer.Context,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say more.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only errors and results.")] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Also tell what goes on inside, on stderr.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only results and errors.")] = False,
+    log_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--log-file",
+            metavar="PATH",
+            help="Add what happens to this file, with times, whatever is printed.",
+        ),
+    ] = None,
     version: Annotated[  # noqa: ARG001
         bool,
         typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_print_version),
@@ -59,14 +73,36 @@ def common(
 ) -> None:
     """Set up what the commands share."""
     context.obj = Screen(quiet=quiet)
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", handlers=[_LogLines()])
     level = logging.DEBUG if verbose else logging.ERROR if quiet else logging.WARNING
-    logging.getLogger("dtme_search").setLevel(level)
+    _set_up_logging(level, log_file)
+    _log.info("dtme-search %s: %s", __version__, context.invoked_subcommand)
 
 
-class _LogLines(logging.StreamHandler):  # type: ignore[type-arg]
+def _set_up_logging(level: int, log_file: Path | None) -> None:
+    """Lines to stderr from ``level`` on; to the file, if there is one, all that is told."""
+    logger = logging.getLogger("dtme_search")
+    for old in list(logger.handlers):
+        logger.removeHandler(old)
+        old.close()
+    lines = _LogLines()
+    lines.setLevel(level)
+    lines.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+    lines.addFilter(lambda record: record.name != NEWS.name)
+    logger.addHandler(lines)
+    logger.setLevel(level)
+    NEWS.setLevel(logging.INFO)
+    if log_file is not None:
+        try:
+            file = logging.FileHandler(log_file, encoding="utf-8")
+        except OSError as error:
+            raise ConfigError(f"--log-file {log_file}: {error.strerror}. Give another file.") from error
+        file.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
+        logger.addHandler(file)
+        logger.setLevel(min(level, logging.INFO))
+
+
+class _LogLines(logging.Handler):
     """Writes to what ``sys.stderr`` is at that moment: above progress bars while there are any."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.setStream(sys.stderr)
-        super().emit(record)
+        sys.stderr.write(f"{self.format(record)}\n")

@@ -53,7 +53,7 @@ def prepare_and_print(screen: Screen, name: str, source: Path, out: Path, jobs: 
             name, source, out, jobs=jobs or min(os.cpu_count() or 1, _MOST_JOBS), on_progress=on_progress
         )
     screen.line(f"{report.num_samples} samples written to {report.out}")
-    screen.line(
+    screen.news(
         f"Next:  {shlex.join(['dtme-search', 'data', 'check', name, '--data-root', str(report.out)])}"
     )
 

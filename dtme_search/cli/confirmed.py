@@ -31,12 +31,11 @@ def print_confirmed(screen: Screen, study: LoadedStudy, trials: Frame | None = N
         screen.console, "Confirmed with further seeds", table.rename(columns={"delta_m_percent": "search"})
     )
     screen.line("")
-    screen.say(
+    screen.hint(
         "mean, standard deviation and gains over the further seeds, each against single-task baselines of "
         "its seed (with --no-baselines those of the search); paired: the mean gain over the "
         "unexpanded network of each seed, which shares its noise. The seed of the search is not among "
         "them, because its value was chosen for being high.",
-        style="dim",
     )
     doubt = doubt_about_leader(ranking(study))
     if doubt:

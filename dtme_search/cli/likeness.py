@@ -67,7 +67,7 @@ def tasks(
     found = likeness.groups_of(rows, names, groups) if groups and maps else []
     for number, group in enumerate(found, 1):
         screen.line(f"group {number}: {', '.join(group)}")
-    screen.say(_CAUTION, style="dim")
+    screen.hint(_CAUTION)
     if write is None:
         return
     if searched:
@@ -128,8 +128,7 @@ def _print_worth(screen: "Screen", worth: "Sequence[Worth]") -> None:
         ["task", "auxiliary", "likeness", "gain with it", "s.e.", "trials with / without"],
         rows,
     )
-    screen.say(
+    screen.hint(
         "gain with it: mean gain of the task in trials that train the auxiliary task, less that of trials "
         "that do not, in points. These trials differ in other things, too.",
-        style="dim",
     )

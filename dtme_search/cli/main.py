@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
+from collections.abc import Sequence
 from typing import NoReturn
 
 import typer
@@ -13,9 +14,11 @@ import typer
 from dtme_search.cli import datasets, deploying, likeness, managing, searching, training, viewing  # noqa: F401
 from dtme_search.cli.app import app
 from dtme_search.cli.arguments import hide_passwords
+from dtme_search.cli.screen import NEWS
 from dtme_search.errors import DtmeSearchError
 
 _ANYWHERE = {"-q", "--quiet", "-v", "--verbose"}
+_LOG_FILE = "--log-file"
 _DISK_ERRORS = {
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT),
     *(errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG),
@@ -29,11 +32,8 @@ def main() -> None:
     # The CPU threads of torch spin while they wait. Beside any other busy process that makes training
     # several times slower, so they sleep instead. Read when torch is imported, which commands do later.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    words = sys.argv[1:]
-    # Flags of the program work behind the command too.
-    flags = [word for word in words if word in _ANYWHERE]
     try:
-        app(args=flags + [word for word in words if word not in _ANYWHERE], prog_name="dtme-search")
+        app(args=with_flags_first(sys.argv[1:]), prog_name="dtme-search")
     except DtmeSearchError as error:
         _fail(" ".join(line.strip() for line in str(error).splitlines()))
     except OSError as error:
@@ -42,6 +42,24 @@ def main() -> None:
         _fail(f"{error.filename}: {error.strerror}.")
 
 
+def with_flags_first(words: Sequence[str]) -> list[str]:
+    """Flags of the program work behind the command too.
+
+    Example:
+        >>> with_flags_first(["show", "-q", "--study", "demo", "--log-file", "log"])
+        ['-q', '--log-file', 'log', 'show', '--study', 'demo']
+    """
+    flags, others, rest = list[str](), list[str](), list(words)
+    while rest:
+        word = rest.pop(0)
+        is_flag = word in _ANYWHERE or word.partition("=")[0] == _LOG_FILE
+        (flags if is_flag else others).append(word)
+        if word == _LOG_FILE and rest:
+            flags.append(rest.pop(0))
+    return flags + others
+
+
 def _fail(message: str) -> NoReturn:
+    NEWS.info("error: %s", message)
     typer.echo(f"dtme-search: {message}", err=True)
     sys.exit(2)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
 
@@ -14,7 +15,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Column, Table
 
 from dtme_search.cli.screen import Screen
+from dtme_search.cli.signs import Signs
 from dtme_search.search import BaselineRow, ConfirmationRow, Listener, Outcome, WorkerStatus
+from dtme_search.search.trial.events import duration, tee
 from dtme_search.tasks import display_metric
 from dtme_search.training import Progress as RunProgress
 
@@ -27,6 +30,13 @@ _RECOVERED = {
 }
 _ONE_DAY = 24 * 60 * 60
 """Seconds over which speed is averaged; rich's half a minute is over before the next trial ends."""
+
+
+@contextmanager
+def listening(screen: Screen) -> Iterator[Listener]:
+    """Bars on a terminal; without one, lines that say how far it is."""
+    with TerminalListener(screen) as bars, Signs(screen.sign) as signs:
+        yield tee(bars, signs.hear)
 
 
 class TerminalListener(Listener):
@@ -177,15 +187,7 @@ def table_of_workers(statuses: Sequence[WorkerStatus]) -> Table:
             "" if status.trial is None else str(status.trial),
             "" if total is None else f"{status.step}/{total}",
             "" if gain is None else f"{gain:+.2f} %",
-            _duration(status.seconds_left),
+            duration(status.seconds_left),
             (status.doing or "ended") + (f" (start {status.starts})" if status.starts > 1 else ""),
         )
     return table
-
-
-def _duration(seconds: float | None) -> str:
-    if seconds is None:
-        return ""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -10,6 +10,7 @@ from rich.text import Text
 from dtme_search.cli.screen import Screen
 from dtme_search.cli.sketch import front_points, layer_blocks, plot_points
 from dtme_search.cli.tables import print_frame, print_table
+from dtme_search.cli.working import print_work
 from dtme_search.tasks import display_metric
 from dtme_search.words import cell, enumerated, heading, numbered
 
@@ -42,11 +43,13 @@ def print_study(screen: Screen, study: LoadedStudy) -> None:
     from dtme_search.search.study.states import counts_in_words
 
     trials = trials_table(study)
+    states = [] if trials.empty else list(trials["state"])
+    screen.say(f"Study {study.name}: {counts_in_words(states, study.config.trials)}.")
+    is_running = print_work(screen, study)
     if trials.empty:
-        screen.say(f"Study {study.name} has no trials yet.")
-        screen.line(f"Next:\n  {study.place.command('optimize')}")
+        if not is_running:
+            print_next(screen, study.place.command("optimize"))
         return
-    screen.say(f"Study {study.name}: {counts_in_words(list(trials['state']), study.config.trials)}.")
     front = front_table(study, trials)
     if not front.empty:
         goal = " and ".join(
@@ -75,11 +78,11 @@ def print_study(screen: Screen, study: LoadedStudy) -> None:
         words = (
             f"delta_m, gain by task and overhead in percent; {legend or paired}step cost in unexpanded steps;"
         )
-        screen.say(words, style="dim")
-        screen.say(f"{LEGEND}.", style="dim")
+        screen.hint(words)
+        screen.hint(f"{LEGEND}.")
         _print_doubts(screen, front)
         if doubt := cost_doubt(front):
-            screen.say(doubt, style="dim")
+            screen.hint(doubt)
         _print_measures(screen, study, trials, front)
         print_confirmed(screen, study, trials)
         _print_sketches(screen, study, trials, front)
@@ -98,17 +101,22 @@ def print_study(screen: Screen, study: LoadedStudy) -> None:
     row = trials[trials["trial"] == best].iloc[0]
     screen.say(best_in_words(study, best))
     for sentence in filter(None, (study.savings().sentence(), threads_in_words(study))):
-        screen.say(sentence)
-    screen.line("Next:")
+        screen.hint(sentence, style=None)
     place, force = study.place, ["--force"] if row["dead_tasks"] else []
     confirm = [] if row["num_seeds"] > 0 else [place.command("confirm", "--top", "3", "--seeds", "3")]
-    for command in (
+    print_next(
+        screen,
         *confirm,
         place.command("export", "--best", *force, "--out", "best.yaml"),
         place.train("best.yaml"),
         place.command("dashboard"),
-    ):
-        screen.line(f"  {command}")
+    )
+
+
+def print_next(screen: Screen, *commands: str) -> None:
+    """Commands to type next."""
+    if not screen.quiet:
+        screen.line("\n".join(["Next:", *(f"  {command}" for command in commands)]))
 
 
 def print_baselines(screen: Screen, rows: Iterable[BaselineRow]) -> None:
@@ -153,19 +161,16 @@ def print_final(screen: Screen, result: FinalResult) -> None:
     screen.line("")
     for name in result.metrics:
         if result.specs[name].derived_from:
-            screen.say(
-                f"The labels of {name} are derived from {result.specs[name].derived_from}.", style="dim"
-            )
+            screen.hint(f"The labels of {name} are derived from {result.specs[name].derived_from}.")
     if result.delta_m_percent is not None:
         screen.say(
             f"delta_m {result.delta_m_percent:+.2f} % on the {result.split} split, against {result.against}, "
             "trained on the same ids; one seed."
         )
     if result.baselines and result.extra_metrics:
-        screen.say(
+        screen.hint(
             f"Gains and delta_m are those of the metric with a baseline beside it; {_listed_extras(result)} "
             "only to compare with publications.",
-            style="dim",
         )
     if result.split == "holdout":
         screen.say(
@@ -185,13 +190,15 @@ def _listed_extras(result: FinalResult) -> str:
 
 def _print_sketches(screen: Screen, study: LoadedStudy, trials: Frame, front: Frame) -> None:
     """The front as a plot, its layers as blocks."""
+    if screen.quiet:
+        return
     price = next((name for name in study.config.objectives if name != "delta_m_percent"), None)
     points = front_points(trials, price) if price else []
     if price and len({point[:2] for point in points}) > 1:
         screen.line(f"\ndelta_m in percent (up) by {heading(price)} (across):")
         for line in plot_points(points, width=min(60, screen.console.width - 12)):
             screen.line(line)
-        screen.say("* on the front, o feasible, x above a limit", style="dim")
+        screen.hint("* on the front, o feasible, x above a limit")
     shown = front[front["layers"] != ""].head(_MOST_MAPS)
     if len(shown) and len(shown["layers"].iloc[0]) * 3 + 24 <= screen.console.width:
         screen.line("\nLayers from the input on:")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,12 +15,18 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
+NEWS = logging.getLogger("dtme_search.news")
+"""What is printed on the way, for the log file."""
+
+
 @dataclass(frozen=True)
 class Screen:
     """Prints results; news on the way only when not asked to be quiet.
 
+    Everything goes to the log file too, if there is one (``--log-file``).
+
     Attributes:
-        quiet: Results and errors only.
+        quiet: Results and errors only: no news, no explanations, no next commands, no sketches.
     """
 
     quiet: bool = False
@@ -36,6 +43,11 @@ class Screen:
         """Whether something that moves may be drawn."""
         return self.console.is_terminal and not self.quiet
 
+    @property
+    def wants_signs(self) -> bool:
+        """Whether signs of life shall be printed: somebody reads a file instead of watching bars."""
+        return not self.console.is_terminal and not self.quiet
+
     def say(self, text: str = "", *, style: str | None = None) -> None:
         """Print a sentence; a terminal wraps it between words, a file gets it in one line."""
         self.console.print(text, style=style, soft_wrap=not self.console.is_terminal)
@@ -46,8 +58,20 @@ class Screen:
 
     def news(self, text: str) -> None:
         """Print what happened on the way."""
+        NEWS.info(text)
         if not self.quiet:
             self.line(text)
+
+    def sign(self, text: str) -> None:
+        """Tell a sign of life, where no bars show it."""
+        NEWS.info(text)
+        if self.wants_signs:
+            self.line(text)
+
+    def hint(self, text: str = "", *, style: str | None = "dim") -> None:
+        """Explain a result, or what to do next, in a sentence."""
+        if not self.quiet:
+            self.say(text, style=style)
 
 
 @contextmanager

@@ -101,7 +101,7 @@ def optimize(
     Trains the single-task baselines that are missing, then trials until the study has its total. Ctrl-C
     stops at the next step with a checkpoint, twice stops at once; the same command goes on.
     """
-    from dtme_search.cli.progress import TerminalListener
+    from dtme_search.cli.progress import listening
     from dtme_search.cli.render import print_study
     from dtme_search.reporting import PageKeeper, draw_trial, write_page
     from dtme_search.search import optimize as run
@@ -109,7 +109,7 @@ def optimize(
     if warm_start_from is None and was_given(context, "warm_start_storage"):
         raise ConfigError("optimize: --warm-start-storage needs --warm-start-from STUDY.")
     screen = screen_of(context)
-    with stoppable(), TerminalListener(screen) as listener:
+    with stoppable(), listening(screen) as listener:
         loaded = run(
             study,
             storage=storage,
@@ -161,14 +161,14 @@ def worker(
     Runs trials beside the study's other workers until none is left to begin. Config, search space and
     total are those of the last `optimize`. Ctrl-C or SIGTERM hands the trial in hand back with a checkpoint.
     """
-    from dtme_search.cli.progress import TerminalListener
+    from dtme_search.cli.progress import listening
     from dtme_search.reporting import draw_trial
     from dtme_search.search import Reporter, join
 
     screen = screen_of(context)
     again = "Whoever works on the study goes on from the last checkpoint."
     with stoppable(again), ExitStack() as shown:
-        listener = shown.enter_context(TerminalListener(screen)) if launcher is None else Reporter(sys.stdout)
+        listener = shown.enter_context(listening(screen)) if launcher is None else Reporter(sys.stdout)
         loaded = join(
             study,
             storage=storage,
@@ -228,12 +228,12 @@ def baseline(
 
     Only those that are missing in the database are trained; all of them are printed.
     """
-    from dtme_search.cli.progress import TerminalListener
+    from dtme_search.cli.progress import listening
     from dtme_search.cli.render import print_baselines
     from dtme_search.search import train_baselines
 
     screen = screen_of(context)
-    with stoppable(), TerminalListener(screen) as listener:
+    with stoppable(), listening(screen) as listener:
         rows = train_baselines(
             study,
             storage=storage,
@@ -276,12 +276,12 @@ def confirm(
     value was chosen for being high. Ctrl-C stops with a checkpoint; the same command does what is missing.
     """
     from dtme_search.cli.confirmed import best_in_words, print_confirmed
-    from dtme_search.cli.progress import TerminalListener
+    from dtme_search.cli.progress import listening
     from dtme_search.reporting import best_trial, write_page
     from dtme_search.search import confirm as run
 
     screen = screen_of(context)
-    with stoppable(), TerminalListener(screen) as listener:
+    with stoppable(), listening(screen) as listener:
         loaded = run(
             study,
             top=top,

@@ -45,13 +45,13 @@ def train(
 
     The metrics are those of the test split. Ctrl-C stops with a checkpoint; the same command goes on.
     """
-    from dtme_search.cli.progress import TerminalListener
+    from dtme_search.cli.progress import listening
     from dtme_search.cli.render import print_final
     from dtme_search.search import train_final
 
     screen = screen_of(context)
     run_config = _run_config(config, data_root, set_)
-    with stoppable(), TerminalListener(screen) as listener:
+    with stoppable(), listening(screen) as listener:
         result = train_final(
             run_config,
             Path(config).stem,
@@ -79,7 +79,7 @@ def evaluate(
     set_: options.Set = None,
 ) -> None:
     """Measure a checkpoint on the test split or the hold-out."""
-    from dtme_search.cli.progress import TerminalListener
+    from dtme_search.cli.progress import listening
     from dtme_search.cli.render import print_final
     from dtme_search.search import evaluate_checkpoint
 
@@ -95,7 +95,7 @@ def evaluate(
         predictor = Predictor(model, data.specs, run_config, data.device)
         saved.extend(save_split_panels(predictor, data, split.value, save_panels, out))
 
-    with stoppable("Nothing was written."), TerminalListener(screen) as listener:
+    with stoppable("Nothing was written."), listening(screen) as listener:
         result = evaluate_checkpoint(
             run_config,
             path,
@@ -159,7 +159,7 @@ def conflicts(
 
     Trains to the expansion step, measures there, prints a table of layers and draws a heat map.
     """
-    from dtme_search.cli.progress import TerminalListener
+    from dtme_search.cli.progress import listening
     from dtme_search.models import check_model
     from dtme_search.reporting import conflict_heat_map, save_png
     from dtme_search.reporting.targets import refuse_foreign
@@ -171,7 +171,7 @@ def conflicts(
         raise ConfigError(f"--out must be a folder, got the file {out}.")
     refuse_foreign(out / "conflicts.png")
     screen = screen_of(context)
-    with stoppable("Nothing was written."), TerminalListener(screen) as listener:
+    with stoppable("Nothing was written."), listening(screen) as listener:
         shelf = DataShelf(pick_device(device), on_progress=listener.data_reading)
         check_model(run_config.model, run_config.data.image_size)
         data = shelf.get(run_config)

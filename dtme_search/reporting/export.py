@@ -104,7 +104,7 @@ def _text(study: LoadedStudy, number: int, force: bool) -> str:
     run = next(iter(study.records.runs(study.name, number)), None)
     if trial.state != TrialState.COMPLETE or run is None or run.config is None:
         raise ExportError(
-            f"study {study.name}: trial {number} must be complete, got one that is "
+            f"study {study.name}: trial {number} must be complete, got "
             f"{state_of(trial, dead_among([trial], study.records.engine))}. "
             f"All trials: {study.place.command('show')}"
         )

@@ -23,6 +23,7 @@ from dtme_search.search.study.lifecycle import put_right
 from dtme_search.search.study.loading import LoadedStudy, load_study, storage_url
 from dtme_search.search.study.place import DEFAULT_WORKDIR
 from dtme_search.search.study.preparation import read_study
+from dtme_search.search.study.presence import AtWork, at_work
 from dtme_search.search.study.states import STATES, counts_in_words, dead_among, state_of, trial_states
 from dtme_search.search.trial.callback import Callback, EvaluationInfo, StudyInfo, TrialEnd, TrialInfo
 from dtme_search.search.trial.diary import DrawFiles
@@ -35,6 +36,7 @@ __all__ = [
     "DEFAULT_WORKDIR",
     "PROPOSAL_ATTR",
     "STATES",
+    "AtWork",
     "BaselineRow",
     "Callback",
     "Check",
@@ -55,6 +57,7 @@ __all__ = [
     "TrialInfo",
     "WorkerStatus",
     "Workspace",
+    "at_work",
     "can_run",
     "confirm",
     "confirmations",

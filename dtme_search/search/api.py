@@ -30,6 +30,7 @@ from dtme_search.search.study.threads import fix_threads, same_threads
 from dtme_search.search.trial.callback import StudyInfo
 from dtme_search.search.trial.calling import CallbackSource, import_paths, with_callbacks
 from dtme_search.search.trial.diary import DrawFiles
+from dtme_search.search.trial.events import tee
 from dtme_search.search.trial.listener import Listener
 from dtme_search.search.trial.objective import Objective
 from dtme_search.search.workers.engines import EngineName, engine_for
@@ -147,10 +148,11 @@ def optimize(
     with StopSwitch(timeout) as switch:
         if alone or (left <= 1 and places and not places[0].visible):
             threads = None if alone else places[0].threads(len(places))
-            _work(prepared, hears, draw, switch, publish=publish, threads=threads)
+            with prepared.present("optimize") as told:
+                _work(prepared, tee(hears, told), draw, switch, publish=publish, threads=threads)
         elif left > 0 and not switch():
             prepared.shelf.clear()
-            with runs.launcher(prepared, left) as launcher:
+            with runs.launcher(prepared, left) as launcher, prepared.present("optimize", "watching workers"):
                 Workers(prepared, launcher, hears, switch, publish).run()
     return prepared.loaded(stopped=switch.asked)
 
@@ -194,7 +196,8 @@ def join(
     with StopSwitch(timeout, is_orphan) as switch:
         settings = Settings(storage=storage, workdir=Path(workdir), data_root=data_root)
         prepared = join_prepared(study, settings, pick_device(device), _worker_number(), hears)
-        _work(prepared, hears, draw, switch, stays=launcher is not None)
+        with prepared.present("worker") as told:
+            _work(prepared, tee(hears, told), draw, switch, stays=launcher is not None)
     return prepared.loaded(stopped=switch.asked)
 
 

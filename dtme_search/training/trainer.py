@@ -322,6 +322,8 @@ class Trainer:
         state.schedule.observe(state.step, self._improved(evaluation))
         state.evaluations.append(evaluation)
         self.callbacks.on_evaluate(evaluation)
+        shown = (f"{name} {self.data.specs[name].display(value)}" for name, value in metrics.items())
+        self._tell_progress(f"evaluated: {', '.join(shown)}")
 
     def _improved(self, new: Evaluation) -> bool:
         """Whether any primary metric is better than in every evaluation before."""

@@ -39,3 +39,4 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys, tmp_path: Path) -> Callable[...
 
     yield call
     logger.setLevel(level)
+    logger.handlers.clear()

@@ -330,7 +330,7 @@ class TestExport:
             run.trial for run in finished_study.study.records.runs("tiny") if run.feasible is False
         )
         refused((*words, "99"), rf"trial must be one of 0\.\.{len(trials) - 1}, got 99")
-        refused((*words, failed), rf"trial {failed} must be complete, got fail")
+        refused((*words, failed), rf"trial {failed} must be complete, got failed")
         refused((*words, infeasible), rf"trial {infeasible} exceeds a limit .* --force")
 
     def test_over_a_folder(self, refused, finished_study, place):

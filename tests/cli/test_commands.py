@@ -190,8 +190,10 @@ class TestOptimize:
             )
             ran = run(*words)
         assert ran.code == 130
-        assert ran.err == (
-            "dtme-search: stopped at step 1 of 10. The same command goes on from the last checkpoint.\n"
+        warned, stopped = ran.err.splitlines()
+        assert warned == "WARNING: stopping at the next step with a checkpoint; once more stops at once"
+        assert stopped == (
+            "dtme-search: stopped at step 1 of 10. The same command goes on from the last checkpoint."
         )
         assert run(*words).code == 0
 
@@ -239,7 +241,7 @@ class TestShow:
         write_tiny_study(place)
         run("optimize", "--study", "tiny.yaml", "--timeout", 0)
         assert run("show", "--study", "tiny").out == (
-            "Study tiny has no trials yet.\nNext:\n  dtme-search optimize --study tiny.yaml\n"
+            "Study tiny: no trial yet; 3 planned.\nNext:\n  dtme-search optimize --study tiny.yaml\n"
         )
         assert json.loads(run("show", "--study", "tiny", "--format", "json").out) == []
         assert run("show", "--study", "tiny", "--format", "csv").out.startswith("trial,state,delta_m_percent")

@@ -15,7 +15,7 @@ from dtme_search.search import WorkerStatus
 def test_a_worker_joins_what_optimize_made(run, tmp_path):
     file = write_tiny_study(tmp_path, {"tasks": {"depth": {}}}, trials=2)
     made = run("optimize", "--study", file, "--device", "cpu", "--timeout", 0)
-    assert made.code == 0 and "no trials yet" in made.out
+    assert made.code == 0 and "no trial yet" in made.out
     ran = run("worker", "--study", "tiny", "--device", "cpu")
     assert ran.code == 0, ran
     assert "baseline depth" in ran.out and "trial 1: delta_m" in ran.out

@@ -38,6 +38,7 @@ from dtme_search.search.storage.tables import (
     RUNGS,
     RUNS,
     TRUNKS,
+    WORKERS,
 )
 from dtme_search.search.storage.upgrade import create_tables, is_current
 
@@ -48,7 +49,7 @@ RowT = TypeVar("RowT")
 ResultT = TypeVar("ResultT")
 
 _MEASURED: tuple[Table, ...] = (EVALUATIONS, CONFLICTS, GRADIENTS, PLANS, RUNGS, TRUNKS)
-_OF_TRIALS: tuple[Table, ...] = (*_MEASURED, RUNS, CONFIRMATIONS)
+_OF_TRIALS: tuple[Table, ...] = (*_MEASURED, RUNS, CONFIRMATIONS, WORKERS)
 
 
 class Records:

@@ -239,6 +239,29 @@ class RungRow:
 
 
 @dataclass(frozen=True, kw_only=True)
+class WorkerRow:
+    """A process that works on a study, as long as it does.
+
+    Attributes:
+        worker: Names the process.
+        host, pid: Its machine and its number there; ``machine`` and ``begun`` tell it from all others.
+        command: What was called, such as ``optimize``.
+        doing: What it does, in words; ``step`` of ``total_steps`` where that has steps.
+    """
+
+    worker: str
+    host: str
+    pid: int
+    machine: str
+    begun: int
+    command: str
+    started_at: datetime
+    doing: str
+    step: int | None = None
+    total_steps: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class ConfirmationRow:
     """The configuration of a trial trained again with another seed.
 

@@ -38,6 +38,7 @@ from dtme_search.search.storage.rows import (
     RunRow,
     StoredEvaluation,
     TrunkRow,
+    WorkerRow,
 )
 
 SCHEMA_VERSION = 5
@@ -45,7 +46,7 @@ SCHEMA_VERSION = 5
 
 2 brought trunks, rungs and confirmations; 3 batch_parts; 4 gains over the unexpanded run of a seed, baselines
 of each trial, units;
-5 gradients, compiled.
+5 gradients, compiled, workers.
 """
 
 
@@ -129,6 +130,10 @@ RUNGS = _table("dtme_rungs", RungRow, ("study", "rung", "trial"))
 """What a trial was worth at an evaluation: the numbers that pruning compares."""
 CONFIRMATIONS = _table("dtme_confirmations", ConfirmationRow, ("study", "trial", "seed"))
 """The configuration of a trial trained again with another seed."""
+
+WORKERS = _table("dtme_workers", WorkerRow, ("study", "worker"))
+"""A process that works on a study."""
+WORKERS.append_column(Column("seen_at", DateTime, nullable=True))  # by the clock of the database
 
 # Every trial asks for the first run that did its work; without an index that reads all runs of the study.
 Index("ix_dtme_runs_work", RUNS.c.study, RUNS.c.resolved_fingerprint, RUNS.c.trial)

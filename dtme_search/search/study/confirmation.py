@@ -34,7 +34,9 @@ from dtme_search.search.study.lifecycle import put_right
 from dtme_search.search.study.loading import LoadedStudy, load_study
 from dtme_search.search.study.place import DEFAULT_WORKDIR
 from dtme_search.search.study.preparation import check_same_inputs
+from dtme_search.search.study.presence import present
 from dtme_search.search.study.threads import same_threads
+from dtme_search.search.trial.events import tee
 from dtme_search.search.trial.listener import Listener
 from dtme_search.search.trial.outcome import compare
 from dtme_search.search.workspace import Workspace, private_folder
@@ -116,7 +118,8 @@ def confirm(
     check_same_inputs(loaded.optuna, base, data.fingerprint)
     check_run(base, data)
     workspace = Workspace.of_study(Path(workdir), loaded.name)
-    with StopSwitch() as switch:
+    with StopSwitch() as switch, present(loaded.records.engine, loaded.name, "confirm") as told:
+        hears = tee(hears, told)
         baselines = Baselines(loaded.records, shelf, workspace.baseline, hears, switch, tells_known=False)
         steps = tuple(sorted({repeat.config.expansion_step or 0 for repeat in repeats} - {0}))
         repeater = _Repeater(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -47,9 +48,11 @@ from dtme_search.search.study.lifecycle import put_right, tidy
 from dtme_search.search.study.loading import FILE_ATTR, STUDY_ATTR, LoadedStudy, load_study, storage_url
 from dtme_search.search.study.place import Place
 from dtme_search.search.study.plan_sampler import study_sampler
+from dtme_search.search.study.presence import present
 from dtme_search.search.study.sampling import build_pruner, build_sampler, sampler_seed
 from dtme_search.search.study.settings import Settings
 from dtme_search.search.study.warm_start import Knowledge, WarmStart, read_knowledge
+from dtme_search.search.trial.events import Hear
 from dtme_search.search.trial.listener import Listener
 from dtme_search.search.workspace import Workspace
 from dtme_search.training import check_run
@@ -103,6 +106,10 @@ class Prepared:
     def warm_start(self, listener: Listener) -> WarmStart:
         """Hands the knowledge to the study when it is due."""
         return WarmStart(self.knowledge, self.space, self.records, listener)
+
+    def present(self, command: str, doing: str = "starting") -> AbstractContextManager[Hear]:
+        """Show in the database that this process works on the study."""
+        return present(self.records.engine, self.config.name, command, doing)
 
     def recover(self, listener: Listener) -> None:
         """Tell the results that dead workers left on disk, and hand back the trials they had in hand."""

@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Any, TextIO
 
 from dtme_search.search.storage.rows import BaselineRow
+from dtme_search.search.trial.events import EVALUATED
 from dtme_search.search.trial.listener import Listener
 from dtme_search.search.trial.outcome import Outcome
 from dtme_search.training import Progress
@@ -43,7 +44,8 @@ class Reporter(Listener):
         self._tell("trial_started", number=number, finished=finished, total=total, params=dict(params))
 
     def progress(self, progress: Progress) -> None:
-        self._sign("progress", progress.step == progress.total_steps, **asdict(progress))
+        is_news = progress.step == progress.total_steps or progress.note.startswith(EVALUATED)
+        self._sign("progress", is_news, **asdict(progress))
 
     def waiting(self, what: str) -> None:
         self._tell("waiting", what=what)
