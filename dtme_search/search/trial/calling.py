@@ -34,7 +34,7 @@ class Calling:
     def __call__(self, event: str, facts: Mapping[str, Any]) -> None:
         for callback in self._callbacks if event in _THEIRS else ():
             try:
-                getattr(callback, event)(**facts)
+                getattr(callback, event)(*facts.values())
             except Exception as error:  # whoever watches must not end what is watched
                 kind = (type(callback), event, type(error))
                 if kind not in self._warned:

@@ -18,7 +18,7 @@ class Threads(Callback):
     def __init__(self):
         self.seen = []
 
-    def on_baseline_end(self, baseline, *, trained):
+    def on_baseline_end(self, baseline, trained):
         self.seen.append(torch.get_num_threads())
 
     def on_evaluation(self, trial, evaluation):
