@@ -1,31 +1,5 @@
 """What people look at: tables, pictures, exports, reports, the dashboard."""
 
-<<<<<<< HEAD
-from dtme_search.reporting.costs import cost_doubt, marked_costs, threads_in_words
-from dtme_search.reporting.dashboard import make_server
-from dtme_search.reporting.export import best_trial, export_best, export_front, export_trial
-from dtme_search.reporting.figures import FIGURES, conflict_heat_map, draw_trial, save_png
-from dtme_search.reporting.guard import Access
-from dtme_search.reporting.measures import metrics_table, searched_table, without_measures
-from dtme_search.reporting.notebook import StudyView, load_study
-from dtme_search.reporting.page import PageKeeper, write_page
-from dtme_search.reporting.panels import PanelRow, draw_panels, predict_image, save_split_panels
-from dtme_search.reporting.report import write_report
-from dtme_search.reporting.sheet import label_sheet
-from dtme_search.reporting.study_data import StudyData, read_study_data
-from dtme_search.reporting.tables import (
-    LEGEND,
-    Frame,
-    against,
-    baselines_table,
-    confirmed_table,
-    failed_table,
-    front_table,
-    over_base_legend,
-    pruned_table,
-    trials_table,
-)
-=======
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
@@ -33,6 +7,7 @@ from typing import TYPE_CHECKING
 from dtme_search.lazy import lazily
 
 if TYPE_CHECKING:
+    from dtme_search.reporting.costs import cost_doubt, marked_costs, threads_in_words
     from dtme_search.reporting.dashboard import make_server
     from dtme_search.reporting.export import best_trial, export_best, export_front, export_trial
     from dtme_search.reporting.figures import FIGURES, conflict_heat_map, draw_trial, save_png
@@ -56,7 +31,6 @@ if TYPE_CHECKING:
         pruned_table,
         trials_table,
     )
->>>>>>> main
 
 __all__ = [
     "FIGURES",
@@ -102,6 +76,7 @@ __all__ = [
 __getattr__ = lazily(
     __name__,
     {
+        "costs": ("cost_doubt", "marked_costs", "threads_in_words"),
         "dashboard": ("make_server",),
         "export": ("best_trial", "export_best", "export_front", "export_trial"),
         "figures": ("FIGURES", "conflict_heat_map", "draw_trial", "save_png"),

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import optuna
-import torch
+
+if TYPE_CHECKING:  # looking at a study does without torch
+    import torch
 
 THREADS_ATTR = "dtme:threads"
 """Study attribute: threads of the worker that began it."""
@@ -26,6 +29,8 @@ def fix_threads(study: optuna.Study, device: torch.device, otherwise: int | None
 
     To be called with the lock for asking: workers that start together must agree.
     """
+    import torch
+
     if device.type == "cpu" and threads_of(study) is None:
         study.set_user_attr(THREADS_ATTR, otherwise or torch.get_num_threads())
 
@@ -33,6 +38,8 @@ def fix_threads(study: optuna.Study, device: torch.device, otherwise: int | None
 @contextmanager
 def same_threads(study: optuna.Study, device: torch.device) -> Iterator[None]:
     """Compute with the threads of the study; the caller's number comes back at the end."""
+    import torch
+
     here, fixed = torch.get_num_threads(), threads_of(study)
     if device.type == "cpu" and fixed is not None:
         torch.set_num_threads(fixed)
