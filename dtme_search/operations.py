@@ -43,21 +43,31 @@ def _of_expansion(embed_dim: int, _linears: Linears, options: Options) -> int:
     return int(options["num_task_tokens"]) * embed_dim
 
 
+def _of_lora(_embed_dim: int, linears: Linears, options: Options) -> int:
+    widths = [linears[target] for target in str(options["lora_targets"]).split("+")]
+    return int(options["lora_rank"]) * sum(map(sum, widths))
+
+
+_LORA = {"lora_rank": 4, "lora_alpha": 4.0, "lora_targets": "qkv+proj"}
+
 OPERATIONS: Mapping[str, OperationSpec] = MappingProxyType(
     {
         spec.name: spec
         for spec in (
             OperationSpec("modulate", "M", "modulation", _of_modulation),
             OperationSpec("expand", "E", "expansion", _of_expansion, {"num_task_tokens": 1}),
+            OperationSpec("lora", "L", "LoRA", _of_lora, _LORA),
         )
     }
 )
 """All operations, in the order in which they act within a layer."""
+LORA_MAPS = ("qkv", "proj", "fc1", "fc2")
+"""Linear maps of a block that LoRA can adapt: of the attention, then of the MLP."""
 OF_THE_PAPER = ("modulate", "expand")
 """Those of DTME (arXiv 2507.07485); tables always show them."""
 
 _BOTH = "both"
-_COMBINED = {_BOTH: "B"}
+_COMBINED = {_BOTH: "B", "modulate+lora": "m", "expand+lora": "e", "both+lora": "b"}
 """Letters of several operations at one layer."""
 
 
@@ -87,16 +97,16 @@ def operations_of(choice: str) -> tuple[str, ...]:
     return tuple(name for name in OPERATIONS if name in parts)
 
 
-def _choices() -> tuple[str, ...]:
-    names = tuple(OPERATIONS)
+def _subsets(names: tuple[str, ...], join: Callable[[Iterable[str]], str]) -> tuple[str, ...]:
     return tuple(
-        name_of(name for bit, name in enumerate(names) if number >> bit & 1)
-        for number in range(2 ** len(names))
+        join(name for bit, name in enumerate(names) if number >> bit & 1) for number in range(2 ** len(names))
     )
 
 
-CHOICES = _choices()
+CHOICES = _subsets(tuple(OPERATIONS), name_of)
 """All that can happen at a layer."""
+LORA_TARGETS = _subsets(LORA_MAPS, "+".join)[1:]
+"""All sets of maps that LoRA can adapt."""
 LETTERS: Mapping[str, str] = MappingProxyType(
     {
         choice: OPERATIONS[choice].letter

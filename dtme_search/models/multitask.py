@@ -7,11 +7,13 @@ N = S * B, (h, w) token grid, (H, W) image.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
 
+from dtme_search.errors import ConfigError
 from dtme_search.models.architectures import find_architecture
 from dtme_search.models.backbone import Backbone, BackboneInfo, build_backbone, describe_backbone
 from dtme_search.models.decoders import DecoderContext, Level, Predictions
@@ -25,7 +27,7 @@ from dtme_search.models.streams import (
 )
 
 if TYPE_CHECKING:
-    from dtme_search.config import ModelConfig
+    from dtme_search.config import ExpansionConfig, ModelConfig
     from dtme_search.tasks import TaskSpec
     from dtme_search.token_space import ExpansionPlan
 
@@ -149,6 +151,27 @@ class MultiTaskViT(nn.Module):
         self._routes.clear()
         return new
 
+    def fold(self, tasks: Sequence[str] | None = None) -> None:
+        """Put operations into the weights where all streams of ``tasks`` share them, for inference.
+
+        Outputs of these tasks stay the same up to rounding; the other tasks can no longer be computed. What
+        cannot be folded stays.
+
+        Args:
+            tasks: Tasks that will be computed; all by default.
+        """
+        if self.plan is None:
+            return
+        active = self._active(tasks)
+        groups = {name: dict(layers) for name, layers in self.plan.groups.items()}
+        for layer, block in enumerate(self.backbone.blocks):
+            for name, operation in self._operations_at(layer).items():
+                index = [next((i for i, of in enumerate(groups[name][layer]) if t in of), -1) for t in active]
+                if min(index) >= 0 and len(set(index)) == 1 and operation.fold(block, index[0]):
+                    del groups[name][layer], self._built(name)[str(layer)]
+        self.plan = replace(self.plan, groups=groups)
+        self._routes.clear()
+
     def compile_blocks(self, backend: str = "inductor") -> None:
         """Compile every block with ``torch.compile``; parameters and their names stay as they are.
 
@@ -253,6 +276,30 @@ def check_model(config: ModelConfig, image_size: tuple[int, int]) -> BackboneInf
     architecture, options = find_architecture(config)
     architecture.decoder.check(info, config.decoder_channels, options)
     return info
+
+
+def check_operations(
+    expansion: ExpansionConfig, info: BackboneInfo, operations: Sequence[str] | None = None
+) -> None:
+    """Check that what can be built into the layers fits the backbone; ``operations`` names more than follow.
+
+    Raises:
+        ConfigError: If LoRA is to adapt a map that the blocks have not, or its rank is above a width.
+    """
+    if "lora" not in (*expansion.possible_operations, *(operations or ())):
+        return
+    for target in expansion.lora_targets.split("+"):
+        if target not in info.linears:
+            raise ConfigError(
+                f"expansion.lora_targets must name maps that the blocks of model.backbone have, got "
+                f"'{target}'. They have {', '.join(info.linears) or 'none'}."
+            )
+        width = min(info.linears[target])
+        if expansion.lora_rank > width:
+            raise ConfigError(
+                f"expansion.lora_rank must be at most {width}, the width of {target}, got "
+                f"{expansion.lora_rank}. Lower it."
+            )
 
 
 def build_model(

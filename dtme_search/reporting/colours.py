@@ -26,9 +26,18 @@ SERIES = (BLUE, ORANGE, GREEN, PINK, SKY, RED, YELLOW, BLACK)
 """Colours of lines and points, in the order to take them."""
 
 OPERATION_COLOURS = MappingProxyType(
-    {"none": LIGHT_GREY, "modulate": ORANGE, "expand": BLUE, "both": "#1B1B3A"}
+    {
+        "none": LIGHT_GREY,
+        "modulate": ORANGE,
+        "expand": BLUE,
+        "both": "#1B1B3A",
+        "lora": GREEN,
+        "modulate+lora": RED,
+        "expand+lora": PINK,
+        "both+lora": GREY,
+    }
 )
-"""What happens at a layer: nothing, token modulation, token expansion, both. Darker is more."""
+"""What happens at a layer: nothing, token modulation, token expansion, both; LoRA, alone and beside them. Darker is more."""
 
 STATE_COLOURS = MappingProxyType(
     {

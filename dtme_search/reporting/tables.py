@@ -27,7 +27,8 @@ from dtme_search.search.study.states import trial_states
 Frame = pd.DataFrame
 
 LEGEND = (
-    "layers: . none, M token modulation, E token expansion, B both; one letter per layer from the input on"
+    "layers: . none, M token modulation, E token expansion, B both, L LoRA (m, e, b: beside M, E, B); "
+    "one letter per layer from the input on"
 )
 
 

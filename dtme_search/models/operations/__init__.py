@@ -8,6 +8,7 @@ from types import MappingProxyType
 
 from dtme_search.models.operations.base import LayerOperation, Site
 from dtme_search.models.operations.expansion import TokenExpansion, build_expansion
+from dtme_search.models.operations.lora import Lora, build_lora
 from dtme_search.models.operations.modulation import TokenModulation, build_modulation
 
 __all__ = ["LAYER_OPERATIONS", "LayerOperation", "OperationKind", "Site", "TokenExpansion", "TokenModulation"]
@@ -32,6 +33,7 @@ LAYER_OPERATIONS: Mapping[str, OperationKind] = MappingProxyType(
     {
         "modulate": OperationKind("modulations", TokenModulation, build_modulation),
         "expand": OperationKind("expansions", TokenExpansion, build_expansion),
+        "lora": OperationKind("loras", Lora, build_lora),
     }
 )
 """Name of an operation -> its module, in the order of ``dtme_search.operations.OPERATIONS``."""

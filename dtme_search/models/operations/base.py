@@ -51,5 +51,9 @@ class LayerOperation(nn.Module):
         """Act on the tokens before the block. Group G of a stream stands for "leave as it is"."""
         raise NotImplementedError
 
+    def fold(self, block: nn.Module, group: int) -> bool:
+        """Put what it does for one group into the weights of its block, where that can be done; says whether."""
+        return False
+
     def leave(self) -> None:
         """Forget the streams; called after the block where ``in_block``."""

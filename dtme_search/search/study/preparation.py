@@ -26,7 +26,7 @@ from dtme_search.config import (
 )
 from dtme_search.config.study import ReuseConfig
 from dtme_search.errors import ConfigError, StorageError
-from dtme_search.models import check_model, check_weights, describe_backbone, name_weights
+from dtme_search.models import check_model, check_operations, check_weights, describe_backbone, name_weights
 from dtme_search.search.data_shelf import DataShelf
 from dtme_search.search.reuse.trunks import TrunkStore
 from dtme_search.search.space.known_points import enqueued_point
@@ -325,6 +325,12 @@ def space_of(config: StudyConfig, base: RunConfig) -> SearchSpace:
     for what, one in space.with_each_choice("model"):
         try:
             check_model(one.model, one.data.image_size)
+        except ConfigError as error:
+            raise ConfigError(f"study {config.name}: {what}: {error}") from error
+    for what, one in space.with_each_choice("expansion"):
+        try:
+            forced = ("lora",) if what.startswith("search.expansion.lora_") else ()
+            check_operations(one.expansion, backbone, forced)
         except ConfigError as error:
             raise ConfigError(f"study {config.name}: {what}: {error}") from error
     return with_rule(config, space)
