@@ -21,6 +21,7 @@ PACKAGE = ROOT / "dtme_search"
 
 ROWS = (
     ("version", "errors", "tasks", "words", "thinning"),
+    ("plugins",),
     ("config",),
     ("data", "metrics", "token_space", "schedules", "combine"),
     ("models",),
@@ -52,6 +53,7 @@ OUTSIDE = {
     "tasks": set(),
     "words": set(),
     "thinning": {"numpy"},
+    "plugins": set(),
     "config": {"pydantic", "pydantic_core", "yaml"},
     "data": {"torch", "numpy", "PIL", "h5py", "scipy", "joblib"},
     "metrics": {"torch", "numpy", "scipy", "joblib"},
