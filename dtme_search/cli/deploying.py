@@ -45,11 +45,11 @@ def deploy(
     ] = 1e-4,
     force: Annotated[bool, typer.Option("--force", help="Replace the file if it is there.")] = False,
 ) -> None:
-    """Write a trained network as one file that runs without dtme-search.
+    """Write a trained network as one ONNX or torch file.
 
-    The file takes RGB images (uint8, any number, of the size of the run), normalises them and gives what the
-    tasks predict. It is compared with PyTorch before it is kept. Needs pip install 'dtme-search[onnx]' for
-    ONNX.
+    It runs without dtme-search, takes RGB images (uint8, any number, of the size of the run), normalises them
+    and gives what the tasks predict. It is compared with PyTorch before it is kept. ONNX needs pip install
+    'dtme-search[onnx]'.
     """
     kind = _ENDINGS.get(out.suffix)
     if kind is None or (to is not None and to is not kind):

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from dtme_search.config.dotted import value_at
+from dtme_search.reporting.costs import marked_costs
 from dtme_search.reporting.document import Block, Heading, Paragraph, Table
 from dtme_search.reporting.measures import metrics_table, searched_table, without_measures
 from dtme_search.reporting.study_data import StudyData, plan_of_run
@@ -35,7 +36,8 @@ def front_section(data: StudyData) -> list[Block]:
     front = data.trials[data.trials["on_front"].astype(bool)].sort_values("delta_m_percent", ascending=False)
     if front.empty:
         return []
-    shown = without_measures(front.drop(columns=[name for name in _HIDDEN if name in front]), data.study)
+    shown = marked_costs(front).drop(columns=[name for name in _HIDDEN if name in front])
+    shown = without_measures(shown, data.study)
     shown = shown.dropna(axis=1, how="all")
     return [
         Heading("Front"),
