@@ -9,6 +9,7 @@ from typing import Literal
 import pandas as pd
 
 from dtme_search.errors import ExportError
+from dtme_search.reporting.costs import cost_doubt, marked_costs, threads_in_words
 from dtme_search.reporting.document import (
     Block,
     Bullets,
@@ -119,7 +120,7 @@ def _choices(data: StudyData) -> list[Block]:
 def _trials(data: StudyData) -> list[Block]:
     if data.trials.empty:
         return []
-    shown = data.trials.assign(state=data.kinds).drop(columns=["feasible", "on_front"])
+    shown = marked_costs(data.trials).assign(state=data.kinds).drop(columns=["feasible", "on_front"])
     shown = without_measures(shown, data.study, searched=True)
     empty = [name for name in shown if shown[name].isna().all() or (shown[name] == "").all()]
     shown = shown.drop(columns=empty)
@@ -131,6 +132,8 @@ def _trials(data: StudyData) -> list[Block]:
                 f"`{data.study.place.command('show', '--format', 'csv')}` gives all."
             )
         )
+    if doubt := cost_doubt(data.trials):
+        blocks.append(Paragraph(doubt))
     return blocks
 
 
@@ -159,7 +162,7 @@ def _provenance(data: StudyData) -> list[Block]:
         Table(("what", "of the trials"), [(str(name), text) for name, text in rows if text]),
         Paragraph(
             f"All trials together took {_duration(hours)}. Written {datetime.now(UTC):%Y-%m-%d %H:%M} UTC by "
-            f"dtme-search {__version__}."
+            f"dtme-search {__version__}. {threads_in_words(data.study)}"
         ),
     ]
 

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import pandas as pd
 
 from dtme_search.config.dotted import value_at
+from dtme_search.operations import OPERATIONS
+from dtme_search.reporting.costs import marked_costs
 from dtme_search.reporting.document import Block, Heading, Paragraph, Table
 from dtme_search.reporting.measures import metrics_table, searched_table, without_measures
 from dtme_search.reporting.study_data import StudyData, plan_of_run
@@ -35,7 +37,8 @@ def front_section(data: StudyData) -> list[Block]:
     front = data.trials[data.trials["on_front"].astype(bool)].sort_values("delta_m_percent", ascending=False)
     if front.empty:
         return []
-    shown = without_measures(front.drop(columns=[name for name in _HIDDEN if name in front]), data.study)
+    shown = marked_costs(front).drop(columns=[name for name in _HIDDEN if name in front])
+    shown = without_measures(shown, data.study)
     shown = shown.dropna(axis=1, how="all")
     return [
         Heading("Front"),
@@ -140,13 +143,13 @@ def plan_table(plan: ExpansionPlan) -> Block:
         (
             str(layer),
             plan.operations()[layer],
-            _groups(plan, plan.modulate.get(layer, ())),
-            _groups(plan, plan.expand.get(layer, ())),
+            *(_groups(plan, plan.groups[name].get(layer, ())) for name in plan.shown),
             str(plan.num_streams(layer)),
         )
         for layer in plan.layers
     ]
-    return Table(("layer", "operation", "modulation for", "expansion for", "streams"), rows)
+    words = (f"{OPERATIONS[name].words} for" for name in plan.shown)
+    return Table(("layer", "operation", *words, "streams"), rows)
 
 
 def _verdict(row: pd.Series, run: RunRow | None) -> str:
