@@ -66,3 +66,10 @@ Callbacks = Annotated[
         help="A dtme_search.Callback that hears of trials and evaluations; may be repeated.",
     ),
 ]
+
+
+def callbacks_of(given: list[str] | None) -> tuple[str, ...]:
+    """What ``--callback`` named; as with ``python -m``, a module may lie in the current folder."""
+    if given and os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    return tuple(given or ())
