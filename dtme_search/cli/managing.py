@@ -162,9 +162,13 @@ def leftovers_in_words(storage: str | None, workdir: Path, *, repair: bool) -> l
     return rows or [("leftovers", "ok", "none")]
 
 
+def _plural(count: int) -> str:
+    return "1 file or folder" if count == 1 else f"{count} files or folders"
+
+
 def _in_words(removal: "Removal") -> str:
     rows = ", ".join(f"{count} {table}" for table, count in removal.rows.items())
-    files = f"{len(removal.files)} files or folders, {removal.size_mb:.1f} MB" if removal.files else ""
+    files = f"{_plural(len(removal.files))}, {removal.size_mb:.1f} MB" if removal.files else ""
     return f"{removal.what}: " + ("; ".join(filter(None, [files, rows and f"rows: {rows}"])) or "nothing")
 
 
