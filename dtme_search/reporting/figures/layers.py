@@ -20,7 +20,7 @@ def best_trials(data: StudyData) -> pd.DataFrame:
     """The best tenth of the feasible trials by delta_m, at least three of them [ours]."""
     feasible = data.feasible.dropna(subset=["delta_m_percent"])
     count = max(_FEWEST_BEST, round(_BEST_SHARE * len(feasible)))
-    return feasible.nlargest(count, "delta_m_percent")
+    return feasible.astype({"delta_m_percent": float}).nlargest(count, "delta_m_percent")
 
 
 def operation_shares(trials: pd.DataFrame) -> pd.DataFrame:
