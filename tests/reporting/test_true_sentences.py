@@ -12,7 +12,7 @@ from test_report import tables
 
 from dtme_search.cli.render import print_study
 from dtme_search.cli.screen import Screen
-from dtme_search.reporting import write_report
+from dtme_search.reporting import best_trial, trials_table, write_report
 from dtme_search.search import LoadedStudy
 
 GROWS = ("expansion", "seeds", "failed")
@@ -103,7 +103,11 @@ def test_a_study_without_a_result_says_so_and_nothing_more(told):
 def test_the_best_trial_is_the_best_of_the_database(finished):
     runs = finished.runs
     row = runs.loc[finished.best]
-    assert row["delta_m_percent"] == runs["delta_m_percent"].max()
+    table = trials_table(finished.study).set_index("trial")
+    by = "expected_delta_m" if finished.name == "seeds" else "delta_m_percent"
+    assert table.loc[finished.best, by] == table[by].max()
+    assert finished.best == best_trial(finished.study)
+    assert ("expected over seeds" in finished.story) is (finished.name == "seeds")
     assert f"delta_m **{row['delta_m_percent']:+.2f} %**" in finished.story
     assert f"Best: trial {finished.best}, delta_m {row['delta_m_percent']:+.2f} %" in finished.show
     warned = "values of one seed each, so luck is part of it" in finished.story
