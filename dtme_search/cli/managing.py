@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 def delete(
     context: typer.Context,
     study: options.Study,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
     storage: options.Storage = None,
     workdir: options.Workdir = options.DEFAULT_WORKDIR,
 ) -> None:
     """Delete a study with all its rows and files.
 
-    Single-task baselines stay in a database that other studies share. A study whose trials run is refused.
+    Single-task baselines stay in a database that other studies share. Refuses a study with running trials.
     """
     from dtme_search.search import delete_study, load_study
 
@@ -31,11 +31,11 @@ def delete(
     if not yes:
         typer.confirm(f"Delete study {loaded.name} with {trials} trials and all its files?", abort=True)
     delete_study(study, storage=storage, workdir=workdir)
-    screen_of(context).say(f"Study {loaded.name} is deleted.")
+    screen_of(context).say(f"Study {loaded.name} deleted.")
 
 
 def print_known(screen: Screen, found: "list[KnownStudy]") -> None:
-    """Studies that were begun: how far they are, what they take, when they last did something."""
+    """Studies already started: how far they are, what they take, when they last did something."""
     from dtme_search.cli.tables import print_table
 
     rows = [
@@ -51,7 +51,7 @@ def print_known(screen: Screen, found: "list[KnownStudy]") -> None:
     ]
     print_table(
         screen.console,
-        "Studies that were begun",
+        "Studies already started",
         ("study", "trials", "running", "interrupted", "MB on disk", "last activity"),
         rows,
     )

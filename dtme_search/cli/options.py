@@ -13,9 +13,7 @@ from dtme_search.cli.arguments import STORAGE
 
 Study = Annotated[
     str,
-    typer.Option(
-        "--study", "-s", help="Name of a study (see `dtme-search studies`) or the path of its YAML."
-    ),
+    typer.Option("--study", "-s", help="Name of a study (see `dtme-search studies`) or path to its YAML."),
 ]
 Storage = Annotated[
     str | None,
@@ -35,7 +33,7 @@ DataRoot = Annotated[
         "--data-root",
         envvar="DTME_DATA_ROOT",
         show_envvar=True,
-        help="Folder of the data set, for example NYUDv2.",
+        help="Folder of the data set, such as NYUDv2.",
     ),
 ]
 Device = Annotated[
@@ -50,7 +48,7 @@ Callbacks = Annotated[
     typer.Option(
         "--callback",
         metavar="MODULE:NAME",
-        help="A dtme_search.Callback that hears of trials and evaluations; may be repeated.",
+        help="A dtme_search.Callback to call on trials and evaluations; may be repeated.",
     ),
 ]
 

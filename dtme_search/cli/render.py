@@ -164,23 +164,22 @@ def print_final(screen: Screen, result: FinalResult) -> None:
         )
     if result.baselines and result.extra_metrics:
         screen.hint(
-            f"Gains and delta_m are those of the metric with a baseline beside it; {_listed_extras(result)} "
-            "only to compare with publications.",
+            f"Gains and delta_m use the metric that has a baseline beside it; {_listed_extras(result)} "
+            "only for comparison with publications.",
         )
     if result.split == "holdout":
-        screen.say(
-            "`train` uses all training ids: the hold-out is no unseen data for its checkpoints.", style="red"
-        )
+        screen.say("`train` uses all training ids: its checkpoints have seen the hold-out.", style="red")
     if result.dead_tasks:
+        tasks = ", ".join(result.dead_tasks)
         screen.say(
-            f"Not to be trusted, not clearly better than without the image: {', '.join(result.dead_tasks)}.",
+            f"Not to be trusted, not clearly better than a guess that ignores the image: {tasks}.",
             style="red",
         )
 
 
 def _listed_extras(result: FinalResult) -> str:
     names = [metric for extras in result.extra_metrics.values() for metric in extras]
-    return f"{' and '.join(names)} {'is' if len(names) == 1 else 'are'} there"
+    return f"{' and '.join(names)} {'is' if len(names) == 1 else 'are'} shown"
 
 
 def _print_sketches(screen: Screen, study: LoadedStudy, trials: Frame, front: Frame) -> None:
@@ -196,7 +195,7 @@ def _print_sketches(screen: Screen, study: LoadedStudy, trials: Frame, front: Fr
         screen.hint("* on the front, o feasible, x above a limit")
     shown = front[front["layers"] != ""].head(_MOST_MAPS)
     if len(shown) and len(shown["layers"].iloc[0]) * 3 + 24 <= screen.console.width:
-        screen.line("\nLayers from the input on:")
+        screen.line("\nLayers, input first:")
         for _, row in shown.iterrows():
             number, gain = row["trial"], cell("delta_m_percent", row["delta_m_percent"])
             blocks = Text(f"trial {number:<5}").append(layer_blocks(row["layers"])).append(f"  {gain} %")
@@ -226,6 +225,7 @@ def _print_doubts(screen: Screen, front: Frame) -> None:
         trials = ", ".join(str(number) for number in group["trial"])
         tasks = str(dead).replace(",", ", ")
         screen.say(
-            f"Not to be trusted, not clearly better than without the image in {tasks}: trial {trials}.",
+            f"Not to be trusted, not clearly better than a guess that ignores the image in {tasks}: "
+            f"trial {trials}.",
             style="red",
         )

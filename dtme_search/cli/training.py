@@ -16,9 +16,7 @@ if TYPE_CHECKING:
     from dtme_search.data import TaskData
     from dtme_search.models import MultiTaskViT
 
-Config = Annotated[
-    str, typer.Argument(help="A name from configs/, or a YAML file, for example an exported one.")
-]
+Config = Annotated[str, typer.Argument(help="A name from configs/, or a YAML file such as an exported one.")]
 
 
 class MeasuredOn(StrEnum):
@@ -33,7 +31,7 @@ def train(
     context: typer.Context,
     config: Config,
     baselines: Annotated[
-        bool, typer.Option(help="Train single-task baselines on the same ids, so that delta_m can be told.")
+        bool, typer.Option(help="Also train single-task baselines on the same ids; delta_m needs them.")
     ] = True,
     storage: options.Storage = None,
     device: options.Device = None,
@@ -41,9 +39,10 @@ def train(
     workdir: options.Workdir = options.DEFAULT_WORKDIR,
     set_: options.Set = None,
 ) -> None:
-    """Train a config on all training ids and test it.
+    """Train a config on all training ids, then test it.
 
-    The metrics are those of the test split. Ctrl-C stops with a checkpoint; the same command goes on.
+    Reports the metrics on the test split. Ctrl-C saves a checkpoint and stops; run the same command again
+    to resume.
     """
     from dtme_search.cli.progress import listening
     from dtme_search.cli.render import print_final
@@ -69,9 +68,9 @@ def train(
 def evaluate(
     context: typer.Context,
     checkpoint: Annotated[Path, typer.Argument(help="A checkpoint, or the folder of its run.")],
-    split: Annotated[MeasuredOn, typer.Option("--split", help="What to measure on.")] = MeasuredOn.test,
+    split: Annotated[MeasuredOn, typer.Option("--split", help="Split to measure on.")] = MeasuredOn.test,
     save_panels: Annotated[
-        int, typer.Option("--save-panels", min=0, help="Draw labels and predictions of this many images.")
+        int, typer.Option("--save-panels", min=0, help="Draw labels and predictions for this many images.")
     ] = 0,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the panels.")] = Path("panels"),
     device: options.Device = None,
@@ -117,9 +116,10 @@ def predict(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the panels.")] = Path("panels"),
     device: options.Device = None,
 ) -> None:
-    """Draw what a trained model sees in your pictures.
+    """Draw a trained model's predictions for your pictures.
 
-    One PNG for each: the picture and a panel with legend for every task. The data set is not needed.
+    Writes one PNG per picture: the picture and, for each task, a panel with a legend. The data set is not
+    needed.
     """
     from dtme_search.reporting import predict_image
     from dtme_search.reporting.targets import panel_names, refuse_foreign
@@ -130,7 +130,7 @@ def predict(
     described = path.with_name("tasks.json")
     if not described.is_file():
         raise TrainingError(
-            f"{path}: its tasks.json must lie beside it, got none. The same `dtme-search train` writes it."
+            f"{path}: its tasks.json must be beside it, got none. Run its `dtme-search train` again."
         )
     if out.exists() and not out.is_dir():
         raise ConfigError(f"--out must be a folder, got the file {out}.")
@@ -157,7 +157,7 @@ def conflicts(
 ) -> None:
     """Measure where the tasks of a config conflict.
 
-    Trains to the expansion step, measures there, prints a table of layers and draws a heat map.
+    Trains to the expansion step, measures conflicts there, prints a table by layer and draws a heat map.
     """
     from dtme_search.cli.progress import listening
     from dtme_search.models import check_model
@@ -210,7 +210,5 @@ def find_checkpoint(place: Path) -> Path:
         hint = f"Did you mean {below[0]}?" if below else "`dtme-search train` writes one."
         raise TrainingError(f"{path}: no such checkpoint. {hint}")
     if not path.with_name("config.yaml").is_file():
-        raise TrainingError(
-            f"{path}: its config.yaml must lie beside it, got none. Give the folder of a run."
-        )
+        raise TrainingError(f"{path}: its config.yaml must be beside it, got none. Give the folder of a run.")
     return path

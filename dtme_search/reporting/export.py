@@ -160,5 +160,5 @@ def _of_further_seeds(confirmed: Confirmed | None) -> list[str]:
         return []
     return [
         f"Confirmed: {confirmed.in_words()}.",
-        "The seed of the search is not among them: its value was chosen for being high.",
+        "The seed of the search is left out: its value was selected for being high.",
     ]

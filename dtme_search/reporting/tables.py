@@ -27,9 +27,7 @@ Frame = pd.DataFrame
 
 OPERATION_LETTERS = {"none": ".", "modulate": "M", "expand": "E", "both": "B"}
 
-LEGEND = (
-    "layers: . none, M token modulation, E token expansion, B both; one letter per layer from the input on"
-)
+LEGEND = "layers: . none, M token modulation, E token expansion, B both; one letter per layer, input first"
 
 
 def trials_table(study: LoadedStudy) -> pd.DataFrame:

@@ -101,7 +101,7 @@ def train_final(
         workdir: Where runs lie.
         device: ``cpu``, ``cuda`` or ``cuda:N``; the best there is by default.
         storage: Database for the baselines; SQLite below ``workdir`` by default.
-        with_baselines: Train single-task baselines on the same ids, so that delta_m can be told.
+        with_baselines: Also train single-task baselines on the same ids; delta_m needs them.
         listener: Hears of progress.
 
     Raises:
@@ -184,7 +184,7 @@ def evaluate_checkpoint(
     Args:
         config: Config of the checkpoint.
         checkpoint: The file.
-        split: What to measure on.
+        split: Split to measure on.
         device: ``cpu``, ``cuda`` or ``cuda:N``; the best there is by default.
         listener: Hears of progress.
         look: Called with the model and the data afterwards, for pictures.

@@ -401,7 +401,7 @@ class TestRealWorkers:
         _, trainer = command.in_a_trial()
         os.killpg(command.process.pid, signal.SIGINT)
         code, text = command.end()
-        assert code == 130 and "Stopped. The same command goes on" in text, text
+        assert code == 130 and "Stopped. Run the same command again" in text, text
         assert "Traceback" not in text and not Path(f"/proc/{trainer}").exists()
         self.check_handed_back(workdir)
 
