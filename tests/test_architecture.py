@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "dtme_search"
 
 ROWS = (
-    ("version", "errors", "tasks", "words", "thinning"),
+    ("version", "errors", "tasks", "words", "thinning", "lazy"),
     ("config",),
     ("data", "metrics", "token_space", "schedules", "combine"),
     ("models",),
@@ -52,6 +52,7 @@ OUTSIDE = {
     "tasks": set(),
     "words": set(),
     "thinning": {"numpy"},
+    "lazy": set(),
     "config": {"pydantic", "pydantic_core", "yaml"},
     "data": {"torch", "numpy", "PIL", "h5py", "scipy", "joblib"},
     "metrics": {"torch", "numpy", "scipy", "joblib"},

@@ -38,7 +38,7 @@ def check_and_print(
     except DtmeSearchError as error:
         splits, refusal = None, str(error)
     with _bar(screen, "reading") as on_progress:
-        report = check_dataset(dataset, on_progress, splits)
+        report = check_dataset(dataset, on_progress, splits, image_size=config.image_size, how=config.resize)
     _print_report(screen, report)
     if refusal and report.ok:
         # A broken file, which is listed above, may be all that is wrong with the splits.

@@ -45,11 +45,11 @@ def deploy(
     ] = 1e-4,
     force: Annotated[bool, typer.Option("--force", help="Replace the file if it exists.")] = False,
 ) -> None:
-    """Write a trained network as one ONNX or torch.export file.
+    """Write a trained network as one ONNX or torch file.
 
-    The file takes a batch of RGB images (uint8, any number, at the image size of the run), normalises them
-    and returns the predictions of the tasks. It is kept only if it agrees with PyTorch. ONNX needs:
-    pip install 'dtme-search[onnx]'.
+    The file runs without dtme-search: it takes a batch of RGB images (uint8, any number, at the image size of
+    the run), normalises them and returns the predictions of the tasks. It is kept only if it agrees with
+    PyTorch. ONNX needs pip install 'dtme-search[onnx]'.
     """
     kind = _ENDINGS.get(out.suffix)
     if kind is None or (to is not None and to is not kind):

@@ -152,7 +152,9 @@ def print_final(screen: Screen, result: FinalResult) -> None:
         rows.append(row)
         for metric, extra in result.extra_metrics.get(name, {}).items():
             rows.append([name, metric, spec.display(extra), *[""] * (len(columns) - 3)])
-    print_table(screen.console, f"{result.split} split, {result.num_images} images", columns, rows)
+    print_table(
+        screen.console, f"{result.split} split, {result.num_images} images, at {result.size}", columns, rows
+    )
     screen.line("")
     for name in result.metrics:
         if result.specs[name].derived_from:

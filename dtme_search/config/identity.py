@@ -9,7 +9,7 @@ import operator
 from typing import Any
 
 from dtme_search.config.combine import OPTIONS
-from dtme_search.config.run import ExpansionConfig, ModelConfig, RunConfig, TrainConfig
+from dtme_search.config.run import DataConfig, ExpansionConfig, ModelConfig, RunConfig, TrainConfig
 from dtme_search.config.schedule import ScheduleConfig
 
 NUMERICS_VERSION = 2
@@ -61,8 +61,9 @@ def canonical(config: RunConfig) -> dict[str, Any]:
             del section[name]
     for name in _OF_DATA_SETS - {config.data.name}:
         del form["data"][name]
-    if not config.data.options:
-        del form["data"]["options"]
+    for name in ("options", "resize", "score_at"):
+        if form["data"][name] == DataConfig.model_fields[name].default:
+            del form["data"][name]
     form["model"] = _active_model(config.model, form["model"])
     form["expansion"] = _active_expansion(config.expansion, form["expansion"])
     form["schedule"] = _active_schedule(config, form["schedule"])

@@ -114,6 +114,12 @@ class DataConfig(Section):
     """Seed of that choice."""
     limit_train: Annotated[int, Field(ge=2)] | None = None
     """Use only this many training ids (chosen by holdout_seed), hold-out included."""
+    resize: Literal["area", "nearest"] = "area"
+    """How labels of larger images are made to fit: by what they are (outlines stay lines, areas keep their
+    share), or the nearest pixel, as published pipelines do."""
+    score_at: Literal["auto", "tensor", "label"] = "auto"
+    """Size at which metrics are measured: that of image_size, or the labels' own, to which predictions are
+    enlarged. auto: image_size in a search, the labels' own on the test split."""
     normalize: Literal["imagenet", "half"] = "imagenet"
     """Image statistics: ImageNet's, or mean and standard deviation 0.5."""
     storage: Literal["auto", "device", "loader"] = "auto"

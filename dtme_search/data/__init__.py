@@ -16,11 +16,13 @@ from dtme_search.data.splits import Splits, split_ids
 
 if TYPE_CHECKING:
     from dtme_search.data.batches.augment import image_statistics, normalize_images, restore_colours
+    from dtme_search.data.batches.own_size import OwnLabels
     from dtme_search.data.batches.pipeline import TaskData, build_data
     from dtme_search.data.batches.randomness import Purpose, make_generator
     from dtme_search.data.batches.storage import WORKERS_PER_GPU
 
 _WITH_TORCH = {
+    "OwnLabels": "batches.own_size",
     "Purpose": "batches.randomness",
     "TaskData": "batches.pipeline",
     "WORKERS_PER_GPU": "batches.storage",
@@ -36,6 +38,7 @@ __all__ = [
     "Batch",
     "CheckReport",
     "Dataset",
+    "OwnLabels",
     "Purpose",
     "Sample",
     "SourceSplit",

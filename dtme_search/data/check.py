@@ -14,7 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from dtme_search.data.base import Dataset, Sample, SourceSplit
+from dtme_search.data.batches.resizing import Resizing
 from dtme_search.data.reading.threads import map_in_threads
+from dtme_search.data.shape import Shape, added, notes_on, shape_of
 from dtme_search.data.spans import Span, span_of
 from dtme_search.data.splits import Splits
 from dtme_search.errors import DataError
@@ -58,6 +60,7 @@ class LabelSummary:
         class_pixels: Valid pixels per class, for kind classes; empty otherwise.
         class_images: Per split of a run, the samples in which each class occurs; as ``class_pixels``.
         spans: Per split of a run, least and greatest valid value, ``None`` where nothing is valid.
+        shape: What becomes of lines and areas at the size of the run.
     """
 
     spec: TaskSpec
@@ -70,6 +73,7 @@ class LabelSummary:
     class_pixels: tuple[int, ...]
     class_images: Mapping[str, tuple[int, ...]]
     spans: Mapping[str, Span | None]
+    shape: Shape
 
 
 @dataclass(frozen=True)
@@ -83,6 +87,7 @@ class CheckReport:
         labels: One summary per task.
         problems: Every missing or broken file, in the order of the splits and their ids.
         remarks: What the data set itself says, for example which files it passed over.
+        image_size: Size of the run, where one was given.
     """
 
     num_listed: Mapping[SourceSplit, int]
@@ -91,6 +96,7 @@ class CheckReport:
     labels: tuple[LabelSummary, ...]
     problems: tuple[Problem, ...]
     remarks: tuple[str, ...] = ()
+    image_size: tuple[int, int] = (0, 0)
 
     @property
     def ok(self) -> bool:
@@ -108,6 +114,7 @@ class CheckReport:
                 if span is None or span[0] == span[1]
             ),
             *self._absent_classes(),
+            *(note for label in self.labels for note in notes_on(label.shape, label.spec, self.image_size)),
         ]
 
     def _absent_classes(self) -> list[str]:
@@ -152,7 +159,12 @@ class CheckReport:
 
 
 def check_dataset(
-    dataset: Dataset, on_progress: Progress | None = None, splits_of_run: Splits | None = None
+    dataset: Dataset,
+    on_progress: Progress | None = None,
+    splits_of_run: Splits | None = None,
+    *,
+    image_size: tuple[int, int] | None = None,
+    how: Resizing = "area",
 ) -> CheckReport:
     """Read every label of every sample of both splits; go on after a broken one.
 
@@ -160,13 +172,18 @@ def check_dataset(
         dataset: What to read; for folders with missing files one that was opened without asking for them.
         on_progress: Called with samples done and samples in all, from this thread.
         splits_of_run: Count the images of each class in these splits; else in those of the data set.
+        image_size: Look at what labels lose when they are made to fit this size.
+        how: ``data.resize``.
     """
     splits: tuple[SourceSplit, ...] = ("train", "test")
     listed = [(split, sample_id) for split in splits for sample_id in dataset.ids(split)]
     specs = dataset.tasks
 
     def measure(sample: Sample) -> tuple[tuple[int, int], dict[str, _Tally]]:
-        tallies = {task: _tally(sample.labels[task], sample.valid[task], specs[task]) for task in specs}
+        tallies = {
+            task: _tally(sample.labels[task], sample.valid[task], specs[task], image_size, how)
+            for task in specs
+        }
         return (sample.image.shape[0], sample.image.shape[1]), tallies
 
     whole: Counter[SourceSplit] = Counter()
@@ -194,6 +211,7 @@ def check_dataset(
         tuple(_summary(spec, tallies[task], parts, all_parts) for task, spec in specs.items()),
         tuple(problems),
         tuple(getattr(dataset, "remarks", tuple)()),
+        image_size or (0, 0),
     )
 
 
@@ -274,9 +292,16 @@ class _Tally:
     maximum: npt.NDArray[np.float64]
     total: npt.NDArray[np.float64]
     class_pixels: npt.NDArray[np.int64]
+    shape: Shape
 
 
-def _tally(label: npt.NDArray[Any], valid: npt.NDArray[np.bool_], spec: TaskSpec) -> _Tally:
+def _tally(
+    label: npt.NDArray[Any],
+    valid: npt.NDArray[np.bool_],
+    spec: TaskSpec,
+    image_size: tuple[int, int] | None,
+    how: Resizing,
+) -> _Tally:
     values = label.reshape(*valid.shape, -1)[valid]
     num_classes = spec.channels if spec.kind == "classes" else 0
     return _Tally(
@@ -286,6 +311,7 @@ def _tally(label: npt.NDArray[Any], valid: npt.NDArray[np.bool_], spec: TaskSpec
         _reduced(np.max, values),
         _reduced(np.sum, values),
         np.bincount(values[:, 0], minlength=num_classes) if num_classes else np.zeros(0, dtype=np.int64),
+        shape_of(label, valid, spec, image_size, how),
     )
 
 
@@ -325,6 +351,7 @@ def _summary(
         if spec.kind == "classes"
         else {},
         spans={part: _span_of_part(part, tallies, parts) for part in all_parts if part in parts},
+        shape=added(tally.shape for tally in tallies),
     )
 
 
@@ -354,6 +381,7 @@ def _value_rows(label: LabelSummary) -> list[Row]:
     return [
         {
             "task": spec.name if len(label.minimum) == 1 else f"{spec.name}.{names[channel]}",
+            "metric": spec.metric,
             "derived_from": spec.derived_from,
             "minimum": label.minimum[channel],
             "maximum": label.maximum[channel],

@@ -56,7 +56,8 @@ def subject(data: StudyData) -> str:
         f"Every trial trains {_network(data, config)} on {', '.join(config.tasks)} of "
         f"`{config.data.name}` at "
         f"{config.data.image_size[0]}x{config.data.image_size[1]} for {first.total_steps} steps "
-        f"({_plural(len(seeds), 'seed')}) and is measured on the {_split(first.split)}. Searched: "
+        f"({_plural(len(seeds), 'seed')}) and is measured on the {_split(first.split)} at "
+        f"{_size_of_metrics(config)}. Searched: "
         f"{searched}. "
         f"Objectives: {objectives(data)}."
     )
@@ -71,6 +72,10 @@ def _network(data: StudyData, config: RunConfig) -> str:
         if value != getattr(usual, name) and f"model.{name}" not in data.config.search
     ]
     return " with ".join((f"`{model.backbone}`", *parts[:1]))
+
+
+def _size_of_metrics(config: RunConfig) -> str:
+    return "the labels' own size" if config.data.score_at == "label" else "that size"
 
 
 def objectives(data: StudyData) -> str:

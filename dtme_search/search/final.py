@@ -45,7 +45,8 @@ class FinalResult:
 
     Attributes:
         split: The split they were measured on.
-        num_images: Its size.
+        num_images: Its number of images.
+        size: Size of the labels that they were compared with, in words.
         specs: The tasks.
         metrics: Task -> metric; what baselines, gains and delta_m are about.
         baselines: Task -> single-task baseline trained on the same ids; empty if none were asked for.
@@ -56,6 +57,7 @@ class FinalResult:
 
     split: str
     num_images: int
+    size: str
     specs: Mapping[str, TaskSpec]
     metrics: Mapping[str, float]
     baselines: Mapping[str, BaselineRow]
@@ -138,6 +140,7 @@ def train_final(
     result = FinalResult(
         split="test",
         num_images=len(data.splits.test),
+        size=size_in_words(data),
         specs=data.specs,
         metrics=run.metrics,
         baselines=baselines,
@@ -163,6 +166,7 @@ def _scored(listener: Listener, switch: StopSwitch) -> Callable[[int, int], None
 def _write_metrics(result: FinalResult) -> None:
     values = {
         "split": result.split,
+        "size": result.size,
         "metrics": dict(result.metrics),
         "extra_metrics": result.extra_metrics,
         "delta_m_percent": result.delta_m_percent,
@@ -201,8 +205,21 @@ def evaluate_checkpoint(
     extra = _extra(model, data, split, config, tuple(metrics), hears.scoring)
     if look is not None:
         look(model, data)
-    num_images, folder = len(data.splits.ids(split)), checkpoint.parent
-    return FinalResult(split, num_images, data.specs, metrics, {}, folder, extra_metrics=extra)
+    return FinalResult(
+        split=split,
+        num_images=len(data.splits.ids(split)),
+        size=size_in_words(data),
+        specs=data.specs,
+        metrics=metrics,
+        baselines={},
+        folder=checkpoint.parent,
+        extra_metrics=extra,
+    )
+
+
+def size_in_words(data: TaskData) -> str:
+    """Size at which the metrics of a run are measured."""
+    return "the labels' own size" if data.scores_at_own_size else "{}x{}".format(*data.image_size)
 
 
 def _extra(

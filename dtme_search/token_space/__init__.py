@@ -1,10 +1,17 @@
 """Token space analysis and expansion plans (DTME, arXiv 2507.07485)."""
 
-from dtme_search.token_space.conflicts import conflict_rates, measure_conflicts
-from dtme_search.token_space.plan import ExpansionPlan, Operation
-from dtme_search.token_space.planning import merge_tasks, plan_expansion
-from dtme_search.token_space.report import ConflictReport, Space
-from dtme_search.token_space.subspace import CovarianceAccumulator, TokenSpace, split_token_space
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dtme_search.lazy import lazily
+
+if TYPE_CHECKING:
+    from dtme_search.token_space.conflicts import conflict_rates, measure_conflicts
+    from dtme_search.token_space.plan import ExpansionPlan, Operation
+    from dtme_search.token_space.planning import merge_tasks, plan_expansion
+    from dtme_search.token_space.report import ConflictReport, Space
+    from dtme_search.token_space.subspace import CovarianceAccumulator, TokenSpace, split_token_space
 
 __all__ = [
     "ConflictReport",
@@ -19,3 +26,14 @@ __all__ = [
     "plan_expansion",
     "split_token_space",
 ]
+
+__getattr__ = lazily(
+    __name__,
+    {
+        "conflicts": ("conflict_rates", "measure_conflicts"),
+        "plan": ("ExpansionPlan", "Operation"),
+        "planning": ("merge_tasks", "plan_expansion"),
+        "report": ("ConflictReport", "Space"),
+        "subspace": ("CovarianceAccumulator", "TokenSpace", "split_token_space"),
+    },
+)

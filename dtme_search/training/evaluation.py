@@ -5,13 +5,13 @@ Shapes: B images, C channels, H height, W width.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from dtme_search.config import RunConfig, TrainConfig
-from dtme_search.data import Split, TaskData
+from dtme_search.data import Batch, OwnLabels, Split, TaskData
 from dtme_search.errors import ConfigError
 from dtme_search.metrics import Meter, build_meter, extra_meters
 from dtme_search.models import MultiTaskViT
@@ -89,6 +89,7 @@ def _measure(
     names = tuple(meters)
     done, total = 0, len(data.splits.ids(split))
     was_training = model.training
+    own = data.for_tasks(names).own_labels(split) if data.scores_at_own_size else None
     model.eval()
     try:
         for batch in data.for_tasks(names).eval_batches(split, train.eval_batch_size):
@@ -96,12 +97,31 @@ def _measure(
             with autocast(train, data.device):
                 outputs = model(batch.images, names)
             for name in names:
-                for meter in meters[name]:
-                    meter.update(outputs[name].float(), batch.targets[name], batch.valid[name])
+                outputs[name] = outputs[name].float()
+            _show(meters, outputs, batch, own)
             done += len(batch.images)
         on_images(done, total)
     finally:
         model.train(was_training)
+
+
+def _show(
+    meters: Mapping[str, Sequence[Meter]],
+    outputs: Mapping[str, Tensor],
+    batch: Batch,
+    own: Iterator[OwnLabels] | None,
+) -> None:
+    """Show outputs (B, C, H, W) to the meters, at their size or at that of each image's labels."""
+    if own is None:
+        for name, of_task in meters.items():
+            for meter in of_task:
+                meter.update(outputs[name], batch.targets[name], batch.valid[name])
+        return
+    for index, labels in zip(range(len(batch.images)), own, strict=False):
+        for name, of_task in meters.items():
+            enlarged = labels.enlarged(outputs[name][index : index + 1])
+            for meter in of_task:
+                meter.update(enlarged, labels.targets[name], labels.valid[name])
 
 
 @torch.no_grad()
@@ -112,12 +132,16 @@ def no_image_priors(data: TaskData, split: Split, batch_size: int) -> dict[str, 
     nothing about sharing [ours].
     """
     maps = _average_labels(data, batch_size)
-    meters = {name: build_meter(spec) for name, spec in data.specs.items()}
+    meters = {name: (build_meter(spec),) for name, spec in data.specs.items()}
+    own = data.own_labels(split) if data.scores_at_own_size else None
     for batch in data.eval_batches(split, batch_size):
-        for name, meter in meters.items():
-            prediction = maps[name].expand(len(batch.images), -1, -1, -1)
-            meter.update(prediction, batch.targets[name], batch.valid[name])
-    return {name: meter.compute() for name, meter in meters.items()}
+        _show(
+            meters,
+            {name: each.expand(len(batch.images), -1, -1, -1) for name, each in maps.items()},
+            batch,
+            own,
+        )
+    return {name: meter.compute() for name, (meter,) in meters.items()}
 
 
 def _average_labels(data: TaskData, batch_size: int) -> dict[str, Tensor]:

@@ -33,6 +33,8 @@ ACTIVE = [
     ({}, "data.holdout_seed", 1),
     ({}, "data.limit_train", 100),
     ({}, "data.normalize", "half"),
+    ({}, "data.resize", "nearest"),
+    ({}, "data.score_at", "label"),
     ({}, "data.augment.scale", [1.0, 1.0]),
     ({}, "data.augment.flip", 0.0),
     ({}, "data.augment.photometric", 0.0),

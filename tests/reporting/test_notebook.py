@@ -29,7 +29,16 @@ def test_the_plan_of_a_trial(view):
 
 def test_figures_are_objects_by_name(view):
     figures = view.figures()
-    assert list(figures) == ["front", "rungs", "layers", "start", "conflicts", "importance", "gradients"]
+    assert list(figures) == [
+        "front",
+        "rungs",
+        "layers",
+        "start",
+        "conflicts",
+        "importance",
+        "gradients",
+        "data-map",
+    ]
     assert figures["front"].layout.title.text == "Gain and price of every trial"
 
 

@@ -58,6 +58,7 @@ def test_the_test_split_is_measured_and_named(done):
     written = json.loads((result.folder / "metrics.json").read_text())
     assert written == {
         "split": "test",
+        "size": "the labels' own size",
         "metrics": dict(result.metrics),
         "extra_metrics": {"edge": {"ods_f": result.extra_metrics["edge"]["ods_f"]}},
         "delta_m_percent": result.delta_m_percent,

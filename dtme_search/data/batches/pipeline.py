@@ -12,9 +12,11 @@ from torch import Tensor
 from dtme_search.config import DataConfig, fingerprint
 from dtme_search.data.base import Batch, Dataset, Split
 from dtme_search.data.batches.augment import Draws, prepare_batch
+from dtme_search.data.batches.own_size import OwnLabels, read_own_labels
 from dtme_search.data.batches.randomness import Purpose, make_generator
+from dtme_search.data.batches.resizing import fitted_size
 from dtme_search.data.batches.storage import LoaderStorage, Storage, TensorStorage, fits_on_device
-from dtme_search.data.batches.tensors import RawSamples, bytes_per_sample, fitted_size
+from dtme_search.data.batches.tensors import RawSamples, bytes_per_sample
 from dtme_search.data.batches.transfer import SideStream
 from dtme_search.data.check import verify_readable
 from dtme_search.data.reading.cache import cache_folder
@@ -55,6 +57,7 @@ class TaskData:
         device: torch.device,
         open_split: Callable[[Split], Storage],
         crop_task: str | None,
+        source: Dataset,
         known_means: dict[str, Tensor] | None = None,
         side_stream: SideStream | None = None,
     ) -> None:
@@ -66,6 +69,7 @@ class TaskData:
         self._config = config
         self._open_split = open_split
         self._crop_task = crop_task
+        self._source = source
         self._known_means = {} if known_means is None else known_means
         self._side_stream = SideStream(device) if side_stream is None else side_stream
 
@@ -92,6 +96,7 @@ class TaskData:
             self.device,
             self._open_split,
             self._crop_task,
+            self._source,
             self._known_means,
             self._side_stream,
         )
@@ -115,6 +120,17 @@ class TaskData:
         """
         _check_positive(batch_size=batch_size)
         return self._plain(split, range(len(self.splits.ids(split))), batch_size)
+
+    @property
+    def scores_at_own_size(self) -> bool:
+        """Whether metrics are measured at the size of the labels, not of the tensors."""
+        wanted = self._config.score_at
+        return wanted == "label" or (wanted == "auto" and not self.splits.holdout)
+
+    def own_labels(self, split: Split) -> Iterator[OwnLabels]:
+        """The labels of a split at their own size, image by image, in the order of ``eval_batches``."""
+        ids = self.splits.ids(split)
+        return read_own_labels(self._source, ids, self.specs, self.image_size, self.device)
 
     def analysis_batches(self, num_images: int, batch_size: int, seed: int) -> Iterator[Batch]:
         """Different training images, chosen by ``seed``, not augmented; all of them if there are fewer."""
@@ -238,8 +254,10 @@ def build_data(
         ids = splits.ids(split)
         if on_device:
             on_sample = functools.partial(report, split) if split in read else None
-            return TensorStorage.read(source, ids, stored, config.image_size, device, on_sample)
-        return LoaderStorage(source, ids, stored, config.image_size, device, config.loader_workers)
+            size = config.image_size
+            return TensorStorage.read(source, ids, stored, size, device, on_sample, config.resize)
+        workers = config.loader_workers
+        return LoaderStorage(source, ids, stored, config.image_size, device, workers, config.resize)
 
     # What a final run is measured on counts by content; a search must not open it.
     tested = getattr(source, "test_fingerprint", None) if final else None
@@ -261,7 +279,7 @@ def build_data(
             lambda sample_id, found: spans.add(split_of[sample_id], found),
             lambda: spans.check(specs),
         )
-    return TaskData(specs, splits, identity, config, device, open_split, crop_task)
+    return TaskData(specs, splits, identity, config, device, open_split, crop_task, source)
 
 
 def training_order(num_images: int, batch_size: int, seed: int, start_step: int = 0) -> Iterator[list[int]]:

@@ -21,6 +21,7 @@ import torch.utils.data
 from dtme_search.config import DataConfig
 from dtme_search.data.base import Dataset
 from dtme_search.data.batches.randomness import Purpose, make_generator
+from dtme_search.data.batches.resizing import Resizing
 from dtme_search.data.batches.tensors import RawSamples, bytes_per_sample, read_sample, stack_samples
 from dtme_search.data.reading.threads import map_in_threads
 from dtme_search.errors import DataError
@@ -69,6 +70,7 @@ class TensorStorage:
         image_size: tuple[int, int],
         device: torch.device,
         on_sample: Callable[[RawSamples], None] | None = None,
+        resize: Resizing = "area",
     ) -> TensorStorage:
         """Read ``ids`` with several threads; ``on_sample`` is called after each, in the calling thread.
 
@@ -77,7 +79,7 @@ class TensorStorage:
         """
 
         def read_all() -> Iterator[RawSamples]:
-            read = functools.partial(read_sample, dataset, specs=specs, image_size=image_size)
+            read = functools.partial(read_sample, dataset, specs=specs, image_size=image_size, resize=resize)
             for sample in map_in_threads(read, ids):
                 yield sample
                 if on_sample is not None:
@@ -101,6 +103,7 @@ class LoaderStorage:
     image_size: tuple[int, int]
     device: torch.device
     num_workers: int
+    resize: Resizing = "area"
 
     def batches(self, indices: Iterable[Sequence[int]], tasks: Sequence[str]) -> Iterator[RawSamples]:
         """See ``Storage.batches``; the processes live as long as the iterator.
@@ -109,7 +112,7 @@ class LoaderStorage:
         process reads on from the batch in hand: slower, and the same numbers.
         """
         reader = _BatchReader(
-            self.dataset, self.ids, {task: self.specs[task] for task in tasks}, self.image_size
+            self.dataset, self.ids, {task: self.specs[task] for task in tasks}, self.image_size, self.resize
         )
         order, ahead = itertools.tee(indices)
         gave_up = False
@@ -192,11 +195,13 @@ class _BatchReader(torch.utils.data.Dataset[RawSamples | DataError]):
     ids: tuple[str, ...]
     specs: Mapping[str, TaskSpec]
     image_size: tuple[int, int]
+    resize: Resizing
 
     def __getitem__(self, indices: Sequence[int]) -> RawSamples | DataError:
         try:
             samples = [
-                read_sample(self.dataset, self.ids[index], self.specs, self.image_size) for index in indices
+                read_sample(self.dataset, self.ids[index], self.specs, self.image_size, self.resize)
+                for index in indices
             ]
         except DataError as error:
             # Raised in a worker it would arrive wrapped in a traceback; as a value it stays one line.

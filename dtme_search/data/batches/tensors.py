@@ -20,6 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from dtme_search.data.base import Dataset, Sample
+from dtme_search.data.batches.resizing import Resizing, fitted_size, resize_label
 from dtme_search.data.batches.transfer import move_together
 from dtme_search.errors import DataError
 from dtme_search.tasks import TargetKind, TaskSpec
@@ -122,12 +123,16 @@ def stack_samples(
 
 
 def read_sample(
-    dataset: Dataset, sample_id: str, specs: Mapping[str, TaskSpec], image_size: tuple[int, int]
+    dataset: Dataset,
+    sample_id: str,
+    specs: Mapping[str, TaskSpec],
+    image_size: tuple[int, int],
+    resize: Resizing = "area",
 ) -> RawSamples:
     """Read one sample as tensors of its own size, made smaller where it exceeds ``image_size``.
 
-    A larger image is resized with its aspect kept, bilinear and antialiased, its labels by nearest pixel;
-    distances keep their values, because the whole field of view is kept.
+    A larger image is resized with its aspect kept, bilinear and antialiased, its labels as
+    :func:`resize_label` does; distances keep their values, because the whole field of view is kept.
 
     Raises:
         DataError: From the data set, or when a label does not fit its image or its task.
@@ -141,9 +146,9 @@ def read_sample(
         picture = np.asarray(Image.fromarray(picture).resize((width, height), Image.Resampling.BILINEAR))
     labels, valid = {}, {}
     for task, spec in specs.items():
-        label, mask = _checked(sample, sample_id, spec)
+        label, mask = checked_label(sample, sample_id, spec)
         if resized:
-            label, mask = _nearest(label, height, width), _nearest(mask, height, width)
+            label, mask = resize_label(label, mask, spec, (height, width), resize)
         cleaned = np.where(mask[..., None], label, np.zeros((), label.dtype))
         labels[task] = torch.from_numpy(cleaned).permute(2, 0, 1)[None].to(_DTYPES[spec.kind])
         valid[task] = torch.from_numpy(np.ascontiguousarray(mask))[None, None]
@@ -151,27 +156,11 @@ def read_sample(
     return RawSamples(image, labels, valid, torch.tensor([[height, width]]))
 
 
-def fitted_size(size: tuple[int, int], image_size: tuple[int, int]) -> tuple[int, int]:
-    """Height and width after fitting into ``image_size``; an image that fits keeps its size.
-
-    Example:
-        >>> fitted_size((480, 640), (448, 576))
-        (432, 576)
-        >>> fitted_size((425, 560), (448, 576))
-        (425, 560)
-    """
-    ratio = min(1.0, image_size[0] / size[0], image_size[1] / size[1])
-    return (
-        min(image_size[0], max(1, round(size[0] * ratio))),
-        min(image_size[1], max(1, round(size[1] * ratio))),
-    )
-
-
 def _channels(spec: TaskSpec) -> int:
     return 1 if spec.kind == "classes" else spec.channels
 
 
-def _checked(
+def checked_label(
     sample: Sample, sample_id: str, spec: TaskSpec
 ) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
     """Label of shape (H, W, C) and its mask (H, W), after the checks that would else fail on a GPU."""
@@ -193,10 +182,3 @@ def _checked(
     if counted.dtype.kind == "f" and not np.isfinite(counted).all():
         raise DataError(f"{where}: valid labels must be finite, got NaN or infinity. Repair the label.")
     return label, mask
-
-
-def _nearest(values: npt.NDArray[Any], height: int, width: int) -> npt.NDArray[Any]:
-    rows = (2 * np.arange(height) + 1) * values.shape[0] // (2 * height)
-    columns = (2 * np.arange(width) + 1) * values.shape[1] // (2 * width)
-    resized: npt.NDArray[Any] = values[rows[:, None], columns]
-    return resized

@@ -28,7 +28,7 @@ from dtme_search.training import (
     run_within_memory,
     with_smaller_batches,
 )
-from dtme_search.training.checkpoint import remove_checkpoint
+from dtme_search.training.disk import remove_checkpoint
 from dtme_search.training.identity import RunContext, result_fingerprint
 from dtme_search.version import __version__
 

@@ -47,7 +47,7 @@ from dtme_search.training import (
     pick_device,
     run_within_memory,
 )
-from dtme_search.training.checkpoint import remove_checkpoint
+from dtme_search.training.disk import remove_checkpoint
 from dtme_search.training.runtime import device_name
 from dtme_search.version import __version__
 

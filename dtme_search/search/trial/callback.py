@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dtme_search.config import RunConfig, StudyConfig
 from dtme_search.search.storage.rows import BaselineRow, RunRow
 from dtme_search.tasks import TaskSpec
-from dtme_search.token_space import ConflictReport, ExpansionPlan
+
+if TYPE_CHECKING:
+    from dtme_search.token_space import ConflictReport, ExpansionPlan
 
 
 @dataclass(frozen=True, kw_only=True)
