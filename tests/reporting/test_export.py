@@ -64,7 +64,7 @@ def test_the_front_is_one_file_per_trial(finished_study, tmp_path):
     ("number", "reason"),
     [
         (5, r"trial 5 exceeds a limit \(param_overhead_percent at most 2\.5\)"),
-        (2, r"trial 2 must be complete, got one that is failed\."),
+        (2, r"trial 2 must be complete, got failed\."),
         (6, r"trial must be one of 0\.\.5, got 6"),
         (-1, r"trial must be one of 0\.\.5, got -1"),
     ],
