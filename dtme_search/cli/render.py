@@ -12,7 +12,7 @@ from dtme_search.cli.sketch import front_points, layer_blocks, plot_points
 from dtme_search.cli.tables import print_frame, print_table
 from dtme_search.cli.working import print_work
 from dtme_search.tasks import display_metric
-from dtme_search.words import cell, heading
+from dtme_search.words import cell, enumerated, heading, numbered
 
 if TYPE_CHECKING:
     from dtme_search.reporting import Frame
@@ -30,10 +30,13 @@ def print_study(screen: Screen, study: LoadedStudy) -> None:
     from dtme_search.reporting import (
         LEGEND,
         best_trial,
+        cost_doubt,
         failed_table,
         front_table,
+        marked_costs,
         over_base_legend,
         pruned_table,
+        threads_in_words,
         trials_table,
         without_measures,
     )
@@ -63,7 +66,8 @@ def print_study(screen: Screen, study: LoadedStudy) -> None:
             "paired_trial",
             *CONFIRMED,
         )
-        shown = without_measures(front.drop(columns=[name for name in hidden if name in front]), study)
+        shown = marked_costs(front).drop(columns=[name for name in hidden if name in front])
+        shown = without_measures(shown, study)
         legend = over_base_legend(shown)
         if legend:  # 80 columns hold one of both comparisons
             shown = shown.drop(columns="paired_gain_percent", errors="ignore")
@@ -77,6 +81,8 @@ def print_study(screen: Screen, study: LoadedStudy) -> None:
         screen.hint(words)
         screen.hint(f"{LEGEND}.")
         _print_doubts(screen, front)
+        if doubt := cost_doubt(front):
+            screen.hint(doubt)
         _print_measures(screen, study, trials, front)
         print_confirmed(screen, study, trials)
         _print_sketches(screen, study, trials, front)
@@ -94,9 +100,8 @@ def print_study(screen: Screen, study: LoadedStudy) -> None:
         return
     row = trials[trials["trial"] == best].iloc[0]
     screen.say(best_in_words(study, best))
-    saved = study.savings().sentence()
-    if saved:
-        screen.hint(saved, style=None)
+    for sentence in filter(None, (study.savings().sentence(), threads_in_words(study))):
+        screen.hint(sentence, style=None)
     place, force = study.place, ["--force"] if row["dead_tasks"] else []
     confirm = [] if row["num_seeds"] > 0 else [place.command("confirm", "--top", "3", "--seeds", "3")]
     print_next(
@@ -224,10 +229,10 @@ def _print_measures(screen: Screen, study: LoadedStudy, trials: Frame, front: Fr
 def _print_doubts(screen: Screen, front: Frame) -> None:
     doubtful = front[front["dead_tasks"] != ""]
     for dead, group in doubtful.groupby("dead_tasks", sort=False):
-        trials = ", ".join(str(number) for number in group["trial"])
-        tasks = str(dead).replace(",", ", ")
+        trials = numbered("trial", group["trial"].tolist())
+        tasks = enumerated(str(dead).split(","))
         screen.say(
             f"Not to be trusted, not clearly better than a guess that ignores the image in {tasks}: "
-            f"trial {trials}.",
+            f"{trials}.",
             style="red",
         )

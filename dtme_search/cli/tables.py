@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _NARROWEST_WORDS = 16
 """Columns of words are wrapped down to this width before the gaps between all columns shrink."""
-_NUMBER = re.compile(r"[-+]?\d[\d.]*(e[-+]?\d+)?( (%|m|deg))?")
+_NUMBER = re.compile(r"[-+]?\d[\d.]*(e[-+]?\d+)?( (%|m|deg))?\??")
 
 
 def print_table(console: Console, title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

@@ -144,7 +144,7 @@ def apply_overrides(
         if not separator or not dotted:
             raise ConfigError(f"--set must look like path=value, got '{override}'.")
         if "*" in dotted:
-            raise ConfigError(f"{where}: the path must not hold *, which only a search space knows.")
+            raise ConfigError(f"{where}: the path must not contain *; only a search space may.")
         check_path(dotted, where, base)
         try:
             result = set_path(result, dotted, parse_yaml(text))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from dtme_search.lazy import lazily
 
 if TYPE_CHECKING:
+    from dtme_search.reporting.costs import cost_doubt, marked_costs, threads_in_words
     from dtme_search.reporting.dashboard import make_server
     from dtme_search.reporting.export import best_trial, export_best, export_front, export_trial
     from dtme_search.reporting.figures import FIGURES, conflict_heat_map, draw_trial, save_png
@@ -45,6 +46,7 @@ __all__ = [
     "best_trial",
     "confirmed_table",
     "conflict_heat_map",
+    "cost_doubt",
     "draw_panels",
     "draw_trial",
     "export_best",
@@ -55,6 +57,7 @@ __all__ = [
     "label_sheet",
     "load_study",
     "make_server",
+    "marked_costs",
     "metrics_table",
     "over_base_legend",
     "predict_image",
@@ -63,6 +66,7 @@ __all__ = [
     "save_png",
     "save_split_panels",
     "searched_table",
+    "threads_in_words",
     "trials_table",
     "without_measures",
     "write_page",
@@ -72,6 +76,7 @@ __all__ = [
 __getattr__ = lazily(
     __name__,
     {
+        "costs": ("cost_doubt", "marked_costs", "threads_in_words"),
         "dashboard": ("make_server",),
         "export": ("best_trial", "export_best", "export_front", "export_trial"),
         "figures": ("FIGURES", "conflict_heat_map", "draw_trial", "save_png"),

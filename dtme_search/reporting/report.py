@@ -9,6 +9,7 @@ from typing import Literal
 import pandas as pd
 
 from dtme_search.errors import ExportError
+from dtme_search.reporting.costs import cost_doubt, marked_costs, threads_in_words
 from dtme_search.reporting.document import (
     Block,
     Bullets,
@@ -74,7 +75,7 @@ def report_blocks(data: StudyData, *, with_figures: bool = True) -> list[Block]:
         Heading(f"Study {data.name}", 1),
         *([Paragraph(f"{data.config.description}.")] if data.config.description else []),
         Paragraph(subject(data)),
-        Heading("What came out"),
+        Heading("Findings"),
         Bullets(story(data)),
         *front_section(data),
         *task_section(data),
@@ -106,12 +107,12 @@ def _choices(data: StudyData) -> list[Block]:
     ]
     columns = ("choice", "better", "worse", "difference of delta_m", "trials", "p", "more than chance")
     return [
-        Heading("Which choices go with delta_m"),
+        Heading("Which choices are associated with delta_m"),
         Table(columns, rows),
         Paragraph(
             "Rank tests over the feasible trials (Kruskal-Wallis by value, Spearman along a scale), p-values "
             "corrected for the number of choices by Holm's method. The sampler returns to where it was good, "
-            "so trials are not independent: a guide, no proof."
+            "so trials are not independent: a guide, not proof."
         ),
     ]
 
@@ -119,7 +120,7 @@ def _choices(data: StudyData) -> list[Block]:
 def _trials(data: StudyData) -> list[Block]:
     if data.trials.empty:
         return []
-    shown = data.trials.assign(state=data.kinds).drop(columns=["feasible", "on_front"])
+    shown = marked_costs(data.trials).assign(state=data.kinds).drop(columns=["feasible", "on_front"])
     shown = without_measures(shown, data.study, searched=True)
     empty = [name for name in shown if shown[name].isna().all() or (shown[name] == "").all()]
     shown = shown.drop(columns=empty)
@@ -131,11 +132,13 @@ def _trials(data: StudyData) -> list[Block]:
                 f"`{data.study.place.command('show', '--format', 'csv')}` gives all."
             )
         )
+    if doubt := cost_doubt(data.trials):
+        blocks.append(Paragraph(doubt))
     return blocks
 
 
 def _again(data: StudyData) -> list[Block]:
-    return [Heading("To repeat this"), Code("\n".join(next_commands(data)))]
+    return [Heading("To reproduce this"), Code("\n".join(next_commands(data)))]
 
 
 def _provenance(data: StudyData) -> list[Block]:
@@ -159,7 +162,7 @@ def _provenance(data: StudyData) -> list[Block]:
         Table(("what", "of the trials"), [(str(name), text) for name, text in rows if text]),
         Paragraph(
             f"All trials together took {_duration(hours)}. Written {datetime.now(UTC):%Y-%m-%d %H:%M} UTC by "
-            f"dtme-search {__version__}."
+            f"dtme-search {__version__}. {threads_in_words(data.study)}"
         ),
     ]
 

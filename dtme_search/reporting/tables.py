@@ -40,7 +40,8 @@ def trials_table(study: LoadedStudy) -> pd.DataFrame:
     ``expected_std`` (of the plan over seeds), ``param_overhead_percent``, ``step_cost_ratio``,
     ``start`` (fraction of all steps), ``layers`` (see ``LEGEND``), ``feasible``, ``dead_tasks``,
     ``seconds``, ``on_front``, ``error`` (first line). Where a study has such trials: ``reason`` (why it was
-    pruned or took a result over), ``origin_trial`` (whose result it took), ``steps_reused``; where the
+    pruned or took a result over), ``origin_trial`` (whose result it took), ``steps_reused``,
+    ``step_flops_ratio`` (step cost by counted operations); where the
     architecture is searched, ``delta_m_base_percent`` (over the baselines of the base config, those of
     ``delta_m_percent`` being of the trial's own architecture). delta_m of a trial without a result is that
     of its last evaluation, and so are ``metric_<task>`` (of all tasks, in its unit: fractions, m, deg), with
@@ -81,7 +82,7 @@ def table_of_runs(study: LoadedStudy, runs: Mapping[int, RunRow]) -> pd.DataFram
                 "dead_tasks": run.dead_tasks or "",
                 "seconds": run.seconds_total,
             }
-            sometimes = ("reason", "origin_trial", "steps_reused", "delta_m_base_percent")
+            sometimes = ("reason", "origin_trial", "steps_reused", "delta_m_base_percent", "step_flops_ratio")
             facts = {name: getattr(run, name) for name in sometimes}
             row |= {name: value for name, value in facts.items() if value is not None}
             row |= measured(last.get(trial.number, {}), baselines.get(trial.number, {}))

@@ -24,7 +24,7 @@ def refuse_foreign(path: Path) -> None:
     with path.open("rb") as file:
         if MARK.encode() not in file.read(_HEAD_BYTES):
             raise ConfigError(
-                f"{path} is there already and was not written by {MARK}. Give --out another name."
+                f"{path} exists already and was not written by {MARK}. Give --out another name."
             )
 
 

@@ -14,8 +14,8 @@ DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 def disk_full(error: OSError, place: Path) -> DiskFullError:
     """What to say of a file below or at ``place`` that could not be written for want of space."""
     return DiskFullError(
-        f"{error.filename or place}: {error.strerror}. Free some space, then run the same command again: it "
-        "goes on from the last checkpoint."
+        f"{error.filename or place}: {error.strerror}. Free some space, then run the same command again to "
+        "resume from the last checkpoint."
     )
 
 

@@ -191,7 +191,7 @@ class TestOptimize:
             ran = run(*words)
         assert ran.code == 130
         warned, stopped = ran.err.splitlines()
-        assert warned == "WARNING: stopping at the next step with a checkpoint; once more stops at once"
+        assert warned == "WARNING: stopping after this step with a checkpoint; repeat to stop immediately"
         assert stopped == (
             "dtme-search: stopped at step 1 of 10. "
             "Run the same command again to resume from the last checkpoint."

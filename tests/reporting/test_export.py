@@ -116,7 +116,7 @@ def test_a_study_without_a_feasible_trial_says_so(study_copy, monkeypatch, tmp_p
     infeasible = [study_copy.optuna.trials[5]]
     monkeypatch.setattr(study_copy.optuna, "get_trials", lambda deepcopy=True, states=None: infeasible)
     assert infeasible[0].state == TrialState.COMPLETE
-    with pytest.raises(ExportError, match="none of 1 finished trials keeps the limits"):
+    with pytest.raises(ExportError, match="none of 1 finished trials is within the limits"):
         export_best(study_copy, tmp_path / "out")
 
 

@@ -39,7 +39,7 @@ def test_figures_are_objects_by_name(view):
         "gradients",
         "data-map",
     ]
-    assert figures["front"].layout.title.text == "Gain and price of every trial"
+    assert figures["front"].layout.title.text == "Gain and cost of every trial"
 
 
 def test_it_shows_what_came_out(view, tmp_path):

@@ -118,7 +118,7 @@ class Baselines:
         finally:
             lock.release(force=True)
         self.listener.baseline_ended(task, row, trained=not known)
-        self.listener.on_baseline_end(row, trained=not known)
+        self.listener.on_baseline_end(row, not known)
         return row
 
     def _train(self, config: RunConfig, task: str, fingerprint: str, folder: Path) -> BaselineRow:

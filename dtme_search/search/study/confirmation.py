@@ -35,6 +35,7 @@ from dtme_search.search.study.loading import LoadedStudy, load_study
 from dtme_search.search.study.place import DEFAULT_WORKDIR
 from dtme_search.search.study.preparation import check_same_inputs
 from dtme_search.search.study.presence import present
+from dtme_search.search.study.threads import same_threads
 from dtme_search.search.trial.events import tee
 from dtme_search.search.trial.listener import Listener
 from dtme_search.search.trial.outcome import compare
@@ -132,11 +133,12 @@ def confirm(
             expansion_steps=steps,
             new_baselines=new_baselines,
         )
-        failed = repeater.run(repeats)
+        with same_threads(loaded.optuna, shelf.device):
+            failed = repeater.run(repeats)
     if failed:
         raise TrainingError(
             f"study {loaded.name}: {len(failed)} of {len(repeats)} repeats failed, the last with "
-            f"{failed[-1].rstrip('.')}. The same command tries them again."
+            f"{failed[-1].rstrip('.')}. Run the same command again to retry them."
         )
     return loaded
 

@@ -127,7 +127,7 @@ class Callback:
     def on_study_begin(self, study: StudyInfo) -> None:
         """This process begins to work on the study."""
 
-    def on_baseline_end(self, baseline: BaselineRow, *, trained: bool) -> None:
+    def on_baseline_end(self, baseline: BaselineRow, trained: bool) -> None:
         """A single-task baseline is known; ``trained`` is false when the database had it."""
 
     def on_trial_begin(self, trial: TrialInfo) -> None:

@@ -330,7 +330,7 @@ class TestCluster:
             if event == "workers" and closing.ident is None and len(children.told()) == 2:
                 closing.start()
 
-        with pytest.raises(DtmeSearchError, match=r"^the Dask scheduler of study tiny is gone\. .* goes on"):
+        with pytest.raises(DtmeSearchError, match=r"^the Dask scheduler of study tiny is gone\. .* resume"):
             go(listener=Heard(close), workers=2)
         closing.join()
 
