@@ -154,7 +154,7 @@ class StudyConfig(Section):
     seed: Annotated[int, Field(ge=0)] = 0
     """Seed of the sampler."""
     seeds: Annotated[int, Field(ge=1, le=4)] = 1
-    """Training seeds, counted from that of the base config; sampler plan chooses among them, others use one."""
+    """Training seeds, from that of the base config up; sampler plan chooses among them, others use one."""
     objectives: dict[str, Direction] = {"delta_m_percent": "maximize", "param_overhead_percent": "minimize"}
     """One or two of delta_m_percent, param_overhead_percent, step_cost_ratio."""
     limits: dict[str, float] = {}

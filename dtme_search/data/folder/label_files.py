@@ -94,8 +94,8 @@ def _refuse_soft(positive: npt.NDArray[np.integer[Any]], where: str) -> None:
         shown = ", ".join(str(value) for value in between[:3]) + ", ..." * (between.size > 3)
         raise DataError(
             f"{where} must hold 0 and {_WHITE} only, or positive must list the values that mean yes, got "
-            f"{shown} too: the mask was scaled or stored with loss. Write it again, or take encoding numbers and scale "
-            "0.0039, which cuts at one half."
+            f"{shown} too: the mask was scaled or stored with loss. Write it again, or use encoding numbers "
+            "and scale 0.0039, which cuts at one half."
         )
 
 
