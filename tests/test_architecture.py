@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "dtme_search"
 
 ROWS = (
-    ("version", "errors", "tasks", "words", "thinning", "lazy"),
+    ("version", "errors", "tasks", "operations", "words", "thinning", "lazy"),
     ("config",),
     ("data", "metrics", "token_space", "schedules", "combine"),
     ("models",),
@@ -50,6 +50,7 @@ OUTSIDE = {
     "version": set(),
     "errors": set(),
     "tasks": set(),
+    "operations": set(),
     "words": set(),
     "thinning": {"numpy"},
     "lazy": set(),

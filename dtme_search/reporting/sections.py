@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from dtme_search.config.dotted import value_at
+from dtme_search.operations import OPERATIONS
 from dtme_search.reporting.costs import marked_costs
 from dtme_search.reporting.document import Block, Heading, Paragraph, Table
 from dtme_search.reporting.measures import metrics_table, searched_table, without_measures
@@ -142,13 +143,13 @@ def plan_table(plan: ExpansionPlan) -> Block:
         (
             str(layer),
             plan.operations()[layer],
-            _groups(plan, plan.modulate.get(layer, ())),
-            _groups(plan, plan.expand.get(layer, ())),
+            *(_groups(plan, plan.groups[name].get(layer, ())) for name in plan.shown),
             str(plan.num_streams(layer)),
         )
         for layer in plan.layers
     ]
-    return Table(("layer", "operation", "modulation for", "expansion for", "streams"), rows)
+    words = (f"{OPERATIONS[name].words} for" for name in plan.shown)
+    return Table(("layer", "operation", *words, "streams"), rows)
 
 
 def _verdict(row: pd.Series, run: RunRow | None) -> str:

@@ -215,7 +215,7 @@ def plan_of_run(run: RunRow) -> ExpansionPlan | None:
     layers = len(run.operations.split())
     if expansion.policy != "fixed":
         return ExpansionPlan.empty(tasks, layers)
-    return ExpansionPlan.from_config(expansion.plan, tasks, layers, expansion.num_task_tokens)
+    return ExpansionPlan.from_config(expansion, tasks, layers)
 
 
 def _rungs(study: LoadedStudy, runs: Mapping[int, RunRow]) -> pd.DataFrame:

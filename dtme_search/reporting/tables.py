@@ -11,6 +11,7 @@ import pandas as pd
 from optuna.trial import TrialState
 
 from dtme_search.config import RunConfig
+from dtme_search.operations import LETTERS
 from dtme_search.reporting.measures import baselines_of_trials, last_evaluations, measured
 from dtme_search.search import (
     Confirmed,
@@ -24,8 +25,6 @@ from dtme_search.search import (
 from dtme_search.search.study.states import trial_states
 
 Frame = pd.DataFrame
-
-OPERATION_LETTERS = {"none": ".", "modulate": "M", "expand": "E", "both": "B"}
 
 LEGEND = "layers: . none, M token modulation, E token expansion, B both; one letter per layer, input first"
 
@@ -213,7 +212,7 @@ def compact_layers(operations: str | None) -> str:
         >>> compact_layers("none modulate both")
         '.MB'
     """
-    return "".join(OPERATION_LETTERS[operation] for operation in (operations or "").split())
+    return "".join(LETTERS[operation] for operation in (operations or "").split())
 
 
 def _or_nan(value: float | None) -> float:

@@ -227,7 +227,9 @@ class TestSchedule:
         )
         result = trainer(config, data_of(config)).run()
         assert result.report.tasks == ("semseg", "normals")
-        grouped = {task for groups in result.plan.modulate.values() for group in groups for task in group}
+        grouped = {
+            task for groups in result.plan.groups["modulate"].values() for group in groups for task in group
+        }
         assert grouped == {"semseg", "normals"}
 
 
