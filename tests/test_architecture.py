@@ -21,6 +21,7 @@ PACKAGE = ROOT / "dtme_search"
 
 ROWS = (
     ("version", "errors", "tasks", "operations", "words", "thinning", "lazy"),
+    ("plugins",),
     ("config",),
     ("data", "metrics", "token_space", "schedules", "combine"),
     ("models",),
@@ -53,6 +54,7 @@ OUTSIDE = {
     "operations": set(),
     "words": set(),
     "thinning": {"numpy"},
+    "plugins": set(),
     "lazy": set(),
     "config": {"pydantic", "pydantic_core", "yaml"},
     "data": {"torch", "numpy", "PIL", "h5py", "scipy", "joblib"},

@@ -23,12 +23,20 @@ app = typer.Typer(
     epilog="A first search, with nothing to download:  dtme-search optimize --study demo",
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     # Help in rich's colours takes twice as long.
     rich_markup_mode=None,
 )
-data_app = typer.Typer(help="Check, view and prepare data sets.", no_args_is_help=True, rich_markup_mode=None)
+
+
+def _group(help_: str) -> typer.Typer:
+    return typer.Typer(help=help_, no_args_is_help=True, rich_markup_mode=None)
+
+
+data_app = _group("Check, view and prepare data sets.")
+study_app = _group("Rename, clean or delete a study.")
+trial_app = _group("Delete trials.")
+cache_app = _group("Show or clear what is kept between runs.")
 
 
 def screen_of(context: typer.Context) -> Screen:

@@ -196,21 +196,27 @@ def doctor(
     study: Annotated[
         str | None, typer.Option("--study", "-s", help="Also check what this study needs.")
     ] = None,
+    repair: Annotated[
+        bool,
+        typer.Option("--repair", help="Remove rows of studies that are gone and files of no trial."),
+    ] = False,
     storage: options.Storage = None,
     data_root: options.DataRoot = None,
     workdir: options.Workdir = options.DEFAULT_WORKDIR,
 ) -> None:
     """Check whether a search can run here.
 
-    Prints one line each for versions, devices, database, clock, disk, folders and data. Changes nothing.
-    The exit code is 0 if a search can run, 2 if not.
+    Prints one line each for versions, devices, database, clock, disk, folders, data and leftovers. Changes
+    nothing without --repair. The exit code is 0 if a search can run, 2 if not.
     """
+    from dtme_search.cli.managing import leftovers_in_words
     from dtme_search.cli.tables import print_table
     from dtme_search.search import can_run, examine
 
     screen = screen_of(context)
     checks = examine(study, storage=storage, data_root=data_root, workdir=workdir)
-    rows = [(check.name, check.state, check.found) for check in checks]
+    rows: list[tuple[str, str, str]] = [(check.name, check.state, check.found) for check in checks]
+    rows += leftovers_in_words(storage, workdir, repair=repair)
     print_table(screen.console, "", ("check", "state", "found"), rows)
     if not can_run(checks):
         raise typer.Exit(2)

@@ -12,6 +12,7 @@ from dtme_search.config.combine import OPTIONS
 from dtme_search.config.run import DataConfig, ExpansionConfig, ModelConfig, RunConfig, TrainConfig
 from dtme_search.config.schedule import ScheduleConfig
 from dtme_search.operations import OF_THE_PAPER, OPERATIONS
+from dtme_search.plugins import identity
 
 NUMERICS_VERSION = 2
 """Raised whenever the same config would train to other numbers; part of every fingerprint."""
@@ -55,6 +56,9 @@ def canonical(config: RunConfig) -> dict[str, Any]:
     fields that the chosen policy, schedule or data set never reads.
     """
     form = config.model_dump(mode="json")
+    del form["plugins"]
+    if brought := identity([("decoders", config.model.decoder)], config.plugins):
+        form["plugins"] = brought
     del form["baselines"]  # what a run is compared with does not change its own numbers
     for sections, names in _WHERE_NOT_WHAT.items():
         section = functools.reduce(operator.getitem, sections, form)

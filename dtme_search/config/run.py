@@ -381,6 +381,9 @@ class RunConfig(Section):
     schedule: ScheduleConfig = ScheduleConfig()
     train: TrainConfig = TrainConfig()
     baselines: BaselineRecipes = BaselineRecipes()
+    plugins: tuple[str, ...] = ()
+    """Python files of your own that bring decoders and other parts: docs/plugins.md. The fingerprint holds
+    their content, not their place."""
 
     @field_validator("tasks")
     @classmethod

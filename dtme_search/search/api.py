@@ -56,7 +56,7 @@ def train_baselines(
     shelf = DataShelf(pick_device(device), on_progress=hears.data_reading)
     url = storage_url(config.name, storage, workdir)
     check_storage(url)
-    check_model(base.model, base.data.image_size)
+    check_model(base.model, base.data.image_size, plugins=base.plugins)
     space = space_of(config, base)
     check_run(base, shelf.get(base))
     records = records_for(open_storage(url))

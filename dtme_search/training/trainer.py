@@ -105,7 +105,12 @@ class Trainer:
     ) -> Trainer:
         """The trainer of a run with the model that its config describes."""
         model = build_model(
-            config.model, data.specs, data.image_size, seed=config.seed, output_means=data.target_means()
+            config.model,
+            data.specs,
+            data.image_size,
+            seed=config.seed,
+            output_means=data.target_means(),
+            plugins=config.plugins,
         )
         return cls(config, model, data, folder=folder, callbacks=callbacks, trunk=trunk, parts=parts)
 
