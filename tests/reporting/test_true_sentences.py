@@ -148,7 +148,7 @@ def test_the_difference_to_the_network_that_never_grew(finished):
     points = row["delta_m_percent"] - never["delta_m_percent"]
     seed = "the same seed" if row["seed"] == never["seed"] else "another seed"
     sentence = (
-        f"That is {points:+.2f} points against the network of {seed} that never grew (trial {never['trial']}"
+        f"That is {points:+.2f} points relative to the network of {seed} that never grew (trial {never['trial']}"
     )
     assert sentence in finished.story
     assert f"adds {row['param_overhead_percent']:.3f} % parameters" in finished.story
