@@ -8,6 +8,7 @@ import torch
 
 from dtme_search.config import RunConfig
 from dtme_search.data import Split, TaskData, build_data
+from dtme_search.data.reading.cache import trim_cache
 from dtme_search.training.choices import as_chosen
 
 
@@ -48,6 +49,7 @@ class DataShelf:
                 on_progress=self._on_progress,
             )
             self._key = (config.data, tasks)
+            trim_cache()
         return as_chosen(self._data, config)
 
     def clear(self) -> None:

@@ -294,5 +294,5 @@ def _refusal(name: str, url: str, changes: list[str]) -> str:
     return (
         f"study '{name}' in {mask_url(url)} searches something else: {'; '.join(changes[:5])}{more}. "
         "Give the study another `name:`, take the change back, or delete the old one "
-        "with `dtme-search delete`."
+        "with `dtme-search study delete`."
     )
