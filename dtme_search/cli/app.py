@@ -23,7 +23,6 @@ app = typer.Typer(
     epilog="A first search, nothing to download:  dtme-search optimize --study demo",
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     # Help in rich's colours takes twice as long.
     rich_markup_mode=None,

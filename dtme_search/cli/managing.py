@@ -1,5 +1,6 @@
 """Commands that manage what is there: studies, trials, the cache. They say what goes, and ask."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -136,9 +137,7 @@ def clear_cache(context: typer.Context, yes: _Yes = False, dry_run: _DryRun = Fa
 
 def _carry_out(screen: Screen, removal: "Removal", yes: bool, dry_run: bool) -> None:
     """Say what goes, ask unless that was answered, and remove it."""
-    rows = ", ".join(f"{count} {table}" for table, count in removal.rows.items())
-    size = f"{len(removal.files)} files or folders, {removal.size_mb:.1f} MB"
-    told = f"{removal.what}: {size}" + (f"; rows: {rows}" if rows else "")
+    told = _in_words(removal)
     if dry_run:
         screen.say(f"Would remove {told}.")
         for path in removal.files:
@@ -148,6 +147,29 @@ def _carry_out(screen: Screen, removal: "Removal", yes: bool, dry_run: bool) -> 
         typer.confirm(f"Remove {told}?", abort=True)
     removal.carry_out()
     screen.say(f"Removed {told}.")
+
+
+def leftovers_in_words(storage: str | None, workdir: Path, *, repair: bool) -> list[tuple[str, str, str]]:
+    """Rows for ``doctor``: what nobody owns, and that it was removed if that was asked for."""
+    from dtme_search.search.manage.leftovers import find_leftovers
+
+    rows = []
+    for removal in find_leftovers(storage=storage, workdir=workdir):
+        if repair:
+            removal.carry_out()
+        how = "removed" if repair else "`dtme-search doctor --repair` removes it"
+        rows.append(("leftovers", "ok" if repair else "warning", f"{_in_words(removal)}; {how}"))
+    return rows or [("leftovers", "ok", "none")]
+
+
+def _plural(count: int) -> str:
+    return "1 file or folder" if count == 1 else f"{count} files or folders"
+
+
+def _in_words(removal: "Removal") -> str:
+    rows = ", ".join(f"{count} {table}" for table, count in removal.rows.items())
+    files = f"{_plural(len(removal.files))}, {removal.size_mb:.1f} MB" if removal.files else ""
+    return f"{removal.what}: " + ("; ".join(filter(None, [files, rows and f"rows: {rows}"])) or "nothing")
 
 
 def print_known(screen: Screen, found: "list[KnownStudy]") -> None:

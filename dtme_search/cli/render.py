@@ -28,14 +28,14 @@ def print_study(screen: Screen, study: LoadedStudy) -> None:
     from dtme_search.cli.confirmed import CONFIRMED, best_in_words, print_confirmed
     from dtme_search.errors import ExportError
     from dtme_search.reporting import (
-        LEGEND,
         best_trial,
         cost_doubt,
         failed_table,
+        front_legend,
         front_table,
         marked_costs,
-        over_base_legend,
         pruned_table,
+        telling,
         threads_in_words,
         trials_table,
         without_measures,
@@ -67,19 +67,13 @@ def print_study(screen: Screen, study: LoadedStudy) -> None:
             *CONFIRMED,
         )
         shown = marked_costs(front).drop(columns=[name for name in hidden if name in front])
-        shown = without_measures(shown, study)
-        legend = over_base_legend(shown)
-        if legend:  # 80 columns hold one of both comparisons
+        shown = telling(without_measures(shown, study), study)
+        if "delta_m_base_percent" in shown:  # 80 columns hold one of both comparisons
             shown = shown.drop(columns="paired_gain_percent", errors="ignore")
         screen.line("")
         print_frame(screen.console, f"Front: {goal}", shown)
         screen.line("")
-        paired = "paired: delta_m less that of the\nunexpanded network of the same seed; "
-        words = (
-            f"delta_m, gain by task and overhead in percent; {legend or paired}step cost in unexpanded steps;"
-        )
-        screen.hint(words)
-        screen.hint(f"{LEGEND}.")
+        screen.hint(front_legend(shown))
         _print_doubts(screen, front)
         if doubt := cost_doubt(front):
             screen.hint(doubt)
@@ -196,12 +190,14 @@ def _print_sketches(screen: Screen, study: LoadedStudy, trials: Frame, front: Fr
         return
     price = next((name for name in study.config.objectives if name != "delta_m_percent"), None)
     points = front_points(trials, price) if price else []
-    if price and len({point[:2] for point in points}) > 1:
+    if price and len({point[0] for point in points}) > 1:
         screen.line(f"\ndelta_m in percent (up) by {heading(price)} (across):")
         for line in plot_points(points, width=min(60, screen.console.width - 12)):
             screen.line(line)
         screen.hint("* on the front, o feasible, x above a limit")
-    shown = front[front["layers"] != ""].head(_MOST_MAPS)
+    from dtme_search.reporting import could_grow
+
+    shown = front[front["layers"] != ""].head(_MOST_MAPS) if could_grow(study) else front.head(0)
     if len(shown) and len(shown["layers"].iloc[0]) * 3 + 24 <= screen.console.width:
         screen.line("\nLayers from the input on:")
         for _, row in shown.iterrows():

@@ -23,6 +23,7 @@ from dtme_search.reporting.document import (
 )
 from dtme_search.reporting.effects import effects
 from dtme_search.reporting.figures import telling_figures
+from dtme_search.reporting.legend import telling
 from dtme_search.reporting.measures import without_measures
 from dtme_search.reporting.sections import (
     baseline_section,
@@ -31,7 +32,7 @@ from dtme_search.reporting.sections import (
     next_commands,
     task_section,
 )
-from dtme_search.reporting.story import story, subject
+from dtme_search.reporting.story import p_in_words, story, subject
 from dtme_search.reporting.study_data import StudyData, read_study_data
 from dtme_search.search import LoadedStudy
 from dtme_search.version import __version__
@@ -100,7 +101,7 @@ def _choices(data: StudyData) -> list[Block]:
             effect.worst,
             f"{effect.difference:+.2f}",
             str(effect.num_trials),
-            f"{effect.p_value:.2g}",
+            p_in_words(effect.p_value).removeprefix("p ").removeprefix("= "),
             "yes" if effect.is_distinguishable else "no",
         )
         for effect in found
@@ -122,8 +123,7 @@ def _trials(data: StudyData) -> list[Block]:
         return []
     shown = marked_costs(data.trials).assign(state=data.kinds).drop(columns=["feasible", "on_front"])
     shown = without_measures(shown, data.study, searched=True)
-    empty = [name for name in shown if shown[name].isna().all() or (shown[name] == "").all()]
-    shown = shown.drop(columns=empty)
+    shown = telling(shown, data.study)
     blocks: list[Block] = [Heading("All trials"), frame_table(shown.tail(_MOST_ROWS))]
     if len(shown) > _MOST_ROWS:
         blocks.append(

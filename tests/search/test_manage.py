@@ -14,6 +14,7 @@ from tiny import write_tiny_study
 from dtme_search.errors import DtmeSearchError, StorageError
 from dtme_search.reporting import trials_table
 from dtme_search.search import front_numbers, known_studies, load_study, optimize
+from dtme_search.search.manage.leftovers import find_leftovers
 from dtme_search.search.manage.removal import of_spare, of_study, of_trials
 from dtme_search.search.manage.renaming import rename_study
 from dtme_search.search.storage.records import records_for
@@ -199,3 +200,24 @@ def test_rows_are_counted_renamed_and_removed_on_every_database(on_server):
     assert optuna.get_all_study_names(study._storage._backend) == ["t"] and ownerless(engine) == {}
     optuna.delete_study(study_name="t", storage=study._storage._backend)
     assert ownerless(engine) == {"t": 1}
+
+
+def test_what_nobody_owns_is_found_and_removed(begun):
+    study, place, _ = begun
+    assert find_leftovers(**place) == []
+    ghost = replace(study.records.runs("tiny")[0], study="ghost")
+    study.records.save_run(ghost)
+    lost = place["workdir"] / "tiny" / "trials" / "0042" / "config.yaml"
+    lost.parent.mkdir()
+    lost.write_text("x")
+    rows, files = find_leftovers(**place)
+    assert rows.what == "what is left of study ghost, which is gone" and rows.rows == {"dtme_runs": 1}
+    assert list(files.files) == [lost.parent]
+    with present(study.records.engine, "tiny", "optimize"):
+        assert [each.what for each in find_leftovers(**place)] == [rows.what], (
+            "its files may be in the making"
+        )
+    before = rows_of(study)
+    for each in (rows, files):
+        each.carry_out()
+    assert find_leftovers(**place) == [] and not lost.exists() and rows_of(study) == before
