@@ -126,6 +126,7 @@ LOOKING = {
     "conflicts": ("run.yaml", "--device", "cpu", "--set", "expansion.start=0.2"),
     "train": ("run.yaml", "--device", "cpu", "--no-baselines"),
 }
+TRAINING = {"conflicts", "train"}
 NOT_AGAIN = {"study rename", "dashboard", "data prepare", "confirm", "evaluate", "predict", "deploy"}
 """Would be another command the second time, never end, or need what a training leaves."""
 
@@ -136,7 +137,9 @@ def test_every_command_is_in_the_table():
     assert set(LOOKING) | NOT_AGAIN == (set(COMMANDS) - set(groups)) | inside
 
 
-@pytest.mark.parametrize("command", LOOKING)
+@pytest.mark.parametrize(
+    "command", [pytest.param(each, marks=[pytest.mark.slow] * (each in TRAINING)) for each in LOOKING]
+)
 def test_quiet_and_verbose_mean_the_same_for_every_command(run, study_copy, finished_study, command):
     Path("tiny.yaml").write_text(Path(finished_study.file).read_text())
     Path("run.yaml").write_text(yaml.safe_dump(TINY | {"tasks": {"depth": {}}}))
