@@ -11,7 +11,7 @@ from typing import NoReturn
 import typer
 
 # Importing a module of commands adds them to the program, in this order.
-from dtme_search.cli import datasets, deploying, likeness, managing, searching, training, viewing  # noqa: F401
+from dtme_search.cli import datasets, deploying, likeness, managing, predicting, searching, training, viewing  # noqa: F401
 from dtme_search.cli.app import app
 from dtme_search.cli.arguments import hide_passwords
 from dtme_search.cli.screen import NEWS

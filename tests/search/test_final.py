@@ -62,6 +62,8 @@ def test_the_test_split_is_measured_and_named(done):
         "metrics": dict(result.metrics),
         "extra_metrics": {"edge": {"ods_f": result.extra_metrics["edge"]["ods_f"]}},
         "delta_m_percent": result.delta_m_percent,
+        "against": result.against,
+        "baselines": [row.plain() for row in result.baselines.values()],
     }
     assert load_run_config(str(result.folder / "config.yaml")) == GROWING
 
