@@ -94,7 +94,7 @@ def plan_of(streams: int, num_layers: int) -> ExpansionPlan | None:
         return None
     groups = tuple(TASKS[first::1][: 4 // streams] for first in range(0, 4, 4 // streams))
     grown = dict.fromkeys(range(num_layers // 2, num_layers), groups)
-    return ExpansionPlan(TASKS, num_layers, 1, grown, grown)
+    return ExpansionPlan(TASKS, num_layers, {"modulate": grown, "expand": grown})
 
 
 class Data:

@@ -38,7 +38,7 @@ def plans(num_layers: int) -> dict[str, ExpansionPlan]:
     one = ((TASKS[0],),)
 
     def plan(modulate: dict[int, tuple], expand: dict[int, tuple]) -> ExpansionPlan:
-        return ExpansionPlan(TASKS, num_layers, 1, modulate, expand)
+        return ExpansionPlan(TASKS, num_layers, {"modulate": modulate, "expand": expand})
 
     def both(layers: range, groups: tuple) -> ExpansionPlan:
         return plan(dict.fromkeys(layers, groups), dict.fromkeys(layers, groups))

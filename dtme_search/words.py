@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 _HEADINGS = {
@@ -56,6 +57,8 @@ def heading(column: object) -> str:
         ('depth', 'overhead', 'dead tasks')
     """
     name = str(column)
+    if "." in name:
+        return name  # a searched path
     if name.startswith("gain_"):
         return name.removeprefix("gain_").removesuffix("_percent")
     return _HEADINGS.get(name, name.replace("_", " "))
@@ -80,3 +83,23 @@ def cell(column: str, value: Any) -> str:
         signed = column in _SIGNED or column.startswith("gain_")
         return f"{value:{'+' if signed else ''}.{_DECIMALS.get(column, 1)}f}"
     return str(value)
+
+
+def enumerated(words: Sequence[str]) -> str:
+    """A list in a sentence.
+
+    Example:
+        >>> enumerated(["1"]), enumerated(["1", "2"]), enumerated(["1", "2", "3"])
+        ('1', '1 and 2', '1, 2 and 3')
+    """
+    return " and ".join(filter(None, (", ".join(words[:-1]), *words[-1:])))
+
+
+def numbered(noun: str, numbers: Sequence[int]) -> str:
+    """Numbered things in a sentence.
+
+    Example:
+        >>> numbered("trial", [3]), numbered("trial", [3, 5])
+        ('trial 3', 'trials 3 and 5')
+    """
+    return f"{noun}{'s' if len(numbers) != 1 else ''} {enumerated([str(number) for number in numbers])}"

@@ -20,7 +20,8 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "dtme_search"
 
 ROWS = (
-    ("version", "errors", "tasks", "words", "thinning"),
+    ("version", "errors", "tasks", "operations", "words", "thinning", "lazy"),
+    ("plugins",),
     ("config",),
     ("data", "metrics", "token_space", "schedules", "combine"),
     ("models",),
@@ -50,8 +51,11 @@ OUTSIDE = {
     "version": set(),
     "errors": set(),
     "tasks": set(),
+    "operations": set(),
     "words": set(),
     "thinning": {"numpy"},
+    "plugins": set(),
+    "lazy": set(),
     "config": {"pydantic", "pydantic_core", "yaml"},
     "data": {"torch", "numpy", "PIL", "h5py", "scipy", "joblib"},
     "metrics": {"torch", "numpy", "scipy", "joblib"},

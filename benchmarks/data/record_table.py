@@ -168,14 +168,18 @@ def grown_step_costs(configs: Sequence[RunConfig]) -> dict[str, float]:
         model = build(config, data)
         plan = config.expansion.plan
         model.grow(
-            ExpansionPlan(tuple(config.tasks), model.info.num_layers, 1, plan.modulate, plan.expand),
+            ExpansionPlan(
+                tuple(config.tasks),
+                model.info.num_layers,
+                {"modulate": plan.groups["modulate"], "expand": plan.groups["expand"]},
+            ),
             token_std=config.expansion.token_std,
             seed=config.seed,
         )
         # In turns: what slows the machine down for a while meets both.
         pairs = [(seconds(unexpanded, config, data), seconds(model, config, data)) for _ in range(ROUNDS)]
         before, after = zip(*pairs, strict=True)
-        has_grown = bool(plan.modulate or plan.expand)
+        has_grown = bool(plan.groups["modulate"] or plan.groups["expand"])
         costs[plan_of(config)] = median(after) / median(before) if has_grown else 1.0
     return costs
 

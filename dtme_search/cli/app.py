@@ -23,14 +23,20 @@ app = typer.Typer(
     epilog="A first search, nothing to download:  dtme-search optimize --study demo",
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     # Help in rich's colours takes twice as long.
     rich_markup_mode=None,
 )
-data_app = typer.Typer(
-    help="Look at data sets, and prepare them.", no_args_is_help=True, rich_markup_mode=None
-)
+
+
+def _group(help_: str) -> typer.Typer:
+    return typer.Typer(help=help_, no_args_is_help=True, rich_markup_mode=None)
+
+
+data_app = _group("Look at data sets, and prepare them.")
+study_app = _group("Rename, clean or delete a study.")
+trial_app = _group("Delete trials.")
+cache_app = _group("Look at what is kept between runs, and clear it.")
 
 
 def screen_of(context: typer.Context) -> Screen:

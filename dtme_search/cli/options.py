@@ -11,10 +11,25 @@ import typer
 
 from dtme_search.cli.arguments import STORAGE
 
+DEFAULT_WORKDIR = Path("dtme-runs")
+
+
+def complete_study(context: typer.Context, incomplete: str) -> list[str]:
+    """Names of studies that begin so, for the completion of a shell: shipped ones, and those begun here."""
+    from dtme_search.config import shipped
+
+    begun = Path(context.params.get("workdir") or DEFAULT_WORKDIR).glob("*/study.db")
+    names = {*shipped("studies"), *(path.parent.name for path in begun)}
+    return sorted(name for name in names if name.startswith(incomplete))
+
+
 Study = Annotated[
     str,
     typer.Option(
-        "--study", "-s", help="Name of a study (see `dtme-search studies`) or the path of its YAML."
+        "--study",
+        "-s",
+        help="Name of a study (see `dtme-search studies`) or the path of its YAML.",
+        autocompletion=complete_study,
     ),
 ]
 Storage = Annotated[
@@ -53,8 +68,6 @@ Callbacks = Annotated[
         help="A dtme_search.Callback that hears of trials and evaluations; may be repeated.",
     ),
 ]
-
-DEFAULT_WORKDIR = Path("dtme-runs")
 
 
 def callbacks_of(given: list[str] | None) -> tuple[str, ...]:

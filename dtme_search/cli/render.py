@@ -13,7 +13,7 @@ from dtme_search.cli.sketch import front_points, layer_blocks, plot_points
 from dtme_search.cli.tables import print_frame, print_table
 from dtme_search.cli.working import print_work
 from dtme_search.tasks import display_metric
-from dtme_search.words import cell, heading
+from dtme_search.words import cell, enumerated, heading, numbered
 
 if TYPE_CHECKING:
     from dtme_search.reporting import Frame
@@ -29,12 +29,15 @@ def print_study(screen: Screen, study: LoadedStudy) -> None:
     from dtme_search.cli.confirmed import CONFIRMED, best_in_words, print_confirmed
     from dtme_search.errors import ExportError
     from dtme_search.reporting import (
-        LEGEND,
         best_trial,
+        cost_doubt,
         failed_table,
+        front_legend,
         front_table,
-        over_base_legend,
+        marked_costs,
         pruned_table,
+        telling,
+        threads_in_words,
         trials_table,
         without_measures,
     )
@@ -64,20 +67,17 @@ def print_study(screen: Screen, study: LoadedStudy) -> None:
             "paired_trial",
             *CONFIRMED,
         )
-        shown = without_measures(front.drop(columns=[name for name in hidden if name in front]), study)
-        legend = over_base_legend(shown)
-        if legend:  # 80 columns hold one of both comparisons
+        shown = marked_costs(front).drop(columns=[name for name in hidden if name in front])
+        shown = telling(without_measures(shown, study), study)
+        if "delta_m_base_percent" in shown:  # 80 columns hold one of both comparisons
             shown = shown.drop(columns="paired_gain_percent", errors="ignore")
         screen.line("")
         print_frame(screen.console, f"Front: {goal}", shown)
         screen.line("")
-        paired = "paired: delta_m less that of the\nunexpanded network of the same seed; "
-        words = (
-            f"delta_m, gain by task and overhead in percent; {legend or paired}step cost in unexpanded steps;"
-        )
-        screen.hint(words)
-        screen.hint(f"{LEGEND}.")
+        screen.hint(front_legend(shown))
         _print_doubts(screen, front)
+        if doubt := cost_doubt(front):
+            screen.hint(doubt)
         _print_measures(screen, study, trials, front)
         print_confirmed(screen, study, trials)
         _print_sketches(screen, study, trials, front)
@@ -95,9 +95,8 @@ def print_study(screen: Screen, study: LoadedStudy) -> None:
         return
     row = trials[trials["trial"] == best].iloc[0]
     screen.say(best_in_words(study, best))
-    saved = study.savings().sentence()
-    if saved:
-        screen.hint(saved, style=None)
+    for sentence in filter(None, (study.savings().sentence(), threads_in_words(study))):
+        screen.hint(sentence, style=None)
     place, force = study.place, ["--force"] if row["dead_tasks"] else []
     confirm = [] if row["num_seeds"] > 0 else [place.command("confirm", "--top", "3", "--seeds", "3")]
     print_next(
@@ -218,12 +217,14 @@ def _print_sketches(screen: Screen, study: LoadedStudy, trials: Frame, front: Fr
         return
     price = next((name for name in study.config.objectives if name != "delta_m_percent"), None)
     points = front_points(trials, price) if price else []
-    if price and len({point[:2] for point in points}) > 1:
+    if price and len({point[0] for point in points}) > 1:
         screen.line(f"\ndelta_m in percent (up) by {heading(price)} (across):")
         for line in plot_points(points, width=min(60, screen.console.width - 12)):
             screen.line(line)
         screen.hint("* on the front, o feasible, x above a limit")
-    shown = front[front["layers"] != ""].head(_MOST_MAPS)
+    from dtme_search.reporting import could_grow
+
+    shown = front[front["layers"] != ""].head(_MOST_MAPS) if could_grow(study) else front.head(0)
     if len(shown) and len(shown["layers"].iloc[0]) * 3 + 24 <= screen.console.width:
         screen.line("\nLayers from the input on:")
         for _, row in shown.iterrows():
@@ -252,9 +253,9 @@ def _print_measures(screen: Screen, study: LoadedStudy, trials: Frame, front: Fr
 def _print_doubts(screen: Screen, front: Frame) -> None:
     doubtful = front[front["dead_tasks"] != ""]
     for dead, group in doubtful.groupby("dead_tasks", sort=False):
-        trials = ", ".join(str(number) for number in group["trial"])
-        tasks = str(dead).replace(",", ", ")
+        trials = numbered("trial", group["trial"].tolist())
+        tasks = enumerated(str(dead).split(","))
         screen.say(
-            f"Not to be trusted, not clearly better than without the image in {tasks}: trial {trials}.",
+            f"Not to be trusted, not clearly better than without the image in {tasks}: {trials}.",
             style="red",
         )

@@ -194,21 +194,27 @@ def doctor(
     study: Annotated[
         str | None, typer.Option("--study", "-s", help="Check what this study needs, too.")
     ] = None,
+    repair: Annotated[
+        bool,
+        typer.Option("--repair", help="Remove rows of studies that are gone and files of no trial."),
+    ] = False,
     storage: options.Storage = None,
     data_root: options.DataRoot = None,
     workdir: options.Workdir = options.DEFAULT_WORKDIR,
 ) -> None:
     """Check whether a search can run here.
 
-    Versions, devices, database, clock, disk, folders, data: one line each. Changes nothing. The
-    exit code is 0 if it can, 2 if there is a problem.
+    Versions, devices, database, clock, disk, folders, data, leftovers: one line each. Changes nothing
+    without --repair. The exit code is 0 if it can, 2 if there is a problem.
     """
+    from dtme_search.cli.managing import leftovers_in_words
     from dtme_search.cli.tables import print_table
     from dtme_search.search import can_run, examine
 
     screen = screen_of(context)
     checks = examine(study, storage=storage, data_root=data_root, workdir=workdir)
-    rows = [(check.name, check.state, check.found) for check in checks]
+    rows: list[tuple[str, str, str]] = [(check.name, check.state, check.found) for check in checks]
+    rows += leftovers_in_words(storage, workdir, repair=repair)
     print_table(screen.console, "", ("check", "state", "found"), rows)
     if not can_run(checks):
         raise typer.Exit(2)

@@ -158,7 +158,7 @@ def conflicts(
     screen = screen_of(context)
     with stoppable("Nothing was written."), listening(screen) as listener:
         shelf = DataShelf(pick_device(device), on_progress=listener.data_reading)
-        check_model(run_config.model, run_config.data.image_size)
+        check_model(run_config.model, run_config.data.image_size, plugins=run_config.plugins)
         data = shelf.get(run_config)
         report, plan = conflicts_at_expansion(run_config, data, Callbacks(on_progress=listener.progress))
     out.mkdir(parents=True, exist_ok=True)

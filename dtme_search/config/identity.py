@@ -11,6 +11,8 @@ from typing import Any
 from dtme_search.config.combine import OPTIONS
 from dtme_search.config.run import DataConfig, ExpansionConfig, ModelConfig, RunConfig, TrainConfig
 from dtme_search.config.schedule import ScheduleConfig
+from dtme_search.operations import OF_THE_PAPER, OPERATIONS
+from dtme_search.plugins import identity
 
 NUMERICS_VERSION = 2
 """Raised whenever the same config would train to other numbers; part of every fingerprint."""
@@ -54,6 +56,9 @@ def canonical(config: RunConfig) -> dict[str, Any]:
     fields that the chosen policy, schedule or data set never reads.
     """
     form = config.model_dump(mode="json")
+    del form["plugins"]
+    if brought := identity([("decoders", config.model.decoder)], config.plugins):
+        form["plugins"] = brought
     del form["baselines"]  # what a run is compared with does not change its own numbers
     for sections, names in _WHERE_NOT_WHAT.items():
         section = functools.reduce(operator.getitem, sections, form)
@@ -118,7 +123,33 @@ def _active_expansion(expansion: ExpansionConfig, form: dict[str, Any]) -> dict[
         active |= MEASURING | _MERGING
     if expansion.ranks_by_conflicts:
         active |= _RANKING
+    if expansion.ranks_by_conflicts:
+        # The paper's choice leaves no trace, so that older work keeps its name.
+        active |= {
+            name
+            for name in ("range_operation", "null_operation")
+            if form[name] != ExpansionConfig.model_fields[name].default
+        }
+    for name in expansion.possible_operations:
+        active |= set(OPERATIONS[name].options)
+    if "plan" in active:
+        form = form | {"plan": _plan_form(form["plan"])}
     return {name: value for name, value in form.items() if name in active}
+
+
+def expansion_in_full(config: RunConfig) -> dict[str, Any]:
+    """The whole section, whatever the policy reads, but for operations that are new and not touched."""
+    form = config.expansion.model_dump(mode="json")
+    new = {"range_operation", "null_operation"} | {
+        option for name, spec in OPERATIONS.items() if name not in OF_THE_PAPER for option in spec.options
+    }
+    form["plan"] = _plan_form(form["plan"])
+    fields = ExpansionConfig.model_fields
+    return {name: value for name, value in form.items() if name not in new or value != fields[name].default}
+
+
+def _plan_form(plan: dict[str, Any]) -> dict[str, Any]:
+    return {name: layers for name, layers in plan.items() if layers or name in OF_THE_PAPER}
 
 
 def _active_schedule(config: RunConfig, form: dict[str, Any]) -> dict[str, Any]:

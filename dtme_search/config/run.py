@@ -7,7 +7,7 @@ dotted path, for example ``expansion.start``. Defaults are the papers' where the
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
@@ -16,11 +16,17 @@ from dtme_search.config.dotted import set_path
 from dtme_search.config.recipes import BaselineRecipes
 from dtme_search.config.schedule import ADAPTIVE, ScheduleConfig
 from dtme_search.config.section import Fraction, Section
+from dtme_search.operations import CHOICES, OPERATIONS, operations_of
 
 Count = Annotated[int, Field(ge=1)]
 """A whole number of 1 or more."""
 
-LayerChoice = Literal["auto", "none", "modulate", "expand", "both"]
+if TYPE_CHECKING:
+    LayerChoice = str
+    OperationName = str
+else:  # pydantic and the JSON schema know them by name, whatever is registered
+    LayerChoice = Literal[("auto", *CHOICES)]
+    OperationName = Literal[tuple(OPERATIONS)]
 LayerIndex = Annotated[int, Field(ge=0)]
 
 
@@ -198,10 +204,15 @@ class FixedPlan(Section):
     expand: dict[LayerIndex, TaskGroups] = {}
     """Token expansion, same form."""
 
+    @property
+    def groups(self) -> dict[str, dict[int, TaskGroups]]:
+        """Operation -> layer -> groups."""
+        return {name: getattr(self, name) for name in OPERATIONS}
+
     @model_validator(mode="after")
     def _groups_part_the_tasks(self) -> Self:
-        for operation in ("modulate", "expand"):
-            for layer, groups in getattr(self, operation).items():
+        for operation, layers in self.groups.items():
+            for layer, groups in layers.items():
                 tasks = [task for group in groups for task in group]
                 if not all(groups) or not groups or len(set(tasks)) != len(tasks):
                     raise ValueError(
@@ -234,6 +245,10 @@ class ExpansionConfig(Section):
     """Merge the least conflicting tasks until at most this many groups remain; empty = one per task."""
     selection: Literal["conflict", "random", "reversed", "swapped"] = "conflict"
     """Which layers: most conflicts first, or one of the paper's controls."""
+    range_operation: OperationName = "modulate"
+    """Operation of the layers that range conflicts choose; the paper's is modulate."""
+    null_operation: OperationName = "expand"
+    """Operation of the layers that null conflicts choose; the paper's is expand."""
     layers: tuple[LayerChoice, ...] = ()
     """Policy per_layer: one choice for each layer; auto = decided by conflicts."""
     plan: FixedPlan = FixedPlan()
@@ -259,6 +274,18 @@ class ExpansionConfig(Section):
         return self.policy == "conflict" or (self.policy == "per_layer" and "auto" in self.layers)
 
     @property
+    def possible_operations(self) -> tuple[str, ...]:
+        """Operations that a plan of this section can have."""
+        given: set[str] = set()
+        if self.policy == "fixed":
+            given = {name for name, layers in self.plan.groups.items() if layers}
+        if self.ranks_by_conflicts:
+            given |= {self.range_operation, self.null_operation}
+        if self.policy == "per_layer":
+            given |= {name for choice in self.layers for name in operations_of(choice)}
+        return tuple(name for name in OPERATIONS if name in given)
+
+    @property
     def needs_conflicts(self) -> bool:
         """Whether a plan follows from measured conflicts, in its layers or in its groups of tasks."""
         merges = self.pair_threshold > 0 or self.max_streams is not None
@@ -271,7 +298,7 @@ class ExpansionConfig(Section):
 
     @model_validator(mode="after")
     def _policy_has_what_it_follows(self) -> Self:
-        if self.policy == "fixed" and not (self.plan.modulate or self.plan.expand):
+        if self.policy == "fixed" and not any(self.plan.groups.values()):
             raise ValueError(
                 "policy fixed needs a plan with at least one layer, got none. Use policy none for no growth"
             )
@@ -354,6 +381,9 @@ class RunConfig(Section):
     schedule: ScheduleConfig = ScheduleConfig()
     train: TrainConfig = TrainConfig()
     baselines: BaselineRecipes = BaselineRecipes()
+    plugins: tuple[str, ...] = ()
+    """Python files of your own that bring decoders and other parts: docs/plugins.md. The fingerprint holds
+    their content, not their place."""
 
     @field_validator("tasks")
     @classmethod
@@ -371,7 +401,8 @@ class RunConfig(Section):
                 )
         unknown = {
             task
-            for groups in (*self.expansion.plan.modulate.values(), *self.expansion.plan.expand.values())
+            for layers in self.expansion.plan.groups.values()
+            for groups in layers.values()
             for group in groups
             for task in group
         } - set(self.tasks)

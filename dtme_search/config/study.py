@@ -149,6 +149,8 @@ class StudyConfig(Section):
     """One line for ``dtme-search studies``."""
     config: str | dict[str, Any]
     """Base config: a name from configs/, a path, or the config itself."""
+    plugins: tuple[str, ...] = ()
+    """Python files of your own that bring parts, for all runs of the study: docs/plugins.md."""
     trials: Annotated[int, Field(ge=1)] = 64
     """Finished trials the study should reach, over all runs of optimize."""
     seed: Annotated[int, Field(ge=0)] = 0

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
@@ -67,6 +67,7 @@ class BackboneInfo:
         patch_size: Side of a patch in pixels.
         grid: Patches per (column, row) of the image: (H / patch, W / patch).
         has_rotary_positions: Whether every block is given the positions of patches (EVA, DINOv3).
+        linears: Linear maps of a block that operations can adapt, by name: (inputs, outputs).
     """
 
     num_layers: int
@@ -77,6 +78,7 @@ class BackboneInfo:
     patch_size: int
     grid: tuple[int, int]
     has_rotary_positions: bool = False
+    linears: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
 
 class Backbone(nn.Module):

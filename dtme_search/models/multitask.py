@@ -15,11 +15,9 @@ from torch import Tensor, nn
 from dtme_search.models.architectures import find_architecture
 from dtme_search.models.backbone import Backbone, BackboneInfo, build_backbone, describe_backbone
 from dtme_search.models.decoders import DecoderContext, Level, Predictions
-from dtme_search.models.seeding import seeded
+from dtme_search.models.operations import LAYER_OPERATIONS, LayerOperation, Site
 from dtme_search.models.streams import (
     Route,
-    TokenExpansion,
-    TokenModulation,
     by_stream,
     draw_drop_paths,
     plan_routes,
@@ -59,8 +57,8 @@ class MultiTaskViT(nn.Module):
         self.tasks = tasks
         self.levels = levels
         self.plan: ExpansionPlan | None = None
-        self.modulations = nn.ModuleDict()
-        self.expansions = nn.ModuleDict()
+        for operation in LAYER_OPERATIONS.values():
+            self.add_module(operation.place, nn.ModuleDict())
         self._routes: dict[tuple[tuple[str, ...], bool, torch.device], tuple[Route, ...]] = {}
 
     @property
@@ -107,7 +105,7 @@ class MultiTaskViT(nn.Module):
         return self._run(images, self.tasks, True, layer_inputs), layer_inputs
 
     def grow(self, plan: ExpansionPlan, *, token_std: float, seed: int) -> list[nn.Parameter]:
-        """Add the modulations and task tokens of a plan in place.
+        """Build the operations of a plan in place.
 
         Outputs right after token modulation equal those before it; task tokens change the attention at
         once, by little when ``token_std`` is small. A checkpoint of a grown model is loaded into a new
@@ -119,7 +117,7 @@ class MultiTaskViT(nn.Module):
             seed: Seed of the task tokens; those of a layer do not depend on the other layers.
 
         Returns:
-            The new parameters, by layer; within a layer weight and bias of TM, then the tokens of TE.
+            The new parameters, by layer; within a layer in the order of the operations.
 
         Raises:
             ValueError: If the model has grown already, or the plan is for other tasks or layers.
@@ -131,22 +129,22 @@ class MultiTaskViT(nn.Module):
                 f"plan must be for tasks {list(self.tasks)} and {self.info.num_layers} layers, "
                 f"got tasks {list(plan.tasks)} and {plan.num_layers} layers."
             )
-        embed_dim = self.info.embed_dim
         new: list[nn.Parameter] = []
-        for layer in range(plan.num_layers):
-            if layer in plan.modulate:
-                modulation = TokenModulation(
-                    len(plan.modulate[layer]), embed_dim, self.backbone.first_shared_token
+        for layer, block in enumerate(self.backbone.blocks):
+            for name, groups in plan.at(layer).items():
+                site = Site(
+                    layer,
+                    block,
+                    len(groups),
+                    self.info.embed_dim,
+                    self.backbone.first_shared_token,
+                    plan.options,
+                    token_std,
+                    seed,
                 )
-                self.modulations[str(layer)] = self._place(modulation)
-                new += modulation.parameters()
-            if layer in plan.expand:
-                with seeded(seed, f"task tokens/{layer}"):
-                    expansion = TokenExpansion(
-                        len(plan.expand[layer]), plan.num_task_tokens, embed_dim, token_std
-                    )
-                self.expansions[str(layer)] = self._place(expansion)
-                new += expansion.parameters()
+                operation = self._place(LAYER_OPERATIONS[name].build(site))
+                self._built(name)[str(layer)] = operation
+                new += operation.parameters()
         self.plan = plan
         self._routes.clear()
         return new
@@ -161,9 +159,17 @@ class MultiTaskViT(nn.Module):
         for block in self.backbone.blocks:
             block.compile(backend=backend, fullgraph=True, dynamic=True)
 
-    def _place(self, module: nn.Module) -> nn.Module:
+    def _place(self, module: LayerOperation) -> LayerOperation:
         reference = next(self.backbone.parameters())
         return module.to(reference.device, reference.dtype).train(self.training)
+
+    def _built(self, name: str) -> nn.ModuleDict:
+        """The operations of one kind by layer."""
+        return cast("nn.ModuleDict", self.get_submodule(LAYER_OPERATIONS[name].place))
+
+    def _operations_at(self, layer: int) -> dict[str, LayerOperation]:
+        names = () if self.plan is None else self.plan.at(layer)
+        return {name: cast("LayerOperation", self._built(name)[str(layer)]) for name in names}
 
     def _active(self, tasks: Sequence[str] | None) -> tuple[str, ...]:
         if tasks is None:
@@ -191,9 +197,8 @@ class MultiTaskViT(nn.Module):
         for layer, (block, route) in enumerate(zip(backbone.blocks, routes, strict=True)):
             if layer_inputs is not None:
                 layer_inputs.append(tokens_NLP)
-            modulation = cast("TokenModulation | None", _at(self.modulations, layer))
-            expansion = cast("TokenExpansion | None", _at(self.expansions, layer))
-            tokens_NLP, *beside = run_layer(block, tokens_NLP, num_images, route, modulation, expansion)
+            operations = self._operations_at(layer)
+            tokens_NLP, *beside = run_layer(block, tokens_NLP, num_images, route, operations)
             if layer + 1 in self.levels:
                 kept[layer + 1] = tuple(by_stream(one, num_images) for one in (tokens_NLP, *beside))
 
@@ -224,11 +229,6 @@ class MultiTaskViT(nn.Module):
         return self._routes[key]
 
 
-def _at(operations: nn.ModuleDict, layer: int) -> nn.Module | None:
-    key = str(layer)
-    return operations[key] if key in operations else None  # noqa: SIM401  (ModuleDict has no get)
-
-
 def feature_levels(num_layers: int, count: int) -> tuple[int, ...]:
     """Number of blocks after which each of ``count`` feature maps is taken, at equal distances.
 
@@ -243,14 +243,16 @@ def feature_levels(num_layers: int, count: int) -> tuple[int, ...]:
     return tuple(-(-num_layers * part // count) for part in range(1, count + 1))
 
 
-def check_model(config: ModelConfig, image_size: tuple[int, int]) -> BackboneInfo:
+def check_model(
+    config: ModelConfig, image_size: tuple[int, int], *, plugins: Sequence[str] = ()
+) -> BackboneInfo:
     """Check all that can be checked of a model without building it; gives the sizes of the backbone.
 
     Raises:
         ConfigError: As :func:`build_model`, but for weights.
     """
     info = describe_backbone(config, image_size)
-    architecture, options = find_architecture(config)
+    architecture, options = find_architecture(config, plugins)
     architecture.decoder.check(info, config.decoder_channels, options)
     return info
 
@@ -262,6 +264,7 @@ def build_model(
     *,
     seed: int,
     output_means: Mapping[str, Tensor] | None = None,
+    plugins: Sequence[str] = (),
 ) -> MultiTaskViT:
     """Build the model of a config on the CPU, not grown.
 
@@ -275,6 +278,7 @@ def build_model(
         seed: Seed of the initial weights.
         output_means: Per task the training mean of its targets, shape (C,), as the initial output; tasks
             that are not named start at zero (ours; it ends a stall of regression tasks at the start).
+        plugins: Files that may bring the decoder, ``plugins`` of the run.
 
     Raises:
         ConfigError: If the backbone, its weights, the decoder, options of either, or the image size cannot be
@@ -284,8 +288,8 @@ def build_model(
     means = dict(output_means or {})
     if not set(means) <= set(specs):
         raise ValueError(f"output_means must name some of {list(specs)}, got {list(means)}.")
-    info = check_model(config, image_size)
-    architecture, options = find_architecture(config)
+    info = check_model(config, image_size, plugins=plugins)
+    architecture, options = find_architecture(config, plugins)
     kind = architecture.decoder
     levels = feature_levels(info.num_layers, kind.num_levels or NUM_LEVELS[config.levels])
     context = DecoderContext(specs, info, len(levels), config.decoder_channels, image_size, means, seed)

@@ -1,4 +1,4 @@
-"""Token modulation, token expansion, and task streams through shared transformer blocks.
+"""Task streams through shared transformer blocks, and where operations act on them.
 
 Shapes: S streams, B images, L tokens (prefix tokens included), P embedding dim, G groups of tasks,
 M task tokens. Tokens of all streams lie in one batch, stream-major: (S * B, L, P), so that a block with
@@ -10,12 +10,14 @@ whose operations so far are identical share a stream (ours: the same result for 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+
+from dtme_search.models.operations import LAYER_OPERATIONS, LayerOperation
 
 if TYPE_CHECKING:
     from dtme_search.token_space import ExpansionPlan
@@ -26,63 +28,6 @@ Streams = tuple[tuple[str, ...], ...]
 BlockOutput = Tensor | tuple[Tensor, ...]
 """Tokens (N, L, P), and in a tuple further tensors (N, ...) that a decoder wants beside them; those must not
 depend on how many task tokens there are."""
-
-
-class TokenModulation(nn.Module):
-    """TM: an affine map of the shared tokens, one for each group of tasks; starts as the exact identity.
-
-    Tokens t of a stream become ``W_i * t + b_i`` (element by element) from this layer on. 2P parameters per
-    group. Class and register tokens are modulated too (ours).
-
-    Args:
-        num_groups: G.
-        embed_dim: P.
-        first_token: Tokens before this one are not shared by the tasks and stay as they are.
-    """
-
-    def __init__(self, num_groups: int, embed_dim: int, first_token: int = 0) -> None:
-        super().__init__()
-        self.first_token = first_token
-        self.weight = nn.Parameter(torch.ones(num_groups, embed_dim))
-        self.bias = nn.Parameter(torch.zeros(num_groups, embed_dim))
-
-    def forward(self, tokens_SBLP: Tensor, groups_S: Tensor) -> Tensor:
-        """Modulate each stream with its group's map; group G stands for "leave as it is"."""
-        weight_GP = torch.cat((self.weight, torch.ones_like(self.weight[:1])))
-        bias_GP = torch.cat((self.bias, torch.zeros_like(self.bias[:1])))
-        modulated = torch.addcmul(
-            bias_GP[groups_S][:, None, None],
-            tokens_SBLP[:, :, self.first_token :],
-            weight_GP[groups_S][:, None, None],
-        )
-        if not self.first_token:
-            return modulated
-        return torch.cat((tokens_SBLP[:, :, : self.first_token], modulated), dim=2)
-
-
-class TokenExpansion(nn.Module):
-    """TE: learnable tokens that a block sees beside the shared ones; one set for each group of tasks.
-
-    They enter before the block and leave after it, so each layer expands on its own (App. B.3). M * P
-    parameters per group, drawn from N(0, ``std``²).
-
-    Args:
-        num_groups: G.
-        num_tokens: M.
-        embed_dim: P.
-        std: Standard deviation of the initial tokens.
-    """
-
-    def __init__(self, num_groups: int, num_tokens: int, embed_dim: int, std: float) -> None:
-        super().__init__()
-        self.tokens = nn.Parameter(torch.empty(num_groups, num_tokens, embed_dim))
-        nn.init.normal_(self.tokens, std=std)
-
-    def forward(self, tokens_SBLP: Tensor, groups_S: Tensor) -> Tensor:
-        """Append each stream's task tokens: (S, B, L, P) -> (S, B, L + M, P)."""
-        num_images = tokens_SBLP.shape[1]
-        task_tokens_SBMP = self.tokens[groups_S][:, None].expand(-1, num_images, -1, -1)
-        return torch.cat((tokens_SBLP, task_tokens_SBMP), dim=2)
 
 
 class SharedDropPath(nn.Module):
@@ -122,15 +67,15 @@ def draw_drop_paths(drop_paths: Sequence[SharedDropPath], keep_prob_D: Tensor, n
 
 @dataclass(frozen=True)
 class Pass:
-    """One call of a block, for the streams that have the same number of tokens.
+    """One call of a block, for streams that have the same number of tokens.
 
     Attributes:
         positions: Which streams take part; ``None`` = all.
-        token_groups: TE group of each of them; ``None`` = no task tokens.
+        groups: Operations that act in the block -> group of each of these streams, G = none.
     """
 
     positions: Tensor | None
-    token_groups: Tensor | None
+    groups: Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -140,14 +85,14 @@ class Route:
     Attributes:
         streams: Tasks of each stream while the block runs and after it.
         parents: Which stream of the layer before each stream continues; ``None`` = nothing split.
-        modulation_groups: TM group of each stream, G = none; ``None`` = no stream is modulated.
-        passes: Calls of the block, at most two.
-        order: Puts the streams of two passes back in order; ``None`` after one pass.
+        groups: Operations that act before the block -> group of each stream, G = none.
+        passes: Calls of the block, one for each set of operations that add tokens.
+        order: Puts the streams of several passes back in order; ``None`` after one pass.
     """
 
     streams: Streams
     parents: Tensor | None
-    modulation_groups: Tensor | None
+    groups: Mapping[str, Tensor]
     passes: tuple[Pass, ...]
     order: Tensor | None
 
@@ -177,41 +122,44 @@ def plan_routes(
             streams: Streams = tuple((task,) for task in tasks)
         else:
             streams = before if plan is None else plan.streams(layer, tasks)
-        modulate: Streams = () if plan is None else plan.modulate.get(layer, ())
-        expand: Streams = () if plan is None else plan.expand.get(layer, ())
-        routes.append(_route(before, streams, modulate, expand, device))
+        at_layer = {} if plan is None else plan.at(layer)
+        routes.append(_route(before, streams, at_layer, device))
         before = streams
     return tuple(routes)
 
 
-def _route(
-    before: Streams, streams: Streams, modulate: Streams, expand: Streams, device: torch.device
-) -> Route:
+def _route(before: Streams, streams: Streams, at_layer: Mapping[str, Streams], device: torch.device) -> Route:
     parents = _positions(streams, before)
-    modulation_groups = _positions(streams, modulate)
-    token_groups = _positions(streams, expand)
-    plain = [stream for stream, group in enumerate(token_groups) if group == len(expand)]
-    expanded = [stream for stream, group in enumerate(token_groups) if group < len(expand)]
+    groups = {name: _positions(streams, of) for name, of in at_layer.items()}
+    # An operation that none of these streams has does not act.
+    groups = {name: of for name, of in groups.items() if min(of) < len(at_layer[name])}
+    lengthening = [name for name in groups if LAYER_OPERATIONS[name].kind.lengthens]
+    calls: dict[tuple[bool, ...], list[int]] = {}
+    for stream in range(len(streams)):
+        key = tuple(groups[name][stream] < len(at_layer[name]) for name in lengthening)
+        calls.setdefault(key, []).append(stream)
 
     def indices(values: Sequence[int]) -> Tensor:
         # Routes are kept; a tensor made in inference mode could not be used by a later training step.
         with torch.inference_mode(False):
             return torch.tensor(values, device=device)
 
-    if not expanded:
-        passes: tuple[Pass, ...] = (Pass(None, None),)
-    elif not plain:
-        passes = (Pass(None, indices(token_groups)),)
-    else:
-        groups = [token_groups[stream] for stream in expanded]
-        passes = (Pass(indices(plain), None), Pass(indices(expanded), indices(groups)))
-    joined = plain + expanded
+    def one_pass(chosen: list[int]) -> Pass:
+        acting = {
+            name: indices([of[stream] for stream in chosen])
+            for name, of in groups.items()
+            if LAYER_OPERATIONS[name].kind.in_block
+            and min(of[stream] for stream in chosen) < len(at_layer[name])
+        }
+        return Pass(None if len(calls) == 1 else indices(chosen), acting)
+
+    joined = [stream for _, chosen in sorted(calls.items()) for stream in chosen]
     return Route(
         streams=streams,
         parents=None if parents == list(range(len(before))) else indices(parents),
-        modulation_groups=indices(modulation_groups) if min(modulation_groups) < len(modulate) else None,
-        passes=passes,
-        order=None if len(passes) == 1 else indices([joined.index(s) for s in range(len(streams))]),
+        groups={name: indices(of) for name, of in groups.items() if not LAYER_OPERATIONS[name].kind.in_block},
+        passes=tuple(one_pass(chosen) for _, chosen in sorted(calls.items())),
+        order=None if len(calls) == 1 else indices([joined.index(s) for s in range(len(streams))]),
     )
 
 
@@ -228,21 +176,18 @@ def run_layer(
     tokens_NLP: Tensor,
     num_images: int,
     route: Route,
-    modulation: TokenModulation | None,
-    expansion: TokenExpansion | None,
+    operations: Mapping[str, LayerOperation],
 ) -> tuple[Tensor, ...]:
-    """Split streams where they part, modulate, expand, and run the block.
+    """Split streams where they part, let the operations of the layer act, and run the block.
 
-    TM comes before TE where a layer has both. The block runs once for each number of tokens, so at most
-    twice.
+    TM comes before TE where a layer has both. The block runs once for each number of tokens.
 
     Args:
         block: Transformer block with weights shared by all streams.
         tokens_NLP: Streams after the layer before, N = S * B.
         num_images: B.
         route: Way of the streams through this layer.
-        modulation: TM of this layer, if it has one.
-        expansion: TE of this layer, if it has one.
+        operations: Operations of this layer by name.
 
     Returns:
         Tokens of the streams ``route.streams``, without task tokens; then what the block gave beside them.
@@ -254,15 +199,19 @@ def run_layer(
             tokens_SBLP = tokens_SBLP.expand(len(route.streams), -1, -1, -1)
         else:
             tokens_SBLP = tokens_SBLP.index_select(0, route.parents)
-    if modulation is not None and route.modulation_groups is not None:
-        tokens_SBLP = modulation(tokens_SBLP, route.modulation_groups)
+    for name, groups_S in route.groups.items():
+        tokens_SBLP = operations[name].enter(tokens_SBLP, groups_S)
 
     outputs = []
     for one in route.passes:
         chosen_SBLP = tokens_SBLP if one.positions is None else tokens_SBLP.index_select(0, one.positions)
-        if expansion is not None and one.token_groups is not None:
-            chosen_SBLP = expansion(chosen_SBLP, one.token_groups)
-        output = block(chosen_SBLP.flatten(0, 1))
+        try:
+            for name, groups_S in one.groups.items():
+                chosen_SBLP = operations[name].enter(chosen_SBLP, groups_S)
+            output = block(chosen_SBLP.flatten(0, 1))
+        finally:
+            for name in one.groups:
+                operations[name].leave()
         tokens_NLP, *beside = (output,) if isinstance(output, Tensor) else output
         outputs.append((tokens_NLP[:, :num_tokens], *beside))
     if route.order is None:

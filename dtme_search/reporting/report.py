@@ -9,6 +9,7 @@ from typing import Literal
 import pandas as pd
 
 from dtme_search.errors import ExportError
+from dtme_search.reporting.costs import cost_doubt, marked_costs, threads_in_words
 from dtme_search.reporting.document import (
     Block,
     Bullets,
@@ -22,6 +23,7 @@ from dtme_search.reporting.document import (
 )
 from dtme_search.reporting.effects import effects
 from dtme_search.reporting.figures import telling_figures
+from dtme_search.reporting.legend import telling
 from dtme_search.reporting.measures import without_measures
 from dtme_search.reporting.sections import (
     baseline_section,
@@ -30,7 +32,7 @@ from dtme_search.reporting.sections import (
     next_commands,
     task_section,
 )
-from dtme_search.reporting.story import story, subject
+from dtme_search.reporting.story import p_in_words, story, subject
 from dtme_search.reporting.study_data import StudyData, read_study_data
 from dtme_search.search import LoadedStudy
 from dtme_search.version import __version__
@@ -99,7 +101,7 @@ def _choices(data: StudyData) -> list[Block]:
             effect.worst,
             f"{effect.difference:+.2f}",
             str(effect.num_trials),
-            f"{effect.p_value:.2g}",
+            p_in_words(effect.p_value).removeprefix("p ").removeprefix("= "),
             "yes" if effect.is_distinguishable else "no",
         )
         for effect in found
@@ -119,10 +121,9 @@ def _choices(data: StudyData) -> list[Block]:
 def _trials(data: StudyData) -> list[Block]:
     if data.trials.empty:
         return []
-    shown = data.trials.assign(state=data.kinds).drop(columns=["feasible", "on_front"])
+    shown = marked_costs(data.trials).assign(state=data.kinds).drop(columns=["feasible", "on_front"])
     shown = without_measures(shown, data.study, searched=True)
-    empty = [name for name in shown if shown[name].isna().all() or (shown[name] == "").all()]
-    shown = shown.drop(columns=empty)
+    shown = telling(shown, data.study)
     blocks: list[Block] = [Heading("All trials"), frame_table(shown.tail(_MOST_ROWS))]
     if len(shown) > _MOST_ROWS:
         blocks.append(
@@ -131,6 +132,8 @@ def _trials(data: StudyData) -> list[Block]:
                 f"`{data.study.place.command('show', '--format', 'csv')}` gives all."
             )
         )
+    if doubt := cost_doubt(data.trials):
+        blocks.append(Paragraph(doubt))
     return blocks
 
 
@@ -159,7 +162,7 @@ def _provenance(data: StudyData) -> list[Block]:
         Table(("what", "of the trials"), [(str(name), text) for name, text in rows if text]),
         Paragraph(
             f"All trials together took {_duration(hours)}. Written {datetime.now(UTC):%Y-%m-%d %H:%M} UTC by "
-            f"dtme-search {__version__}."
+            f"dtme-search {__version__}. {threads_in_words(data.study)}"
         ),
     ]
 

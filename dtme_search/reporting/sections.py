@@ -8,10 +8,13 @@ from collections.abc import Sequence
 import pandas as pd
 
 from dtme_search.config.dotted import value_at
+from dtme_search.operations import OPERATIONS
+from dtme_search.reporting.costs import marked_costs
 from dtme_search.reporting.document import Block, Heading, Paragraph, Table
+from dtme_search.reporting.legend import front_legend, telling
 from dtme_search.reporting.measures import metrics_table, searched_table, without_measures
 from dtme_search.reporting.study_data import StudyData, plan_of_run
-from dtme_search.reporting.tables import LEGEND, against, over_base_legend
+from dtme_search.reporting.tables import against
 from dtme_search.search import BaselineRow, RunRow
 from dtme_search.search.storage.studies import stored_base_config
 from dtme_search.tasks import display_metric
@@ -35,18 +38,10 @@ def front_section(data: StudyData) -> list[Block]:
     front = data.trials[data.trials["on_front"].astype(bool)].sort_values("delta_m_percent", ascending=False)
     if front.empty:
         return []
-    shown = without_measures(front.drop(columns=[name for name in _HIDDEN if name in front]), data.study)
-    shown = shown.dropna(axis=1, how="all")
-    return [
-        Heading("Front"),
-        frame_table(shown),
-        Paragraph(
-            f"delta_m, gain by task and overhead in percent; {over_base_legend(shown)}"
-            "paired: delta_m less that of the unexpanded network of the same seed; "
-            "step cost in steps of the unexpanded network; "
-            f"start as share of the training; {LEGEND}."
-        ),
-    ]
+    shown = marked_costs(front).drop(columns=[name for name in _HIDDEN if name in front])
+    shown = without_measures(shown, data.study)
+    shown = telling(shown, data.study)
+    return [Heading("Front"), frame_table(shown), Paragraph(front_legend(shown))]
 
 
 def next_commands(data: StudyData) -> list[str]:
@@ -140,13 +135,13 @@ def plan_table(plan: ExpansionPlan) -> Block:
         (
             str(layer),
             plan.operations()[layer],
-            _groups(plan, plan.modulate.get(layer, ())),
-            _groups(plan, plan.expand.get(layer, ())),
+            *(_groups(plan, plan.groups[name].get(layer, ())) for name in plan.shown),
             str(plan.num_streams(layer)),
         )
         for layer in plan.layers
     ]
-    return Table(("layer", "operation", "modulation for", "expansion for", "streams"), rows)
+    words = (f"{OPERATIONS[name].words} for" for name in plan.shown)
+    return Table(("layer", "operation", *words, "streams"), rows)
 
 
 def _verdict(row: pd.Series, run: RunRow | None) -> str:

@@ -11,6 +11,7 @@ import pandas as pd
 from optuna.trial import TrialState
 
 from dtme_search.config import RunConfig
+from dtme_search.operations import LETTERS
 from dtme_search.reporting.measures import baselines_of_trials, last_evaluations, measured
 from dtme_search.search import (
     Confirmed,
@@ -24,8 +25,6 @@ from dtme_search.search import (
 from dtme_search.search.study.states import trial_states
 
 Frame = pd.DataFrame
-
-OPERATION_LETTERS = {"none": ".", "modulate": "M", "expand": "E", "both": "B"}
 
 LEGEND = (
     "layers: . none, M token modulation, E token expansion, B both; one letter per layer from the input on"
@@ -42,7 +41,8 @@ def trials_table(study: LoadedStudy) -> pd.DataFrame:
     ``expected_std`` (of the plan over seeds), ``param_overhead_percent``, ``step_cost_ratio``,
     ``start`` (fraction of all steps), ``layers`` (see ``LEGEND``), ``feasible``, ``dead_tasks``,
     ``seconds``, ``on_front``, ``error`` (first line). Where a study has such trials: ``reason`` (why it was
-    pruned or took a result over), ``origin_trial`` (whose result it took), ``steps_reused``; where the
+    pruned or took a result over), ``origin_trial`` (whose result it took), ``steps_reused``,
+    ``step_flops_ratio`` (step cost by counted operations); where the
     architecture is searched, ``delta_m_base_percent`` (over the baselines of the base config, those of
     ``delta_m_percent`` being of the trial's own architecture). delta_m of a trial without a result is that
     of its last evaluation, and so are ``metric_<task>`` (of all tasks, in its unit: fractions, m, deg), with
@@ -83,7 +83,7 @@ def table_of_runs(study: LoadedStudy, runs: Mapping[int, RunRow]) -> pd.DataFram
                 "dead_tasks": run.dead_tasks or "",
                 "seconds": run.seconds_total,
             }
-            sometimes = ("reason", "origin_trial", "steps_reused", "delta_m_base_percent")
+            sometimes = ("reason", "origin_trial", "steps_reused", "delta_m_base_percent", "step_flops_ratio")
             facts = {name: getattr(run, name) for name in sometimes}
             row |= {name: value for name, value in facts.items() if value is not None}
             row |= measured(last.get(trial.number, {}), baselines.get(trial.number, {}))
@@ -214,7 +214,7 @@ def compact_layers(operations: str | None) -> str:
         >>> compact_layers("none modulate both")
         '.MB'
     """
-    return "".join(OPERATION_LETTERS[operation] for operation in (operations or "").split())
+    return "".join(LETTERS[operation] for operation in (operations or "").split())
 
 
 def _or_nan(value: float | None) -> float:

@@ -1,36 +1,43 @@
 """From a study to its trials and the SQL database that holds all they measured."""
 
-from dtme_search.search.api import join, optimize, train_baselines
-from dtme_search.search.doctor import Check, can_run, examine
-from dtme_search.search.final import FinalResult, evaluate_checkpoint, train_final
-from dtme_search.search.manage import KnownStudy, delete_study, known_studies
-from dtme_search.search.storage.database import mask_url
-from dtme_search.search.storage.rows import BaselineRow, ConfirmationRow, RunRow
-from dtme_search.search.storage.trials import PROPOSAL_ATTR, own_trials
-from dtme_search.search.study.confirmation import confirm
-from dtme_search.search.study.expectation import Expectation, expectations
-from dtme_search.search.study.leaders import (
-    Confirmed,
-    confirmations,
-    doubt_about_leader,
-    feasible_values,
-    front_numbers,
-    lead_of,
-    ranking,
-    why_no_leader,
-)
-from dtme_search.search.study.lifecycle import put_right
-from dtme_search.search.study.loading import LoadedStudy, load_study, storage_url
-from dtme_search.search.study.place import DEFAULT_WORKDIR
-from dtme_search.search.study.preparation import read_study
-from dtme_search.search.study.presence import AtWork, at_work
-from dtme_search.search.study.states import STATES, counts_in_words, dead_among, state_of, trial_states
-from dtme_search.search.trial.callback import Callback, EvaluationInfo, StudyInfo, TrialEnd, TrialInfo
-from dtme_search.search.trial.diary import DrawFiles
-from dtme_search.search.trial.listener import Listener, WorkerStatus
-from dtme_search.search.trial.outcome import Outcome
-from dtme_search.search.workers.wire import Reporter
-from dtme_search.search.workspace import Workspace
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dtme_search.lazy import lazily
+
+if TYPE_CHECKING:
+    from dtme_search.search.api import join, optimize, train_baselines
+    from dtme_search.search.doctor import Check, can_run, examine
+    from dtme_search.search.final import FinalResult, evaluate_checkpoint, train_final
+    from dtme_search.search.manage.known import KnownStudy, known_studies
+    from dtme_search.search.storage.database import mask_url
+    from dtme_search.search.storage.rows import BaselineRow, ConfirmationRow, RunRow
+    from dtme_search.search.storage.trials import PROPOSAL_ATTR, own_trials
+    from dtme_search.search.study.confirmation import confirm
+    from dtme_search.search.study.expectation import Expectation, expectations
+    from dtme_search.search.study.leaders import (
+        Confirmed,
+        confirmations,
+        doubt_about_leader,
+        feasible_values,
+        front_numbers,
+        lead_of,
+        ranking,
+        why_no_leader,
+    )
+    from dtme_search.search.study.lifecycle import put_right
+    from dtme_search.search.study.loading import LoadedStudy, load_study, storage_url
+    from dtme_search.search.study.place import DEFAULT_WORKDIR
+    from dtme_search.search.study.preparation import read_study
+    from dtme_search.search.study.presence import AtWork, at_work
+    from dtme_search.search.study.states import STATES, counts_in_words, dead_among, state_of, trial_states
+    from dtme_search.search.trial.callback import Callback, EvaluationInfo, StudyInfo, TrialEnd, TrialInfo
+    from dtme_search.search.trial.diary import DrawFiles
+    from dtme_search.search.trial.listener import Listener, WorkerStatus
+    from dtme_search.search.trial.outcome import Outcome
+    from dtme_search.search.workers.wire import Reporter
+    from dtme_search.search.workspace import Workspace
 
 __all__ = [
     "DEFAULT_WORKDIR",
@@ -63,7 +70,6 @@ __all__ = [
     "confirmations",
     "counts_in_words",
     "dead_among",
-    "delete_study",
     "doubt_about_leader",
     "evaluate_checkpoint",
     "examine",
@@ -87,3 +93,40 @@ __all__ = [
     "trial_states",
     "why_no_leader",
 ]
+
+__getattr__ = lazily(
+    __name__,
+    {
+        "api": ("join", "optimize", "train_baselines"),
+        "doctor": ("Check", "can_run", "examine"),
+        "final": ("FinalResult", "evaluate_checkpoint", "train_final"),
+        "manage.known": ("KnownStudy", "known_studies"),
+        "storage.database": ("mask_url",),
+        "storage.rows": ("BaselineRow", "ConfirmationRow", "RunRow"),
+        "storage.trials": ("PROPOSAL_ATTR", "own_trials"),
+        "study.confirmation": ("confirm",),
+        "study.expectation": ("Expectation", "expectations"),
+        "study.leaders": (
+            "Confirmed",
+            "confirmations",
+            "doubt_about_leader",
+            "feasible_values",
+            "front_numbers",
+            "lead_of",
+            "ranking",
+            "why_no_leader",
+        ),
+        "study.lifecycle": ("put_right",),
+        "study.loading": ("LoadedStudy", "load_study", "storage_url"),
+        "study.place": ("DEFAULT_WORKDIR",),
+        "study.preparation": ("read_study",),
+        "study.presence": ("AtWork", "at_work"),
+        "study.states": ("STATES", "counts_in_words", "dead_among", "state_of", "trial_states"),
+        "trial.callback": ("Callback", "EvaluationInfo", "StudyInfo", "TrialEnd", "TrialInfo"),
+        "trial.diary": ("DrawFiles",),
+        "trial.listener": ("Listener", "WorkerStatus"),
+        "trial.outcome": ("Outcome",),
+        "workers.wire": ("Reporter",),
+        "workspace": ("Workspace",),
+    },
+)

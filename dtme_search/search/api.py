@@ -26,6 +26,7 @@ from dtme_search.search.study.place import DEFAULT_WORKDIR
 from dtme_search.search.study.preparation import Prepared, join_prepared, prepare, read_study, space_of
 from dtme_search.search.study.recipes import settled
 from dtme_search.search.study.settings import Settings
+from dtme_search.search.study.threads import fix_threads, same_threads
 from dtme_search.search.trial.callback import StudyInfo
 from dtme_search.search.trial.calling import CallbackSource, import_paths, with_callbacks
 from dtme_search.search.trial.diary import DrawFiles
@@ -55,7 +56,7 @@ def train_baselines(
     shelf = DataShelf(pick_device(device), on_progress=hears.data_reading)
     url = storage_url(config.name, storage, workdir)
     check_storage(url)
-    check_model(base.model, base.data.image_size)
+    check_model(base.model, base.data.image_size, plugins=base.plugins)
     space = space_of(config, base)
     check_run(base, shelf.get(base))
     records = records_for(open_storage(url))
@@ -146,8 +147,9 @@ def optimize(
     left = prepared.config.trials - num_finished(prepared.optuna)
     with StopSwitch(timeout) as switch:
         if alone or (left <= 1 and places and not places[0].visible):
+            threads = None if alone else places[0].threads(len(places))
             with prepared.present("optimize") as told:
-                _work(prepared, tee(hears, told), draw, switch, publish=publish)
+                _work(prepared, tee(hears, told), draw, switch, publish=publish, threads=threads)
         elif left > 0 and not switch():
             prepared.shelf.clear()
             with runs.launcher(prepared, left) as launcher, prepared.present("optimize", "watching workers"):
@@ -207,18 +209,21 @@ def _work(
     *,
     publish: Callable[[LoadedStudy], None] | None = None,
     stays: bool = False,
+    threads: int | None = None,
 ) -> None:
-    """Train the baselines that are missing, then trials."""
+    """Train the baselines that are missing, then trials; ``threads`` for a study that has none fixed."""
     shelf, records, workspace = prepared.shelf, prepared.records, prepared.workspace
     base = prepared.base
     info = StudyInfo(
         config=prepared.config, base=base, tasks=shelf.get(base).specs, folder=workspace.root.absolute()
     )
     baselines = Baselines(records, shelf, workspace.baseline, hears, switch)
+    with prepared.asking(), storage_errors(prepared.url):
+        fix_threads(prepared.optuna, shelf.device, threads)
     hears.on_study_begin(info)
     try:
-        objective = _objective(prepared, info, baselines, draw)
-        with storage_errors(prepared.url):
+        with same_threads(prepared.optuna, shelf.device), storage_errors(prepared.url):
+            objective = _objective(prepared, info, baselines, draw)
             run_trials(prepared, objective, hears, switch, publish=publish, stays=stays)
     except TrainingInterrupted:
         return  # while a baseline was trained

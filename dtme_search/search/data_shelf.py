@@ -8,6 +8,7 @@ import torch
 
 from dtme_search.config import RunConfig
 from dtme_search.data import Split, TaskData, build_data
+from dtme_search.data.reading.cache import trim_cache
 
 
 class DataShelf:
@@ -46,6 +47,7 @@ class DataShelf:
                 on_progress=self._on_progress,
             )
             self._key = (config.data, tasks)
+            trim_cache()
         return self._data.for_tasks(tasks)
 
     def clear(self) -> None:

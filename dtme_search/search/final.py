@@ -117,7 +117,7 @@ def train_final(
     url = storage or default_storage_url(FINAL, workdir)
     if with_baselines:
         check_storage(url)
-    check_model(config.model, config.data.image_size)
+    check_model(config.model, config.data.image_size, plugins=config.plugins)
     check_weights(config.model, config.data.image_size)
     data = shelf.get(config)
     check_run(config, data)

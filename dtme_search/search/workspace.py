@@ -6,7 +6,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from dtme_search.training.checkpoint import remove_checkpoint
+from dtme_search.training.disk import remove_checkpoint
 
 
 def private_folder(folder: Path) -> Path:

@@ -1,46 +1,45 @@
 """``ExpansionPlan``: which layers grow, by which operation, for which groups of tasks.
 
-A plan is a value: it knows its parameters, its overhead and its task streams before any model grows.
-Token modulation (TM) gives a group its own affine map of the shared tokens, token expansion (TE) gives it
-its own task tokens (arXiv 2507.07485v2, Sec. 4.3). The paper has one group per task; larger groups are ours.
+A plan is a value: it knows its parameters, its overhead and its task streams before any model grows. Its
+operations are those of ``dtme_search.operations``. The paper (DTME, arXiv 2507.07485v2, Sec. 4.3) has one
+group per task; larger groups are ours.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any
 
-from dtme_search.config import FixedPlan, TaskGroups, fingerprint
+from dtme_search.config import ExpansionConfig, FixedPlan, TaskGroups, fingerprint
 from dtme_search.errors import ConfigError, nearest
+from dtme_search.operations import OF_THE_PAPER, OPERATIONS, Linears, Options, name_of
 from dtme_search.token_space.text import format_table
-
-Operation = Literal["none", "modulate", "expand", "both"]
-"""What happens before the block of one layer."""
 
 
 @dataclass(frozen=True)
 class ExpansionPlan:
-    """Groups of tasks per layer and operation.
+    """Groups of tasks per operation and layer.
 
     Tasks that are in no group of a layer keep the stream they had. Groups are stored in the order of
-    ``tasks`` and layers without groups are dropped, so that plans for the same growth are equal.
+    ``tasks``, layers without groups and options of operations that take no part are dropped, so that plans
+    for the same growth are equal.
 
     Attributes:
         tasks: Every task of the model, in its order.
         num_layers: Layers (blocks) of the backbone.
-        num_task_tokens: Task tokens of one TE group in one layer.
-        modulate: 0-based layer -> groups that share one token modulation there.
-        expand: 0-based layer -> groups that share one set of task tokens there.
+        groups: Operation -> 0-based layer -> groups that share one there. Every known operation is in it.
+        options: Fields of ``expansion`` that the operations of the plan read; their defaults where not given.
 
     Raises:
-        ValueError: If a layer is out of range, a group is empty, a task is unknown or in two groups.
+        ValueError: If a layer is out of range, a group is empty, a task is unknown or in two groups, or an
+            operation is unknown.
 
     Example:
-        >>> plan = ExpansionPlan(("semseg", "depth"), 4, 1, {1: (("semseg",), ("depth",))}, {})
+        >>> plan = ExpansionPlan(("semseg", "depth"), 4, {"modulate": {1: (("semseg",), ("depth",))}})
         >>> plan.operations()
         ('none', 'modulate', 'none', 'none')
         >>> plan.streams(0), plan.streams(3)
@@ -51,30 +50,34 @@ class ExpansionPlan:
 
     tasks: tuple[str, ...]
     num_layers: int
-    num_task_tokens: int
-    modulate: Mapping[int, TaskGroups]
-    expand: Mapping[int, TaskGroups]
+    groups: Mapping[str, Mapping[int, TaskGroups]] = field(default_factory=dict)
+    options: Options = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.tasks or len(set(self.tasks)) != len(self.tasks):
             raise ValueError(f"tasks must be different names, at least one, got {list(self.tasks)}.")
-        for name in ("num_layers", "num_task_tokens"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        counts = {"num_layers": self.num_layers, **self.options}
+        for name, value in counts.items():
+            if isinstance(value, int) and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}.")
+        if unknown := set(self.groups) - set(OPERATIONS):
+            raise ValueError(f"operations must be some of {list(OPERATIONS)}, got {sorted(unknown)}.")
+        ordered = {name: self._in_order(name, self.groups.get(name, {})) for name in OPERATIONS}
+        options = {
+            option: self.options.get(option, default)
+            for name, spec in OPERATIONS.items()
+            if ordered[name]
+            for option, default in spec.options.items()
+        }
         object.__setattr__(self, "tasks", tuple(self.tasks))
-        for name in ("modulate", "expand"):
-            ordered = self._in_order(name, getattr(self, name))
-            object.__setattr__(self, name, MappingProxyType(ordered))
+        frozen = {name: MappingProxyType(layers) for name, layers in ordered.items()}
+        object.__setattr__(self, "groups", MappingProxyType(frozen))
+        object.__setattr__(self, "options", MappingProxyType(options))
 
     def __reduce__(self) -> tuple[type[ExpansionPlan], tuple[Any, ...]]:
         # A mapping proxy can be neither pickled nor deep-copied, and models that hold a plan are both.
-        return ExpansionPlan, (
-            self.tasks,
-            self.num_layers,
-            self.num_task_tokens,
-            dict(self.modulate),
-            dict(self.expand),
-        )
+        groups = {name: dict(layers) for name, layers in self.groups.items()}
+        return ExpansionPlan, (self.tasks, self.num_layers, groups, dict(self.options))
 
     def _in_order(self, name: str, layers: Mapping[int, TaskGroups]) -> dict[int, TaskGroups]:
         position = {task: index for index, task in enumerate(self.tasks)}
@@ -105,30 +108,32 @@ class ExpansionPlan:
     @classmethod
     def empty(cls, tasks: Sequence[str], num_layers: int) -> ExpansionPlan:
         """Plan of a model that never grows."""
-        return cls(tuple(tasks), num_layers, 1, {}, {})
+        return cls(tuple(tasks), num_layers)
 
     @classmethod
-    def from_config(
-        cls, plan: FixedPlan, tasks: Sequence[str], num_layers: int, num_task_tokens: int
-    ) -> ExpansionPlan:
+    def from_config(cls, expansion: ExpansionConfig, tasks: Sequence[str], num_layers: int) -> ExpansionPlan:
         """Plan that a config writes out under ``expansion.plan``.
 
         Raises:
             ConfigError: If it does not fit the tasks or the layers of this model.
         """
         try:
-            return cls(tuple(tasks), num_layers, num_task_tokens, plan.modulate, plan.expand)
+            return cls(tuple(tasks), num_layers, expansion.plan.groups, options_of(expansion))
         except ValueError as error:
             raise ConfigError(f"expansion.plan: {error}") from error
 
     def to_config(self) -> FixedPlan:
         """The same plan as an exported config writes it."""
-        return FixedPlan(modulate=dict(self.modulate), expand=dict(self.expand))
+        return FixedPlan.model_validate({name: dict(layers) for name, layers in self.groups.items()})
+
+    def at(self, layer: int) -> dict[str, TaskGroups]:
+        """The operations of a layer, each with its groups, in the order in which they act."""
+        return {name: layers[layer] for name, layers in self.groups.items() if layer in layers}
 
     @property
     def layers(self) -> tuple[int, ...]:
         """Layers that grow, ascending."""
-        return tuple(sorted({*self.modulate, *self.expand}))
+        return tuple(sorted({layer for layers in self.groups.values() for layer in layers}))
 
     @property
     def is_empty(self) -> bool:
@@ -142,40 +147,40 @@ class ExpansionPlan:
 
     @property
     def fingerprint(self) -> str:
-        """Equal for plans that train to the same numbers (task tokens do not count without TE)."""
-        form = self._as_dict()
-        if not self.expand:
-            del form["num_task_tokens"]
-        return fingerprint("expansion plan", form)
+        """Equal for plans that train to the same numbers."""
+        return fingerprint("expansion plan", self._as_dict())
 
-    def operations(self) -> tuple[Operation, ...]:
-        """Operation of every layer: none, modulate, expand or both."""
-        names: dict[tuple[bool, bool], Operation] = {
-            (False, False): "none",
-            (True, False): "modulate",
-            (False, True): "expand",
-            (True, True): "both",
-        }
-        return tuple(names[layer in self.modulate, layer in self.expand] for layer in range(self.num_layers))
+    def operations(self) -> tuple[str, ...]:
+        """What happens at every layer, one of ``dtme_search.operations.CHOICES``."""
+        return tuple(name_of(self.at(layer)) for layer in range(self.num_layers))
 
-    def num_parameters(self, embed_dim: int) -> int:
+    def num_parameters(self, embed_dim: int, linears: Linears | None = None) -> int:
         """Parameters that the growth adds.
 
         Scale and shift for each TM group (2p), ``num_task_tokens`` vectors for each TE group (mp); with one
         group per task these are the paper's counts.
 
+        Args:
+            embed_dim: Width of a token.
+            linears: Sizes of the linear maps of a block; read by operations that adapt them.
+
         Example:
-            >>> plan = ExpansionPlan(("a", "b"), 2, 3, {0: (("a", "b"),)}, {0: (("a",),)})
-            >>> plan.num_parameters(embed_dim=10)
+            >>> groups = {"modulate": {0: (("a", "b"),)}, "expand": {0: (("a",),)}}
+            >>> ExpansionPlan(("a", "b"), 2, groups, {"num_task_tokens": 3}).num_parameters(embed_dim=10)
             50
         """
-        num_modulations = sum(map(len, self.modulate.values()))
-        num_expansions = sum(map(len, self.expand.values()))
-        return embed_dim * (2 * num_modulations + self.num_task_tokens * num_expansions)
+        return sum(
+            sum(map(len, layers.values()))
+            * OPERATIONS[name].num_parameters(embed_dim, linears or {}, self.options)
+            for name, layers in self.groups.items()
+            if layers
+        )
 
-    def overhead_percent(self, embed_dim: int, backbone_parameters: int) -> float:
+    def overhead_percent(
+        self, embed_dim: int, backbone_parameters: int, linears: Linears | None = None
+    ) -> float:
         """Added parameters in percent of the headless backbone with its position embedding."""
-        return 100.0 * self.num_parameters(embed_dim) / backbone_parameters
+        return 100.0 * self.num_parameters(embed_dim, linears) / backbone_parameters
 
     def streams(self, layer: int, tasks: Sequence[str] | None = None) -> TaskGroups:
         """Streams in which tasks run through the block of ``layer``.
@@ -194,7 +199,8 @@ class ExpansionPlan:
             ValueError: If the layer is out of range or a task is unknown.
 
         Example:
-            >>> plan = ExpansionPlan(("a", "b", "c"), 2, 1, {0: (("a",),)}, {1: (("b",),)})
+            >>> groups = {"modulate": {0: (("a",),)}, "expand": {1: (("b",),)}}
+            >>> plan = ExpansionPlan(("a", "b", "c"), 2, groups)
             >>> plan.streams(0), plan.streams(1), plan.streams(1, ["b", "a"])
             ((('a',), ('b', 'c')), (('a',), ('b',), ('c',)), (('a',), ('b',)))
         """
@@ -213,7 +219,7 @@ class ExpansionPlan:
         return tuple(
             tuple(group for group in operation.get(index, ()) if task in group)
             for index in range(layer + 1)
-            for operation in (self.modulate, self.expand)
+            for operation in self.groups.values()
         )
 
     def num_streams(self, layer: int) -> int:
@@ -225,23 +231,29 @@ class ExpansionPlan:
         return json.dumps(self._as_dict())
 
     def _as_dict(self) -> dict[str, Any]:
+        # The paper's operations are written always, so that older plans keep their names.
         return {
             "tasks": self.tasks,
             "num_layers": self.num_layers,
-            "num_task_tokens": self.num_task_tokens,
-            "modulate": {str(layer): groups for layer, groups in self.modulate.items()},
-            "expand": {str(layer): groups for layer, groups in self.expand.items()},
+            **self.options,
+            **{
+                name: {str(layer): groups for layer, groups in layers.items()}
+                for name, layers in self.groups.items()
+                if layers or name in OF_THE_PAPER
+            },
         }
 
     @classmethod
     def from_json(cls, text: str) -> ExpansionPlan:
         """Read what :meth:`to_json` wrote."""
         form = json.loads(text)
-        operations = (
-            {int(layer): tuple(map(tuple, groups)) for layer, groups in form[name].items()}
-            for name in ("modulate", "expand")
-        )
-        return cls(tuple(form["tasks"]), form["num_layers"], form["num_task_tokens"], *operations)
+        groups = {
+            name: {int(layer): tuple(map(tuple, groups)) for layer, groups in form[name].items()}
+            for name in OPERATIONS
+            if name in form
+        }
+        options = {name: value for name, value in form.items() if isinstance(value, int | float | str)}
+        return cls(tuple(form["tasks"]), form["num_layers"], groups, options)
 
     def save(self, path: str | Path) -> None:
         """Write the plan as a JSON file."""
@@ -256,24 +268,29 @@ class ExpansionPlan:
         """One line per layer: operation, groups that share it, streams through the block.
 
         Example:
-            >>> plan = ExpansionPlan(("a", "b", "c"), 2, 1, {1: (("a",), ("b", "c"))}, {})
+            >>> plan = ExpansionPlan(("a", "b", "c"), 2, {"modulate": {1: (("a",), ("b", "c"))}})
             >>> print(plan.table())
             layer  operation  modulate  expand  streams
             -----  ---------  --------  ------  -------
                 0  none                               1
                 1  modulate   a | b+c                 2
         """
+        shown = self.shown
         rows = [
             (
                 str(layer),
                 operation,
-                self._show(self.modulate.get(layer, ())),
-                self._show(self.expand.get(layer, ())),
+                *(self._show(self.groups[name].get(layer, ())) for name in shown),
                 str(self.num_streams(layer)),
             )
             for layer, operation in enumerate(self.operations())
         ]
-        return format_table(("layer", "operation", "modulate", "expand", "streams"), rows)
+        return format_table(("layer", "operation", *shown, "streams"), rows)
+
+    @property
+    def shown(self) -> tuple[str, ...]:
+        """Operations that a table has a column for: the paper's, and whatever takes part."""
+        return tuple(name for name, layers in self.groups.items() if layers or name in OF_THE_PAPER)
 
     def _show(self, groups: TaskGroups) -> str:
         if len(groups) == len(self.tasks) > 1:
@@ -281,3 +298,8 @@ class ExpansionPlan:
         if groups == (self.tasks,) and len(self.tasks) > 1:
             return "all tasks together"
         return " | ".join("+".join(group) for group in groups)
+
+
+def options_of(expansion: ExpansionConfig) -> dict[str, Any]:
+    """The fields of a config that operations read."""
+    return {option: getattr(expansion, option) for spec in OPERATIONS.values() for option in spec.options}

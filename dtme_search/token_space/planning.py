@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 
 import torch
@@ -16,11 +16,15 @@ from torch import Tensor
 
 from dtme_search.config import ExpansionConfig, TaskGroups
 from dtme_search.errors import ConfigError
-from dtme_search.token_space.plan import ExpansionPlan
+from dtme_search.operations import OPERATIONS, operations_of
+from dtme_search.token_space.plan import ExpansionPlan, options_of
 from dtme_search.token_space.report import ConflictReport, Space
 
 _SPACES: tuple[Space, Space] = ("range", "null")
 """Subspace that decides about token modulation, and the one that decides about token expansion."""
+_SPACE_OF: Mapping[str, tuple[Space, ...]] = {"modulate": ("range",), "expand": ("null",)}
+"""Whose conflicts say which tasks get an operation that ``expansion.layers`` names; both where the paper has
+no such operation [ours]."""
 
 
 def plan_expansion(
@@ -36,6 +40,8 @@ def plan_expansion(
       all layers); fixed.
     - How many layers: the share ``range_layer_ratio`` (``null_layer_ratio``) of all layers, rounded up,
       less those whose score is below ``range_threshold`` (``null_threshold``).
+    - By what: ``range_operation`` where range conflicts decide, ``null_operation`` where null conflicts do;
+      the paper's are modulate and expand, other choices are ours.
     - Which ones, by ``selection``: most conflicts first; or a control of the paper with as many layers:
       random; reversed (fewest conflicts first); swapped (modulation by null conflicts, expansion by
       range conflicts).
@@ -58,7 +64,7 @@ def plan_expansion(
     if config.policy == "none":
         return ExpansionPlan.empty(tasks, num_layers)
     if config.policy == "fixed":
-        return ExpansionPlan.from_config(config.plan, tasks, num_layers, config.num_task_tokens)
+        return ExpansionPlan.from_config(config, tasks, num_layers)
     if config.policy == "per_layer" and len(config.layers) != num_layers:
         raise ConfigError(
             f"expansion.layers must hold one choice for each of the {num_layers} layers, "
@@ -66,18 +72,22 @@ def plan_expansion(
         )
     if config.needs_conflicts:
         _check_report(report, tasks, num_layers)
-    layers = _choose_layers(report, config, num_layers, seed)
-    active = [
-        {layer: _active_tasks(report, space, layer, config.pair_threshold, tasks) for layer in chosen}
-        for space, chosen in zip(_SPACES, layers, strict=True)
-    ]
+    chosen = _choose_layers(report, config, num_layers, seed)
+    active = {
+        operation: {
+            layer: _active_tasks(report, spaces, layer, config.pair_threshold, tasks)
+            for layer, spaces in layers.items()
+        }
+        for operation, layers in chosen.items()
+    }
     groups: TaskGroups = tuple((task,) for task in tasks)
     if report is not None and config.max_streams is not None:
-        groups = merge_tasks(_mean_conflicts(report, active), tasks, config.max_streams)
-    modulate, expand = (
-        {layer: _restrict(groups, members) for layer, members in per_layer.items()} for per_layer in active
-    )
-    return ExpansionPlan(tuple(tasks), num_layers, config.num_task_tokens, modulate, expand)
+        groups = merge_tasks(_mean_conflicts(report, chosen, active), tasks, config.max_streams)
+    planned = {
+        operation: {layer: _restrict(groups, members) for layer, members in layers.items()}
+        for operation, layers in active.items()
+    }
+    return ExpansionPlan(tuple(tasks), num_layers, planned, options_of(config))
 
 
 def merge_tasks(conflicts: Tensor, tasks: Sequence[str], max_groups: int) -> TaskGroups:
@@ -125,22 +135,23 @@ def _check_report(report: ConflictReport | None, tasks: Sequence[str], num_layer
 
 def _choose_layers(
     report: ConflictReport | None, config: ExpansionConfig, num_layers: int, seed: int
-) -> tuple[set[int], set[int]]:
-    """Layers with token modulation, layers with token expansion."""
+) -> dict[str, dict[int, tuple[Space, ...]]]:
+    """Operation -> layer -> subspaces whose conflicts say which tasks get it there."""
     choices = config.layers if config.policy == "per_layer" else ("auto",) * num_layers
-    modulate, expand = set[int](), set[int]()
+    chosen: dict[str, dict[int, tuple[Space, ...]]] = {name: {} for name in OPERATIONS}
     if "auto" in choices:
         assert report is not None
-        modulate, expand = _by_conflicts(report, config, seed)
+        by_space = _by_conflicts(report, config, seed)
+        for operation, space, layers in zip(
+            (config.range_operation, config.null_operation), _SPACES, by_space, strict=True
+        ):
+            for layer in layers:
+                if choices[layer] == "auto":
+                    chosen[operation][layer] = (*chosen[operation].get(layer, ()), space)
     for layer, choice in enumerate(choices):
-        if choice != "auto":
-            modulate -= {layer}
-            expand -= {layer}
-        if choice in ("modulate", "both"):
-            modulate |= {layer}
-        if choice in ("expand", "both"):
-            expand |= {layer}
-    return modulate, expand
+        for operation in operations_of(choice):
+            chosen[operation][layer] = _SPACE_OF.get(operation, _SPACES)
+    return chosen
 
 
 def _by_conflicts(report: ConflictReport, config: ExpansionConfig, seed: int) -> tuple[set[int], set[int]]:
@@ -172,21 +183,30 @@ def _num_chosen(ratio: float, num_layers: int) -> int:
 
 
 def _active_tasks(
-    report: ConflictReport | None, space: Space, layer: int, threshold: float, tasks: Sequence[str]
+    report: ConflictReport | None,
+    spaces: Sequence[Space],
+    layer: int,
+    threshold: float,
+    tasks: Sequence[str],
 ) -> set[str]:
     if report is None or threshold <= 0:
         return set(tasks)
-    largest = report.rates(space)[layer].amax(1).tolist()
+    largest = torch.stack([report.rates(space)[layer].amax(1) for space in spaces]).amax(0).tolist()
     return {task for task, rate in zip(tasks, largest, strict=True) if rate >= threshold}
 
 
-def _mean_conflicts(report: ConflictReport, active: Sequence[dict[int, set[str]]]) -> Tensor:
+def _mean_conflicts(
+    report: ConflictReport,
+    chosen: Mapping[str, Mapping[int, tuple[Space, ...]]],
+    active: Mapping[str, Mapping[int, set[str]]],
+) -> Tensor:
     """Mean pair conflict (K, K) over the operations that take place, each in its own subspace."""
     rates = [
         report.rates(space)[layer]
-        for space, per_layer in zip(_SPACES, active, strict=True)
-        for layer, members in sorted(per_layer.items())
+        for operation, layers in active.items()
+        for layer, members in sorted(layers.items())
         if members
+        for space in chosen[operation][layer]
     ]
     return torch.stack(rates).mean(0) if rates else torch.zeros_like(report.range_rates[0])
 

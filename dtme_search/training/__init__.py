@@ -1,14 +1,21 @@
 """Train, grow, evaluate and resume one model; usable without Optuna."""
 
-from dtme_search.training.callbacks import Callbacks, Progress, TrainingInterrupted
-from dtme_search.training.checkpoint import load_checkpoint, save_checkpoint
-from dtme_search.training.evaluation import evaluate, evaluate_each, evaluate_extra, no_image_priors
-from dtme_search.training.inspection import check_run, conflicts_at_expansion, restore_model
-from dtme_search.training.memory import run_within_memory, with_smaller_batches
-from dtme_search.training.prediction import Prediction, Predictor, as_label
-from dtme_search.training.result import Evaluation, RunResult
-from dtme_search.training.runtime import pick_device
-from dtme_search.training.trainer import Trainer
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dtme_search.lazy import lazily
+
+if TYPE_CHECKING:
+    from dtme_search.training.callbacks import Callbacks, Progress, TrainingInterrupted
+    from dtme_search.training.checkpoint import load_checkpoint, save_checkpoint
+    from dtme_search.training.evaluation import evaluate, evaluate_each, evaluate_extra, no_image_priors
+    from dtme_search.training.inspection import check_run, conflicts_at_expansion, restore_model
+    from dtme_search.training.memory import run_within_memory, with_smaller_batches
+    from dtme_search.training.prediction import Prediction, Predictor, as_label
+    from dtme_search.training.result import Evaluation, RunResult
+    from dtme_search.training.runtime import pick_device
+    from dtme_search.training.trainer import Trainer
 
 __all__ = [
     "Callbacks",
@@ -33,3 +40,18 @@ __all__ = [
     "save_checkpoint",
     "with_smaller_batches",
 ]
+
+__getattr__ = lazily(
+    __name__,
+    {
+        "callbacks": ("Callbacks", "Progress", "TrainingInterrupted"),
+        "checkpoint": ("load_checkpoint", "save_checkpoint"),
+        "evaluation": ("evaluate", "evaluate_each", "evaluate_extra", "no_image_priors"),
+        "inspection": ("check_run", "conflicts_at_expansion", "restore_model"),
+        "memory": ("run_within_memory", "with_smaller_batches"),
+        "prediction": ("Prediction", "Predictor", "as_label"),
+        "result": ("Evaluation", "RunResult"),
+        "runtime": ("pick_device",),
+        "trainer": ("Trainer",),
+    },
+)

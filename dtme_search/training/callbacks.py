@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from dtme_search.token_space import ConflictReport, ExpansionPlan
-from dtme_search.training.gradient_statistics import PairSimilarity
-from dtme_search.training.result import Evaluation
+if TYPE_CHECKING:
+    from dtme_search.token_space import ConflictReport, ExpansionPlan
+    from dtme_search.training.gradient_statistics import PairSimilarity
+    from dtme_search.training.result import Evaluation
 
 
 class TrainingInterrupted(Exception):

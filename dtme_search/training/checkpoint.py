@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import logging
 import os
@@ -13,11 +12,10 @@ from typing import Any
 
 import torch
 
-from dtme_search.errors import DiskFullError, TrainingError
+from dtme_search.errors import TrainingError
+from dtme_search.training.disk import DISK_FULL, disk_full
 
 FORMAT = 1
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""What the system says when a file cannot grow any more."""
 _log = logging.getLogger(__name__)
 
 
@@ -38,12 +36,6 @@ def save_checkpoint(path: Path, fingerprint: str, content: Mapping[str, Any]) ->
         raise
     finally:
         partial.unlink(missing_ok=True)
-
-
-def remove_checkpoint(path: Path) -> None:
-    """Remove a checkpoint that has served, and what processes that died while they wrote it left."""
-    for file in (path, *path.parent.glob(f"{path.name}.*.partial")):
-        file.unlink(missing_ok=True)
 
 
 def save_snapshot(folder: Path, fingerprint: str, content: Mapping[str, Any]) -> Path:
@@ -71,14 +63,6 @@ def load_snapshot(path: Path, fingerprint: str, device: torch.device) -> dict[st
         path.unlink(missing_ok=True)
         return None
     return load_checkpoint(path, fingerprint, device)
-
-
-def disk_full(error: OSError, place: Path) -> DiskFullError:
-    """What to say of a file below or at ``place`` that could not be written for want of space."""
-    return DiskFullError(
-        f"{error.filename or place}: {error.strerror}. Free some space, then run the same command again: it "
-        "goes on from the last checkpoint."
-    )
 
 
 def _partial(path: Path) -> Path:

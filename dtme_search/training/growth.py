@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from dtme_search.config import RunConfig
 from dtme_search.data import Batch, TaskData
@@ -21,6 +22,7 @@ from dtme_search.token_space import (
 )
 from dtme_search.training.combination import Combination
 from dtme_search.training.forward import TaskLosses, part_of
+from dtme_search.training.result import Probe
 from dtme_search.training.runtime import Stopwatch
 
 PROBE_STEPS = 3
@@ -90,7 +92,7 @@ class Growth:
         """Plan over the tasks that are trained; the others keep the shared stream."""
         return plan_for(self.config, report, self.tasks, self.model.info.num_layers)
 
-    def probe_seconds(self, tasks: Sequence[str], combination: Combination | None = None) -> float:
+    def probe(self, tasks: Sequence[str], combination: Combination | None = None) -> Probe:
         """Least seconds of a forward and backward pass of ``tasks`` on a training batch; changes nothing.
 
         Losses are added up plainly, or as a ``combination`` does it.
@@ -100,20 +102,28 @@ class Growth:
         """
         train = self.config.train
         batch = next(iter(self.data.train_batches(train.batch_size, self.config.seed + _WARMUP_SEED)))
-        seconds = []
+        seconds, flops = [], 0
         clock = Stopwatch(self.data.device).now if self.data.device.type == "cuda" else time.process_time
         weights = dict.fromkeys(tasks, 1.0)
         with untouched(self.model), nullcontext() if combination is None else combination.rehearsal():
-            for _ in range(PROBE_STEPS):
+            for number in range(PROBE_STEPS):
+                # The first pass is the slowest anyway: it counts.
+                counter = FlopCounterMode(display=False) if number == 0 else nullcontext()
                 started = clock()
-                if combination is None:
-                    self.losses.backward(batch, weights, self.num_passes)
-                else:
-                    combination.backward(0, batch, weights, self.num_passes)
-                    combination.after_update(batch, self.num_passes)
+                with counter:
+                    self._pass(batch, weights, combination)
+                if isinstance(counter, FlopCounterMode):
+                    flops = counter.get_total_flops()
                 self.model.zero_grad(set_to_none=True)
                 seconds.append(clock() - started)
-        return min(seconds)
+        return Probe(min(seconds), flops)
+
+    def _pass(self, batch: Batch, weights: Mapping[str, float], combination: Combination | None) -> None:
+        if combination is None:
+            self.losses.backward(batch, weights, self.num_passes)
+        else:
+            combination.backward(0, batch, weights, self.num_passes)
+            combination.after_update(batch, self.num_passes)
 
     def _warm_up_decoders(self) -> None:
         """Train the decoders alone, so that conflicts are not those of random decoders [ours]."""

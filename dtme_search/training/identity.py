@@ -118,7 +118,7 @@ def work_fingerprint(
             "plan": plan.fingerprint,
             "lr_multiplier": expansion.lr_multiplier,
             "freeze_backbone": expansion.freeze_backbone,
-            "token_std": expansion.token_std if plan.expand else None,
+            "token_std": expansion.token_std if plan.groups["expand"] else None,
         }
     weights = _weights(config, config.total_steps)
     return fingerprint("work", _unexpanded_form(config), weights, growth, data_fingerprint, astuple(context))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from dtme_search.token_space import ConflictReport, ExpansionPlan
@@ -27,6 +27,14 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
+class Probe:
+    """Forward and backward pass of a batch: seconds, and floating point operations of its matrix products."""
+
+    seconds: float
+    flops: int
+
+
+@dataclass(frozen=True)
 class StepCost:
     """What a training step costs, in units of one step of the unexpanded model with all its tasks.
 
@@ -35,14 +43,31 @@ class StepCost:
     Attributes:
         phases: ``(first step, ratio)`` of each stretch of steps that cost the same, in order.
         reference_seconds: Seconds of the unit, measured right before the first change; ``None`` before.
+        flops: The same stretches with the ratio of floating point operations.
+        reference_flops: Floating point operations of the unit.
     """
 
     phases: tuple[tuple[int, float], ...] = ((0, 1.0),)
     reference_seconds: float | None = None
+    flops: tuple[tuple[int, float], ...] = ((0, 1.0),)
+    reference_flops: int | None = None
 
-    def entering(self, step: int, ratio: float, reference_seconds: float) -> StepCost:
+    @property
+    def reference(self) -> Probe | None:
+        """What a step of the unexpanded model takes; ``None`` before it was measured."""
+        if self.reference_seconds is None or self.reference_flops is None:
+            return None
+        return Probe(self.reference_seconds, self.reference_flops)
+
+    def entering(self, step: int, probe: Probe, reference: Probe) -> StepCost:
         """The cost record with a new stretch that begins at ``step``."""
-        return StepCost((*self.phases, (step, ratio)), reference_seconds)
+        counted = [(step, probe.flops / reference.flops)] if reference.flops else []
+        return StepCost(
+            phases=(*self.phases, (step, probe.seconds / reference.seconds)),
+            reference_seconds=reference.seconds,
+            flops=(*self.flops, *counted),
+            reference_flops=reference.flops,
+        )
 
     def mean(self, total_steps: int) -> float:
         """Mean ratio over a run.
@@ -51,9 +76,11 @@ class StepCost:
             >>> StepCost(((0, 1.0), (25, 3.0))).mean(100)
             2.5
         """
-        ends = [step for step, _ in self.phases[1:]] + [total_steps]
-        spent = sum(ratio * (end - step) for (step, ratio), end in zip(self.phases, ends, strict=True))
-        return spent / total_steps
+        return _mean(self.phases, total_steps)
+
+    def mean_flops(self, total_steps: int) -> float | None:
+        """The mean by counted operations; ``None`` for a run whose first steps were not counted."""
+        return _mean(self.flops, total_steps) if len(self.flops) == len(self.phases) else None
 
 
 @dataclass(frozen=True)
@@ -101,6 +128,16 @@ class RunResult:
         return self.cost.mean(self.total_steps)
 
     @property
+    def step_flops_ratio(self) -> float | None:
+        """The same ratio by counted floating point operations, which no other process disturbs."""
+        return self.cost.mean_flops(self.total_steps)
+
+    @property
     def seconds_per_step(self) -> float:
         """Mean training seconds of a step that was trained here."""
         return self.seconds.get("train", 0.0) / max(1, self.total_steps - self.steps_reused)
+
+
+def _mean(phases: Sequence[tuple[int, float]], total_steps: int) -> float:
+    ends = [step for step, _ in phases[1:]] + [total_steps]
+    return sum(ratio * (end - step) for (step, ratio), end in zip(phases, ends, strict=True)) / total_steps

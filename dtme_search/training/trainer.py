@@ -29,7 +29,7 @@ from dtme_search.training.gradient_statistics import compare_gradients
 from dtme_search.training.growth import Growth
 from dtme_search.training.identity import checkpoint_fingerprint
 from dtme_search.training.optimisation import set_learning_rates
-from dtme_search.training.result import Evaluation, RunResult
+from dtme_search.training.result import Evaluation, Probe, RunResult
 from dtme_search.training.runtime import forget_peak_memory, run_numerics
 from dtme_search.training.sharing import Follower
 from dtme_search.training.state import RunState
@@ -105,7 +105,12 @@ class Trainer:
     ) -> Trainer:
         """The trainer of a run with the model that its config describes."""
         model = build_model(
-            config.model, data.specs, data.image_size, seed=config.seed, output_means=data.target_means()
+            config.model,
+            data.specs,
+            data.image_size,
+            seed=config.seed,
+            output_means=data.target_means(),
+            plugins=config.plugins,
         )
         return cls(config, model, data, folder=folder, callbacks=callbacks, trunk=trunk, parts=parts)
 
@@ -198,9 +203,9 @@ class Trainer:
             growth = Growth(self.config, self.model, self.data, self.losses, active, state.parts)
             plan = self._plan_expansion(growth) if grows else None
             changes = begins or stops or active != state.active or (plan is not None and not plan.is_empty)
-            reference = state.cost.reference_seconds
+            reference = state.cost.reference
             if changes and (reference is None or grows):
-                reference = self._reference_seconds(growth)
+                reference = self._reference(growth)
             if plan is not None:
                 self._look_at_gradients(active)
                 state.grow(plan)
@@ -209,8 +214,8 @@ class Trainer:
                 settings = self.config.schedule.finetune
                 state.train_only(choose_parts(self.losses, active, settings, self.config.seed))
             if changes and reference is not None:
-                ratio = growth.probe_seconds(active, self.combination) / reference
-                state.cost = state.cost.entering(state.step, ratio, reference)
+                probe = growth.probe(active, self.combination)
+                state.cost = state.cost.entering(state.step, probe, reference)
         state.active = active
 
     def _stops(self, active: tuple[str, ...]) -> bool:
@@ -219,13 +224,14 @@ class Trainer:
             return False
         return not set(active) & set(self.config.auxiliary_tasks)
 
-    def _reference_seconds(self, growth: Growth) -> float:
-        """Seconds of a step of the unexpanded model with all tasks, on this device and at this hour."""
+    def _reference(self, growth: Growth) -> Probe:
+        """What a step takes of the unexpanded model with all tasks, on this device and at this hour."""
         state = self.state
         if (state.plan is None or state.plan.is_empty) and state.trained_parts is None:
-            return growth.probe_seconds(tuple(self.config.tasks))
+            return growth.probe(tuple(self.config.tasks))
         # The run came from elsewhere after its growth: what its steps cost in that unit is known.
-        return growth.probe_seconds(state.active, self.combination) / state.cost.phases[-1][1]
+        probe, cost = growth.probe(state.active, self.combination), state.cost
+        return Probe(probe.seconds / cost.phases[-1][1], round(probe.flops / cost.flops[-1][1]))
 
     def _plan_expansion(self, growth: Growth) -> ExpansionPlan:
         self._seed_step()

@@ -31,8 +31,9 @@ from dtme_search.training import Progress
 from dtme_search.version import __version__
 
 COMMANDS = typer.main.get_command(app).commands
-LEAVES = {(name,): command for name, command in COMMANDS.items() if name != "data"} | {
-    ("data", name): command for name, command in COMMANDS["data"].commands.items()
+GROUPS = {name: command for name, command in COMMANDS.items() if hasattr(command, "commands")}
+LEAVES = {(name,): command for name, command in COMMANDS.items() if name not in GROUPS} | {
+    (group, name): command for group, found in GROUPS.items() for name, command in found.commands.items()
 }
 
 

@@ -69,7 +69,7 @@ class TestLines:
         assert (
             Doing().after("scoring", {"done": 1, "total": 4}, 0.0).in_words == "exact metrics: number 1 of 4"
         )
-        assert {"progress", "workers", "repeat_ended"} < set(EVENTS)
+        assert {"progress", "workers", "repeat_ended", "on_trial_end"} < set(EVENTS)
 
 
 def test_a_search_without_a_terminal_tells_its_evaluations_and_keeps_a_log(run, tmp_path):

@@ -254,7 +254,7 @@ class TestPaths:
             (
                 "",
                 "here: '' is unknown. Known: "
-                "baselines, data, expansion, model, schedule, seed, tasks, train.",
+                "baselines, data, expansion, model, plugins, schedule, seed, tasks, train.",
             ),
             ("expansion.layer.*", "here: 'layer' is unknown. Did you mean 'layers'?"),
             (

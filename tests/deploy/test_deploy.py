@@ -31,7 +31,9 @@ APART = (("semseg",), ("depth", "normals"))
 
 
 def plan(modulate=None, expand=None, num_task_tokens: int = 1) -> ExpansionPlan:
-    return ExpansionPlan(TASKS, 4, num_task_tokens, modulate or {}, expand or {})
+    return ExpansionPlan(
+        TASKS, 4, {"modulate": modulate or {}, "expand": expand or {}}, {"num_task_tokens": num_task_tokens}
+    )
 
 
 PLANS = {

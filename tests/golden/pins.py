@@ -66,7 +66,9 @@ def fingerprints() -> dict[str, str]:
     names["canonical form"] = fingerprint({"b": [1, 2.5, None], "a": "text"})
     grown = tiny(expansion__policy="conflict", expansion__start=0.5)
     first, *others = grown.tasks
-    plan = ExpansionPlan(tuple(grown.tasks), 3, 1, {1: ((first,), tuple(others))}, {2: ((first,),)})
+    plan = ExpansionPlan(
+        tuple(grown.tasks), 3, {"modulate": {1: ((first,), tuple(others))}, "expand": {2: ((first,),)}}
+    )
     context = training_identity.RunContext("cpu", "float32", "2.0", "1.0")
     with mock.patch.object(training_identity, "code_fingerprint", lambda: "code"):
         names["trunk"] = training_identity.trunk_fingerprint(grown, 5, "data", context)
@@ -78,7 +80,7 @@ def fingerprints() -> dict[str, str]:
         )
     names["work"] = training_identity.work_fingerprint(grown, plan, "data", context)
     names["unexpanded work"] = training_identity.work_fingerprint(
-        tiny(), ExpansionPlan(tuple(grown.tasks), 3, 1, {}, {}), "data", context
+        tiny(), ExpansionPlan(tuple(grown.tasks), 3), "data", context
     )
     names["checkpoint"] = training_identity.checkpoint_fingerprint(grown, "data")
     names["conflict settings"] = training_identity.analysis_fingerprint(grown, ("semseg", "depth"))

@@ -57,7 +57,8 @@ def make_plan() -> Callable[..., ExpansionPlan]:
             {layer: tuple(tuple(group.split()) for group in groups) for layer, groups in operation.items()}
             for operation in (modulate, expand)
         )
-        return ExpansionPlan(tuple(SPECS), num_layers, num_task_tokens, *operations)
+        groups = dict(zip(("modulate", "expand"), operations, strict=True))
+        return ExpansionPlan(tuple(SPECS), num_layers, groups, {"num_task_tokens": num_task_tokens})
 
     return make
 

@@ -18,7 +18,9 @@ def overhead(
     groups = tuple((task,) for task in tasks)
     layers = range(info.num_layers - num_layers, info.num_layers)
     plan = ExpansionPlan(
-        tasks, info.num_layers, 1, dict.fromkeys(layers, groups), dict.fromkeys(layers, groups)
+        tasks,
+        info.num_layers,
+        {"modulate": dict.fromkeys(layers, groups), "expand": dict.fromkeys(layers, groups)},
     )
     return plan.overhead_percent(info.embed_dim, info.num_parameters), plan.num_parameters(info.embed_dim)
 

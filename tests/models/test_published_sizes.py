@@ -75,7 +75,9 @@ def test_overhead_of_dtme_in_invpt():
     model = build("invpt", NYUD)
     groups = tuple((task,) for task in model.tasks)
     plan = ExpansionPlan(
-        model.tasks, 24, 1, dict.fromkeys(range(12, 24), groups), dict.fromkeys(range(12, 24), groups)
+        model.tasks,
+        24,
+        {"modulate": dict.fromkeys(range(12, 24), groups), "expand": dict.fromkeys(range(12, 24), groups)},
     )
     assert plan.num_parameters(1024) == 4 * 36 * 1024 == 147_456
     assert f"{plan.overhead_percent(1024, model.info.num_parameters):.3f}" == "0.048"

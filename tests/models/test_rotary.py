@@ -54,7 +54,13 @@ def test_the_backbone_equals_timm_when_not_grown(name):
 def test_streams_of_a_grown_model_equal_one_stream_per_task(name):
     model, images = model_of(name)
     groups = (("depth",), ("normals", "edge"))
-    model.grow(ExpansionPlan(TASKS, 3, 2, {1: groups}, {1: groups[:1], 2: groups}), token_std=0.5, seed=0)
+    model.grow(
+        ExpansionPlan(
+            TASKS, 3, {"modulate": {1: groups}, "expand": {1: groups[:1], 2: groups}}, {"num_task_tokens": 2}
+        ),
+        token_std=0.5,
+        seed=0,
+    )
     with torch.no_grad():
         for modulation in model.modulations.values():
             modulation.weight.add_(torch.randn(modulation.weight.shape))

@@ -34,11 +34,11 @@ def by_definition(model, images: Tensor, task: str) -> Tensor:
     maps = []
     for layer, block in enumerate(vit.blocks):
         num_tokens = tokens.shape[1]
-        for group_index, group in enumerate(plan.modulate.get(layer, ())):
+        for group_index, group in enumerate(plan.groups["modulate"].get(layer, ())):
             if task in group:
                 modulation = model.modulations[str(layer)]
                 tokens = modulation.weight[group_index] * tokens + modulation.bias[group_index]
-        for group_index, group in enumerate(plan.expand.get(layer, ())):
+        for group_index, group in enumerate(plan.groups["expand"].get(layer, ())):
             if task in group:
                 added = model.expansions[str(layer)].tokens[group_index]
                 tokens = torch.cat((tokens, added.expand(len(images), -1, -1)), dim=1)

@@ -28,6 +28,7 @@ TITLES = (
     "Importance of the searched parameters",
     "Gradients on the shared parameters",
     "Data map",
+    "Gain and measured step cost",
 )
 
 

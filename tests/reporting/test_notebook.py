@@ -38,6 +38,7 @@ def test_figures_are_objects_by_name(view):
         "importance",
         "gradients",
         "data-map",
+        "cost",
     ]
     assert figures["front"].layout.title.text == "Gain and price of every trial"
 

@@ -62,7 +62,7 @@ def test_the_list_of_trials_equals_sql(study, written):
         row = shown.loc[str(run.trial)]
         assert row["delta_m"] == f"{run.delta_m_percent:+.2f}"
         assert row["overhead"] == f"{run.param_overhead_percent:.3f}"
-        assert row["step cost"] == f"{run.step_cost_ratio:.2f}"
+        assert row["step cost"].rstrip("?") == f"{run.step_cost_ratio:.2f}"
     gains = sql(
         study,
         "SELECT trial, task, gain_percent FROM dtme_evaluations WHERE study = 'tiny' AND step = 10",

@@ -25,8 +25,8 @@ class Remembers(Callback):
         self.events.append(("study", study.name))
         self.study = study
 
-    def on_baseline_end(self, baseline, *, trained):
-        self.events.append(("baseline", baseline.task))
+    def on_baseline_end(self, row, known):
+        self.events.append(("baseline", row.task))
 
     def on_trial_begin(self, trial):
         self.events.append(("begin", trial.number))

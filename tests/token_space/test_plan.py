@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dtme_search.config import FixedPlan
+from dtme_search.config import ExpansionConfig, FixedPlan
 from dtme_search.errors import ConfigError
 from dtme_search.token_space import ExpansionPlan
 
@@ -25,9 +25,11 @@ def mixed() -> ExpansionPlan:
     return ExpansionPlan(
         TASKS,
         6,
-        2,
-        modulate={1: (("edge", "semseg"), ("depth",)), 4: singletons()},
-        expand={3: (("normals",),), 1: (("semseg",),)},
+        {
+            "modulate": {1: (("edge", "semseg"), ("depth",)), 4: singletons()},
+            "expand": {3: (("normals",),), 1: (("semseg",),)},
+        },
+        {"num_task_tokens": 2},
     )
 
 
@@ -47,7 +49,7 @@ def test_published_parameter_counts(
 ):
     tasks = tuple(f"task{index}" for index in range(num_tasks))
     layers = dict.fromkeys(range(num_expanded), singletons(tasks))
-    plan = ExpansionPlan(tasks, num_layers, 1, layers, layers)
+    plan = ExpansionPlan(tasks, num_layers, {"modulate": layers, "expand": layers})
     assert plan.num_parameters(embed_dim) == parameters
     assert plan.overhead_percent(embed_dim, backbone) == pytest.approx(percent, abs=0.0006)
 
@@ -65,21 +67,21 @@ def test_streams_split_where_operations_differ(mixed):
 
 
 def test_tasks_without_a_group_share_the_untouched_stream():
-    plan = ExpansionPlan(TASKS, 3, 1, {1: (("depth",), ("edge", "semseg"))}, {})
+    plan = ExpansionPlan(TASKS, 3, {"modulate": {1: (("depth",), ("edge", "semseg"))}})
     assert plan.streams(0) == (TASKS,)
     assert plan.streams(1) == (("semseg", "edge"), ("depth",), ("normals",))
     assert plan.streams(2) == plan.streams(1)
 
 
 def test_task_tokens_split_the_streams_for_good():
-    plan = ExpansionPlan(TASKS, 3, 1, {}, {0: (("depth",),), 2: (("semseg", "depth"),)})
+    plan = ExpansionPlan(TASKS, 3, {"expand": {0: (("depth",),), 2: (("semseg", "depth"),)}})
     assert plan.streams(0) == (("semseg", "normals", "edge"), ("depth",))
     # Depth has other patch tokens by now, so sharing task tokens does not join it to semseg.
     assert plan.streams(2) == (("semseg",), ("depth",), ("normals", "edge"))
 
 
 def test_one_group_of_all_tasks_keeps_one_stream():
-    plan = ExpansionPlan(TASKS, 2, 1, {0: (TASKS,)}, {1: (TASKS,)})
+    plan = ExpansionPlan(TASKS, 2, {"modulate": {0: (TASKS,)}, "expand": {1: (TASKS,)}})
     assert [plan.num_streams(layer) for layer in range(2)] == [1, 1]
 
 
@@ -106,14 +108,14 @@ def groupings(draw):
     running=st.sets(st.sampled_from(TASKS), min_size=1),
 )
 def test_streams_are_partitions_that_only_get_finer(modulate, expand, running):
-    plan = ExpansionPlan(TASKS, 5, 1, modulate, expand)
+    plan = ExpansionPlan(TASKS, 5, {"modulate": modulate, "expand": expand})
     before = (TASKS,)
     for layer in range(5):
         streams = plan.streams(layer)
         assert sorted(task for stream in streams for task in stream) == sorted(TASKS)
         for stream in streams:
             assert any(set(stream) <= set(parent) for parent in before)
-            for groups in (plan.modulate.get(layer, ()), plan.expand.get(layer, ())):
+            for groups in (plan.groups["modulate"].get(layer, ()), plan.groups["expand"].get(layer, ())):
                 # A stream has one operation: it lies in one group, or outside of all.
                 assert all(set(stream) <= set(group) or not set(stream) & set(group) for group in groups)
         some = plan.streams(layer, sorted(running))
@@ -134,24 +136,27 @@ def test_empty_plan():
     assert plan.first_layer is None
     assert plan.num_parameters(192) == 0
     assert plan.streams(2) == (TASKS,)
-    assert plan == ExpansionPlan(TASKS, 3, 1, {0: ()}, {2: ()})
+    assert plan == ExpansionPlan(TASKS, 3, {"modulate": {0: ()}, "expand": {2: ()}})
 
 
 def test_the_order_of_groups_does_not_matter():
-    plan = ExpansionPlan(TASKS, 3, 1, {2: (("edge",), ("normals", "depth"))}, {})
-    same = ExpansionPlan(TASKS, 3, 1, {2: (("depth", "normals"), ("edge",))}, {})
+    plan = ExpansionPlan(TASKS, 3, {"modulate": {2: (("edge",), ("normals", "depth"))}})
+    same = ExpansionPlan(TASKS, 3, {"modulate": {2: (("depth", "normals"), ("edge",))}})
     assert plan == same
     assert plan.fingerprint == same.fingerprint
-    assert plan.modulate[2] == (("depth", "normals"), ("edge",))
+    assert plan.groups["modulate"][2] == (("depth", "normals"), ("edge",))
 
 
 def test_fingerprint_tells_plans_apart_that_train_differently(mixed):
-    modulating = ExpansionPlan(TASKS, 6, 1, {1: singletons()}, {})
-    more_tokens = ExpansionPlan(TASKS, 6, 4, {1: singletons()}, {})
-    expanding = ExpansionPlan(TASKS, 6, 1, {}, {1: singletons()})
+    modulating = ExpansionPlan(TASKS, 6, {"modulate": {1: singletons()}})
+    more_tokens = ExpansionPlan(TASKS, 6, {"modulate": {1: singletons()}}, {"num_task_tokens": 4})
+    expanding = ExpansionPlan(TASKS, 6, {"expand": {1: singletons()}})
     assert modulating.fingerprint == more_tokens.fingerprint
     assert len({plan.fingerprint for plan in (mixed, modulating, expanding)}) == 3
-    assert expanding.fingerprint != ExpansionPlan(TASKS, 6, 4, {}, {1: singletons()}).fingerprint
+    assert (
+        expanding.fingerprint
+        != ExpansionPlan(TASKS, 6, {"expand": {1: singletons()}}, {"num_task_tokens": 4}).fingerprint
+    )
 
 
 def test_plans_survive_every_form(mixed, tmp_path):
@@ -160,7 +165,7 @@ def test_plans_survive_every_form(mixed, tmp_path):
     for same in (
         ExpansionPlan.load(tmp_path / "plan.json"),
         ExpansionPlan.from_json(mixed.to_json()),
-        ExpansionPlan.from_config(config, TASKS, 6, 2),
+        ExpansionPlan.from_config(ExpansionConfig(policy="fixed", plan=config, num_task_tokens=2), TASKS, 6),
         copy.deepcopy(mixed),
         pickle.loads(pickle.dumps(mixed)),
     ):
@@ -170,7 +175,7 @@ def test_plans_survive_every_form(mixed, tmp_path):
 
 def test_a_plan_cannot_be_changed(mixed):
     with pytest.raises(TypeError):
-        mixed.modulate[0] = singletons()
+        mixed.groups["modulate"][0] = singletons()
     with pytest.raises(AttributeError):
         mixed.num_layers = 3
 
@@ -187,7 +192,7 @@ def test_a_plan_cannot_be_changed(mixed):
 )
 def test_impossible_plans_are_refused(modulate, message):
     with pytest.raises(ValueError, match=message):
-        ExpansionPlan(TASKS, 6, 1, modulate, {})
+        ExpansionPlan(TASKS, 6, {"modulate": modulate})
 
 
 @pytest.mark.parametrize(
@@ -199,7 +204,7 @@ def test_impossible_plans_are_refused(modulate, message):
 )
 def test_configured_plans_that_do_not_fit_the_model_are_the_users_mistake(expand, message):
     with pytest.raises(ConfigError, match=rf"^expansion\.plan: expand.*{message}"):
-        ExpansionPlan.from_config(FixedPlan(expand=expand), TASKS, 6, 1)
+        ExpansionPlan.from_config(ExpansionConfig(policy="fixed", plan=FixedPlan(expand=expand)), TASKS, 6)
 
 
 def test_impossible_questions_are_refused(mixed):
@@ -208,9 +213,9 @@ def test_impossible_questions_are_refused(mixed):
     with pytest.raises(ValueError, match=r"got \['parts'\]"):
         mixed.streams(0, ["parts"])
     with pytest.raises(ValueError, match="num_task_tokens must be at least 1"):
-        ExpansionPlan(TASKS, 6, 0, {}, {})
+        ExpansionPlan(TASKS, 6, {}, {"num_task_tokens": 0})
     with pytest.raises(ValueError, match="different names"):
-        ExpansionPlan(("depth", "depth"), 6, 1, {}, {})
+        ExpansionPlan(("depth", "depth"), 6)
 
 
 def test_table_has_one_line_per_layer(mixed):
@@ -224,5 +229,5 @@ def test_table_has_one_line_per_layer(mixed):
 
 def test_table_of_many_tasks_stays_narrow():
     tasks = tuple(f"a_long_task_name_{index}" for index in range(11))
-    plan = ExpansionPlan(tasks, 24, 1, {3: (tasks[:6], tasks[6:])}, {3: (tasks[2:9],)})
+    plan = ExpansionPlan(tasks, 24, {"modulate": {3: (tasks[:6], tasks[6:])}, "expand": {3: (tasks[2:9],)}})
     assert max(map(len, plan.table().splitlines())) < 100

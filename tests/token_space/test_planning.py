@@ -49,13 +49,13 @@ def report() -> ConflictReport:
 
 
 def chosen(plan: ExpansionPlan) -> tuple[list[int], list[int]]:
-    return sorted(plan.modulate), sorted(plan.expand)
+    return sorted(plan.groups["modulate"]), sorted(plan.groups["expand"])
 
 
 def test_most_conflicts_decide_each_operation_apart(report):
     plan = plan_of(report)
     assert chosen(plan) == ([0, 2, 4], [1, 3, 5])
-    assert plan.modulate[0] == plan.expand[5] == EACH
+    assert plan.groups["modulate"][0] == plan.groups["expand"][5] == EACH
 
 
 def test_a_layer_may_get_both_or_neither(report):
@@ -84,7 +84,7 @@ def test_a_layer_may_get_both_or_neither(report):
 def test_ratios_are_read_as_the_decimal_typed(ratio, num_layers, expected):
     report = report_of(flat(*[50] * num_layers), flat(*[50] * num_layers))
     plan = plan_of(report, num_layers=num_layers, range_layer_ratio=ratio, null_layer_ratio=0.0)
-    assert sorted(plan.modulate) == list(range(expected))
+    assert sorted(plan.groups["modulate"]) == list(range(expected))
 
 
 def test_layers_below_the_threshold_stay_as_they_are(report):
@@ -115,31 +115,31 @@ def test_random_depends_on_the_seed_alone():
     assert plans[3] == plan_of(report, 3, num_layers, selection="random")
     assert plans[3] == plan_of(other, 3, num_layers, selection="random")
     assert len({plan.fingerprint for plan in plans}) == 8
-    assert all((len(plan.modulate), len(plan.expand)) == (6, 6) for plan in plans)
-    assert any(set(plan.modulate) != set(plan.expand) for plan in plans)
+    assert all((len(plan.groups["modulate"]), len(plan.groups["expand"])) == (6, 6) for plan in plans)
+    assert any(set(plan.groups["modulate"]) != set(plan.groups["expand"]) for plan in plans)
 
 
 @pytest.mark.parametrize("selection", ["random", "reversed", "swapped"])
 def test_controls_expand_as_many_layers_as_conflicts_would(report, selection):
     fields = {"range_layer_ratio": 1.0, "range_threshold": 0.45, "null_threshold": 0.5}
     plan = plan_of(report, selection=selection, **fields)
-    assert (len(plan.modulate), len(plan.expand)) == (2, 1)
+    assert (len(plan.groups["modulate"]), len(plan.groups["expand"])) == (2, 1)
 
 
 def test_tasks_below_the_pair_threshold_keep_the_shared_stream():
     # Pairs: semseg-depth, semseg-edge, depth-edge.
     report = report_of([[50, 20, 30], [20, 20, 20]], [[10, 10, 60], [0, 60, 0]])
     plan = plan_of(report, num_layers=2, range_layer_ratio=1.0, null_layer_ratio=1.0, pair_threshold=0.35)
-    assert plan.modulate == {0: (("semseg",), ("depth",))}
-    assert plan.expand == {0: (("depth",), ("edge",)), 1: (("semseg",), ("edge",))}
+    assert plan.groups["modulate"] == {0: (("semseg",), ("depth",))}
+    assert plan.groups["expand"] == {0: (("depth",), ("edge",)), 1: (("semseg",), ("edge",))}
     assert plan.streams(0) == EACH
 
 
 def test_a_task_at_the_pair_threshold_is_active():
     report = report_of([[40, 10, 10]], [[0, 0, 0]])
     plan = plan_of(report, num_layers=1, pair_threshold=0.4)
-    assert plan.modulate == {0: (("semseg",), ("depth",))}
-    assert not plan.expand
+    assert plan.groups["modulate"] == {0: (("semseg",), ("depth",))}
+    assert not plan.groups["expand"]
 
 
 def test_merging_by_hand():
@@ -165,13 +165,13 @@ def test_max_streams_averages_over_the_layers_that_grow():
     report = report_of([[40, 20, 60], [0, 0, 0]], [[0, 0, 0], [40, 50, 0]])
     plan = plan_of(report, num_layers=2, max_streams=2)
     groups = (("semseg",), ("depth", "edge"))
-    assert (plan.modulate, plan.expand) == ({0: groups}, {1: groups})
+    assert (plan.groups["modulate"], plan.groups["expand"]) == ({0: groups}, {1: groups})
     assert [plan.num_streams(layer) for layer in range(2)] == [2, 2]
 
 
 def test_one_stream_is_one_group_of_all_tasks(report):
     plan = plan_of(report, max_streams=1)
-    assert set(plan.modulate.values()) == {(TASKS,)}
+    assert set(plan.groups["modulate"].values()) == {(TASKS,)}
     assert plan.num_streams(5) == 1
 
 
@@ -182,7 +182,7 @@ def test_enough_streams_change_nothing(report):
 def test_merged_groups_hold_active_tasks_only():
     report = report_of([[50, 10, 20]], [[0, 0, 0]])
     plan = plan_of(report, num_layers=1, null_layer_ratio=0.0, max_streams=2, pair_threshold=0.3)
-    assert plan.modulate == {0: (("semseg",), ("depth",))}
+    assert plan.groups["modulate"] == {0: (("semseg",), ("depth",))}
 
 
 def test_layers_where_no_task_is_active_do_not_count_in_the_mean():
@@ -190,14 +190,14 @@ def test_layers_where_no_task_is_active_do_not_count_in_the_mean():
     report = report_of([[60, 50, 60], [0, 29, 29]], [[0, 0, 0], [0, 0, 0]])
     fields = {"range_layer_ratio": 1.0, "null_layer_ratio": 0.0, "max_streams": 2, "pair_threshold": 0.3}
     plan = plan_of(report, num_layers=2, **fields)
-    assert plan.modulate == {0: (("semseg", "edge"), ("depth",))}
+    assert plan.groups["modulate"] == {0: (("semseg", "edge"), ("depth",))}
 
 
 def test_explicit_choices_need_no_report():
     choices = ("none", "modulate", "expand", "both", "none", "none")
     plan = plan_of(None, policy="per_layer", layers=choices)
     assert plan.operations() == choices
-    assert plan.modulate[1] == EACH
+    assert plan.groups["modulate"][1] == EACH
 
 
 def test_explicit_choices_override_and_auto_follows_the_conflicts(report):
@@ -220,14 +220,16 @@ def test_choices_must_fit_the_layers(report, length):
 def test_explicit_choices_are_merged_by_conflicts():
     report = report_of([[40, 20, 60], [0, 0, 0]], [[0, 0, 0], [0, 0, 0]])
     plan = plan_of(report, num_layers=2, policy="per_layer", layers=("modulate", "none"), max_streams=2)
-    assert plan.modulate == {0: (("semseg", "edge"), ("depth",))}
+    assert plan.groups["modulate"] == {0: (("semseg", "edge"), ("depth",))}
 
 
 def test_policy_none_and_fixed():
     assert plan_of(None, policy="none") == ExpansionPlan.empty(TASKS, 6)
     fixed = FixedPlan(modulate={5: (("semseg",), ("depth", "edge"))})
     plan = plan_of(None, policy="fixed", plan=fixed, num_task_tokens=3)
-    assert plan == ExpansionPlan(TASKS, 6, 3, {5: (("semseg",), ("depth", "edge"))}, {})
+    assert plan == ExpansionPlan(
+        TASKS, 6, {"modulate": {5: (("semseg",), ("depth", "edge"))}}, {"num_task_tokens": 3}
+    )
     assert plan_of(None, policy="fixed", plan=plan.to_config(), num_task_tokens=3) == plan
 
 
@@ -237,7 +239,7 @@ def test_a_fixed_plan_must_fit_the_model():
 
 
 def test_task_tokens_come_from_the_config(report):
-    assert plan_of(report, num_task_tokens=4).num_task_tokens == 4
+    assert plan_of(report, num_task_tokens=4).options == {"num_task_tokens": 4}
 
 
 def test_a_single_task_has_a_plan():
@@ -247,7 +249,7 @@ def test_a_single_task_has_a_plan():
     for max_streams in (None, 1, 3):
         config = ExpansionConfig(max_streams=max_streams)
         plan = plan_expansion(report, config, ["depth"], 4, 0)
-        assert plan.modulate == {0: (("depth",),), 1: (("depth",),)}
+        assert plan.groups["modulate"] == {0: (("depth",),), 1: (("depth",),)}
     assert plan_expansion(report, ExpansionConfig(pair_threshold=0.1), ["depth"], 4, 0).is_empty
 
 

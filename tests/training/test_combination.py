@@ -23,11 +23,13 @@ APART = tuple((task,) for task in TASKS)
 PAIRS = (TASKS[:2], TASKS[2:])
 PLANS = {
     "unexpanded": None,
-    "apart-from-0": ExpansionPlan(TASKS, 3, 1, {0: APART}, {0: APART}),
-    "apart-at-the-end": ExpansionPlan(TASKS, 3, 1, {2: APART}, {2: APART}),
-    "pairs": ExpansionPlan(TASKS, 3, 1, {0: PAIRS, 2: PAIRS}, {}),
-    "one-of-four": ExpansionPlan(TASKS, 3, 2, {}, {1: (("depth",),)}),
-    "one-after-the-other": ExpansionPlan(TASKS, 3, 1, {0: (TASKS[:3],), 1: (("semseg",),)}, {2: PAIRS}),
+    "apart-from-0": ExpansionPlan(TASKS, 3, {"modulate": {0: APART}, "expand": {0: APART}}),
+    "apart-at-the-end": ExpansionPlan(TASKS, 3, {"modulate": {2: APART}, "expand": {2: APART}}),
+    "pairs": ExpansionPlan(TASKS, 3, {"modulate": {0: PAIRS, 2: PAIRS}}),
+    "one-of-four": ExpansionPlan(TASKS, 3, {"expand": {1: (("depth",),)}}, {"num_task_tokens": 2}),
+    "one-after-the-other": ExpansionPlan(
+        TASKS, 3, {"modulate": {0: (TASKS[:3],), 1: (("semseg",),)}, "expand": {2: PAIRS}}
+    ),
 }
 GROWS = {
     "expansion__policy": "fixed",

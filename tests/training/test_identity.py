@@ -84,8 +84,8 @@ def test_data_device_and_step_are_part_of_a_trunk(tiny_config):
 def test_work_is_named_by_what_it_trains_to(tiny_config):
     tasks = tuple(tiny_config.tasks)
     everyone = {0: tuple((task,) for task in tasks)}
-    modulated = ExpansionPlan(tasks, 3, 1, modulate=everyone, expand={})
-    expanded = ExpansionPlan(tasks, 3, 1, modulate={}, expand=everyone)
+    modulated = ExpansionPlan(tasks, 3, {"modulate": everyone})
+    expanded = ExpansionPlan(tasks, 3, {"expand": everyone})
 
     def work(plan: ExpansionPlan, **fields: object) -> str:
         return work_fingerprint(with_(tiny_config, **{**CONFLICT, **fields}), plan, "d", HERE)

@@ -10,6 +10,7 @@ from dtme_search.config import RunConfig
 from dtme_search.data import build_data
 from dtme_search.training import TrainingInterrupted
 from dtme_search.training.growth import Growth
+from dtme_search.training.result import Probe
 
 
 @pytest.fixture(scope="module")
@@ -35,11 +36,12 @@ def device(monkeypatch):
     """Devices on which a step costs what its tasks and the growth say: seconds of an unexpanded task."""
 
     def install(seconds: float) -> None:
-        def probe(growth: Growth, tasks, combination=None) -> float:
+        def probe(growth: Growth, tasks, combination=None) -> Probe:
             grown = growth.model.plan is not None and not growth.model.plan.is_empty
-            return seconds * len(tasks) * (1.5 if grown else 1.0)
+            times = len(tasks) * (1.5 if grown else 1.0)
+            return Probe(seconds * times, round(1000 * times))
 
-        monkeypatch.setattr(Growth, "probe_seconds", probe)
+        monkeypatch.setattr(Growth, "probe", probe)
 
     return install
 

@@ -189,6 +189,9 @@ class TestGrowth:
         assert [step for step, _ in cost.phases] == [0, 5]
         assert cost.reference_seconds > 0
         assert cost.mean(10) == pytest.approx((1.0 + cost.phases[1][1]) / 2)
+        # Growth adds products and takes none away; of one run to the next they are exactly the same.
+        assert [step for step, _ in cost.flops] == [0, 5] and 1.0 < cost.flops[1][1] < 4.0
+        assert trainer(config, data_of(config)).run().cost.flops == cost.flops
 
 
 class TestSchedule:
@@ -224,7 +227,9 @@ class TestSchedule:
         )
         result = trainer(config, data_of(config)).run()
         assert result.report.tasks == ("semseg", "normals")
-        grouped = {task for groups in result.plan.modulate.values() for group in groups for task in group}
+        grouped = {
+            task for groups in result.plan.groups["modulate"].values() for group in groups for task in group
+        }
         assert grouped == {"semseg", "normals"}
 
 

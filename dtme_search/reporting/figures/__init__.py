@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 
 from dtme_search.reporting.figures.conflicts import draw_conflicts
 from dtme_search.reporting.figures.data_map import draw_data_map
-from dtme_search.reporting.figures.front import draw_front
+from dtme_search.reporting.figures.front import draw_cost, draw_front
 from dtme_search.reporting.figures.gradients import draw_gradients
 from dtme_search.reporting.figures.heat_map import conflict_heat_map, draw_trial, save_png
 from dtme_search.reporting.figures.importance import draw_importance
@@ -85,6 +85,11 @@ FIGURES = (
         draw_data_map,
         "Each point is a training image. High: learnt early and for good; low: never learnt; to the right: "
         "its score changed during the training.",
+    ),
+    Figure(
+        "9-cost",
+        draw_cost,
+        "Each point is a trial; stars are the front of the study's own objectives. Costs are measured.",
     ),
 )
 """In the order in which they are read."""

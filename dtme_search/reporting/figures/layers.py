@@ -6,9 +6,9 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from dtme_search.reporting.figures.style import OPERATION_WORDS, axis, new_figure, sentence
+from dtme_search.operations import LETTERS, WORDS
+from dtme_search.reporting.figures.style import axis, new_figure, sentence
 from dtme_search.reporting.study_data import StudyData
-from dtme_search.reporting.tables import OPERATION_LETTERS
 
 _TITLE = "Operation by layer"
 _SCALE = "Blues"
@@ -20,7 +20,7 @@ def best_trials(data: StudyData) -> pd.DataFrame:
     """The best tenth of the feasible trials by delta_m, at least three of them [ours]."""
     feasible = data.feasible.dropna(subset=["delta_m_percent"])
     count = max(_FEWEST_BEST, round(_BEST_SHARE * len(feasible)))
-    return feasible.nlargest(count, "delta_m_percent")
+    return feasible.astype({"delta_m_percent": float}).nlargest(count, "delta_m_percent")
 
 
 def operation_shares(trials: pd.DataFrame) -> pd.DataFrame:
@@ -29,7 +29,7 @@ def operation_shares(trials: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(
         {
             word: [100.0 * float((letters[layer] == letter).mean()) for layer in letters.columns]
-            for word, letter in OPERATION_LETTERS.items()
+            for word, letter in LETTERS.items()
         }
     ).T
 
@@ -40,6 +40,8 @@ def draw_layers(data: StudyData) -> go.Figure:
     best = best_trials(data)
     if everything.empty or best.empty:
         return sentence(_TITLE, "No trial is complete yet.")
+    if len(best) == len(everything):
+        return sentence(_TITLE, "Too few trials are complete to set the best apart.")
     groups = ((f"best {len(best)} by delta_m", best), (f"all {len(everything)} complete", everything))
     figure = make_subplots(
         cols=2, shared_yaxes=True, horizontal_spacing=0.04, subplot_titles=[t for t, _ in groups]
@@ -56,7 +58,7 @@ def _map(shares: pd.DataFrame, *, with_bar: bool) -> go.Heatmap:
     return go.Heatmap(
         z=shares.round(1).to_numpy().tolist(),
         x=list(range(shares.shape[1])),
-        y=[OPERATION_WORDS[str(name)] for name in shares.index],
+        y=[WORDS[str(name)] for name in shares.index],
         zmin=0,
         zmax=100,
         colorscale=_SCALE,

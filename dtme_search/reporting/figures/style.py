@@ -14,8 +14,6 @@ AXIS_TITLES = {
     "step_cost_ratio": "step cost (unexpanded steps)",
 }
 
-OPERATION_WORDS = {"none": "none", "modulate": "modulation", "expand": "expansion", "both": "both"}
-
 HEIGHT = 420
 """Pixels."""
 

@@ -20,26 +20,25 @@ class Shape:
     Attributes:
         depth: Share of the layers from the first grown one on, 0 without growth: they run once per stream.
         streams: Streams through the last layer.
-        modulated: Share of the layers with token modulation; ``expanded`` with token expansion.
+        operations: Share of the layers with each operation, shape (n, operations).
     """
 
     depth: Array
     streams: Array
-    modulated: Array
-    expanded: Array
+    operations: Array
 
     def __getitem__(self, rows: Rows | slice) -> Shape:
-        return Shape(self.depth[rows], self.streams[rows], self.modulated[rows], self.expanded[rows])
+        return Shape(self.depth[rows], self.streams[rows], self.operations[rows])
 
     def formula(self) -> Array:
         """Cost of a step before any was measured: further streams cost about half a step each [ours]."""
-        per_layer = self.modulated + self.expanded
+        per_layer = self.operations.sum(1)
         cost: Array = 1 + (self.streams - 1) * _STREAM_SHARE * self.depth + _OPERATION_SHARE * per_layer
         return cost
 
     def columns(self) -> Array:
         """What a step costs beyond an unexpanded one is taken to be linear in."""
-        return np.stack([self.depth * (self.streams - 1), self.modulated, self.expanded], axis=1)
+        return np.column_stack([self.depth * (self.streams - 1), self.operations])
 
 
 def step_costs(shape: Shape, measured: Shape, costs: Array) -> Array:
@@ -47,16 +46,17 @@ def step_costs(shape: Shape, measured: Shape, costs: Array) -> Array:
 
     Example:
         >>> one = np.ones(5)
-        >>> seen = Shape(one * 0.5, np.array([2.0, 3, 4, 5, 6]), one, 0 * one)
+        >>> seen = Shape(one * 0.5, np.array([2.0, 3, 4, 5, 6]), np.stack([one, 0 * one], axis=1))
         >>> costs = step_costs(seen[:1], seen, 1 + 0.2 * np.arange(1, 6))
         >>> [round(float(cost), 3) for cost in costs]
         [1.2]
     """
-    if len(costs) < _FEWEST_MEASURED:
+    if len(costs) < _FEWEST_MEASURED or not len(shape.depth):
         return shape.formula()
     # A little of the formula steadies what the measured plans do not tell apart.
     columns, excess = measured.columns(), costs - measured.formula()
-    weights = np.linalg.solve(columns.T @ columns + 1e-3 * np.eye(3), columns.T @ excess)
+    steadied = columns.T @ columns + 1e-3 * np.eye(columns.shape[1])
+    weights = np.linalg.solve(steadied, columns.T @ excess)
     return np.maximum(shape.formula() + shape.columns() @ weights, 1.0)
 
 

@@ -16,7 +16,7 @@ class Plans:
 
     Attributes:
         groups: Columns that share a length scale, shape (n, width) each: the start of the growth, each
-            further choice, token modulation by layer, token expansion by layer.
+            further choice, each operation by layer.
         summary: Columns that a linear part is learnt for, shape (n, width); none are fine.
         reach: Share of the training that the growth takes part in, shape (n,); 0 for a plan that never
             grows. It bounds what a seed does to a plan: without growth there is nothing it could change.

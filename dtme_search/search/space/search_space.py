@@ -21,7 +21,7 @@ from dtme_search.config import (
     validate,
 )
 from dtme_search.config.dotted import value_at
-from dtme_search.config.identity import NUMERICS_VERSION
+from dtme_search.config.identity import NUMERICS_VERSION, expansion_in_full
 from dtme_search.config.study import Distribution
 from dtme_search.errors import ConfigError, nearest
 from dtme_search.search.space.parameter import OptunaDistribution, Parameter, make_parameter
@@ -250,7 +250,7 @@ class SearchSpace:
         full = self.base.model_dump(mode="json")
         searched = {parameter.path.split(".")[0] for parameter in self.parameters}
         if "expansion" in searched:
-            form["expansion"] = full["expansion"]
+            form["expansion"] = expansion_in_full(self.base)
             form["train"]["count_from"] = full["train"]["count_from"]
         if searched & {"schedule", "tasks"}:
             form["schedule"] = full["schedule"]

@@ -154,6 +154,8 @@ class RunRow:
         operations: Operation of every layer, blank separated.
         baselines: Task -> fingerprint of the baseline it is compared with, as JSON; ``None`` before schema 4.
         step_cost_ratio: Mean cost of a step in units of an unexpanded one.
+        step_flops_ratio: The same by counted floating point operations.
+        threads: Threads that it computed with on a CPU.
         total_steps: Steps of the run, of which ``steps_trained`` were trained for this trial and
             ``steps_reused`` came from a trunk or from ``origin_trial``.
         origin_trial: Finished trial of the same resolved work, whose result this one took over.
@@ -182,6 +184,7 @@ class RunRow:
     paired_trial: int | None = None
     param_overhead_percent: float | None = None
     step_cost_ratio: float | None = None
+    step_flops_ratio: float | None = None
     feasible: bool | None = None
     dead_tasks: Long | None = None
     expansion_step: int | None = None
@@ -199,6 +202,7 @@ class RunRow:
     seconds_overhead: float | None = None
     peak_memory_mb: float | None = None
     device: str | None = None
+    threads: int | None = None
     precision: str | None = None
     compiled: bool | None = None
     batch_parts: int | None = None

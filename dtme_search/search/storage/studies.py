@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import optuna
 import sqlalchemy
@@ -22,7 +22,6 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from dtme_search.config import RunConfig, StudyConfig, validate
 from dtme_search.errors import StorageError, nearest
-from dtme_search.search.space.search_space import SearchSpace
 from dtme_search.search.storage.database import (
     engine_options,
     make_engine,
@@ -35,6 +34,9 @@ from dtme_search.search.storage.database import (
 from dtme_search.search.storage.repeating import RepeatingStorage
 from dtme_search.search.storage.upgrade import make_room
 from dtme_search.search.workspace import private_folder
+
+if TYPE_CHECKING:
+    from dtme_search.search.space.search_space import SearchSpace
 
 _logger = logging.getLogger(__name__)
 
@@ -292,5 +294,5 @@ def _refusal(name: str, url: str, changes: list[str]) -> str:
     return (
         f"study '{name}' in {mask_url(url)} searches something else: {'; '.join(changes[:5])}{more}. "
         "Give the study another `name:`, take the change back, or delete the old one "
-        "with `dtme-search delete`."
+        "with `dtme-search study delete`."
     )

@@ -28,7 +28,7 @@ from dtme_search.training import (
     run_within_memory,
     with_smaller_batches,
 )
-from dtme_search.training.checkpoint import remove_checkpoint
+from dtme_search.training.disk import remove_checkpoint
 from dtme_search.training.identity import RunContext, result_fingerprint
 from dtme_search.version import __version__
 
@@ -118,7 +118,7 @@ class Baselines:
         finally:
             lock.release(force=True)
         self.listener.baseline_ended(task, row, trained=not known)
-        self.listener.on_baseline_end(row, trained=not known)
+        self.listener.on_baseline_end(row, not known)
         return row
 
     def _train(self, config: RunConfig, task: str, fingerprint: str, folder: Path) -> BaselineRow:

@@ -35,6 +35,7 @@ from dtme_search.search.study.loading import LoadedStudy, load_study
 from dtme_search.search.study.place import DEFAULT_WORKDIR
 from dtme_search.search.study.preparation import check_same_inputs
 from dtme_search.search.study.presence import present
+from dtme_search.search.study.threads import same_threads
 from dtme_search.search.trial.events import tee
 from dtme_search.search.trial.listener import Listener
 from dtme_search.search.trial.outcome import compare
@@ -47,7 +48,7 @@ from dtme_search.training import (
     pick_device,
     run_within_memory,
 )
-from dtme_search.training.checkpoint import remove_checkpoint
+from dtme_search.training.disk import remove_checkpoint
 from dtme_search.training.runtime import device_name
 from dtme_search.version import __version__
 
@@ -132,7 +133,8 @@ def confirm(
             expansion_steps=steps,
             new_baselines=new_baselines,
         )
-        failed = repeater.run(repeats)
+        with same_threads(loaded.optuna, shelf.device):
+            failed = repeater.run(repeats)
     if failed:
         raise TrainingError(
             f"study {loaded.name}: {len(failed)} of {len(repeats)} repeats failed, the last with "

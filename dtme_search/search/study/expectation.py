@@ -8,19 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from optuna.trial import TrialState
-from threadpoolctl import threadpool_limits
 
-from dtme_search.models import describe_backbone
-from dtme_search.search.proposal.choice import model_of
-from dtme_search.search.space.search_space import SearchSpace
 from dtme_search.search.storage.studies import stored_base_config
 from dtme_search.search.storage.trials import own_trials
 from dtme_search.search.study.loading import LoadedStudy
-from dtme_search.search.study.plan_sampler import PlanSampler, study_sampler
-from dtme_search.search.study.resolving import Resolved
-from dtme_search.search.study.standing import in_numbers
+
+if TYPE_CHECKING:
+    from dtme_search.search.study.resolving import Resolved
 
 _FEWEST = 3
 
@@ -38,6 +35,15 @@ def expectations(study: LoadedStudy) -> dict[int, Expectation]:
     complete = own_trials(study.optuna, (TrialState.COMPLETE,))
     if study.config.seeds == 1 or len(complete) < _FEWEST:
         return {}
+    # Only here: to look at another study must not load what proposes and trains.
+    from threadpoolctl import threadpool_limits
+
+    from dtme_search.models import describe_backbone
+    from dtme_search.search.proposal.choice import model_of
+    from dtme_search.search.space.search_space import SearchSpace
+    from dtme_search.search.study.plan_sampler import PlanSampler, study_sampler
+    from dtme_search.search.study.standing import in_numbers
+
     base = stored_base_config(study.optuna)
     backbone = describe_backbone(base.model, base.data.image_size)
     space = SearchSpace.from_study(study.config, base, backbone.num_layers)

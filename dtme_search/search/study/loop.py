@@ -17,7 +17,7 @@ from dtme_search.search.trial.claim import next_trial
 from dtme_search.search.trial.listener import Listener
 from dtme_search.search.trial.objective import Objective
 from dtme_search.search.trial.retries import goes_on_later
-from dtme_search.training.checkpoint import disk_full
+from dtme_search.training.disk import disk_full
 
 _LOOK_EVERY = 1.0
 """Seconds between two looks whether a trial is left after all."""

@@ -319,12 +319,12 @@ def _own_file(study: StudySource, workspace: Workspace) -> str | None:
 
 def space_of(config: StudyConfig, base: RunConfig) -> SearchSpace:
     """The search space, with the rule for the baselines of its trials."""
-    backbone = check_model(base.model, base.data.image_size)
+    backbone = check_model(base.model, base.data.image_size, plugins=base.plugins)
     check_weights(base.model, base.data.image_size)
     space = SearchSpace.from_study(config, base, backbone.num_layers)
     for what, one in space.with_each_choice("model"):
         try:
-            check_model(one.model, one.data.image_size)
+            check_model(one.model, one.data.image_size, plugins=one.plugins)
         except ConfigError as error:
             raise ConfigError(f"study {config.name}: {what}: {error}") from error
     return with_rule(config, space)

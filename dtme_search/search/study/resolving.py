@@ -15,18 +15,23 @@ from optuna.distributions import CategoricalDistribution
 from dtme_search.config import RunConfig, Scalar
 from dtme_search.config.section import Section
 from dtme_search.models import BackboneInfo
+from dtme_search.operations import OF_THE_PAPER, OPERATIONS, operations_of
 from dtme_search.schedules import build_schedule
 from dtme_search.search.space.parameter import Parameter
 from dtme_search.search.space.paths import LAYERS, SEED, START
 from dtme_search.search.space.search_space import SearchSpace
 from dtme_search.search.storage.rows import ConflictRow
-from dtme_search.token_space import ConflictReport, ExpansionPlan
+from dtme_search.token_space import ConflictReport, ExpansionPlan, options_of
 from dtme_search.training.growth import plan_for
 from dtme_search.training.identity import weights_follow_results
 
 _MEASURING = ("variance_ratio", "num_images", "analysis_batch_size", "decoder_warmup_steps")
 _FURTHER = {
-    f"expansion.{name}" for name in ("num_task_tokens", "token_std", "lr_multiplier", "freeze_backbone")
+    f"expansion.{name}"
+    for name in (
+        *("token_std", "lr_multiplier", "freeze_backbone"),
+        *(option for spec in OPERATIONS.values() for option in spec.options),
+    )
 }
 """Fields of the growth that a plan does not say."""
 _MOST_KNOWN = 20_000
@@ -42,8 +47,7 @@ class Resolved:
         params: The parameters, seed included.
         key: Equal for equal work, seed left out.
         trunk: Equal for runs that are the same until they grow.
-        modulated: Groups with a token modulation of their own by layer, as share of the tasks.
-        expanded: The same for token expansion.
+        shares: Of each operation that the space can give, groups by layer, as share of the tasks.
         streams: Streams through the last layer.
         start: Step of the growth, the last step if it never grows; ``end`` the number of steps.
         further: Searched choices that the plan does not say, each in numbers; zeros without effect.
@@ -54,8 +58,7 @@ class Resolved:
     params: Mapping[str, Scalar]
     key: Hashable
     trunk: Hashable
-    modulated: tuple[float, ...]
-    expanded: tuple[float, ...]
+    shares: Mapping[str, tuple[float, ...]]
     streams: int
     start: int
     end: int
@@ -76,7 +79,7 @@ class Resolved:
     @property
     def depth(self) -> float:
         """Share of the layers from the first grown one on."""
-        grown = [m + e > 0 for m, e in zip(self.modulated, self.expanded, strict=True)]
+        grown = [any(share > 0 for share in layer) for layer in zip(*self.shares.values(), strict=True)]
         return 1 - grown.index(True) / len(grown) if any(grown) else 0.0
 
 
@@ -124,17 +127,19 @@ class Resolver:
         plan = self._planned(config, params)
         count = len(config.tasks)
         if plan is None:
-            modulated, expanded, streams = self._evenly(config)
-            overhead = 100.0 * self.backbone.embed_dim * count / self.backbone.num_parameters
-            overhead *= 2 * sum(modulated) + config.expansion.num_task_tokens * sum(expanded)
+            shares, streams = self._evenly(config)
+            overhead = self._overhead(config, shares)
             operations: Hashable = tuple(sorted(params.items(), key=str))
         else:
             layers = range(self.space.num_layers)
-            modulated = tuple(len(plan.modulate.get(layer, ())) / count for layer in layers)
-            expanded = tuple(len(plan.expand.get(layer, ())) / count for layer in layers)
+            shares = {
+                name: tuple(len(plan.groups[name].get(layer, ())) / count for layer in layers)
+                for name in self.operations
+            }
             streams = _num_streams(plan)
-            overhead = plan.overhead_percent(self.backbone.embed_dim, self.backbone.num_parameters)
-            operations = tuple(plan.modulate.items()), tuple(plan.expand.items())
+            backbone = self.backbone
+            overhead = plan.overhead_percent(backbone.embed_dim, backbone.num_parameters, backbone.linears)
+            operations = tuple((name, tuple(plan.groups[name].items())) for name in self.operations)
         grows = overhead > 0
         end = config.total_steps
         start = config.expansion_step if grows and config.expansion_step is not None else end
@@ -147,8 +152,7 @@ class Resolver:
             params=params,
             key=(operations, start if grows else None, trunk, further),
             trunk=trunk,
-            modulated=modulated,
-            expanded=expanded,
+            shares=shares,
             streams=streams,
             start=start,
             end=end,
@@ -180,13 +184,36 @@ class Resolver:
             active = report.tasks
         return plan_for(config, report, active, self.space.num_layers)
 
-    def _evenly(self, config: RunConfig) -> tuple[tuple[float, ...], tuple[float, ...], int]:
+    @property
+    def operations(self) -> tuple[str, ...]:
+        """Operations that a plan of this space can have; the paper's always."""
+        base = self.space.base.expansion
+        named = {base.range_operation, base.null_operation, *base.possible_operations}
+        for parameter in self.space.parameters:
+            ranged = parameter.distribution
+            if parameter.path.startswith("expansion.") and isinstance(ranged, CategoricalDistribution):
+                named |= {name for choice in ranged.choices for name in operations_of(str(choice))}
+        return tuple(name for name in OPERATIONS if name in named or name in OF_THE_PAPER)
+
+    def _overhead(self, config: RunConfig, shares: Mapping[str, tuple[float, ...]]) -> float:
+        """Percent of parameters that shares of layers and tasks come to."""
+        options = options_of(config.expansion)
+        added = sum(
+            sum(by_layer)
+            * OPERATIONS[name].num_parameters(self.backbone.embed_dim, self.backbone.linears, options)
+            for name, by_layer in shares.items()
+        )
+        return 100.0 * len(config.tasks) * added / self.backbone.num_parameters
+
+    def _evenly(self, config: RunConfig) -> tuple[dict[str, tuple[float, ...]], int]:
         """Shares of all layers alike: how many grow is known, not which."""
         expansion, layers = config.expansion, self.space.num_layers
         streams = expansion.max_streams or len(config.tasks)
         share = streams / len(config.tasks)
-        modulated, expanded = expansion.range_layer_ratio * share, expansion.null_layer_ratio * share
-        return (modulated,) * layers, (expanded,) * layers, streams
+        shares = dict.fromkeys(self.operations, 0.0)
+        shares[expansion.range_operation] += expansion.range_layer_ratio * share
+        shares[expansion.null_operation] += expansion.null_layer_ratio * share
+        return {name: (value,) * layers for name, value in shares.items()}, streams
 
     def _measured_as(self, config: RunConfig, params: Mapping[str, Scalar]) -> Hashable:
         return self._trunk(params), tuple(getattr(config.expansion, name) for name in _MEASURING)
@@ -243,7 +270,7 @@ def _in_numbers(parameter: Parameter, params: Mapping[str, Scalar], counts: bool
 
 def _num_streams(plan: ExpansionPlan) -> int:
     """Streams through the last layer: tasks that were in other groups anywhere have parted."""
-    operations = [groups for by_layer in (plan.modulate, plan.expand) for groups in by_layer.values()]
+    operations = [groups for by_layer in plan.groups.values() for groups in by_layer.values()]
     if any(len(groups) == len(plan.tasks) for groups in operations):
         return len(plan.tasks)
     return plan.num_streams(plan.num_layers - 1)

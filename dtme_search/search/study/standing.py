@@ -230,15 +230,14 @@ def in_numbers(plans: Sequence[Resolved], like: Plans | None = None) -> Plans:
         return like[slice(0, 0)]
     starts, ends = _steps(plans)
     reach = 1 - starts / ends
-    modulated = np.array([plan.modulated for plan in plans])
-    expanded = np.array([plan.expanded for plan in plans])
+    operations = [np.array([plan.shares[name] for plan in plans]) for name in plans[0].shares]
     further = [np.array([plan.further[at] for plan in plans]) for at in range(len(plans[0].further))]
     summary = np.zeros((len(plans), 0))
-    if modulated.shape[1] > _MANY_LAYERS:
+    if operations[0].shape[1] > _MANY_LAYERS:
         streams = np.array([plan.streams for plan in plans], dtype=float)
-        operations = (modulated + expanded).mean(1)
-        summary = np.stack([operations * reach, reach, reach * streams / streams.max()], axis=1)
-    return Plans(((starts / ends)[:, None], *further, modulated, expanded), summary, reach)
+        grown = sum(operations[1:], operations[0]).mean(1)
+        summary = np.stack([grown * reach, reach, reach * streams / streams.max()], axis=1)
+    return Plans(((starts / ends)[:, None], *further, *operations), summary, reach)
 
 
 def _steps(plans: Sequence[Resolved]) -> tuple[Array, Array]:
@@ -250,16 +249,14 @@ def _shape(plans: Sequence[Resolved]) -> Shape:
     return Shape(
         np.array([plan.depth for plan in plans], dtype=float),
         np.array([plan.streams for plan in plans], dtype=float),
-        _share_above_0([plan.modulated for plan in plans]),
-        _share_above_0([plan.expanded for plan in plans]),
+        _shares_above_0(plans),
     )
 
 
-def _share_above_0(by_layer: Sequence[tuple[float, ...]]) -> Array:
-    if not by_layer:
-        return np.zeros(0)
-    share: Array = (np.array(by_layer) > 0).mean(1)
-    return share
+def _shares_above_0(plans: Sequence[Resolved]) -> Array:
+    """Share of the layers that have each operation, shape (n, operations)."""
+    shares = [[(np.array(of) > 0).mean() for of in plan.shares.values()] for plan in plans]
+    return np.array(shares, dtype=float).reshape(len(plans), len(plans[0].shares) if plans else 0)
 
 
 def _each_once(entries: Sequence[Entry]) -> list[Entry]:

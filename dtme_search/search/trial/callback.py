@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dtme_search.config import RunConfig, StudyConfig
 from dtme_search.search.storage.rows import BaselineRow, RunRow
 from dtme_search.tasks import TaskSpec
-from dtme_search.token_space import ConflictReport, ExpansionPlan
+
+if TYPE_CHECKING:
+    from dtme_search.token_space import ConflictReport, ExpansionPlan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,7 +127,7 @@ class Callback:
     def on_study_begin(self, study: StudyInfo) -> None:
         """This process begins to work on the study."""
 
-    def on_baseline_end(self, baseline: BaselineRow, *, trained: bool) -> None:
+    def on_baseline_end(self, baseline: BaselineRow, trained: bool) -> None:
         """A single-task baseline is known; ``trained`` is false when the database had it."""
 
     def on_trial_begin(self, trial: TrialInfo) -> None:

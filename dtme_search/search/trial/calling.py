@@ -3,43 +3,38 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from importlib import import_module
-from inspect import getmembers, isfunction
 from typing import Any
 
 from dtme_search.errors import ConfigError
 from dtme_search.search.trial.callback import Callback
+from dtme_search.search.trial.events import tee
 from dtme_search.search.trial.listener import Listener
 
 CallbackSource = Callback | str
 """A callback, or its import path ``module:attribute``: one, or what makes one when it is called."""
 
+_THEIRS = [name for name in vars(Callback) if name.startswith("on_")]
+
 _log = logging.getLogger(__name__)
 
 
-class Calling(Listener):
-    """A listener that has callbacks hear what they know of.
+class Calling:
+    """Has callbacks hear the events that are theirs, to be passed on by ``tee``.
 
     Args:
-        listener: Hears everything.
-        callbacks: Hear the events of ``Callback``.
+        callbacks: Who hears of them.
     """
 
-    def __init__(self, listener: Listener, callbacks: Sequence[Callback]) -> None:
+    def __init__(self, callbacks: Sequence[Callback]) -> None:
         self._callbacks = callbacks
         self._warned: set[tuple[type, str, type]] = set()
-        for event, _ in getmembers(Listener, _is_event):
-            setattr(self, event, getattr(listener, event))
-        for event, _ in getmembers(Callback, _is_event):
-            setattr(self, event, partial(self._call, event))
 
-    def _call(self, event: str, *given: Any, **named: Any) -> None:
-        for callback in self._callbacks:
-            call: Callable[..., None] = getattr(callback, event)
+    def __call__(self, event: str, facts: Mapping[str, Any]) -> None:
+        for callback in self._callbacks if event in _THEIRS else ():
             try:
-                call(*given, **named)
+                getattr(callback, event)(*facts.values())
             except Exception as error:  # whoever watches must not end what is watched
                 kind = (type(callback), event, type(error))
                 if kind not in self._warned:
@@ -58,7 +53,7 @@ def with_callbacks(listener: Listener, callbacks: Sequence[CallbackSource]) -> L
         ConfigError: If one is no callback.
     """
     found = [_loaded(each) for each in callbacks]
-    return Calling(listener, found) if found else listener
+    return tee(listener, Calling(found)) if found else listener
 
 
 def import_paths(callbacks: Sequence[CallbackSource]) -> tuple[str, ...]:
@@ -94,7 +89,3 @@ def _loaded(source: CallbackSource) -> Callback:
             "class from Callback."
         )
     return found
-
-
-def _is_event(member: object) -> bool:
-    return isfunction(member) and not member.__name__.startswith("_")

@@ -41,7 +41,7 @@ def _facts(event: str, *values: Any, **named: Any) -> dict[str, Any]:
     return dict(facts)
 
 
-EVENTS = tuple(name for name, value in vars(Listener).items() if callable(value) and name[0] != "_")
+EVENTS = tuple(name for name, _ in inspect.getmembers(Listener, inspect.isfunction) if name[0] != "_")
 
 
 @dataclass(frozen=True)

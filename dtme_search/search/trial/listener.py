@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from dtme_search.search.storage.rows import BaselineRow, ConfirmationRow
 from dtme_search.search.trial.callback import Callback
-from dtme_search.search.trial.outcome import Outcome
-from dtme_search.training import Progress
+
+if TYPE_CHECKING:
+    from dtme_search.search.storage.rows import BaselineRow, ConfirmationRow
+    from dtme_search.search.trial.outcome import Outcome
+    from dtme_search.training import Progress
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ def plan_rows(plan: ExpansionPlan) -> list[PlanRow]:
     """One row per layer, operation and group of tasks."""
     return [
         PlanRow(layer=layer, operation=operation, group_index=index, tasks=",".join(group))
-        for operation, by_layer in (("modulate", plan.modulate), ("expand", plan.expand))
+        for operation, by_layer in plan.groups.items()
         for layer, groups in by_layer.items()
         for index, group in enumerate(groups)
     ]

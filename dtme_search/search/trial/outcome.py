@@ -139,4 +139,4 @@ def _outcome(
 
 def overhead_percent(plan: ExpansionPlan, backbone: BackboneInfo) -> float:
     """Parameters a plan adds, in percent of the headless backbone with its position embedding."""
-    return plan.overhead_percent(backbone.embed_dim, backbone.num_parameters)
+    return plan.overhead_percent(backbone.embed_dim, backbone.num_parameters, backbone.linears)

@@ -15,7 +15,7 @@ from dtme_search.errors import DiskFullError
 from dtme_search.search.storage.database import DATABASE_ERRORS
 from dtme_search.search.storage.optuna_internals import id_of_trial, running_trial, storage_of
 from dtme_search.training import TrainingInterrupted
-from dtme_search.training.checkpoint import DISK_FULL
+from dtme_search.training.disk import DISK_FULL
 
 MOST_DEATHS = 5
 """How often a trial may end its process without getting further before it counts as failed [ours]."""

@@ -44,12 +44,20 @@ class Place:
             num_cores: Cores of this machine.
             inherited: Environment of the parent; a number of threads that the user set there holds.
         """
-        threads = str(max(1, num_cores // num_workers))
+        threads = str(self.threads(num_workers, num_cores, inherited))
         return {
-            **dict.fromkeys(THREADS, inherited.get("OMP_NUM_THREADS", threads)),
+            **dict.fromkeys(THREADS, threads),
             **inherited,
             **self.gpu,
         }
+
+    def threads(
+        self, num_workers: int, num_cores: int | None = None, inherited: Mapping[str, str] = os.environ
+    ) -> int:
+        """Threads of a worker; arguments as of :meth:`environment`."""
+        set_by_user = inherited.get("OMP_NUM_THREADS", "")
+        cores = num_cores or joblib.cpu_count()
+        return int(set_by_user) if set_by_user.isdigit() else max(1, cores // num_workers)
 
     @property
     def gpu(self) -> dict[str, str]:

@@ -83,7 +83,7 @@ def test_overhead_of_the_paper(row, model):
         pytest.skip("the paper gives one number")
     tasks, layers = tuple(row.specs), range(12, 24)
     alone = dict.fromkeys(layers, tuple((task,) for task in tasks))
-    plan = ExpansionPlan(tasks, 24, 1, alone, alone)
+    plan = ExpansionPlan(tasks, 24, {"modulate": alone, "expand": alone})
     grown = sum(parameter.numel() for parameter in model.grow(plan, token_std=0.02, seed=0))
     assert grown == 36 * 1024 * 5 == 184_320
     assert f"{100 * grown / row.total:.3f}" == "0.046"

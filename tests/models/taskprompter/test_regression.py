@@ -40,7 +40,12 @@ def numbers_of(options, mode):
     )
     model = build_model(config, SPECS, (32, 64), seed=0).double().train(mode == "train")
     tasks = tuple(SPECS)
-    plan = ExpansionPlan(tasks, 4, 2, {1: (("semseg",), ("depth", "normals"))}, {2: (("depth",),)})
+    plan = ExpansionPlan(
+        tasks,
+        4,
+        {"modulate": {1: (("semseg",), ("depth", "normals"))}, "expand": {2: (("depth",),)}},
+        {"num_task_tokens": 2},
+    )
     model.grow(plan, token_std=0.02, seed=0)
     for phase, (name, value) in enumerate(sorted(model.state_dict().items())):
         if value.is_floating_point():

@@ -10,9 +10,7 @@ from dtme_search.search.proposal.cost import Shape, cost_to_go, step_costs
 
 def shapes(number: int, seed: int = 0) -> Shape:
     rng = np.random.default_rng(seed)
-    return Shape(
-        rng.random(number), rng.integers(2, 5, number).astype(float), rng.random(number), rng.random(number)
-    )
+    return Shape(rng.random(number), rng.integers(2, 5, number).astype(float), rng.random((number, 2)))
 
 
 def test_paid_trunks_cost_nothing_and_a_plan_that_never_grows_is_all_trunk():
@@ -25,9 +23,9 @@ def test_paid_trunks_cost_nothing_and_a_plan_that_never_grows_is_all_trunk():
 
 def test_measured_costs_stand_above_the_formula():
     measured = shapes(30)
-    truth = 1 + 0.3 * measured.depth * (measured.streams - 1) + 0.1 * measured.modulated
+    truth = 1 + 0.3 * measured.depth * (measured.streams - 1) + 0.1 * measured.operations[:, 0]
     asked = shapes(8, seed=1)
-    expected = 1 + 0.3 * asked.depth * (asked.streams - 1) + 0.1 * asked.modulated
+    expected = 1 + 0.3 * asked.depth * (asked.streams - 1) + 0.1 * asked.operations[:, 0]
     assert step_costs(asked, measured, truth) == pytest.approx(expected, abs=0.01)
     assert step_costs(asked, measured[:4], truth[:4]) == pytest.approx(asked.formula()), "four say too little"
 
@@ -39,4 +37,4 @@ def test_no_step_is_cheaper_than_an_unexpanded_one():
 
 def test_the_unexpanded_network_costs_one_step_by_the_formula():
     zero = np.zeros(1)
-    assert Shape(zero, np.ones(1), zero, zero).formula().tolist() == [1.0]
+    assert Shape(zero, np.ones(1), np.zeros((1, 2))).formula().tolist() == [1.0]

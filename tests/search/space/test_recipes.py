@@ -73,7 +73,7 @@ def alone(config: RunConfig) -> RunConfig:
 
 
 def work(config: RunConfig) -> str:
-    return work_fingerprint(config, ExpansionPlan((TASK,), 3, 1, {}, {}), "data", CONTEXT)
+    return work_fingerprint(config, ExpansionPlan((TASK,), 3), "data", CONTEXT)
 
 
 # A checkpoint counts by its content, and there is none here.

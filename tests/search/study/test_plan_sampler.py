@@ -92,7 +92,8 @@ class Searched:
     def tell(self, trial: optuna.Trial) -> None:
         plan = self.plan(trial)
         left = 1 - plan.start / plan.end
-        gain = left * (2 * plan.modulated[1] - plan.expanded[0] + 0.3 * plan.modulated[0]) + plan.seed
+        modulated, expanded = plan.shares["modulate"], plan.shares["expand"]
+        gain = left * (2 * modulated[1] - expanded[0] + 0.3 * modulated[0]) + plan.seed
         self.records.save_run(
             RunRow(study="s", trial=trial.number, state="complete", fingerprint="f", step_cost_ratio=1 + left)
         )

@@ -27,7 +27,12 @@ BACKBONE = BackboneInfo(
     grid=(4, 6),
 )
 ALONE = (("semseg",), ("depth",))
-PLAN = ExpansionPlan(tuple(SPECS), 4, 2, modulate={1: ALONE}, expand={1: (("semseg", "depth"),), 3: ALONE})
+PLAN = ExpansionPlan(
+    tuple(SPECS),
+    4,
+    {"modulate": {1: ALONE}, "expand": {1: (("semseg", "depth"),), 3: ALONE}},
+    {"num_task_tokens": 2},
+)
 """2 x 20 for the modulation, 20 for the shared pair of tokens, 2 x 20 for one pair each: 100 parameters."""
 
 

@@ -1,0 +1,55 @@
+"""What every operation of a layer is, and where it is built in. Shapes as in ``models/streams.py``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from dtme_search.operations import Options
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where an operation is built in.
+
+    Attributes:
+        layer: 0-based.
+        block: The block of that layer.
+        num_groups: Groups of tasks that have the operation there.
+        embed_dim: Width of a token.
+        first_token: Tokens before this one are not shared by the tasks.
+        options: Of the plan.
+        token_std: Standard deviation of new task tokens.
+        seed: For what is drawn.
+    """
+
+    layer: int
+    block: nn.Module
+    num_groups: int
+    embed_dim: int
+    first_token: int
+    options: Options
+    token_std: float
+    seed: int
+
+
+class LayerOperation(nn.Module):
+    """An operation of one layer, for all groups of tasks that have it there.
+
+    Attributes:
+        in_block: Whether it acts within the call of the block, on those streams alone that have it or
+            share the call, instead of on all streams before it.
+        lengthens: Whether it adds tokens, so that streams with and without it go through the block apart.
+    """
+
+    in_block: ClassVar[bool] = False
+    lengthens: ClassVar[bool] = False
+
+    def enter(self, tokens_SBLP: Tensor, groups_S: Tensor) -> Tensor:
+        """Act on the tokens before the block. Group G of a stream stands for "leave as it is"."""
+        raise NotImplementedError
+
+    def leave(self) -> None:
+        """Forget the streams; called after the block where ``in_block``."""

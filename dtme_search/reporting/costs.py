@@ -1,0 +1,56 @@
+"""Measured step costs beside counted ones: where they contradict each other, and how a study computed."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from dtme_search.search import LoadedStudy
+from dtme_search.search.study.threads import threads_of
+from dtme_search.words import enumerated, numbered
+
+MARK = "?"
+"""Stands after a measured cost that its operations contradict."""
+_MOST_OFF = 0.5
+"""Part of the counted ratio by which a measured one may differ from it [ours]."""
+
+
+def doubtful_costs(trials: pd.DataFrame) -> pd.DataFrame:
+    """The rows of a ``trials_table`` whose measured step cost is off by more than half of the counted one."""
+    if "step_flops_ratio" not in trials:
+        return trials.iloc[:0]
+    counted = trials["step_flops_ratio"].astype(float)
+    return trials[(trials["step_cost_ratio"].astype(float) - counted).abs() > _MOST_OFF * counted]
+
+
+def marked_costs(trials: pd.DataFrame) -> pd.DataFrame:
+    """The table with measured costs as text, those that are in doubt with a mark, and without the counts."""
+    doubtful = doubtful_costs(trials).index
+    if len(doubtful):
+        texts = {
+            index: "" if value != value else f"{value:.2f}{MARK if index in doubtful else ''}"
+            for index, value in trials["step_cost_ratio"].items()
+        }
+        trials = trials.assign(step_cost_ratio=pd.Series(texts))
+    return trials.drop(columns="step_flops_ratio", errors="ignore")
+
+
+def cost_doubt(trials: pd.DataFrame) -> str:
+    """One sentence on the measured costs that are in doubt; empty if none is."""
+    rows = doubtful_costs(trials)
+    if rows.empty:
+        return ""
+    whose = "their" if len(rows) > 1 else "its"
+    measured = numbered("trial", rows["trial"].tolist())
+    counted = enumerated([f"{ratio:.2f}" for ratio in rows["step_flops_ratio"]])
+    return (
+        f"{MARK} The step cost measured in {measured} is off by more than half from what {whose} operations "
+        f"come to ({counted}). Small networks spend their time otherwise; do not trust that of a large one."
+    )
+
+
+def threads_in_words(study: LoadedStudy) -> str:
+    """How many CPU threads each trial of the study computes with; empty where that is not fixed."""
+    threads = threads_of(study.optuna)
+    if threads is None:
+        return ""
+    return f"Each trial computes with {threads} CPU thread{'s' * (threads != 1)}, whoever trains it."
