@@ -35,9 +35,6 @@ FAMILIES = {
     "decoders": "decoder",
     "losses": "loss",
     "metrics": "metric",
-    "methods": "way to combine",
-    "schedules": "schedule",
-    "samplers": "sampler",
 }
 """Families of parts, and what one of each is called. Entry points are in the group dtme_search.<family>."""
 

@@ -26,7 +26,7 @@ ROWS = (
     ("data", "metrics", "token_space", "schedules", "combine"),
     ("models",),
     ("training",),
-    ("search", "deploy"),
+    ("search", "deploy", "testing"),
     ("reporting",),
     ("cli",),
     ("__main__",),
@@ -73,6 +73,7 @@ OUTSIDE = {
         *("optuna", "optuna_dashboard", "sqlalchemy"),
     },
     "deploy": {"torch", "numpy"},
+    "testing": {"torch"},
     "cli": {"typer", "rich"},
     "__main__": set(),
 }

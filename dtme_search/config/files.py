@@ -28,7 +28,7 @@ StudySource = str | Path | StudyConfig
 """A study: its name, its YAML, or built in Python."""
 _MEASURED = re.compile(
     r"data\.(name|root|folder|options|holdout_fraction|holdout_seed|limit_train|scenes|nyud|taskonomy)\b"
-    r"|plugins\b"
+    r"|plugins\b|tasks\..+\.metric(_options)?\b"
 )
 """Fields that decide on which images and classes a trial is judged."""
 _ROLE = re.compile(r"tasks\.(?P<task>.+)\.role$")

@@ -158,6 +158,14 @@ class TaskConfig(Section):
     """Factor of its loss."""
     role: Literal["primary", "auxiliary", "absent"] = "primary"
     """Auxiliary tasks follow the schedule and do not count in delta_m; absent ones are left out."""
+    loss: str | None = None
+    """Training loss, built in or your own (docs/plugins.md); empty = what the data set says."""
+    loss_options: dict[str, dict[str, Option]] = {}
+    """Options of losses by their names; only those of the chosen one are read."""
+    metric: str | None = None
+    """Metric, built in or your own; empty = what the data set says."""
+    metric_options: dict[str, dict[str, Option]] = {}
+    """Options of metrics by their names; only those of the chosen one are read."""
 
 
 class ModelConfig(Section):
