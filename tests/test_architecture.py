@@ -79,6 +79,7 @@ OUTSIDE = {
 }
 ALLOWED_IN_FILE = {
     "models/backbone.py": {"timm"},
+    "training/prediction.py": {"numpy", "PIL"},
     "models/pretrained.py": {"timm"},
     "models/weights.py": {"safetensors"},
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -131,6 +132,32 @@ def print_baselines(screen: Screen, rows: Iterable[BaselineRow]) -> None:
             for row in rows
         ],
     )
+
+
+def final_as_json(result: FinalResult) -> str:
+    """The same as JSON, numbers unrounded in the units of the tasks."""
+    of_task = {
+        name: {
+            "metric": result.specs[name].metric,
+            "unit": result.specs[name].unit,
+            "higher_is_better": result.specs[name].higher_is_better,
+            "value": value,
+            "baseline": result.baselines[name].value if name in result.baselines else None,
+            "no_image_prior": result.baselines[name].prior_value if name in result.baselines else None,
+            "gain_percent": result.gains_percent.get(name),
+            "further": dict(result.extra_metrics.get(name, {})),
+        }
+        for name, value in result.metrics.items()
+    }
+    values = {
+        "split": result.split,
+        "images": result.num_images,
+        "size": result.size,
+        "delta_m_percent": result.delta_m_percent,
+        "dead_tasks": list(result.dead_tasks),
+        "tasks": of_task,
+    }
+    return json.dumps(values, indent=1)
 
 
 def print_final(screen: Screen, result: FinalResult) -> None:
