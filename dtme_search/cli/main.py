@@ -17,6 +17,7 @@ from dtme_search.cli import (  # noqa: F401
     likeness,
     managing,
     plugins,
+    predicting,
     searching,
     training,
     viewing,

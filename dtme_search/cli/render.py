@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -133,6 +134,32 @@ def print_baselines(screen: Screen, rows: Iterable[BaselineRow]) -> None:
     )
 
 
+def final_as_json(result: FinalResult) -> str:
+    """The same as JSON, numbers unrounded in the units of the tasks."""
+    of_task = {
+        name: {
+            "metric": result.specs[name].metric,
+            "unit": result.specs[name].unit,
+            "higher_is_better": result.specs[name].higher_is_better,
+            "value": value,
+            "baseline": result.baselines[name].value if name in result.baselines else None,
+            "no_image_prior": result.baselines[name].prior_value if name in result.baselines else None,
+            "gain_percent": result.gains_percent.get(name),
+            "further": dict(result.extra_metrics.get(name, {})),
+        }
+        for name, value in result.metrics.items()
+    }
+    values = {
+        "split": result.split,
+        "images": result.num_images,
+        "size": result.size,
+        "delta_m_percent": result.delta_m_percent,
+        "dead_tasks": list(result.dead_tasks),
+        "tasks": of_task,
+    }
+    return json.dumps(values, indent=1)
+
+
 def print_final(screen: Screen, result: FinalResult) -> None:
     """Metrics of a final training or an evaluation, with delta_m where baselines are known."""
     columns = ["task", "metric", "value"] + (
@@ -165,23 +192,22 @@ def print_final(screen: Screen, result: FinalResult) -> None:
         )
     if result.baselines and result.extra_metrics:
         screen.hint(
-            f"Gains and delta_m are those of the metric with a baseline beside it; {_listed_extras(result)} "
-            "only to compare with publications.",
+            f"Gains and delta_m use the metric that has a baseline beside it; {_listed_extras(result)} "
+            "only for comparison with publications.",
         )
     if result.split == "holdout":
-        screen.say(
-            "`train` uses all training ids: the hold-out is no unseen data for its checkpoints.", style="red"
-        )
+        screen.say("`train` uses all training ids: its checkpoints have seen the hold-out.", style="red")
     if result.dead_tasks:
+        tasks = ", ".join(result.dead_tasks)
         screen.say(
-            f"Not to be trusted, not clearly better than without the image: {', '.join(result.dead_tasks)}.",
+            f"Not to be trusted, not clearly better than a guess that ignores the image: {tasks}.",
             style="red",
         )
 
 
 def _listed_extras(result: FinalResult) -> str:
     names = [metric for extras in result.extra_metrics.values() for metric in extras]
-    return f"{' and '.join(names)} {'is' if len(names) == 1 else 'are'} there"
+    return f"{' and '.join(names)} {'is' if len(names) == 1 else 'are'} shown"
 
 
 def _print_sketches(screen: Screen, study: LoadedStudy, trials: Frame, front: Frame) -> None:
@@ -199,7 +225,7 @@ def _print_sketches(screen: Screen, study: LoadedStudy, trials: Frame, front: Fr
 
     shown = front[front["layers"] != ""].head(_MOST_MAPS) if could_grow(study) else front.head(0)
     if len(shown) and len(shown["layers"].iloc[0]) * 3 + 24 <= screen.console.width:
-        screen.line("\nLayers from the input on:")
+        screen.line("\nLayers, input first:")
         for _, row in shown.iterrows():
             number, gain = row["trial"], cell("delta_m_percent", row["delta_m_percent"])
             blocks = Text(f"trial {number:<5}").append(layer_blocks(row["layers"])).append(f"  {gain} %")
@@ -229,6 +255,7 @@ def _print_doubts(screen: Screen, front: Frame) -> None:
         trials = numbered("trial", group["trial"].tolist())
         tasks = enumerated(str(dead).split(","))
         screen.say(
-            f"Not to be trusted, not clearly better than without the image in {tasks}: {trials}.",
+            f"Not to be trusted, not clearly better than a guess that ignores the image in {tasks}: "
+            f"{trials}.",
             style="red",
         )

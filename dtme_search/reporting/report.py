@@ -76,7 +76,7 @@ def report_blocks(data: StudyData, *, with_figures: bool = True) -> list[Block]:
         Heading(f"Study {data.name}", 1),
         *([Paragraph(f"{data.config.description}.")] if data.config.description else []),
         Paragraph(subject(data)),
-        Heading("What came out"),
+        Heading("Findings"),
         Bullets(story(data)),
         *front_section(data),
         *task_section(data),
@@ -108,12 +108,12 @@ def _choices(data: StudyData) -> list[Block]:
     ]
     columns = ("choice", "better", "worse", "difference of delta_m", "trials", "p", "more than chance")
     return [
-        Heading("Which choices go with delta_m"),
+        Heading("Which choices are associated with delta_m"),
         Table(columns, rows),
         Paragraph(
             "Rank tests over the feasible trials (Kruskal-Wallis by value, Spearman along a scale), p-values "
             "corrected for the number of choices by Holm's method. The sampler returns to where it was good, "
-            "so trials are not independent: a guide, no proof."
+            "so trials are not independent: a guide, not proof."
         ),
     ]
 
@@ -138,7 +138,7 @@ def _trials(data: StudyData) -> list[Block]:
 
 
 def _again(data: StudyData) -> list[Block]:
-    return [Heading("To repeat this"), Code("\n".join(next_commands(data)))]
+    return [Heading("To reproduce this"), Code("\n".join(next_commands(data)))]
 
 
 def _provenance(data: StudyData) -> list[Block]:

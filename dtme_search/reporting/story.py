@@ -20,7 +20,7 @@ _LARGEST_OF_MANY = 5
 def story(data: StudyData) -> list[str]:
     """Sentences about the result, the most important first."""
     if data.best is None:
-        why = "No trial is finished" if data.complete.empty else "No finished trial keeps the limits"
+        why = "No trial is finished" if data.complete.empty else "No finished trial is within the limits"
         return [f"{counts(data)} {why}, so there is no result yet."]
     told = [
         counts(data),
@@ -118,15 +118,14 @@ def _best(data: StudyData, best: pd.Series) -> str:
         deviation = f" ± {spread:.2f}" if spread == spread else ""
         return text + (
             f"Trained again with {_plural(int(seeds), 'new seed')} it reached "
-            f"**{best['delta_m_mean']:+.2f}{deviation} %**; that, not the value of the search, is "
-            "what to expect."
+            f"**{best['delta_m_mean']:+.2f}{deviation} %**; expect this value, not the one from the search."
         )
     if len(data.feasible) >= _LARGEST_OF_MANY:
         return text + (
             f"It is the largest of {len(data.feasible)} values of one seed each, so luck is part of it: "
             "further seeds will most likely give less."
         )
-    return text + "That is one seed."
+    return text + "This is one seed."
 
 
 def _grown_when(start: float) -> str:
@@ -140,7 +139,7 @@ def _against_unexpanded(data: StudyData, best: pd.Series) -> str:
         return ""
     never = data.unexpanded.dropna(subset=["delta_m_percent"])
     if never.empty:
-        return "No unexpanded network was trained in this study, so it cannot tell what growing brings."
+        return "No unexpanded network was trained in this study, so the effect of growth is unknown."
     reference = _reference(best, never)
     if reference["trial"] == best["trial"]:
         grew = len(data.feasible) > len(never)
@@ -148,7 +147,7 @@ def _against_unexpanded(data: StudyData, best: pd.Series) -> str:
     difference = best["delta_m_percent"] - reference["delta_m_percent"]
     seed = _same_seed(data, best, reference)
     text = (
-        f"That is {difference:+.2f} points against the network of {seed} that never grew "
+        f"That is {difference:+.2f} points relative to the network of {seed} that never grew "
         f"(trial {reference['trial']}, {reference['delta_m_percent']:+.2f} %)"
     )
     known = confirmations(data.study)
@@ -202,7 +201,7 @@ def _searched(data: StudyData, best: pd.Series) -> str:
     """Values of the best trial that no other sentence tells."""
     _, rows = searched_table(data.study, data.trials, [int(best["trial"])])
     listed = ", ".join(f"`{path}` {value}" for path, value in rows)
-    return f"Of what was searched it has {listed}." if listed else ""
+    return f"Its searched values: {listed}." if listed else ""
 
 
 def _price(best: pd.Series) -> str:
@@ -210,8 +209,8 @@ def _price(best: pd.Series) -> str:
     if not best["param_overhead_percent"]:
         return ""
     text = (
-        f"It adds {best['param_overhead_percent']:.3f} % parameters; its steps cost {ratio:.2f} "
-        "unexpanded steps"
+        f"It adds {best['param_overhead_percent']:.3f} % parameters; each step costs as much as "
+        f"{ratio:.2f} unexpanded steps"
     )
     if ratio <= 1.05:
         return f"{text}."
@@ -225,14 +224,14 @@ def _helped(data: StudyData) -> str:
     sure = [effect for effect in found if effect.is_distinguishable]
     if not sure:
         return (
-            f"**None of the {len(found)} choices that can be compared goes with delta_m more than chance "
-            f"would** (rank tests over {found[0].num_trials} trials, corrected for their number; the "
+            f"**None of the {len(found)} comparable choices is associated with delta_m beyond "
+            f"chance** (rank tests over {found[0].num_trials} trials, corrected for their number; the "
             "closest is "
             f"`{found[0].parameter}`, {p_in_words(found[0].p_value)})."
         )
     rest = len(found) - len(sure)
     others = f" {_plural(rest, 'other choice')} cannot be told from chance." if rest else ""
-    return f"What goes with a better delta_m: {'; '.join(map(effect_words, sure[:5]))}.{others}"
+    return f"Associated with a better delta_m: {'; '.join(map(effect_words, sure[:5]))}.{others}"
 
 
 def effect_words(effect: Effect) -> str:
@@ -274,7 +273,7 @@ def _conflicts(data: StudyData) -> str:
     return (
         f"Tasks conflict at a similar share of tokens everywhere: {' and '.join(parts)}."
         if _is_flat(by_layer)
-        else f"The share of tokens at which tasks conflict: {'; '.join(parts)}."
+        else f"The share of tokens at which tasks conflict varies: {'; '.join(parts)}."
     )
 
 
@@ -295,7 +294,7 @@ def _doubts(data: StudyData) -> str:
 
 _KIND_WORDS = {
     "infeasible": "above a limit",
-    "taken over": "taken over from equal work",
+    "taken over": "reused from equal work",
 }
 
 

@@ -175,7 +175,7 @@ def join(
     launcher: int | None = None,
     callbacks: Sequence[CallbackSource] = (),
 ) -> LoadedStudy:
-    """Work on a study that ``optimize`` made, beside its other workers, until no trial is left to begin.
+    """Work on a study that ``optimize`` made, beside its other workers, until no trial is left to start.
 
     Args:
         study: Name of the study.

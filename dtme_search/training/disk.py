@@ -16,8 +16,8 @@ def disk_full(error: OSError, place: Path) -> DiskFullError:
     """What to say of a file below or at ``place`` that the disk did not take."""
     cure = "Look after the disk" if error.errno in _OF_BROKEN_DISKS else "Free some space"
     return DiskFullError(
-        f"{error.filename or place}: {error.strerror}. {cure}, then run the same command again: it "
-        "goes on from the last checkpoint."
+        f"{error.filename or place}: {error.strerror}. {cure}, then run the same command again to "
+        "resume from the last checkpoint."
     )
 
 

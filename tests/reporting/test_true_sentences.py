@@ -39,7 +39,7 @@ class Told:
 
     @property
     def story(self) -> str:
-        return self.report.partition("## What came out")[2].partition("\n## ")[0]
+        return self.report.partition("## Findings")[2].partition("\n## ")[0]
 
     @property
     def best(self) -> int:
@@ -111,7 +111,7 @@ def test_the_best_trial_is_the_best_of_the_database(finished):
     assert f"delta_m **{row['delta_m_percent']:+.2f} %**" in finished.story
     assert f"Best: trial {finished.best}, delta_m {row['delta_m_percent']:+.2f} %" in finished.show
     warned = "values of one seed each, so luck is part of it" in finished.story
-    assert warned is (len(runs) >= 5) and ("That is one seed." in finished.story) is not warned
+    assert warned is (len(runs) >= 5) and ("This is one seed." in finished.story) is not warned
 
 
 def test_what_won_is_named_with_its_values(finished):
@@ -148,11 +148,12 @@ def test_the_difference_to_the_network_that_never_grew(finished):
     points = row["delta_m_percent"] - never["delta_m_percent"]
     seed = "the same seed" if row["seed"] == never["seed"] else "another seed"
     sentence = (
-        f"That is {points:+.2f} points against the network of {seed} that never grew (trial {never['trial']}"
+        f"That is {points:+.2f} points relative to the network of {seed} that never grew "
+        f"(trial {never['trial']}"
     )
     assert sentence in finished.story
     assert f"adds {row['param_overhead_percent']:.3f} % parameters" in finished.story
-    assert f"cost {row['step_cost_ratio']:.2f} unexpanded steps" in finished.story
+    assert f"as much as {row['step_cost_ratio']:.2f} unexpanded steps" in finished.story
 
 
 def test_conflicts_are_those_of_the_database(finished):
@@ -167,7 +168,7 @@ def test_conflicts_are_those_of_the_database(finished):
 
 
 def test_what_helped_is_said_where_it_can_be(finished):
-    known = "What goes with a better delta_m: less of `tasks.depth.weight`" in finished.story
+    known = "Associated with a better delta_m: less of `tasks.depth.weight`" in finished.story
     assert known is (finished.name == "weights")
     assert ("too few trials of each choice" in finished.story) is not known
     assert ("p = 0)" not in finished.report and "p < 0.0001" in finished.report) or not known
@@ -200,5 +201,5 @@ def test_a_price_is_drawn_where_trials_differ_in_it(finished):
         finished.runs[name].nunique() > 1 for name in ("step_cost_ratio", "param_overhead_percent")
     )
     assert ("Gain and measured step cost of every trial" in finished.html) is costs
-    assert ("Gain and price of every trial" in finished.html) is overheads
+    assert ("Gain and cost of every trial" in finished.html) is overheads
     assert ("delta_m in percent (up) by overhead" in finished.show) is overheads

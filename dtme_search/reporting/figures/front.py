@@ -9,14 +9,14 @@ from dtme_search.reporting.colours import BLACK, STATE_COLOURS
 from dtme_search.reporting.figures.style import AXIS_TITLES, axis, new_figure, sentence
 from dtme_search.reporting.study_data import StudyData
 
-_TITLE = "Gain and price of every trial"
+_TITLE = "Gain and cost of every trial"
 _SYMBOLS = {"front": "star", "complete": "circle", "infeasible": "x-thin-open", "taken over": "circle-open"}
 _SIZES = {"front": 13, "complete": 8, "infeasible": 8, "taken over": 8}
 _NAMES = {
     "front": "feasible front",
     "complete": "feasible",
     "infeasible": "exceeds a limit",
-    "taken over": "taken over from equal work",
+    "taken over": "reused from equal work",
 }
 
 
