@@ -35,9 +35,6 @@ FAMILIES = {
     "decoders": "decoder",
     "losses": "loss",
     "metrics": "metric",
-    "methods": "way to combine",
-    "schedules": "schedule",
-    "samplers": "sampler",
 }
 """Families of parts, and what one of each is called. Entry points are in the group dtme_search.<family>."""
 
@@ -152,7 +149,7 @@ def loaded(found: Brought) -> object:
     except Exception as error:
         raise ConfigError(
             f"{found}: {found.where} cannot be imported, got {type(error).__name__}: {error}. "
-            "Mend or update the package."
+            "Fix or update the package."
         ) from error
 
 

@@ -21,7 +21,7 @@ from dtme_search.config import (
     load_study_config,
 )
 from dtme_search.errors import ConfigError
-from dtme_search.plugins import FAMILIES, Family, brought, identity
+from dtme_search.plugins import Family, brought, identity
 
 PAGE = ROOT / "docs" / "plugins.md"
 (PARTS,), (STUDY,), (COMMANDS,) = (blocks(PAGE, language) for language in ("python", "yaml", "bash"))
@@ -200,7 +200,7 @@ def test_a_file_that_is_not_there_is_told():
 def test_the_command_lists_what_there_is(package, parts, capsys, monkeypatch):
     from dtme_search.cli.main import main
 
-    package("[dtme_search.samplers]\nmine = made_parts:MINE\n")
+    package("[dtme_search.losses]\nmine = made_parts:MINE\n")
     monkeypatch.setattr(sys, "argv", ["dtme-search", "plugins", parts])
     monkeypatch.setenv("COLUMNS", "200")
     with pytest.raises(SystemExit) as done:
@@ -209,10 +209,9 @@ def test_the_command_lists_what_there_is(package, parts, capsys, monkeypatch):
     shown = capsys.readouterr().out
     for words in (
         ("decoder", "wave", "my_parts.py"),
-        ("sampler", "mine", "made_parts", "1.5", "made_parts:MINE"),
+        ("loss", "mine", "made_parts", "1.5", "made_parts:MINE"),
     ):
         assert all(word in shown for word in words)
-    assert set(FAMILIES) >= {"decoders", "samplers"}
 
 
 @pytest.mark.slow
@@ -227,3 +226,93 @@ def test_the_commands_of_the_page_run(tmp_path, parts, monkeypatch, capsys):
             main()
         assert not done.value.code, capsys.readouterr().err
     assert "wave" in capsys.readouterr().out
+
+
+def with_depth(parts=(), **task) -> RunConfig:
+    return RunConfig.model_validate({**TINY, "tasks": {"semseg": {}, "depth": task}, "plugins": list(parts)})
+
+
+@pytest.fixture(scope="module")
+def scenes():
+    import torch
+
+    from dtme_search.data import build_data
+
+    return build_data(RunConfig.model_validate(TINY).data, ("semseg", "depth"), torch.device("cpu"))
+
+
+def test_a_loss_of_a_file_scores_the_pixels_that_count(scenes, parts):
+    import torch
+
+    from dtme_search.training.choices import as_chosen
+    from dtme_search.training.losses import task_loss
+
+    config = with_depth([parts], loss="huber", loss_options={"huber": {"knee": 1.0}})
+    spec = as_chosen(scenes, config).specs["depth"]
+    prediction = torch.tensor([[[[1.0, 5.0, 0.0]]]])
+    target, valid = torch.tensor([[[[1.5, 2.0, 9.0]]]]), torch.tensor([[[[True, True, False]]]])
+    # 0.5^2 / 2 = 0.125 and 1 (3 - 1 / 2) = 2.5, over two pixels
+    assert task_loss(spec, prediction, target, valid, edge_positive_weight=0.5) == pytest.approx(2.625 / 2)
+
+
+def test_a_metric_of_a_file_brings_unit_and_direction(scenes, parts, tmp_path):
+    import torch
+
+    from dtme_search.metrics import build_meter
+    from dtme_search.tasks import load_specs, save_specs
+    from dtme_search.training.choices import as_chosen
+
+    specs = as_chosen(scenes, with_depth([parts], metric="delta_1")).specs
+    save_specs(tmp_path / "tasks.json", specs)
+    spec = load_specs(tmp_path / "tasks.json")["depth"]
+    assert spec == specs["depth"]
+    assert (spec.unit, spec.higher_is_better, spec.loss) == ("fraction", True, "l1")
+    meter = build_meter(spec)
+    meter.update(
+        torch.tensor([[[[1.0, 2.0]]]]), torch.tensor([[[[1.2, 4.0]]]]), torch.ones(1, 1, 1, 2).bool()
+    )
+    assert meter.compute() == 0.5
+
+
+@pytest.mark.parametrize(
+    ("task", "message"),
+    [
+        ({"loss": "hubr"}, r"^tasks\.depth\.loss: no loss is named 'hubr'\. Did you mean 'huber'\?"),
+        (
+            {"metric": "delta"},
+            r"^tasks\.depth\.metric: no metric is named 'delta'\. Did you mean 'delta_1'\?",
+        ),
+        (
+            {"loss": "cross_entropy"},
+            r"^tasks\.depth\.loss must suit targets of kind distance, got 'cross_entropy'",
+        ),
+        ({"metric": "miou"}, r"^tasks\.depth\.metric must suit targets of kind distance, got 'miou'"),
+        (
+            {"loss": "huber", "loss_options": {"huber": {"knee": "x"}}},
+            r"^tasks\.depth\.loss_options\.huber: knee must be a number, got 'x'",
+        ),
+    ],
+)
+def test_a_loss_or_metric_that_cannot_be_is_told(scenes, parts, task, message):
+    from dtme_search.training.choices import as_chosen
+
+    with pytest.raises(ConfigError, match=message):
+        as_chosen(scenes, with_depth([parts], **task))
+
+
+def test_what_the_data_set_says_leaves_no_trace_and_what_the_config_says_does():
+    plain = canonical(with_depth())
+    assert plain["tasks"]["depth"] == {"weight": 1.0, "role": "primary"}
+    assert canonical(with_depth(loss_options={"huber": {"knee": 1.0}})) == plain
+    assert canonical(with_depth(loss="mse")) != plain != canonical(with_depth(metric="l1"))
+
+
+def test_the_built_in_names_are_those_that_a_task_may_have():
+    from typing import get_args
+
+    from dtme_search.metrics import METRICS
+    from dtme_search.tasks import LossName, MetricName
+    from dtme_search.training.losses import LOSSES
+
+    assert set(LOSSES) == set(get_args(LossName))
+    assert set(METRICS) == set(get_args(MetricName))

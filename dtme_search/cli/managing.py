@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from dtme_search.search import KnownStudy
     from dtme_search.search.manage.removal import Removal
 
-_Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
-_DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would go, and how much.")]
+_Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
+_DryRun = Annotated[bool, typer.Option("--dry-run", help="Only print what would be removed.")]
 
 
 @study_app.command("delete", epilog="Example:  dtme-search study delete --study demo --dry-run")
@@ -28,8 +28,8 @@ def delete_study(
 ) -> None:
     """Delete a study with all its rows and files.
 
-    Single-task baselines stay in a database that other studies share. A study that somebody works on is
-    refused.
+    Single-task baselines stay in a database that other studies share. Refuses a study
+    with running trials.
     """
     from dtme_search.search.manage.removal import of_study
 
@@ -113,7 +113,7 @@ def show_cache(context: typer.Context) -> None:
             for name, each in sorted(sizes.items())
         ]
         print_table(screen.console, "", ("what", "files", "MB", "holds"), rows)
-    screen.hint("DTME_CACHE sets the folder, DTME_CACHE_GB what it may take. All of it can be made anew.")
+    screen.hint("DTME_CACHE sets the folder, DTME_CACHE_GB what it may take. All of it can be recreated.")
 
 
 _CACHED = {
@@ -162,14 +162,18 @@ def leftovers_in_words(storage: str | None, workdir: Path, *, repair: bool) -> l
     return rows or [("leftovers", "ok", "none")]
 
 
+def _plural(count: int) -> str:
+    return "1 file or folder" if count == 1 else f"{count} files or folders"
+
+
 def _in_words(removal: "Removal") -> str:
     rows = ", ".join(f"{count} {table}" for table, count in removal.rows.items())
-    files = f"{len(removal.files)} files or folders, {removal.size_mb:.1f} MB" if removal.files else ""
+    files = f"{_plural(len(removal.files))}, {removal.size_mb:.1f} MB" if removal.files else ""
     return f"{removal.what}: " + ("; ".join(filter(None, [files, rows and f"rows: {rows}"])) or "nothing")
 
 
 def print_known(screen: Screen, found: "list[KnownStudy]") -> None:
-    """Studies that were begun: how far they are, what they take, when they last did something."""
+    """Studies already started: how far they are, what they take, when they last did something."""
     from dtme_search.cli.tables import print_table
 
     rows = [
@@ -184,7 +188,7 @@ def print_known(screen: Screen, found: "list[KnownStudy]") -> None:
         for study in found
     ]
     columns = ("study", "trials", "running", "interrupted", "MB on disk", "last activity")
-    print_table(screen.console, "Studies that were begun", columns, rows)
+    print_table(screen.console, "Studies already started", columns, rows)
 
 
 for _group, _name in ((study_app, "study"), (trial_app, "trial"), (cache_app, "cache")):

@@ -28,7 +28,7 @@ Study = Annotated[
     typer.Option(
         "--study",
         "-s",
-        help="Name of a study (see `dtme-search studies`) or the path of its YAML.",
+        help="Name of a study (see `dtme-search studies`) or path to its YAML.",
         autocompletion=complete_study,
     ),
 ]
@@ -50,7 +50,7 @@ DataRoot = Annotated[
         "--data-root",
         envvar="DTME_DATA_ROOT",
         show_envvar=True,
-        help="Folder of the data set, for example NYUDv2.",
+        help="Folder of the data set, such as NYUDv2.",
     ),
 ]
 Device = Annotated[
@@ -65,7 +65,7 @@ Callbacks = Annotated[
     typer.Option(
         "--callback",
         metavar="MODULE:NAME",
-        help="A dtme_search.Callback that hears of trials and evaluations; may be repeated.",
+        help="A dtme_search.Callback to call on trials and evaluations; may be repeated.",
     ),
 ]
 

@@ -28,7 +28,7 @@ StudySource = str | Path | StudyConfig
 """A study: its name, its YAML, or built in Python."""
 _MEASURED = re.compile(
     r"data\.(name|root|folder|options|holdout_fraction|holdout_seed|limit_train|scenes|nyud|taskonomy)\b"
-    r"|plugins\b"
+    r"|plugins\b|tasks\..+\.metric(_options)?\b"
 )
 """Fields that decide on which images and classes a trial is judged."""
 _ROLE = re.compile(r"tasks\.(?P<task>.+)\.role$")
@@ -151,7 +151,7 @@ def apply_overrides(
         if not separator or not dotted:
             raise ConfigError(f"--set must look like path=value, got '{override}'.")
         if "*" in dotted:
-            raise ConfigError(f"{where}: the path must not hold *, which only a search space knows.")
+            raise ConfigError(f"{where}: the path must not contain *; only a search space may.")
         check_path(dotted, where, base)
         try:
             result = set_path(result, dotted, parse_yaml(text))

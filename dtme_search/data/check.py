@@ -380,8 +380,8 @@ def _span_of_part(part: str, tallies: Sequence[_Tally], parts: Sequence[str]) ->
 
 def _says_nothing(span: Span | None) -> str:
     if span is None:
-        return "not one pixel counts, so a run with this task is refused."
-    return f"every pixel says {span[0]:g}; nothing can be told from that."
+        return "no pixel counts, so a run with this task is refused."
+    return f"every pixel has the value {span[0]:g}, so there is nothing to learn."
 
 
 def _floats(values: npt.NDArray[np.float64]) -> tuple[float, ...]:

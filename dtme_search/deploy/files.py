@@ -11,7 +11,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from dtme_search.deploy.program import Form, Program
+from dtme_search.data import image_statistics
+from dtme_search.deploy.program import Form, Program, as_raw
 from dtme_search.errors import ConfigError
 from dtme_search.tasks import TaskSpec
 from dtme_search.version import __version__
@@ -103,9 +104,27 @@ class Opened:
     description: Description
     run: Callable[[Tensor], Sequence[Tensor]]
 
+    @property
+    def specs(self) -> dict[str, TaskSpec]:
+        """Its tasks by name."""
+        return {spec.name: spec for spec in self.description.specs}
+
     def __call__(self, images: Tensor) -> dict[str, Tensor]:
-        names = [spec.name for spec in self.description.specs]
-        return dict(zip(names, self.run(images), strict=True))
+        return dict(zip(self.specs, self.run(images), strict=True))
+
+    def raw(self, images: Tensor, inside: Tensor) -> dict[str, Tensor]:
+        """Outputs as a decoder gives them, (B, C, H, W), whatever the form of the file.
+
+        Args:
+            images: uint8, shape (B, 3, H, W).
+            inside: Where they show a picture, bool (B, 1, H, W); elsewhere the mean colour is put, as the
+                padding of a training has it.
+        """
+        mean, _ = image_statistics(self.description.normalize)
+        found = self(torch.where(inside, images, mean.round().to(torch.uint8)))
+        if self.description.form == "raw":
+            return found
+        return {task: as_raw(output, self.specs[task]) for task, output in found.items()}
 
 
 def open_file(path: Path) -> Opened:

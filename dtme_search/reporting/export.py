@@ -73,7 +73,9 @@ def export_best(study: LoadedStudy, path: str | Path, *, force: bool = False) ->
     """
     doubt = doubt_about_leader(_confirmed(study))
     if doubt:
-        _log.warning("%s. More seeds may tell: %s", doubt, study.place.command("confirm", "--seeds", "6"))
+        _log.warning(
+            "%s. More seeds may settle it: %s", doubt, study.place.command("confirm", "--seeds", "6")
+        )
     return export_trial(study, best_trial(study), Path(path), force=force)
 
 
@@ -128,13 +130,13 @@ def _refuse_doubtful(study: LoadedStudy, trial: FrozenTrial, run: RunRow) -> Non
         limits = ", ".join(f"{name} at most {limit:g}" for name, limit in study.config.limits.items())
         raise ExportError(
             f"study {study.name}: trial {trial.number} exceeds a limit ({limits}). "
-            "Export another, or --force."
+            "Export another trial, or use --force."
         )
     if run.dead_tasks:
         weak = run.dead_tasks.replace(",", ", ")
         raise ExportError(
             f"study {study.name}: trial {trial.number} is not to be trusted: {weak} does not clearly beat the"
-            " no-image prior, in the baseline or in the trial. Train longer, or --force."
+            " no-image prior, in the baseline or in the trial. Train longer, or use --force."
         )
 
 
@@ -160,5 +162,5 @@ def _of_further_seeds(confirmed: Confirmed | None) -> list[str]:
         return []
     return [
         f"Confirmed: {confirmed.in_words()}.",
-        "The seed of the search is not among them: its value was chosen for being high.",
+        "The seed of the search is left out: its value was selected for being high.",
     ]

@@ -26,9 +26,7 @@ from dtme_search.search.study.states import trial_states
 
 Frame = pd.DataFrame
 
-LEGEND = (
-    "layers: . none, M token modulation, E token expansion, B both; one letter per layer from the input on"
-)
+LEGEND = "layers: . none, M token modulation, E token expansion, B both; one letter per layer, input first"
 
 
 def trials_table(study: LoadedStudy) -> pd.DataFrame:

@@ -133,7 +133,7 @@ def _devices() -> Check:
     if not gpus:
         why = "" if torch.version.cuda else " (this torch is built without CUDA)"
         return Check(
-            "devices", "warning", f"no GPU{why}; {cores} cores, of which torch uses {torch.get_num_threads()}"
+            "devices", "warning", f"no GPU{why}; {cores} cores, torch uses {torch.get_num_threads()}"
         )
     described = []
     for number, name in enumerate(gpus):
@@ -206,7 +206,7 @@ def _clock(connection: Connection, query: str) -> Check:
     difference = max(0.0, there - after, before - there)
     state: State = "ok" if difference <= CLOCK_SECONDS else "warning"
     advice = (
-        "" if state == "ok" else "; times of trials on several machines will mislead: set the clocks (NTP)"
+        "" if state == "ok" else "; times of trials on several machines will be wrong: set the clocks (NTP)"
     )
     return Check("clock", state, f"{difference:.1f} s from the database's{advice}")
 
@@ -226,7 +226,7 @@ def _privacy(folder: Path) -> Iterator[Check]:
     """A study's folder is made private; one that was there before keeps its permissions."""
     mode = stat.S_IMODE(folder.stat().st_mode) if folder.is_dir() else 0
     if mode & 0o077:
-        cure = f"if that is not meant: chmod go= {folder}"
+        cure = f"unless you meant that: chmod go= {folder}"
         yield Check("privacy", "warning", f"{folder} is open to other users (mode {mode:o}); {cure}")
 
 

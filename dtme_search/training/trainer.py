@@ -19,6 +19,7 @@ from dtme_search.models import MultiTaskViT, build_model
 from dtme_search.token_space import ConflictReport, ExpansionPlan
 from dtme_search.training.callbacks import Callbacks, Progress, TrainingInterrupted
 from dtme_search.training.checkpoint import load_checkpoint, save_checkpoint
+from dtme_search.training.choices import as_chosen
 from dtme_search.training.combination import Combination, graphs_survive
 from dtme_search.training.data_map import image_scores
 from dtme_search.training.evaluation import check_scoring, evaluate
@@ -76,7 +77,7 @@ class Trainer:
     ) -> None:
         check_scoring(config, data.scoring_split)
         self.config = config
-        self.data = data
+        self.data = data = as_chosen(data, config)
         self.callbacks = callbacks or Callbacks()
         self.trunk = trunk
         self.fingerprint = checkpoint_fingerprint(config, data.fingerprint)

@@ -17,7 +17,7 @@ def _copied(study_copy):
 def test_a_dry_run_says_what_would_go_and_leaves_it(run):
     ran = run("study", "delete", *STUDY, "--dry-run")
     assert ran.code == 0 and ran.err == ""
-    assert ran.out.startswith("Would remove study tiny with 6 trials: 1 files or folders, ")
+    assert ran.out.startswith("Would remove study tiny with 6 trials: 1 file or folder, ")
     assert "6 trials" in ran.out and "6 dtme_runs" in ran.out and "  copied-runs/tiny\n" in ran.out
     assert run("show", *STUDY).code == 0
 
@@ -61,7 +61,7 @@ def test_doctor_finds_what_nobody_owns_and_removes_it_when_asked(run):
     lost.mkdir()
     words = ("doctor", "--workdir", "copied-runs")
     looked = " ".join(run(*words).out.split())
-    assert "files of study tiny that belong to no trial: 1 files or folders" in looked
+    assert "files of study tiny that belong to no trial: 1 file or folder" in looked
     assert "--repair` removes it" in looked and lost.exists()
     assert "removed" in run(*words, "--repair").out and not lost.exists()
     assert "leftovers ok none" in " ".join(run(*words).out.split())

@@ -19,7 +19,7 @@ def test_a_worker_joins_what_optimize_made(run, tmp_path):
     ran = run("worker", "--study", "tiny", "--device", "cpu")
     assert ran.code == 0, ran
     assert "baseline depth" in ran.out and "trial 1: delta_m" in ran.out
-    assert "No trial of tiny is left to begin." in ran.out
+    assert "No trial of tiny is left to start." in ran.out
     assert "2 complete" in run("show", "--study", "tiny").out
 
 

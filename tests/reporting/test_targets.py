@@ -36,7 +36,7 @@ def test_names_that_are_alone_stay_short():
 def test_a_file_of_somebody_else_is_never_replaced(tmp_path):
     refuse_foreign(tmp_path / "new.png")
     (tmp_path / "photo.png").write_bytes(b"\x89PNG my only copy")
-    with pytest.raises(ConfigError, match=r"photo\.png is there already and was not written by dtme-search"):
+    with pytest.raises(ConfigError, match=r"photo\.png exists already and was not written by dtme-search"):
         refuse_foreign(tmp_path / "photo.png")
     save_png(Figure(), tmp_path / "ours.png")
     refuse_foreign(tmp_path / "ours.png")

@@ -92,7 +92,10 @@ class TaskData:
         missing = [task for task in tasks if task not in self.specs]
         if missing:
             raise ValueError(f"tasks must be among {list(self.specs)}, got {missing}")
-        specs = {task: self.specs[task] for task in tasks}
+        return self.with_specs({task: self.specs[task] for task in tasks})
+
+    def with_specs(self, specs: Mapping[str, TaskSpec]) -> TaskData:
+        """The same data, held only once, for tasks with other losses and metrics."""
         return TaskData(
             specs,
             self.splits,

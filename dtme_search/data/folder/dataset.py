@@ -246,7 +246,7 @@ class FolderDataset:
         if not matching:
             raise DataError(
                 f"{self._root / self._description.images}: some of {len(self._files.ids)} ids must match "
-                f"'{source}', got none, '{self._files.ids[0]}' first. Mend splits in the description."
+                f"'{source}', got none, '{self._files.ids[0]}' first. Correct splits in the description."
             )
         return matching
 

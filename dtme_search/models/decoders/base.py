@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dtme_search.config import Section
+from dtme_search.config import NoOptions, Section
 from dtme_search.models.backbone import BackboneInfo
 from dtme_search.models.seeding import seeded
 from dtme_search.models.streams import Streams
@@ -105,10 +105,6 @@ class DecoderContext:
     image_size: tuple[int, int]
     output_means: Mapping[str, Tensor]
     seed: int
-
-
-class NoOptions(Section):
-    """Options of a decoder that has none."""
 
 
 def fits_everywhere(info: BackboneInfo, channels: int | None, options: Any) -> None:

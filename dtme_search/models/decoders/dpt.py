@@ -13,7 +13,8 @@ from typing import cast
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dtme_search.models.decoders.base import DecoderContext, NoOptions, Predictor, of_each_task, resize
+from dtme_search.config import NoOptions
+from dtme_search.models.decoders.base import DecoderContext, Predictor, of_each_task, resize
 from dtme_search.tasks import TaskSpec
 
 WIDTH = 256

@@ -18,13 +18,11 @@ from dtme_search.search.storage.studies import default_storage_url
 from dtme_search.search.study.lifecycle import put_right
 from dtme_search.search.study.loading import LoadedStudy, load_study, storage_url
 from dtme_search.search.study.place import DEFAULT_WORKDIR
-from dtme_search.search.study.presence import at_work
+from dtme_search.search.study.presence import at_work, forget_dead
 from dtme_search.search.study.states import trial_states
 from dtme_search.search.trial.heartbeat import GRACE_SECONDS
 from dtme_search.search.trial.retries import first_number, retry_history
 from dtme_search.search.workspace import Workspace
-
-_OF_TRIAL = ("artifacts:",)
 
 
 @dataclass(frozen=True)
@@ -162,6 +160,7 @@ def idle_study(study: str, *, storage: str | None, workdir: Path) -> LoadedStudy
             f"study {loaded.name}: nobody must work on it, got process {row.pid} on {row.host} "
             f"({row.command}: {row.doing}). Stop it first, with Ctrl-C or SIGTERM."
         )
+    forget_dead(engine, loaded.name)
     put_right(loaded.optuna, Workspace.of_study(workdir, loaded.name), loaded.records)
     running = [number for number, state in trial_states(loaded.optuna, engine).items() if state == "running"]
     if running:

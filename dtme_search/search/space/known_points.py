@@ -71,7 +71,7 @@ def known_point(space: SearchSpace, name: str) -> dict[str, Any]:
             if _never_grows(space.config(params)):
                 return params
         raise ConfigError(
-            f"{where}: the space has no unexpanded model. Add none to the choices of {POLICY} "
+            f"{where}: the space holds no unexpanded model. Add none to the choices of {POLICY} "
             "(or of every layer), let both layer ratios reach 0, or take 'unexpanded' out of enqueue."
         )
     if name == "paper":

@@ -153,7 +153,7 @@ class Objective:
         except BaseException as error:
             reason = str(error)
             if isinstance(error, UpdateFinishedTrialError):
-                reason = "taken for dead by another worker, which goes on with it"
+                reason = "presumed dead by another worker, which continues it"
             if goes_on_later(error):
                 # Before Optuna ends the trial: a process that dies in between must not lose it.
                 hand_back(trial.study, trial.number)

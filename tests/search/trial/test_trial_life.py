@@ -90,9 +90,7 @@ class TestTakenForDead:
         heard = Heard(once("trial_evaluated", 8, lambda: self.end(tmp_path)))
         study = search(tmp_path, heard)
         assert states(study) == ["FAIL", "COMPLETE"] and heard.completed == [1]
-        assert heard.stopped == [
-            (0, "interrupted", "taken for dead by another worker, which goes on with it")
-        ]
+        assert heard.stopped == [(0, "interrupted", "presumed dead by another worker, which continues it")]
         assert [run.state for run in study.records.runs("tiny")] == ["interrupted", "complete"]
         assert retry_history(study.optuna.trials[1]) == [0]
         assert_equal_result(study, undisturbed)
