@@ -31,7 +31,7 @@ _ANYWHERE = {"-q", "--quiet", "-v", "--verbose"}
 _LOG_FILE = "--log-file"
 _DISK_ERRORS = {
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT),
-    *(errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG),
+    *(errno.EIO, errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG),
 }
 """What a folder or a disk that the user named may be guilty of. A file that is missing is our mistake."""
 

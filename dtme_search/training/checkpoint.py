@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from dtme_search.errors import TrainingError
-from dtme_search.training.disk import DISK_FULL, disk_full
+from dtme_search.training.disk import DISK_TROUBLE, disk_full
 
 FORMAT = 1
 _log = logging.getLogger(__name__)
@@ -23,7 +23,7 @@ def save_checkpoint(path: Path, fingerprint: str, content: Mapping[str, Any]) ->
     """Write tensors and plain values so that a reader sees the old file or the new one, never half.
 
     Raises:
-        DiskFullError: If there is no space for it; the old file stays.
+        DiskFullError: If the disk does not take it; the old file stays.
         OSError: If the folder cannot be written.
     """
     partial = _partial(path)
@@ -31,7 +31,7 @@ def save_checkpoint(path: Path, fingerprint: str, content: Mapping[str, Any]) ->
         _write(partial, fingerprint, content)
         partial.replace(path)
     except OSError as error:
-        if error.errno in DISK_FULL:
+        if error.errno in DISK_TROUBLE:
             raise disk_full(error, path) from None
         raise
     finally:

@@ -7,14 +7,16 @@ from pathlib import Path
 
 from dtme_search.errors import DiskFullError
 
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""What the system says when a file cannot grow any more."""
+DISK_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
+"""What the system says when a file cannot grow any more, or a disk is broken and takes nothing."""
+_OF_BROKEN_DISKS = (errno.EIO, errno.EROFS)
 
 
 def disk_full(error: OSError, place: Path) -> DiskFullError:
-    """What to say of a file below or at ``place`` that could not be written for want of space."""
+    """What to say of a file below or at ``place`` that the disk did not take."""
+    cure = "Look after the disk" if error.errno in _OF_BROKEN_DISKS else "Free some space"
     return DiskFullError(
-        f"{error.filename or place}: {error.strerror}. Free some space, then run the same command again to "
+        f"{error.filename or place}: {error.strerror}. {cure}, then run the same command again to "
         "resume from the last checkpoint."
     )
 
