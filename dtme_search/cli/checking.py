@@ -20,7 +20,13 @@ from dtme_search.data.prepare import prepare
 from dtme_search.data.reading.digests import forget_digests
 from dtme_search.errors import DataError, DtmeSearchError
 
-_TITLES = {"splits": "Samples", "sizes": "Image sizes", "values": "Labels", "classes": "Classes"}
+_TITLES = {
+    "splits": "Samples",
+    "sizes": "Image sizes",
+    "values": "Labels",
+    "partly labelled": "Partly labelled",
+    "classes": "Classes",
+}
 _MOST_JOBS = 8
 
 

@@ -134,6 +134,11 @@ def task_loss(
     return total / num_valid
 
 
+def has_label(spec: TaskSpec, target: Tensor, valid: Tensor) -> Tensor:
+    """Whether the loss sees anything of each image, bool (B,); shapes as for :func:`task_loss`."""
+    return _counted(spec, target, valid)[1].flatten(1).any(1)
+
+
 def _counted(spec: TaskSpec, target: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
     """Targets with 0 where they do not count, and where they count."""
     if spec.loss == "parts_cross_entropy":
