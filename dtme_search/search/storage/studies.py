@@ -205,7 +205,7 @@ def stored_base_config(study: optuna.Study) -> RunConfig:
 
 
 def _has_studies(url: str) -> bool:
-    engine = make_engine(url)
+    engine = make_engine(url, tuned=False)  # it may be of another program
     try:
         with storage_errors(url), engine.connect():
             return sqlalchemy.inspect(engine).has_table("studies")
