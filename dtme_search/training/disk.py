@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import zipfile
 from pathlib import Path
 
 from dtme_search.errors import DiskFullError
@@ -25,3 +26,18 @@ def remove_checkpoint(path: Path) -> None:
     """Remove a checkpoint that has served, and what processes that died while they wrote it left."""
     for file in (path, *path.parent.glob(f"{path.name}.*.partial")):
         file.unlink(missing_ok=True)
+
+
+def check_sums(path: Path) -> None:
+    """Compare all that torch wrote to a file with the checksums beside it, which torch does not do itself.
+
+    Raises:
+        ValueError: If a disk gave back something else than was written, or the file is not torch's.
+    """
+    try:
+        with zipfile.ZipFile(path) as file:
+            damaged = file.testzip()
+    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
+        raise ValueError(f"the file is cut or damaged: {error}") from error
+    if damaged is not None:
+        raise ValueError(f"{damaged} does not have its checksum: the file is damaged")

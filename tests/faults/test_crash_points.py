@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
-from crashing import Album, Point, in_child, in_trouble, killed, photographed
+from crashing import Album, Point, in_child, in_trouble, killed, photographed, plain
 from killing import CHANGES, is_of_one_run, values_by_point
 from tiny import grown, write_tiny_study
 
@@ -146,6 +146,6 @@ def test_a_disk_in_trouble_at_any_point_ends_in_one_line_and_the_study_goes_on(l
 
 
 def files_of(folder: Path) -> list[str]:
-    """Relative paths; the number of a process is part of some."""
-    names = (str(path.relative_to(folder)) for path in folder.rglob("*") if path.suffix != ".db-shm")
-    return sorted(".".join(part for part in name.split(".") if not part.isdigit()) for name in names)
+    """Relative paths, without the random parts and numbers of processes in some."""
+    paths = (path.relative_to(folder) for path in folder.rglob("*") if path.suffix != ".db-shm")
+    return sorted("/".join(map(plain, path.parts)) for path in paths)

@@ -128,7 +128,8 @@ class Objective:
             yield
         except BaseException:
             plan, report = diary.grown
-            end = TrialEnd(state=diary.row.state, run=diary.row, plan=plan, report=report)
+            state = "interrupted" if diary.row.state == "running" else diary.row.state  # it had just begun
+            end = TrialEnd(state=state, run=diary.row, plan=plan, report=report)
             self.listener.on_trial_end(self._info_of(diary), end)
             raise
 
