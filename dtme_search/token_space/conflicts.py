@@ -2,7 +2,8 @@
 
 Source: arXiv 2507.07485v2, Sec. 4.2. Two tasks conflict at a token when the projections of their gradients
 onto a subspace have a non-positive dot product. Only signs count, so losses may be scaled by any
-positive factor. A zero gradient conflicts with every other, to the letter of that rule.
+positive factor. A zero gradient conflicts with every other, to the letter of that rule; images without a
+label, whose gradient is always zero, are left out where they are known (ours).
 
 Shapes: B images of a batch, L tokens of an image, P embedding dim, K tasks, D layers.
 """

@@ -60,20 +60,27 @@ def spread_labels(batches: Ints, shuffled: Ints, labelled: Labelled) -> None:
     """
     order = sorted(labelled, key=lambda task: (int(labelled[task].sum()), task))
     has = np.stack([labelled[task] for task in order], axis=1)
-    counts = has[batches].sum(axis=1)  # (steps, tasks)
+    # Kept beside the batches and mended where they change: an epoch may have a hundred thousand images.
+    shown, spare = np.empty((*batches.shape, len(order)), bool), np.empty(batches.shape, bool)
+
+    def look(steps: slice | int) -> None:
+        shown[steps] = has[batches[steps]]
+        alone = shown[steps].sum(axis=-2, keepdims=True) == 1
+        # Images whose every label stands in their batch twice.
+        spare[steps] = ~(shown[steps] & alone).any(axis=-1)
+
+    look(slice(None))
     for task in range(len(order)):
         in_turn = itertools.cycle(shuffled[has[shuffled, task]].tolist())
-        for step in np.flatnonzero(counts[:, task] == 0) if has[:, task].any() else ():
-            # Images whose every label stands in their batch twice.
-            spare = ~(has[batches] & (counts == 1)[:, None]).any(axis=2)
-            out = np.flatnonzero(spare[step])
-            if not len(out):
+        for step in np.flatnonzero(~shown[:, :, task].any(axis=1)) if has[:, task].any() else ():
+            out = int(spare[step].argmax())
+            if not spare[step, out]:
                 continue
-            givers = np.argwhere(spare & has[batches, task])
-            if len(givers):
-                giver = tuple(givers[0])
-                batches[step, out[0]], batches[giver] = batches[giver], batches[step, out[0]]
-                counts[giver[0]] = has[batches[giver[0]]].sum(axis=0)
+            can_give = spare & shown[:, :, task]
+            giver, place = divmod(int(can_give.argmax()), batches.shape[1])
+            if can_give[giver, place]:
+                batches[step, out], batches[giver, place] = batches[giver, place], batches[step, out]
+                look(giver)
             else:
-                batches[step, out[0]] = next(in_turn)
-            counts[step] = has[batches[step]].sum(axis=0)
+                batches[step, out] = next(in_turn)
+            look(int(step))
