@@ -45,10 +45,10 @@ MEAN_SECONDS = {"kill": 6.0, "restart": 120.0, "sample": 5.0}
 QUICK_SECONDS = {"kill": 3.0, "restart": 30.0, "sample": 1.0}
 MORE_MEMORY = 1.10
 """Growth of worker 0's memory that is put down to chance."""
-SECONDS_TO_JUDGE = 600.0
-"""Before that a process still warms up; its growth is printed and not judged."""
 MORE_THINGS = 2
 """The same for handles and threads."""
+SECONDS_TO_JUDGE = 600.0
+"""Before that a process still warms up; its growth is printed and not judged."""
 
 
 @dataclass(frozen=True)

@@ -184,11 +184,13 @@ def look(folder: Path) -> list[tuple[str, int, int]]:
     return found
 
 
-def killed(work: Callable[[], object], folder: Path, number: int) -> bool:
-    """Let ``work`` die by SIGKILL before its ``number``-th point; whether it came so far."""
+def killed(work: Callable[[], object], folder: Path, site: str, times: int) -> bool:
+    """Let ``work`` die by SIGKILL as it comes to a site for the ``times``-th time; whether it came so far."""
+    seen = [0]
 
-    def act(current: int, _: str) -> None:
-        if current == number:
+    def act(_: int, current: str) -> None:
+        seen[0] += current == site
+        if seen[0] == times:
             os.kill(os.getpid(), signal.SIGKILL)
 
     def doomed() -> None:

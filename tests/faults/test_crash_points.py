@@ -112,12 +112,18 @@ def test_a_death_at_each_point_changes_nothing(life, tmp_path, record_property):
 
 
 def test_a_real_kill_leaves_what_the_photographs_show(life, tmp_path):
-    points = life.album.points
-    for place in (0.1, 0.35, 0.6, 0.9):
-        point = points[int(len(points) * place)]
+    # By site and not by number: a slower process writes more signs of life.
+    sites = (
+        "fsync",
+        "os.rename checkpoint.pt.#.partial",
+        "write checkpoint.pt.#.partial",
+        "os.rename result.partial",
+    )
+    for site, times in zip(sites, (2, 5, 60, 2), strict=True):
+        point = [point for point in life.album.points if point.site == site][times - 1]
         folder = tmp_path / f"{point.number}" / "runs"
         folder.mkdir(parents=True)
-        assert killed(life.work(folder), folder, point.number), point
+        assert killed(life.work(folder), folder, site, times), point
         shown = life.album.folder / str(point.photo)
         assert files_of(folder) == files_of(shown), point
         assert life.went_on(folder) is None, point
