@@ -45,6 +45,8 @@ MEAN_SECONDS = {"kill": 6.0, "restart": 120.0, "sample": 5.0}
 QUICK_SECONDS = {"kill": 3.0, "restart": 30.0, "sample": 1.0}
 MORE_MEMORY = 1.10
 """Growth of worker 0's memory that is put down to chance."""
+SECONDS_TO_JUDGE = 600.0
+"""Before that a process still warms up; its growth is printed and not judged."""
 MORE_THINGS = 2
 """The same for handles and threads."""
 
@@ -292,8 +294,9 @@ class Soak:
             name: [statistics.median(getattr(sample, name) for sample in part) for part in (first, last)]
             for name in ("memory_mb", "handles", "threads")
         }
+        lasted = self.samples[-1].second >= SECONDS_TO_JUDGE
         for name, (before, after) in growth.items():
-            if after > (before * MORE_MEMORY if name == "memory_mb" else before + MORE_THINGS):
+            if lasted and after > (before * MORE_MEMORY if name == "memory_mb" else before + MORE_THINGS):
                 self.wrong.append(f"{name} of worker 0 grew from {before} to {after}")
         per_trial = [
             round(1000 * sample.disk_mb / sample.trials, 1) if sample.trials else None
