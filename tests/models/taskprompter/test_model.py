@@ -196,7 +196,7 @@ BAD = [
     (
         {"channel_heads": 9},
         {},
-        r"channel_heads must be a square number .* 4x8 patches, got 9. Take .*\[1, 4, 16\]",
+        r"channel_heads must be a square number .* 4x8 patches, got 9. Use .*\[1, 4, 16\]",
     ),
     ({"channel_heads": 2}, {}, "got 2. Use one of"),
     ({"channel_heads": 0}, {}, "got 0. Use one of"),
