@@ -182,9 +182,13 @@ def save_specs(path: Path, specs: Mapping[str, TaskSpec]) -> None:
 
 def load_specs(path: Path) -> dict[str, TaskSpec]:
     """Read what :func:`save_specs` wrote."""
-    forms = json.loads(path.read_text(encoding="utf-8"))
-    specs = [TaskSpec(**{key: _frozen(value) for key, value in form.items()}) for form in forms]
+    specs = map(spec_from_plain, json.loads(path.read_text(encoding="utf-8")))
     return {spec.name: spec for spec in specs}
+
+
+def spec_from_plain(values: Mapping[str, Any]) -> TaskSpec:
+    """A description from its fields as JSON gives them."""
+    return TaskSpec(**{name: _frozen(value) for name, value in values.items()})
 
 
 def _frozen(value: Any) -> Any:

@@ -141,7 +141,7 @@ def test_a_part_of_a_package_is_imported_when_it_is_asked_for(package):
         (
             "three = made_parts:THREE",
             "1 / 0",
-            r"cannot be imported, got ZeroDivisionError: division by zero\. Mend",
+            r"cannot be imported, got ZeroDivisionError: division by zero\. Fix",
         ),
         ("three = absent_parts:THREE", "", r"cannot be imported, got ModuleNotFoundError"),
     ],

@@ -14,7 +14,7 @@ from torch import Tensor
 from dtme_search.data import image_statistics
 from dtme_search.deploy.program import Form, Program, as_raw
 from dtme_search.errors import ConfigError
-from dtme_search.tasks import TaskSpec
+from dtme_search.tasks import TaskSpec, spec_from_plain
 from dtme_search.version import __version__
 
 FileKind = Literal["onnx", "torch"]
@@ -58,9 +58,7 @@ class Description:
     def from_json(cls, text: str) -> Description:
         """What :meth:`to_json` wrote."""
         values = json.loads(text)
-        specs = tuple(
-            TaskSpec(**{**each, "class_names": tuple(each["class_names"])}) for each in values["specs"]
-        )
+        specs = tuple(map(spec_from_plain, values["specs"]))
         return cls(**{**values, "specs": specs, "image_size": tuple(values["image_size"])})
 
 

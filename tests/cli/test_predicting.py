@@ -82,6 +82,7 @@ def test_a_folder_without_pictures(trained, tmp_path):
     assert isinstance(done.exception, ConfigError) and "must hold pictures" in str(done.exception)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", [".onnx", ".pt2"])
 def test_a_deployed_network_predicts_the_same(trained, pictures, tmp_path, ending):
     file = tmp_path / f"net{ending}"
