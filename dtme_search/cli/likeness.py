@@ -72,17 +72,19 @@ def tasks(
     screen.hint(_CAUTION)
     if write is None:
         return
+    from dtme_search.reporting.targets import write_own_text
+
+    header = f"Written by dtme-search tasks for study {study}"
     if searched:
         points = likeness.points_to_try(worth, base.auxiliary_tasks, searched)
-        text = dump_yaml({"enqueue": points})
+        text = dump_yaml({"enqueue": points}, header)
     elif found:
-        text = dump_yaml({"groups": found})
+        text = dump_yaml({"groups": found}, header)
     else:
         raise ConfigError(
             "--write needs --groups N and a data map, or a study that searches tasks.NAME.role, got neither."
         )
-    write.write_text(text, encoding="utf-8")
-    screen.line(str(write))
+    screen.line(str(write_own_text(write, text)))
 
 
 def _number(value: float, form: str) -> str:

@@ -146,7 +146,7 @@ def conflicts(
     from dtme_search.cli.progress import listening
     from dtme_search.models import check_model
     from dtme_search.reporting import conflict_heat_map, save_png
-    from dtme_search.reporting.targets import refuse_foreign
+    from dtme_search.reporting.targets import refuse_existing, refuse_foreign
     from dtme_search.search.data_shelf import DataShelf
     from dtme_search.training import Callbacks, conflicts_at_expansion, pick_device
 
@@ -154,6 +154,8 @@ def conflicts(
     if out.exists() and not out.is_dir():
         raise ConfigError(f"--out must be a folder, got the file {out}.")
     refuse_foreign(out / "conflicts.png")
+    if not (out / "conflicts.png").exists():
+        refuse_existing([out / "conflicts.json"])
     screen = screen_of(context)
     with stoppable("Nothing was written."), listening(screen) as listener:
         shelf = DataShelf(pick_device(device), on_progress=listener.data_reading)

@@ -395,13 +395,13 @@ def _value_rows(label: LabelSummary) -> list[Row]:
     return [
         {
             "task": spec.name if len(label.minimum) == 1 else f"{spec.name}.{names[channel]}",
-            "metric": spec.metric,
             "derived_from": spec.derived_from,
             "minimum": label.minimum[channel],
             "maximum": label.maximum[channel],
             "mean": None if spec.kind == "classes" else label.mean[channel],
             "valid_percent": 100 * label.num_valid / max(label.num_pixels, 1),
             "images_without": label.num_empty,
+            "metric": spec.metric,
         }
         for channel in range(len(label.minimum))
     ]

@@ -8,7 +8,6 @@ from typing import Literal
 
 import pandas as pd
 
-from dtme_search.errors import ExportError
 from dtme_search.reporting.costs import cost_doubt, marked_costs, threads_in_words
 from dtme_search.reporting.document import (
     Block,
@@ -34,6 +33,7 @@ from dtme_search.reporting.sections import (
 )
 from dtme_search.reporting.story import p_in_words, story, subject
 from dtme_search.reporting.study_data import StudyData, read_study_data
+from dtme_search.reporting.targets import refuse_foreign, write_own_text
 from dtme_search.search import LoadedStudy
 from dtme_search.version import __version__
 
@@ -53,19 +53,16 @@ def write_report(study: LoadedStudy, path: Path, form: ReportFormat | None = Non
             given.
 
     Raises:
+        ConfigError: If somebody else's file is there.
         ExportError: If the file cannot be written.
     """
+    refuse_foreign(path)
     chosen = form or ("md" if path.suffix == ".md" else "html")
     data = read_study_data(study)
     title = f"Study {study.name}"
     blocks = report_blocks(data, with_figures=chosen == "html")
     text = to_html(title, blocks) if chosen == "html" else to_markdown(blocks)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise ExportError(f"{path}: cannot be written: {error.strerror}. Give another --out.") from error
-    return path
+    return write_own_text(path, text)
 
 
 def report_blocks(data: StudyData, *, with_figures: bool = True) -> list[Block]:

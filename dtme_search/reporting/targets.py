@@ -7,11 +7,11 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from dtme_search.errors import ConfigError
+from dtme_search.errors import ConfigError, ExportError
 
 MARK = "dtme-search"
 """Stands in every file that we write for a user."""
-_HEAD_BYTES = 4096
+_END_BYTES = 4096
 
 
 def refuse_foreign(path: Path) -> None:
@@ -23,10 +23,28 @@ def refuse_foreign(path: Path) -> None:
     if not path.is_file():
         return
     with path.open("rb") as file:
-        if MARK.encode() not in file.read(_HEAD_BYTES):
+        ends = file.read(_END_BYTES)
+        file.seek(max(0, path.stat().st_size - _END_BYTES))
+        if MARK.encode() not in ends + file.read():
             raise ConfigError(
                 f"{path} exists already and was not written by {MARK}. Give --out another name."
             )
+
+
+def write_own_text(path: Path, text: str) -> Path:
+    """Write a text that bears our mark, unless somebody else's file is there; gives the path.
+
+    Raises:
+        ConfigError: If there is one.
+        ExportError: If it cannot be written.
+    """
+    refuse_foreign(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ExportError(f"{path}: cannot be written: {error.strerror}. Give another --out.") from error
+    return path
 
 
 def refuse_existing(paths: Sequence[Path]) -> None:
