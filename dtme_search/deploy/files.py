@@ -75,14 +75,16 @@ def write_file(program: Program, description: Description, kind: FileKind, path:
     example = torch.zeros(3, 3, *description.image_size, dtype=torch.uint8)
     batch = torch.export.Dim("batch", min=1, max=LARGEST_BATCH)
     try:
-        exported = torch.export.export(program, (example,), dynamic_shapes=({0: batch},), strict=False)
+        with torch.no_grad():
+            exported = torch.export.export(program, (example,), dynamic_shapes=({0: batch},), strict=False)
     except Exception as error:  # whatever a part that a plug-in brings may do
         raise ConfigError(f"torch.export cannot export this network: {str(error).splitlines()[0]}") from error
     path.parent.mkdir(parents=True, exist_ok=True)
     if kind == "torch":
         torch.export.save(exported, path, extra_files={MARK: description.to_json()})
         return
-    onnx = torch.onnx.export(exported, (example,), dynamo=True, opset_version=OPSET, verbose=False)
+    with torch.no_grad():
+        onnx = torch.onnx.export(exported, (example,), dynamo=True, opset_version=OPSET, verbose=False)
     assert onnx is not None
     for value, spec in zip(onnx.model.graph.outputs, description.specs, strict=True):
         value.name = spec.name

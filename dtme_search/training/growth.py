@@ -117,7 +117,9 @@ class Growth:
                 # The first pass is the slowest anyway: it counts.
                 counter = FlopCounterMode(display=False) if number == 0 else nullcontext()
                 started = clock()
-                with counter:
+                # Operations inside compiled blocks cannot be counted.
+                eager = torch.compiler.set_stance("force_eager") if number == 0 else nullcontext()
+                with eager, counter:
                     self._pass(batch, weights, combination)
                 if isinstance(counter, FlopCounterMode):
                     flops = counter.get_total_flops()
