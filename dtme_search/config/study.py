@@ -168,7 +168,7 @@ class StudyConfig(Section):
     reuse: ReuseConfig = ReuseConfig()
     baselines: BaselinesConfig = BaselinesConfig()
     enqueue: tuple[str | dict[str, Scalar], ...] = ("unexpanded", "paper")
-    """Points tried first: known names, or path: value mappings."""
+    """Points tried first: known names, or path: value mappings. Default: those of the two that fit."""
     max_failures_in_a_row: Annotated[int, Field(ge=1)] = 3
     """The study stops when this many trials in a row fail with the same cause."""
 
