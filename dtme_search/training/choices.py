@@ -28,23 +28,24 @@ def as_chosen(data: TaskData, config: RunConfig) -> TaskData:
 def _chosen(spec: TaskSpec, task: TaskConfig, files: tuple[str, ...]) -> TaskSpec:
     changes: dict[str, Any] = {}
     if task.loss is not None:
-        part = LOSSES.find(task.loss, f"tasks.{spec.name}.loss", files)
-        _check_kind(spec, "loss", task.loss, part.kinds)
-        given = task.loss_options.get(task.loss, {})
-        options = validate(part.options, given, f"tasks.{spec.name}.loss_options.{task.loss}")
-        changes |= {"loss": task.loss, "loss_options": _pairs(options.model_dump(mode="json"))}
+        loss = LOSSES.find(task.loss, f"tasks.{spec.name}.loss", files)
+        changes |= _changes(spec, "loss", task.loss, loss, task.loss_options)
     if task.metric is not None:
         meter = METRICS.find(task.metric, f"tasks.{spec.name}.metric", files)
-        _check_kind(spec, "metric", task.metric, meter.kinds)
-        given = task.metric_options.get(task.metric, {})
-        options = validate(meter.options, given, f"tasks.{spec.name}.metric_options.{task.metric}")
-        changes |= {"metric": task.metric, "metric_options": _pairs(options.model_dump(mode="json"))}
-        changes |= {
-            name: getattr(meter, name)
-            for name in ("unit", "higher_is_better")
-            if getattr(meter, name) is not None
-        }
+        changes |= _changes(spec, "metric", task.metric, meter, task.metric_options)
+        own = {name: getattr(meter, name) for name in ("unit", "higher_is_better")}
+        changes |= {name: value for name, value in own.items() if value is not None}
     return replace(spec, **changes, plugins=files) if changes else spec
+
+
+def _changes(
+    spec: TaskSpec, part: str, name: str, found: Any, given: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Any]:
+    """What a chosen loss or metric changes in a description, its options checked by the part's own model."""
+    _check_kind(spec, part, name, found.kinds)
+    where = f"tasks.{spec.name}.{part}_options"
+    options = validate(found.options, given.get(name, {}), f"{where}.{name}")
+    return {part: name, f"{part}_options": _pairs(options.model_dump(mode="json"))}
 
 
 def _check_kind(spec: TaskSpec, part: str, name: str, kinds: tuple[str, ...]) -> None:

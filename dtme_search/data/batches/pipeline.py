@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -56,13 +57,12 @@ class TaskData:
         splits: Splits,
         fingerprint: str,
         config: DataConfig,
+        *,
         device: torch.device,
         open_split: Callable[[Split], Storage],
         crop_task: str | None,
         source: Dataset,
-        known_means: dict[str, Tensor] | None = None,
-        side_stream: SideStream | None = None,
-        labelled: Labelled | None = None,
+        labelled: Labelled,
     ) -> None:
         self.specs = dict(specs)
         self.splits = splits
@@ -73,10 +73,10 @@ class TaskData:
         self._open_split = open_split
         self._crop_task = crop_task
         self._source = source
-        self._known_means = {} if known_means is None else known_means
-        self._side_stream = SideStream(device) if side_stream is None else side_stream
+        self._known_means: dict[str, Tensor] = {}
+        self._side_stream = SideStream(device)
         # Of the whole data set, so that runs of one task and of all see the same batches.
-        self._labelled: Labelled = {} if labelled is None else labelled
+        self._labelled = labelled
 
     @property
     def scoring_split(self) -> Split:
@@ -96,19 +96,9 @@ class TaskData:
 
     def with_specs(self, specs: Mapping[str, TaskSpec]) -> TaskData:
         """The same data, held only once, for tasks with other losses and metrics."""
-        return TaskData(
-            specs,
-            self.splits,
-            self.fingerprint,
-            self._config,
-            self.device,
-            self._open_split,
-            self._crop_task,
-            self._source,
-            self._known_means,
-            self._side_stream,
-            self._labelled,
-        )
+        same = copy.copy(self)
+        same.specs = dict(specs)
+        return same
 
     def train_batches(self, batch_size: int, seed: int, start_step: int = 0) -> Iterator[Batch]:
         """Augmented training batches without end; batch t depends only on ``(seed, t)`` and its size.
@@ -307,7 +297,17 @@ def build_data(
         )
     find = getattr(source, "labelled", None)
     labelled = None if find is None else find(splits.train)
-    return TaskData(specs, splits, identity, config, device, open_split, crop_task, source, labelled=labelled)
+    return TaskData(
+        specs,
+        splits,
+        identity,
+        config,
+        device=device,
+        open_split=open_split,
+        crop_task=crop_task,
+        source=source,
+        labelled=labelled or {},
+    )
 
 
 def _even_choice(num_images: int, most: int) -> range:

@@ -113,6 +113,12 @@ class Records:
         """Evaluations of a trial, or of all trials of a study, by trial, step and task."""
         return self._of_trial(StoredEvaluation, EVALUATIONS, study, trial)
 
+    def scored_evaluations(self, study: str) -> list[StoredEvaluation]:
+        """Evaluations of a study that hold scores of images, by trial, step and task."""
+        place = EVALUATIONS.c
+        query = _rows(StoredEvaluation, EVALUATIONS).where(place.study == study, place.scores.is_not(None))
+        return self._read(StoredEvaluation, query.order_by(place.trial, place.step, place.task))
+
     def last_evaluations(self, study: str) -> list[StoredEvaluation]:
         """The last evaluation of every trial of a study, by trial and task."""
         place = EVALUATIONS.c
