@@ -45,7 +45,8 @@ PATH="$$PATH:/usr/sbin"; $(foreach name,$(1),command -v $(name) >/dev/null ||) {
 endef
 
 test-slow: setup system ## Tests that train for real or start many processes
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m 'slow and not apart'
+	$(BIN)/python -m pytest -m 'slow and apart'
 
 check: setup ## Lint, format, types, import rules
 	$(BIN)/ruff check .

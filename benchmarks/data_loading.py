@@ -30,7 +30,8 @@ from dtme_search.config import DataConfig
 from dtme_search.config.run import ScenesConfig
 from dtme_search.data import Batch, Dataset, Purpose, build_data, build_dataset, make_generator
 from dtme_search.data.batches.augment import Draws, prepare_batch
-from dtme_search.data.batches.pipeline import CROP_TASK, training_order
+from dtme_search.data.batches.order import training_order
+from dtme_search.data.batches.pipeline import CROP_TASK
 from dtme_search.data.batches.tensors import read_sample, stack_samples
 
 NUM_WORKERS = 2

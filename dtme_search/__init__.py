@@ -1,4 +1,4 @@
-"""Find when and where a multi-task vision transformer should grow in token space."""
+"""Find when and where a multi-task vision transformer should grow task-specific capacity."""
 
 from __future__ import annotations
 

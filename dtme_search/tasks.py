@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 TargetKind = Literal["classes", "distance", "normals", "mask", "values"]
 """How a target behaves: ``classes`` integer labels; ``distance`` shrinks when the image is zoomed in;
@@ -45,26 +45,32 @@ class TaskSpec:
         name: Key of the task in configs, tables and SQL, for example ``semseg``.
         channels: Output channels of its decoder.
         kind: How its target behaves under augmentation.
-        loss: Name of the training loss.
-        metric: Name of the evaluation metric; one per task.
+        loss: Name of the training loss: a ``LossName``, or one that a user brings.
+        metric: Name of the evaluation metric, one per task: a ``MetricName``, or one that a user brings.
         unit: Unit of the metric. Fractions are shown as percent.
         higher_is_better: Direction of the metric.
         class_names: Names of the classes, empty for other kinds.
         derived_from: Set when the labels are not annotated but computed, for example ``"depth"``.
         edge_tolerance: Largest distance between a predicted and a true edge pixel that match, as a fraction
             of the image diagonal. Read by the metrics of edges only.
+        loss_options: Names and values of the options of the loss.
+        metric_options: The same of the metric.
+        plugins: Files that may bring loss and metric.
     """
 
     name: str
     channels: int
     kind: TargetKind
-    loss: LossName
-    metric: MetricName
+    loss: str
+    metric: str
     unit: Unit
     higher_is_better: bool
     class_names: tuple[str, ...] = ()
     derived_from: str | None = None
     edge_tolerance: float = EDGE_TOLERANCE
+    loss_options: tuple[tuple[str, Any], ...] = ()
+    metric_options: tuple[tuple[str, Any], ...] = ()
+    plugins: tuple[str, ...] = ()
 
     def display(self, value: float) -> str:
         """Write a metric value with its unit.
@@ -176,6 +182,14 @@ def save_specs(path: Path, specs: Mapping[str, TaskSpec]) -> None:
 
 def load_specs(path: Path) -> dict[str, TaskSpec]:
     """Read what :func:`save_specs` wrote."""
-    forms = json.loads(path.read_text(encoding="utf-8"))
-    specs = [TaskSpec(**{**form, "class_names": tuple(form["class_names"])}) for form in forms]
+    specs = map(spec_from_plain, json.loads(path.read_text(encoding="utf-8")))
     return {spec.name: spec for spec in specs}
+
+
+def spec_from_plain(values: Mapping[str, Any]) -> TaskSpec:
+    """A description from its fields as JSON gives them."""
+    return TaskSpec(**{name: _frozen(value) for name, value in values.items()})
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(_frozen(item) for item in value) if isinstance(value, list) else value

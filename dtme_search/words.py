@@ -57,6 +57,8 @@ def heading(column: object) -> str:
         ('depth', 'overhead', 'dead tasks')
     """
     name = str(column)
+    if "." in name:
+        return name  # a searched path
     if name.startswith("gain_"):
         return name.removeprefix("gain_").removesuffix("_percent")
     return _HEADINGS.get(name, name.replace("_", " "))

@@ -22,6 +22,17 @@ _ASKED = os.environ.get("DTME_TEST_DEVICE")
 FOLDERS_ON_DEVICE = ("models", "training", "token_space", "combine", "metrics")
 
 
+_DEPLOYING = ("test_deploy.py", "test_predicting.py", "test_documentation.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that deploy run apart: tests that fork and train could not run after them in one process."""
+    for item in items:
+        if item.path.name in _DEPLOYING and "deploy" in item.nodeid:
+            item.add_marker(pytest.mark.slow)
+            item.add_marker(pytest.mark.apart)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory):
     """Rendered scenes and derived labels of the tests go to a folder of their own."""

@@ -21,11 +21,12 @@ PACKAGE = ROOT / "dtme_search"
 
 ROWS = (
     ("version", "errors", "tasks", "operations", "words", "thinning", "lazy"),
+    ("plugins",),
     ("config",),
     ("data", "metrics", "token_space", "schedules", "combine"),
     ("models",),
     ("training",),
-    ("search", "deploy"),
+    ("search", "deploy", "testing"),
     ("reporting",),
     ("cli",),
     ("__main__",),
@@ -53,6 +54,7 @@ OUTSIDE = {
     "operations": set(),
     "words": set(),
     "thinning": {"numpy"},
+    "plugins": set(),
     "lazy": set(),
     "config": {"pydantic", "pydantic_core", "yaml"},
     "data": {"torch", "numpy", "PIL", "h5py", "scipy", "joblib"},
@@ -71,11 +73,13 @@ OUTSIDE = {
         *("optuna", "optuna_dashboard", "sqlalchemy"),
     },
     "deploy": {"torch", "numpy"},
+    "testing": {"torch"},
     "cli": {"typer", "rich"},
     "__main__": set(),
 }
 ALLOWED_IN_FILE = {
     "models/backbone.py": {"timm"},
+    "training/prediction.py": {"numpy", "PIL"},
     "models/pretrained.py": {"timm"},
     "models/weights.py": {"safetensors"},
 }

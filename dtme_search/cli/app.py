@@ -19,18 +19,24 @@ _log = logging.getLogger(__name__)
 
 app = typer.Typer(
     name="dtme-search",
-    help="Find when and where a multi-task vision transformer should grow in token space.",
-    epilog="A first search, nothing to download:  dtme-search optimize --study demo",
+    help="Find when and where a multi-task vision transformer should grow task-specific capacity.",
+    epilog="A first search, with nothing to download:  dtme-search optimize --study demo",
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     # Help in rich's colours takes twice as long.
     rich_markup_mode=None,
 )
-data_app = typer.Typer(
-    help="Look at data sets, and prepare them.", no_args_is_help=True, rich_markup_mode=None
-)
+
+
+def _group(help_: str) -> typer.Typer:
+    return typer.Typer(help=help_, no_args_is_help=True, rich_markup_mode=None)
+
+
+data_app = _group("Check, view and prepare data sets.")
+study_app = _group("Rename, clean or delete a study.")
+trial_app = _group("Delete trials.")
+cache_app = _group("Show or clear what is kept between runs.")
 
 
 def screen_of(context: typer.Context) -> Screen:
@@ -54,16 +60,14 @@ def _print_version(wanted: bool) -> None:
 @app.callback()
 def common(
     context: typer.Context,
-    verbose: Annotated[
-        bool, typer.Option("--verbose", "-v", help="Also tell what goes on inside, on stderr.")
-    ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only results and errors.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Print debug messages on stderr.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print results and errors only.")] = False,
     log_file: Annotated[
         Path | None,
         typer.Option(
             "--log-file",
             metavar="PATH",
-            help="Add what happens to this file, with times, whatever is printed.",
+            help="Append a log with timestamps to this file, whatever is printed.",
         ),
     ] = None,
     version: Annotated[  # noqa: ARG001

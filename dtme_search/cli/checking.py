@@ -20,7 +20,13 @@ from dtme_search.data.prepare import prepare
 from dtme_search.data.reading.digests import forget_digests
 from dtme_search.errors import DataError, DtmeSearchError
 
-_TITLES = {"splits": "Samples", "sizes": "Image sizes", "values": "Labels", "classes": "Classes"}
+_TITLES = {
+    "splits": "Samples",
+    "sizes": "Image sizes",
+    "values": "Labels",
+    "partly labelled": "Partly labelled",
+    "classes": "Classes",
+}
 _MOST_JOBS = 8
 
 
@@ -37,7 +43,7 @@ def check_and_print(
         splits = split_ids(dataset, config, final=False)
     except DtmeSearchError as error:
         splits, refusal = None, str(error)
-    with _bar(screen, "reading") as on_progress:
+    with progress_bar(screen, "reading") as on_progress:
         report = check_dataset(dataset, on_progress, splits, image_size=config.image_size, how=config.resize)
     _print_report(screen, report)
     if refusal and report.ok:
@@ -48,7 +54,7 @@ def check_and_print(
 
 def prepare_and_print(screen: Screen, name: str, source: Path, out: Path, jobs: int | None) -> None:
     """Bring a published data set into its folder layout and say what to do next."""
-    with _bar(screen, "preparing") as on_progress:
+    with progress_bar(screen, "preparing") as on_progress:
         report = prepare(
             name, source, out, jobs=jobs or min(os.cpu_count() or 1, _MOST_JOBS), on_progress=on_progress
         )
@@ -94,7 +100,8 @@ def _data_config(name: str, data_root: str | None, overrides: tuple[str, ...], w
 
 
 @contextmanager
-def _bar(screen: Screen, doing: str) -> Iterator[Callable[[int, int], None]]:
+def progress_bar(screen: Screen, doing: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar in a terminal, and nothing elsewhere; gives what is called with how many are done of all."""
     bars = Progress(
         TextColumn(doing),
         BarColumn(),

@@ -32,10 +32,10 @@ def print_confirmed(screen: Screen, study: LoadedStudy, trials: Frame | None = N
     )
     screen.line("")
     screen.hint(
-        "mean, standard deviation and gains over the further seeds, each against single-task baselines of "
-        "its seed (with --no-baselines those of the search); paired: the mean gain over the "
-        "unexpanded network of each seed, which shares its noise. The seed of the search is not among "
-        "them, because its value was chosen for being high.",
+        "mean, standard deviation and gains over the further seeds, each against the single-task baselines "
+        "of its seed (with --no-baselines those of the search); paired: the mean gain over the "
+        "unexpanded network of each seed, which shares its noise. The seed of the search is left "
+        "out, because its value was selected for being high.",
     )
     doubt = doubt_about_leader(ranking(study))
     if doubt:

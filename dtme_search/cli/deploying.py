@@ -28,35 +28,35 @@ def deploy(
     checkpoint: Annotated[Path, typer.Argument(help="A checkpoint, or the folder of its run.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="File to write: NAME.onnx, or NAME.pt2 (torch).")],
     to: Annotated[
-        FileForm | None, typer.Option("--to", help="Format. Default: what the ending of --out says.")
+        FileForm | None, typer.Option("--to", help="Format. Default: from the ending of --out.")
     ] = None,
     tasks: Annotated[
-        str | None, typer.Option("--tasks", help="Only these tasks, separated by commas.")
+        str | None, typer.Option("--tasks", help="Export only these tasks, separated by commas.")
     ] = None,
     raw: Annotated[
-        bool, typer.Option("--raw", help="Outputs of the decoders instead of classes, metres, normals.")
+        bool, typer.Option("--raw", help="Return raw decoder outputs instead of classes, metres and normals.")
     ] = False,
     images: Annotated[
         list[Path] | None,
-        typer.Option("--images", help="Picture to compare on; may be repeated. Default: made-up ones."),
+        typer.Option("--images", help="Picture to compare on; may be repeated. Default: random pictures."),
     ] = None,
     tolerance: Annotated[
-        float, typer.Option("--tolerance", min=0.0, help="Largest difference from PyTorch that is accepted.")
+        float, typer.Option("--tolerance", min=0.0, help="Largest accepted difference from PyTorch.")
     ] = 1e-4,
-    force: Annotated[bool, typer.Option("--force", help="Replace the file if it is there.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace the file if it exists.")] = False,
 ) -> None:
     """Write a trained network as one ONNX or torch file.
 
-    It runs without dtme-search, takes RGB images (uint8, any number, of the size of the run), normalises them
-    and gives what the tasks predict. It is compared with PyTorch before it is kept. ONNX needs pip install
-    'dtme-search[onnx]'.
+    The file runs without dtme-search: it takes a batch of RGB images (uint8, any number, at the image size of
+    the run), normalises them and returns the predictions of the tasks. It is kept only if it agrees with
+    PyTorch. ONNX needs pip install 'dtme-search[onnx]'.
     """
     kind = _ENDINGS.get(out.suffix)
     if kind is None or (to is not None and to is not kind):
         endings = [ending for ending, form in _ENDINGS.items() if to in (None, form)]
         raise ConfigError(f"--out must end in {' or '.join(endings)}, got {out}.")
     if out.exists() and not force:
-        raise ConfigError(f"--out: {out} is there already. Give another name, or --force to replace it.")
+        raise ConfigError(f"--out: {out} exists already. Give another name, or --force to replace it.")
     path = find_checkpoint(checkpoint)
 
     from dtme_search.deploy import deploy_run
@@ -75,7 +75,7 @@ def deploy(
     height, width = held.image_size
     names = ", ".join(spec.name for spec in held.specs)
     screen.line(f"Written: {out}, {out.stat().st_size / 2**20:.1f} MB: {names}, images of {height}x{width}")
-    on = "your pictures" if images else "made-up pictures (--images takes your own)"
+    on = "your pictures" if images else "random pictures (use --images for your own)"
     screen.say(f"Largest difference from PyTorch on {on}: {made.comparison.worst:.2g}")
     print_table(
         screen.console,

@@ -27,19 +27,19 @@ def tasks(
     context: typer.Context,
     study: options.Study,
     groups: Annotated[
-        int | None, typer.Option("--groups", min=1, help="Part the tasks into this many groups.")
+        int | None, typer.Option("--groups", min=1, help="Split the tasks into this many groups.")
     ] = None,
     write: Annotated[
         Path | None,
-        typer.Option("--write", help="Write the groups, or points for `enqueue:` where roles are searched."),
+        typer.Option("--write", help="Write the groups, or points for `enqueue:` if roles are searched."),
     ] = None,
     storage: options.Storage = None,
     workdir: options.Workdir = options.DEFAULT_WORKDIR,
 ) -> None:
     """Show which tasks are alike, and which auxiliary tasks helped.
 
-    Needs trials that kept a data map (train.statistics.map_images: 256 in the base config). Gradient cosines
-    and conflict rates stand beside it where trials measured them.
+    Needs trials that kept a data map (train.statistics.map_images: 256 in the base config). Also shows
+    gradient cosines and conflict rates where trials measured them.
     """
     from dtme_search.config import dump_yaml
     from dtme_search.reporting import task_likeness as likeness
@@ -50,7 +50,9 @@ def tasks(
     base = stored_base_config(loaded.optuna)
     names = tuple(base.tasks)
     if len(names) < 2:
-        raise ConfigError(f"study {study}: needs at least two tasks to compare, got {names[0]}.")
+        raise ConfigError(
+            f"study {study}: must have at least two tasks to compare, got {names[0]}. Compare another study."
+        )
     if groups is not None and groups > len(names):
         raise ConfigError(f"--groups must be at most {len(names)}, the number of tasks, got {groups}.")
     maps = likeness.data_maps(loaded)
@@ -70,17 +72,19 @@ def tasks(
     screen.hint(_CAUTION)
     if write is None:
         return
+    from dtme_search.reporting.targets import write_own_text
+
+    header = f"Written by dtme-search tasks for study {study}"
     if searched:
         points = likeness.points_to_try(worth, base.auxiliary_tasks, searched)
-        text = dump_yaml({"enqueue": points})
+        text = dump_yaml({"enqueue": points}, header)
     elif found:
-        text = dump_yaml({"groups": found})
+        text = dump_yaml({"groups": found}, header)
     else:
         raise ConfigError(
             "--write needs --groups N and a data map, or a study that searches tasks.NAME.role, got neither."
         )
-    write.write_text(text, encoding="utf-8")
-    screen.line(str(write))
+    screen.line(str(write_own_text(write, text)))
 
 
 def _number(value: float, form: str) -> str:
@@ -124,11 +128,11 @@ def _print_worth(screen: "Screen", worth: "Sequence[Worth]") -> None:
     screen.line("")
     print_table(
         screen.console,
-        "What auxiliary tasks brought",
+        "Effect of auxiliary tasks",
         ["task", "auxiliary", "likeness", "gain with it", "s.e.", "trials with / without"],
         rows,
     )
     screen.hint(
         "gain with it: mean gain of the task in trials that train the auxiliary task, less that of trials "
-        "that do not, in points. These trials differ in other things, too.",
+        "that do not, in points. These trials differ in other ways too.",
     )

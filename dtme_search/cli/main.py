@@ -11,7 +11,17 @@ from typing import NoReturn
 import typer
 
 # Importing a module of commands adds them to the program, in this order.
-from dtme_search.cli import datasets, deploying, likeness, managing, searching, training, viewing  # noqa: F401
+from dtme_search.cli import (  # noqa: F401
+    datasets,
+    deploying,
+    likeness,
+    managing,
+    plugins,
+    predicting,
+    searching,
+    training,
+    viewing,
+)
 from dtme_search.cli.app import app
 from dtme_search.cli.arguments import hide_passwords
 from dtme_search.cli.screen import NEWS
@@ -21,7 +31,7 @@ _ANYWHERE = {"-q", "--quiet", "-v", "--verbose"}
 _LOG_FILE = "--log-file"
 _DISK_ERRORS = {
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT),
-    *(errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG),
+    *(errno.EIO, errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG),
 }
 """What a folder or a disk that the user named may be guilty of. A file that is missing is our mistake."""
 

@@ -11,10 +11,25 @@ import typer
 
 from dtme_search.cli.arguments import STORAGE
 
+DEFAULT_WORKDIR = Path("dtme-runs")
+
+
+def complete_study(context: typer.Context, incomplete: str) -> list[str]:
+    """Names of studies that begin so, for the completion of a shell: shipped ones, and those begun here."""
+    from dtme_search.config import shipped
+
+    begun = Path(context.params.get("workdir") or DEFAULT_WORKDIR).glob("*/study.db")
+    names = {*shipped("studies"), *(path.parent.name for path in begun)}
+    return sorted(name for name in names if name.startswith(incomplete))
+
+
 Study = Annotated[
     str,
     typer.Option(
-        "--study", "-s", help="Name of a study (see `dtme-search studies`) or the path of its YAML."
+        "--study",
+        "-s",
+        help="Name of a study (see `dtme-search studies`) or path to its YAML.",
+        autocompletion=complete_study,
     ),
 ]
 Storage = Annotated[
@@ -35,7 +50,7 @@ DataRoot = Annotated[
         "--data-root",
         envvar="DTME_DATA_ROOT",
         show_envvar=True,
-        help="Folder of the data set, for example NYUDv2.",
+        help="Folder of the data set, such as NYUDv2.",
     ),
 ]
 Device = Annotated[
@@ -50,11 +65,9 @@ Callbacks = Annotated[
     typer.Option(
         "--callback",
         metavar="MODULE:NAME",
-        help="A dtme_search.Callback that hears of trials and evaluations; may be repeated.",
+        help="A dtme_search.Callback to call on trials and evaluations; may be repeated.",
     ),
 ]
-
-DEFAULT_WORKDIR = Path("dtme-runs")
 
 
 def callbacks_of(given: list[str] | None) -> tuple[str, ...]:

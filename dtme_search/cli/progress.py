@@ -24,9 +24,9 @@ from dtme_search.training import Progress as RunProgress
 _log = logging.getLogger(__name__)
 
 _RECOVERED = {
-    "told": "its result was on disk and counts now",
-    "continued": "another trial goes on from its last checkpoint",
-    "given up": "that happened too often, so it failed",
+    "told": "its result was on disk and has been recorded",
+    "continued": "another trial resumes from its last checkpoint",
+    "given up": "it died too often and counts as failed",
 }
 _ONE_DAY = 24 * 60 * 60
 """Seconds over which speed is averaged; rich's half a minute is over before the next trial ends."""
@@ -148,7 +148,7 @@ class TerminalListener(Listener):
 
     def knowledge_added(self, study: str, num_added: int, delta_m_shift: float | None) -> None:
         shift = (
-            "as it is: the studies share no unexpanded point"
+            "used as is: the studies share no unexpanded point"
             if delta_m_shift is None
             else f"shifted by {delta_m_shift:+.2f} points, the difference of the unexpanded points"
         )
@@ -165,7 +165,7 @@ class TerminalListener(Listener):
         self._table.update(shown, refresh=self._screen.is_live)
 
     def worker_died(self, index: int, how: str, log: str) -> None:
-        self._screen.news(f"worker {index} ended, {how}; another takes its place. It wrote to {log}")
+        self._screen.news(f"worker {index} ended, {how}; another takes its place. See its log {log}")
 
     def _begin(self, description: str) -> None:
         # A bar that is reset would keep the old total until the first sign of life.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -28,14 +29,14 @@ def print_study(screen: Screen, study: LoadedStudy) -> None:
     from dtme_search.cli.confirmed import CONFIRMED, best_in_words, print_confirmed
     from dtme_search.errors import ExportError
     from dtme_search.reporting import (
-        LEGEND,
         best_trial,
         cost_doubt,
         failed_table,
+        front_legend,
         front_table,
         marked_costs,
-        over_base_legend,
         pruned_table,
+        telling,
         threads_in_words,
         trials_table,
         without_measures,
@@ -67,19 +68,13 @@ def print_study(screen: Screen, study: LoadedStudy) -> None:
             *CONFIRMED,
         )
         shown = marked_costs(front).drop(columns=[name for name in hidden if name in front])
-        shown = without_measures(shown, study)
-        legend = over_base_legend(shown)
-        if legend:  # 80 columns hold one of both comparisons
+        shown = telling(without_measures(shown, study), study)
+        if "delta_m_base_percent" in shown:  # 80 columns hold one of both comparisons
             shown = shown.drop(columns="paired_gain_percent", errors="ignore")
         screen.line("")
         print_frame(screen.console, f"Front: {goal}", shown)
         screen.line("")
-        paired = "paired: delta_m less that of the\nunexpanded network of the same seed; "
-        words = (
-            f"delta_m, gain by task and overhead in percent; {legend or paired}step cost in unexpanded steps;"
-        )
-        screen.hint(words)
-        screen.hint(f"{LEGEND}.")
+        screen.hint(front_legend(shown))
         _print_doubts(screen, front)
         if doubt := cost_doubt(front):
             screen.hint(doubt)
@@ -139,6 +134,32 @@ def print_baselines(screen: Screen, rows: Iterable[BaselineRow]) -> None:
     )
 
 
+def final_as_json(result: FinalResult) -> str:
+    """The same as JSON, numbers unrounded in the units of the tasks."""
+    of_task = {
+        name: {
+            "metric": result.specs[name].metric,
+            "unit": result.specs[name].unit,
+            "higher_is_better": result.specs[name].higher_is_better,
+            "value": value,
+            "baseline": result.baselines[name].value if name in result.baselines else None,
+            "no_image_prior": result.baselines[name].prior_value if name in result.baselines else None,
+            "gain_percent": result.gains_percent.get(name),
+            "further": dict(result.extra_metrics.get(name, {})),
+        }
+        for name, value in result.metrics.items()
+    }
+    values = {
+        "split": result.split,
+        "images": result.num_images,
+        "size": result.size,
+        "delta_m_percent": result.delta_m_percent,
+        "dead_tasks": list(result.dead_tasks),
+        "tasks": of_task,
+    }
+    return json.dumps(values, indent=1)
+
+
 def print_final(screen: Screen, result: FinalResult) -> None:
     """Metrics of a final training or an evaluation, with delta_m where baselines are known."""
     columns = ["task", "metric", "value"] + (
@@ -171,23 +192,22 @@ def print_final(screen: Screen, result: FinalResult) -> None:
         )
     if result.baselines and result.extra_metrics:
         screen.hint(
-            f"Gains and delta_m are those of the metric with a baseline beside it; {_listed_extras(result)} "
-            "only to compare with publications.",
+            f"Gains and delta_m use the metric that has a baseline beside it; {_listed_extras(result)} "
+            "only for comparison with publications.",
         )
     if result.split == "holdout":
-        screen.say(
-            "`train` uses all training ids: the hold-out is no unseen data for its checkpoints.", style="red"
-        )
+        screen.say("`train` uses all training ids: its checkpoints have seen the hold-out.", style="red")
     if result.dead_tasks:
+        tasks = ", ".join(result.dead_tasks)
         screen.say(
-            f"Not to be trusted, not clearly better than without the image: {', '.join(result.dead_tasks)}.",
+            f"Not to be trusted, not clearly better than a guess that ignores the image: {tasks}.",
             style="red",
         )
 
 
 def _listed_extras(result: FinalResult) -> str:
     names = [metric for extras in result.extra_metrics.values() for metric in extras]
-    return f"{' and '.join(names)} {'is' if len(names) == 1 else 'are'} there"
+    return f"{' and '.join(names)} {'is' if len(names) == 1 else 'are'} shown"
 
 
 def _print_sketches(screen: Screen, study: LoadedStudy, trials: Frame, front: Frame) -> None:
@@ -196,14 +216,16 @@ def _print_sketches(screen: Screen, study: LoadedStudy, trials: Frame, front: Fr
         return
     price = next((name for name in study.config.objectives if name != "delta_m_percent"), None)
     points = front_points(trials, price) if price else []
-    if price and len({point[:2] for point in points}) > 1:
+    if price and len({point[0] for point in points}) > 1:
         screen.line(f"\ndelta_m in percent (up) by {heading(price)} (across):")
         for line in plot_points(points, width=min(60, screen.console.width - 12)):
             screen.line(line)
         screen.hint("* on the front, o feasible, x above a limit")
-    shown = front[front["layers"] != ""].head(_MOST_MAPS)
+    from dtme_search.reporting import could_grow
+
+    shown = front[front["layers"] != ""].head(_MOST_MAPS) if could_grow(study) else front.head(0)
     if len(shown) and len(shown["layers"].iloc[0]) * 3 + 24 <= screen.console.width:
-        screen.line("\nLayers from the input on:")
+        screen.line("\nLayers, input first:")
         for _, row in shown.iterrows():
             number, gain = row["trial"], cell("delta_m_percent", row["delta_m_percent"])
             blocks = Text(f"trial {number:<5}").append(layer_blocks(row["layers"])).append(f"  {gain} %")
@@ -233,6 +255,7 @@ def _print_doubts(screen: Screen, front: Frame) -> None:
         trials = numbered("trial", group["trial"].tolist())
         tasks = enumerated(str(dead).split(","))
         screen.say(
-            f"Not to be trusted, not clearly better than without the image in {tasks}: {trials}.",
+            f"Not to be trusted, not clearly better than a guess that ignores the image in {tasks}: "
+            f"{trials}.",
             style="red",
         )

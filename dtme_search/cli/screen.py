@@ -75,7 +75,9 @@ class Screen:
 
 
 @contextmanager
-def stoppable(again: str = "The same command goes on from the last checkpoint.") -> Iterator[None]:
+def stoppable(
+    again: str = "Run the same command again to resume from the last checkpoint.",
+) -> Iterator[None]:
     """End with exit code 130 when the work inside is stopped by a signal.
 
     Args:

@@ -36,11 +36,11 @@ def optimize(
     study: options.Study,
     storage: options.Storage = None,
     trials: Annotated[
-        int | None, typer.Option("--trials", min=1, help="Finished trials to reach, over all runs.")
+        int | None, typer.Option("--trials", min=1, help="Total number of finished trials, over all runs.")
     ] = None,
     timeout: Annotated[
         float | None,
-        typer.Option("--timeout", min=0, help="Stop after this many seconds, with a checkpoint."),
+        typer.Option("--timeout", min=0, help="Checkpoint and stop after this many seconds."),
     ] = None,
     device: options.Device = None,
     workers: Annotated[
@@ -48,40 +48,41 @@ def optimize(
         typer.Option(
             "--workers",
             min=1,
-            help="Trials at once, each in a process. Default: one per GPU; without one, per core, at most 4.",
+            help="Trials to run at once, one process each. Default: one per GPU; "
+            "without a GPU one per core, at most 4.",
         ),
     ] = None,
     devices: Annotated[
         str | None,
-        typer.Option("--devices", metavar="0,1,...", help="GPUs of the workers, or cpu. Default: all."),
+        typer.Option("--devices", metavar="0,1,...", help="GPUs to use, or cpu. Default: all GPUs."),
     ] = None,
     trials_per_device: Annotated[
-        int, typer.Option("--trials-per-device", min=1, help="Workers that share a GPU.")
+        int, typer.Option("--trials-per-device", min=1, help="Workers per GPU.")
     ] = 1,
     engine: Annotated[
-        Engine, typer.Option("--engine", help="What runs several workers: this machine, or a Dask cluster.")
+        Engine, typer.Option("--engine", help="Where workers run: on this machine or on a Dask cluster.")
     ] = Engine.local,
     scheduler: Annotated[
         str | None,
         typer.Option(
             "--scheduler",
             metavar="ADDRESS",
-            help="With --engine dask: a cluster that is there, for example tcp://host:8786, or its scheduler "
-            "file. Default: one of this machine.",
+            help="With --engine dask: address of a running scheduler, for example tcp://host:8786, or its "
+            "scheduler file. Default: start a cluster on this machine.",
         ),
     ] = None,
     data_root: options.DataRoot = None,
     workdir: options.Workdir = options.DEFAULT_WORKDIR,
     set_: options.Set = None,
     reuse: Annotated[
-        bool, typer.Option("--reuse/--no-reuse", help="Share work between trials, as the study says.")
+        bool, typer.Option("--reuse/--no-reuse", help="Share work between trials, as set in the study.")
     ] = True,
     warm_start_from: Annotated[
         str | None,
         typer.Option(
             "--warm-start-from",
             metavar="STUDY",
-            help="Another study whose finished trials the sampler should know; no results of this one.",
+            help="Let the sampler learn from the finished trials of this study; they never count as results.",
         ),
     ] = None,
     warm_start_storage: Annotated[
@@ -91,15 +92,16 @@ def optimize(
             envvar=WARM_START_STORAGE,
             show_envvar=True,
             metavar="URL",
-            help="Its database. Default: as for this study.",
+            help="Database of that study. Default: the same as for this study.",
         ),
     ] = None,
     callback: options.Callbacks = None,
 ) -> None:
-    """Run a study, or go on with it where it stopped.
+    """Run a study, or resume it where it stopped.
 
-    Trains the single-task baselines that are missing, then trials until the study has its total. Ctrl-C
-    stops at the next step with a checkpoint, twice stops at once; the same command goes on.
+    Trains the missing single-task baselines, then runs trials until the study has its total. Press Ctrl-C
+    once to checkpoint and stop after the current step, twice to stop immediately. Run the same command
+    again to resume.
     """
     from dtme_search.cli.progress import listening
     from dtme_search.cli.render import print_study
@@ -135,7 +137,7 @@ def optimize(
     write_page(loaded)
     print_study(screen, loaded)
     if loaded.stopped:
-        screen.say("Stopped. The same command goes on from the last checkpoint.")
+        screen.say("Stopped. Run the same command again to resume from the last checkpoint.")
         raise typer.Exit(130)
 
 
@@ -146,7 +148,7 @@ def worker(
     storage: options.Storage = None,
     timeout: Annotated[
         float | None,
-        typer.Option("--timeout", min=0, help="Leave after this many seconds, with a checkpoint."),
+        typer.Option("--timeout", min=0, help="Checkpoint and stop after this many seconds."),
     ] = None,
     device: options.Device = None,
     data_root: options.DataRoot = None,
@@ -158,15 +160,15 @@ def worker(
 ) -> None:
     """Join a study, from this machine or another.
 
-    Runs trials beside the study's other workers until none is left to begin. Config, search space and
-    total are those of the last `optimize`. Ctrl-C or SIGTERM hands the trial in hand back with a checkpoint.
+    Runs trials alongside the study's other workers until none is left to start. Uses the config, search
+    space and total of the last `optimize`. On Ctrl-C or SIGTERM it checkpoints its trial and hands it back.
     """
     from dtme_search.cli.progress import listening
     from dtme_search.reporting import draw_trial
     from dtme_search.search import Reporter, join
 
     screen = screen_of(context)
-    again = "Whoever works on the study goes on from the last checkpoint."
+    again = "The study's other workers, or the next one, resume from the last checkpoint."
     with stoppable(again), ExitStack() as shown:
         listener = shown.enter_context(listening(screen)) if launcher is None else Reporter(sys.stdout)
         loaded = join(
@@ -185,30 +187,36 @@ def worker(
         typer.echo(f"dtme-search: stopped. {again}", err=True)
         raise typer.Exit(130)
     if launcher is None:
-        screen.say(f"No trial of {loaded.name} is left to begin.")
+        screen.say(f"No trial of {loaded.name} is left to start.")
 
 
 @app.command(epilog="Example:  dtme-search doctor --study nyud --data-root /data/NYUDv2")
 def doctor(
     context: typer.Context,
     study: Annotated[
-        str | None, typer.Option("--study", "-s", help="Check what this study needs, too.")
+        str | None, typer.Option("--study", "-s", help="Also check what this study needs.")
     ] = None,
+    repair: Annotated[
+        bool,
+        typer.Option("--repair", help="Remove rows of studies that are gone and files of no trial."),
+    ] = False,
     storage: options.Storage = None,
     data_root: options.DataRoot = None,
     workdir: options.Workdir = options.DEFAULT_WORKDIR,
 ) -> None:
     """Check whether a search can run here.
 
-    Versions, devices, database, clock, disk, folders, data: one line each. Changes nothing. The
-    exit code is 0 if it can, 2 if there is a problem.
+    Prints one line each for versions, devices, database, clock, disk, folders, data and leftovers. Changes
+    nothing without --repair. The exit code is 0 if a search can run, 2 if not.
     """
+    from dtme_search.cli.managing import leftovers_in_words
     from dtme_search.cli.tables import print_table
     from dtme_search.search import can_run, examine
 
     screen = screen_of(context)
     checks = examine(study, storage=storage, data_root=data_root, workdir=workdir)
-    rows = [(check.name, check.state, check.found) for check in checks]
+    rows: list[tuple[str, str, str]] = [(check.name, check.state, check.found) for check in checks]
+    rows += leftovers_in_words(storage, workdir, repair=repair)
     print_table(screen.console, "", ("check", "state", "found"), rows)
     if not can_run(checks):
         raise typer.Exit(2)
@@ -226,7 +234,7 @@ def baseline(
 ) -> None:
     """Train the single-task baselines of a study.
 
-    Only those that are missing in the database are trained; all of them are printed.
+    Trains only those missing from the database and prints all of them.
     """
     from dtme_search.cli.progress import listening
     from dtme_search.cli.render import print_baselines
@@ -251,16 +259,16 @@ def confirm(
     context: typer.Context,
     study: options.Study,
     top: Annotated[
-        int, typer.Option("--top", min=1, help="Leaders to repeat: the front first, then by delta_m.")
+        int, typer.Option("--top", min=1, help="Number of leaders: the front first, then by delta_m.")
     ] = 3,
     seeds: Annotated[
-        int, typer.Option("--seeds", min=1, help="Further seeds of each, with those it already has.")
+        int, typer.Option("--seeds", min=1, help="Further seeds per leader, counting those it already has.")
     ] = 3,
     baselines: Annotated[
         bool,
         typer.Option(
             "--baselines/--no-baselines",
-            help="Single-task baselines of each seed; without, gains over the unexpanded network are enough.",
+            help="Train single-task baselines for each seed; gains over the unexpanded network need none.",
         ),
     ] = True,
     storage: options.Storage = None,
@@ -270,10 +278,11 @@ def confirm(
 ) -> None:
     """Repeat the leaders of a study with further seeds.
 
-    Each repeat trains what `export` would write, against single-task baselines of the same seed. The
-    unexpanded trial is repeated too: the gain over it, seed by seed, is nearly free of the noise between
-    seeds and needs no new baselines. Mean and standard deviation leave out the seed of the search, whose
-    value was chosen for being high. Ctrl-C stops with a checkpoint; the same command does what is missing.
+    Each repeat trains what `export` would write and compares it with single-task baselines of the same
+    seed. The unexpanded trial is repeated too: the gain over it, seed by seed, is nearly free of the noise
+    between seeds and needs no new baselines. Mean and standard deviation leave out the seed of the search,
+    because its value was selected for being high. Ctrl-C saves a checkpoint and stops; run the same command
+    again to train what is missing.
     """
     from dtme_search.cli.confirmed import best_in_words, print_confirmed
     from dtme_search.cli.progress import listening
@@ -304,15 +313,17 @@ def export(
     study: options.Study,
     out: Annotated[Path, typer.Option("--out", "-o", help="File to write; a folder with --pareto.")],
     best: Annotated[bool, typer.Option("--best", help="The best feasible trial (the default).")] = False,
-    trial: Annotated[int | None, typer.Option("--trial", min=0, help="This trial.")] = None,
-    pareto: Annotated[bool, typer.Option("--pareto", help="Every trial of the front.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Also what should not be trusted.")] = False,
+    trial: Annotated[int | None, typer.Option("--trial", min=0, help="The trial with this number.")] = None,
+    pareto: Annotated[bool, typer.Option("--pareto", help="Every trial on the front.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Export even an untrusted result or one above a limit.")
+    ] = False,
     storage: options.Storage = None,
     workdir: options.Workdir = options.DEFAULT_WORKDIR,
 ) -> None:
     """Write the config of a trial for `dtme-search train`.
 
-    The plan that the trial found is written out, so the file trains the same network anywhere.
+    The file holds the trial's expansion plan, so it trains the same network anywhere.
     """
     from dtme_search.reporting import export_best, export_front, export_trial
     from dtme_search.search import load_study
@@ -335,12 +346,12 @@ def studies(
     context: typer.Context,
     storage: options.Storage = None,
     workdir: Annotated[
-        Path | None, typer.Option("--workdir", help="List the studies that were begun in this folder.")
+        Path | None, typer.Option("--workdir", help="List the studies started in this folder.")
     ] = None,
 ) -> None:
-    """List studies and configs, or studies that were begun.
+    """List shipped studies and configs, or studies already started.
 
-    With --workdir or --storage those of that folder or database: how far they are and what they take.
+    With --workdir or --storage, lists the studies in that folder or database with their progress and size.
     """
     if workdir is not None or was_given(context, "storage"):
         from dtme_search.cli.managing import print_known
@@ -373,12 +384,12 @@ def studies(
 @app.command(epilog="Example:  dtme-search schema study > study.schema.json")
 def schema(
     of: Annotated[
-        SchemaOf, typer.Argument(help="What the YAML is; reference: all fields to read, as Markdown.")
+        SchemaOf, typer.Argument(help="What the schema describes; reference: a Markdown page of all fields.")
     ] = SchemaOf.study,
 ) -> None:
     """Print the JSON schema of a study or a config.
 
-    With it an editor completes and checks the YAML.
+    With this schema an editor can complete and check the YAML.
     """
     import json
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
 
@@ -65,6 +66,9 @@ class Signs:
     def _evaluated_elsewhere(self, trial: int, step: int, gain: float) -> None:
         for index, doing in self._doing.items():
             if doing.status.trial == trial:
+                # The last sign of life of the worker may be some steps older than the evaluation.
+                status = replace(doing.status, step=step, delta_m_percent=gain)
+                self._doing[index] = replace(doing, status=status)
                 self._say(index)
                 return
         self._tell(f"trial {trial}: step {step}, delta_m {gain:+.2f} %")

@@ -31,9 +31,6 @@ def print_table(console: Console, title: str, columns: Sequence[str], rows: Iter
     )
     fits = needed + 2 * (len(columns) - 1) <= console.width
     table = Table(
-        title=title,
-        title_justify="left",
-        title_style="bold",
         box=SIMPLE_HEAD,
         show_edge=False,
         padding=(0, 1 if fits else 0, 0, 0),
@@ -43,6 +40,8 @@ def print_table(console: Console, title: str, columns: Sequence[str], rows: Iter
         table.add_column(name, justify="right" if is_number else "left", no_wrap=is_number, overflow="fold")
     for row in cells:
         table.add_row(*row)
+    if title:  # a title of the table itself would be wrapped to its width
+        console.print(title, style="bold")
     console.print(table)
 
 

@@ -16,9 +16,7 @@ if TYPE_CHECKING:
     from dtme_search.data import TaskData
     from dtme_search.models import MultiTaskViT
 
-Config = Annotated[
-    str, typer.Argument(help="A name from configs/, or a YAML file, for example an exported one.")
-]
+Config = Annotated[str, typer.Argument(help="A name from configs/, or a YAML file such as an exported one.")]
 
 
 class MeasuredOn(StrEnum):
@@ -28,12 +26,19 @@ class MeasuredOn(StrEnum):
     holdout = "holdout"
 
 
+class Printed(StrEnum):
+    """Forms of a result."""
+
+    table = "table"
+    json = "json"
+
+
 @app.command(epilog="Example:  dtme-search train best.yaml --data-root /data/NYUDv2")
 def train(
     context: typer.Context,
     config: Config,
     baselines: Annotated[
-        bool, typer.Option(help="Train single-task baselines on the same ids, so that delta_m can be told.")
+        bool, typer.Option(help="Also train single-task baselines on the same ids; delta_m needs them.")
     ] = True,
     storage: options.Storage = None,
     device: options.Device = None,
@@ -41,9 +46,10 @@ def train(
     workdir: options.Workdir = options.DEFAULT_WORKDIR,
     set_: options.Set = None,
 ) -> None:
-    """Train a config on all training ids and test it.
+    """Train a config on all training ids, then test it.
 
-    The metrics are those of the test split. Ctrl-C stops with a checkpoint; the same command goes on.
+    Reports the metrics on the test split. Ctrl-C saves a checkpoint and stops; run the same command again
+    to resume.
     """
     from dtme_search.cli.progress import listening
     from dtme_search.cli.render import print_final
@@ -65,83 +71,61 @@ def train(
     screen.line(f"Checkpoint: {result.folder / 'checkpoint.pt'}")
 
 
-@app.command(epilog="Example:  dtme-search evaluate dtme-runs/train/best-1a2b3c4d")
+@app.command(epilog="Example:  dtme-search evaluate dtme-runs/train/best-1a2b3c4d --format json")
 def evaluate(
     context: typer.Context,
     checkpoint: Annotated[Path, typer.Argument(help="A checkpoint, or the folder of its run.")],
-    split: Annotated[MeasuredOn, typer.Option("--split", help="What to measure on.")] = MeasuredOn.test,
+    split: Annotated[MeasuredOn, typer.Option("--split", help="Split to measure on.")] = MeasuredOn.test,
+    format_: Annotated[Printed, typer.Option("--format", help="How to print it.")] = Printed.table,
+    per_image: Annotated[
+        Path | None, typer.Option("--per-image", help="csv to write: metrics of each image alone, by id.")
+    ] = None,
     save_panels: Annotated[
-        int, typer.Option("--save-panels", min=0, help="Draw labels and predictions of this many images.")
+        int, typer.Option("--save-panels", min=0, help="Draw labels and predictions for this many images.")
     ] = 0,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the panels.")] = Path("panels"),
+    force: Annotated[bool, typer.Option("--force", help="Replace files that are there.")] = False,
     device: options.Device = None,
     data_root: options.DataRoot = None,
     set_: options.Set = None,
 ) -> None:
-    """Measure a checkpoint on the test split or the hold-out."""
-    from dtme_search.cli.progress import listening
-    from dtme_search.cli.render import print_final
+    """Measure a checkpoint on the test split or the hold-out.
+
+    Gains, delta_m and priors are shown where `train` knew baselines measured in the same way.
+    """
+    from dtme_search.cli.progress import TerminalListener
+    from dtme_search.cli.render import final_as_json, print_final
+    from dtme_search.reporting import save_split_panels
+    from dtme_search.reporting.targets import refuse_existing, save_metrics_of_images
     from dtme_search.search import evaluate_checkpoint
+    from dtme_search.training import evaluate_each
 
     path = find_checkpoint(checkpoint)
     run_config = _run_config(str(path.with_name("config.yaml")), data_root, set_)
+    if per_image is not None and not force:
+        refuse_existing([per_image])
     screen = screen_of(context)
     saved: list[Path] = []
 
     def look(model: "MultiTaskViT", data: "TaskData") -> None:
-        from dtme_search.reporting import save_split_panels
-        from dtme_search.training import Predictor
+        if per_image is not None:
+            each = evaluate_each(model, data, split.value, run_config.train)
+            save_metrics_of_images(per_image, tuple(data.specs), each)
+        if save_panels:
+            saved.extend(save_split_panels(model, run_config, data, split.value, save_panels, out))
 
-        predictor = Predictor(model, data.specs, run_config, data.device)
-        saved.extend(save_split_panels(predictor, data, split.value, save_panels, out))
-
-    with stoppable("Nothing was written."), listening(screen) as listener:
+    with stoppable("Nothing was written."), TerminalListener(screen) as listener:
         result = evaluate_checkpoint(
-            run_config,
-            path,
-            split.value,
-            device=device,
-            listener=listener,
-            look=look if save_panels else None,
+            run_config, path, split.value, device=device, listener=listener, look=look
         )
+    if format_ is Printed.json:
+        screen.line(final_as_json(result))
+        return
     print_final(screen, result)
     if saved:
         screen.line(f"Written: {len(saved)} panels in {out}")
-
-
-@app.command(epilog="Example:  dtme-search predict dtme-runs/train/best-1a2b3c4d photo.jpg --out panels")
-def predict(
-    context: typer.Context,
-    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint, or the folder of its run.")],
-    images: Annotated[list[Path], typer.Argument(help="Pictures of any size.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the panels.")] = Path("panels"),
-    device: options.Device = None,
-) -> None:
-    """Draw what a trained model sees in your pictures.
-
-    One PNG for each: the picture and a panel with legend for every task. The data set is not needed.
-    """
-    from dtme_search.reporting import predict_image
-    from dtme_search.reporting.targets import panel_names, refuse_foreign
-    from dtme_search.tasks import load_specs
-    from dtme_search.training import Predictor, pick_device, restore_model
-
-    path = find_checkpoint(checkpoint)
-    described = path.with_name("tasks.json")
-    if not described.is_file():
-        raise TrainingError(
-            f"{path}: its tasks.json must lie beside it, got none. The same `dtme-search train` writes it."
-        )
-    if out.exists() and not out.is_dir():
-        raise ConfigError(f"--out must be a folder, got the file {out}.")
-    targets = [out / name for name in panel_names(images)]
-    for target in targets:
-        refuse_foreign(target)
-    config = _run_config(str(path.with_name("config.yaml")), None, None)
-    specs, where = load_specs(described), pick_device(device)
-    predictor = Predictor(restore_model(path, config, specs, where), specs, config, where)
-    for image, target in zip(images, targets, strict=True):
-        screen_of(context).line(str(predict_image(predictor, image, target)))
+    if per_image is not None:
+        screen.line(f"Written: {per_image}")
 
 
 @app.command(epilog="Example:  dtme-search conflicts demo --set expansion.start=0.25 --out conflicts")
@@ -157,12 +141,12 @@ def conflicts(
 ) -> None:
     """Measure where the tasks of a config conflict.
 
-    Trains to the expansion step, measures there, prints a table of layers and draws a heat map.
+    Trains to the expansion step, measures conflicts there, prints a table by layer and draws a heat map.
     """
     from dtme_search.cli.progress import listening
     from dtme_search.models import check_model
     from dtme_search.reporting import conflict_heat_map, save_png
-    from dtme_search.reporting.targets import refuse_foreign
+    from dtme_search.reporting.targets import refuse_existing, refuse_foreign
     from dtme_search.search.data_shelf import DataShelf
     from dtme_search.training import Callbacks, conflicts_at_expansion, pick_device
 
@@ -170,10 +154,12 @@ def conflicts(
     if out.exists() and not out.is_dir():
         raise ConfigError(f"--out must be a folder, got the file {out}.")
     refuse_foreign(out / "conflicts.png")
+    if not (out / "conflicts.png").exists():
+        refuse_existing([out / "conflicts.json"])
     screen = screen_of(context)
     with stoppable("Nothing was written."), listening(screen) as listener:
         shelf = DataShelf(pick_device(device), on_progress=listener.data_reading)
-        check_model(run_config.model, run_config.data.image_size)
+        check_model(run_config.model, run_config.data.image_size, plugins=run_config.plugins)
         data = shelf.get(run_config)
         report, plan = conflicts_at_expansion(run_config, data, Callbacks(on_progress=listener.progress))
     out.mkdir(parents=True, exist_ok=True)
@@ -210,7 +196,5 @@ def find_checkpoint(place: Path) -> Path:
         hint = f"Did you mean {below[0]}?" if below else "`dtme-search train` writes one."
         raise TrainingError(f"{path}: no such checkpoint. {hint}")
     if not path.with_name("config.yaml").is_file():
-        raise TrainingError(
-            f"{path}: its config.yaml must lie beside it, got none. Give the folder of a run."
-        )
+        raise TrainingError(f"{path}: its config.yaml must be beside it, got none. Give the folder of a run.")
     return path

@@ -34,7 +34,7 @@ def show(
     context: typer.Context,
     study: options.Study,
     format_: Annotated[
-        TableFormat, typer.Option("--format", help="As csv or json: every trial.")
+        TableFormat, typer.Option("--format", help="table: a summary; csv or json: every trial.")
     ] = TableFormat.table,
     storage: options.Storage = None,
     workdir: options.Workdir = options.DEFAULT_WORKDIR,
@@ -59,15 +59,15 @@ def report(
     study: options.Study,
     out: Annotated[Path, typer.Option("--out", "-o", help="File to write.")],
     format_: Annotated[
-        ReportForm | None, typer.Option("--format", help="Default: md for a file named so, else html.")
+        ReportForm | None, typer.Option("--format", help="Default: md if --out ends in .md, else html.")
     ] = None,
     storage: options.Storage = None,
     workdir: options.Workdir = options.DEFAULT_WORKDIR,
 ) -> None:
-    """Write a study as one file for people who were not there.
+    """Write a report on a study as one file to share.
 
-    What came out in plain sentences, figures, tables by task, versions, commands to repeat it. The HTML file
-    needs no network.
+    Holds the findings in plain sentences, figures, tables by task, versions, and the commands to repeat it.
+    The HTML file needs no network.
     """
     from dtme_search.reporting import write_report
     from dtme_search.search import load_study
@@ -81,24 +81,24 @@ def dashboard(
     context: typer.Context,
     study: options.Study,
     host: Annotated[
-        str, typer.Option("--host", help="Address to listen on; another than 127.0.0.1 asks for a token.")
+        str, typer.Option("--host", help="Address to listen on; any other than 127.0.0.1 requires a token.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", min=1, max=65535, help="Port to listen on.")] = 8080,
-    token: Annotated[bool, typer.Option("--token", help="Ask for a token on 127.0.0.1 too.")] = False,
+    token: Annotated[bool, typer.Option("--token", help="Require a token on 127.0.0.1 too.")] = False,
     writable: Annotated[
-        bool, typer.Option("--writable", help="Let the page change and delete; on 127.0.0.1 only.")
+        bool, typer.Option("--writable", help="Allow changes and deletions from the page; only on 127.0.0.1.")
     ] = False,
     allow_host: Annotated[
         list[str] | None,
-        typer.Option("--allow-host", metavar="NAME", help="Another name that users reach it by."),
+        typer.Option("--allow-host", metavar="NAME", help="Allow this further host name; may be repeated."),
     ] = None,
     storage: options.Storage = None,
     workdir: options.Workdir = options.DEFAULT_WORKDIR,
 ) -> None:
-    """Serve the figures, notes and files of a study to a browser.
+    """Serve a study's figures, notes and files to a browser.
 
-    Only this machine can connect, and nothing can be changed, unless asked otherwise. DTME_DASHBOARD_TOKEN
-    sets the token; else a new one is made.
+    By default only this machine can connect, and the page is read-only. DTME_DASHBOARD_TOKEN sets the token;
+    without it a new one is generated.
     """
     import secrets
 
@@ -126,6 +126,6 @@ def dashboard(
     number = id_of_study(loaded.optuna)
     query = f"?token={secret}" if secret else ""
     shown = f"[{host}]" if ":" in host else host
-    screen.line(f"http://{shown}:{server.server_port}/dashboard/studies/{number}{query}  (Ctrl-C ends it)")
+    screen.line(f"http://{shown}:{server.server_port}/dashboard/studies/{number}{query}  (Ctrl-C to stop)")
     with server, suppress(KeyboardInterrupt):
         server.serve_forever()

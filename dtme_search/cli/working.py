@@ -12,7 +12,7 @@ from dtme_search.search.trial.events import duration
 if TYPE_CHECKING:
     from dtme_search.search import LoadedStudy
 
-_COLUMNS = ("command", "host", "process", "since", "doing", "step", "last sign of life")
+_COLUMNS = ("command", "host", "process", "since", "doing", "step", "silent for")
 
 
 def print_work(screen: Screen, study: LoadedStudy) -> bool:
@@ -28,7 +28,7 @@ def print_work(screen: Screen, study: LoadedStudy) -> bool:
             _moment(each.row.started_at),
             each.row.doing,
             "" if each.row.total_steps is None else f"{each.row.step}/{each.row.total_steps}",
-            f"{duration(max(0.0, each.silent))} ago",
+            duration(max(0.0, each.silent)),
         )
         for each in working
     ]

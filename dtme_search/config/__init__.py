@@ -34,7 +34,7 @@ from dtme_search.config.run import (
     TrainConfig,
 )
 from dtme_search.config.schedule import ADAPTIVE, FinetuneConfig, ScheduleConfig
-from dtme_search.config.section import Section
+from dtme_search.config.section import NoOptions, Section
 from dtme_search.config.study import Distribution, PrunerConfig, SamplerConfig, Scalar, StudyConfig
 from dtme_search.config.yaml_text import dump_yaml
 
@@ -55,6 +55,7 @@ __all__ = [
     "FolderTask",
     "LayerChoice",
     "ModelConfig",
+    "NoOptions",
     "NyudConfig",
     "PrunerConfig",
     "RunConfig",

@@ -44,35 +44,34 @@ MOST_TASKS: dict[CombineKind, int] = {"mgda": 12, "cagrad": 12, "upgrad": 12}
 
 
 class StatisticsConfig(Section):
-    """What is looked at during a training without changing a number or a fingerprint."""
+    """What is measured during training without changing results or fingerprints."""
 
     every: Annotated[int, Field(ge=1)] | None = None
-    """Steps between two looks at the gradients, beside one right before and one right after the growth; empty
+    """Steps between two gradient measurements, besides one right before and one right after the growth; empty
     = none."""
     images: Annotated[int, Field(ge=1)] = 8
-    """Training images of a look at the gradients; it costs this many gradients per task, one image each."""
+    """Training images per gradient measurement; it costs this many gradients per task, one per image."""
     map_images: Annotated[int, Field(ge=2, le=4096)] | None = None
-    """Training images that are scored at each evaluation, to compare which are hard for which task; empty =
-    none."""
+    """Training images scored at each evaluation, to compare which are hard for which task; empty = none."""
 
 
 class CombineConfig(Section):
-    """How losses or gradients of the tasks are added up; task weights and schedules multiply afterwards."""
+    """How losses or gradients of the tasks are combined; task weights and schedules multiply afterwards."""
 
     kind: CombineKind = "sum"
     """sum: plain. uncertainty to gradnorm weigh losses, pcgrad to upgrad combine gradients (docs)."""
     lr: Annotated[float, Field(gt=0.0)] = 0.025
-    """uncertainty, imtl_l, famo, gradnorm: constant learning rate (Adam) of the weights that are learnt."""
+    """uncertainty, imtl_l, famo, gradnorm: constant learning rate (Adam) of the learnt weights."""
     temperature: Annotated[float, Field(gt=0.0)] = 2.0
     """dwa: T of the paper; large values mean equal weights."""
     window: Annotated[int, Field(ge=1)] | None = None
     """dwa: steps over which losses are averaged; empty = the steps between two evaluations."""
     decay: Annotated[float, Field(ge=0.0)] = 1e-3
-    """famo: gamma of the paper, which draws the weights back to equal ones."""
+    """famo: gamma of the paper, which pulls the weights back towards equal ones."""
     alpha: Annotated[float, Field(ge=0.0)] = 1.5
     """gradnorm: how strongly tasks that learn slowly are pushed."""
     radius: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.4
-    """cagrad: c of the paper, how far the update may be from the mean gradient, in lengths of that."""
+    """cagrad: c of the paper, how far the update may be from the mean gradient, relative to its length."""
     max_norm: Annotated[float, Field(gt=0.0)] = 1.0
     """nash_mtl: longest update of the shared parameters."""
     leak: Fraction = 0.0

@@ -69,6 +69,9 @@ UNITS: dict[FolderKind, Unit] = {
 ClassValue = int | str | list[int] | list[str]
 """Values of one class in the files: a label or several, a colour ``#RRGGBB`` or several."""
 
+Missing = Literal["refuse", "skip"]
+"""What to do where an image has no label file: refuse the data, or train and measure without that label."""
+
 LARGEST_LABEL = 2**31 - 1
 
 _COLOUR = re.compile(r"#[0-9a-fA-F]{6}")
@@ -106,6 +109,8 @@ class FolderTask(Section):
     """Metrics of edges: largest distance of a match as a fraction of the image diagonal."""
     derived_from: str | None = None
     """What the labels were computed from, if nobody annotated them; it is said beside every result."""
+    missing: Missing | None = None
+    """refuse, or skip: images without this file have no label here; empty = as the whole description says."""
 
     @field_validator("classes", mode="before")
     @classmethod
@@ -249,6 +254,8 @@ class FolderDescription(Section):
     """The tasks by name; a config names those that are trained."""
     splits: FolderSplits = FolderSplits()
     groups: FolderGroups | None = None
+    missing: Missing = "refuse"
+    """Label files that are not there: refuse the data, or skip: the image has no label of that task."""
 
     @field_validator("images")
     @classmethod
@@ -265,6 +272,11 @@ class FolderDescription(Section):
                     f"tasks.{name}: a name must be letters, digits and underscores, {LONGEST_NAME} at most"
                 )
         return self
+
+    @property
+    def partly_labelled(self) -> tuple[str, ...]:
+        """Tasks whose files may be missing."""
+        return tuple(name for name, task in self.tasks.items() if (task.missing or self.missing) == "skip")
 
 
 def load_description(path: Path) -> FolderDescription:

@@ -28,6 +28,7 @@ StudySource = str | Path | StudyConfig
 """A study: its name, its YAML, or built in Python."""
 _MEASURED = re.compile(
     r"data\.(name|root|folder|options|holdout_fraction|holdout_seed|limit_train|scenes|nyud|taskonomy)\b"
+    r"|plugins\b|tasks\..+\.metric(_options)?\b"
 )
 """Fields that decide on which images and classes a trial is judged."""
 _ROLE = re.compile(r"tasks\.(?P<task>.+)\.role$")
@@ -99,13 +100,19 @@ def load_study_config(source: StudySource) -> StudyConfig:
     else:
         path = find_file(source, "studies")
         folder, where = path.parent, str(path)
-        study = validate(StudyConfig, read_yaml(path), where)
+        study = validate(StudyConfig, _with_plugins_at(read_yaml(path), folder), where)
     _check_search(study, base_config(study, folder), where)
     return study
 
 
 def base_config(study: StudyConfig, folder: Path | None = None, overrides: tuple[str, ...] = ()) -> RunConfig:
     """The ``RunConfig`` a study starts from; ``folder`` is where the study file lies."""
+    found = _config_of(study, folder, overrides)
+    others = [file for file in study.plugins if file not in found.plugins]
+    return found.model_copy(update={"plugins": (*others, *found.plugins)}) if others else found
+
+
+def _config_of(study: StudyConfig, folder: Path | None, overrides: tuple[str, ...]) -> RunConfig:
     where = f"study {study.name}: config"
     if isinstance(study.config, dict):
         values = study.config if folder is None else _anchored(study.config, folder)
@@ -144,7 +151,7 @@ def apply_overrides(
         if not separator or not dotted:
             raise ConfigError(f"--set must look like path=value, got '{override}'.")
         if "*" in dotted:
-            raise ConfigError(f"{where}: the path must not hold *, which only a search space knows.")
+            raise ConfigError(f"{where}: the path must not contain *; only a search space may.")
         check_path(dotted, where, base)
         try:
             result = set_path(result, dotted, parse_yaml(text))
@@ -172,9 +179,19 @@ def _anchored(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     for dotted in _PATHS:
         value = value_at(result, dotted)
         if isinstance(value, str):
-            place = (folder / Path(value).expanduser()).absolute()
-            result = set_path(result, dotted, os.path.normpath(place))
-    return result
+            result = set_path(result, dotted, _place(value, folder))
+    return _with_plugins_at(result, folder)
+
+
+def _with_plugins_at(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    files = values.get("plugins")
+    if not isinstance(files, (list, tuple)):
+        return dict(values)  # validation says what is wrong
+    return {**values, "plugins": [_place(file, folder) if isinstance(file, str) else file for file in files]}
+
+
+def _place(value: str, folder: Path) -> str:
+    return os.path.normpath((folder / Path(value).expanduser()).absolute())
 
 
 def _placed_here(study: StudyConfig) -> StudyConfig:
@@ -184,7 +201,8 @@ def _placed_here(study: StudyConfig) -> StudyConfig:
         base = _anchored(base, Path())
     elif base.endswith((".yaml", ".yml")):
         base = str(Path(base).absolute())
-    return study.model_copy(update={"config": base})
+    files = tuple(_place(file, Path()) for file in study.plugins)
+    return study.model_copy(update={"config": base, "plugins": files})
 
 
 def _check_search(study: StudyConfig, base: RunConfig, where: str) -> None:

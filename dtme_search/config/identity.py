@@ -6,12 +6,14 @@ import functools
 import hashlib
 import json
 import operator
+from collections.abc import Iterator
 from typing import Any
 
 from dtme_search.config.combine import OPTIONS
 from dtme_search.config.run import DataConfig, ExpansionConfig, ModelConfig, RunConfig, TrainConfig
 from dtme_search.config.schedule import ScheduleConfig
 from dtme_search.operations import OF_THE_PAPER, OPERATIONS
+from dtme_search.plugins import identity
 
 NUMERICS_VERSION = 2
 """Raised whenever the same config would train to other numbers; part of every fingerprint."""
@@ -55,6 +57,10 @@ def canonical(config: RunConfig) -> dict[str, Any]:
     fields that the chosen policy, schedule or data set never reads.
     """
     form = config.model_dump(mode="json")
+    del form["plugins"]
+    form["tasks"] = {name: _active_task(task) for name, task in form["tasks"].items()}
+    if brought := identity(_named(config), config.plugins):
+        form["plugins"] = brought
     del form["baselines"]  # what a run is compared with does not change its own numbers
     for sections, names in _WHERE_NOT_WHAT.items():
         section = functools.reduce(operator.getitem, sections, form)
@@ -92,6 +98,27 @@ def fingerprint(*parts: Any) -> str:
 def run_fingerprint(config: RunConfig, *parts: Any) -> str:
     """Fingerprint of the work that ``config`` describes; ``parts`` add what it cannot know."""
     return fingerprint(canonical(config), *parts)
+
+
+def _named(config: RunConfig) -> Iterator[tuple[str, str]]:
+    """Family and name of each part that a config names."""
+    yield "decoders", config.model.decoder
+    for task in config.tasks.values():
+        if task.loss is not None:
+            yield "losses", task.loss
+        if task.metric is not None:
+            yield "metrics", task.metric
+
+
+def _active_task(form: dict[str, Any]) -> dict[str, Any]:
+    """What the data set says of loss and metric leaves no trace."""
+    active = {name: form[name] for name in ("weight", "role")}
+    for part in ("loss", "metric"):
+        if (chosen := form[part]) is not None:
+            active[part] = chosen
+            if options := form[f"{part}_options"].get(chosen):
+                active[f"{part}_options"] = options
+    return active
 
 
 def _active_model(model: ModelConfig, form: dict[str, Any]) -> dict[str, Any]:

@@ -85,9 +85,9 @@ def _below(node: Any, part: str, above: str, where: str, known_tasks: Mapping[st
         length = None if arguments[-1] is Ellipsis else len(arguments)
         if part != "*" and not part.isdigit():
             raise ConfigError(
-                f"{where}: {above} is a list; after it comes a number from 0 or *, got '{part}'."
+                f"{where}: {above} is a list: follow it with an index from 0 or with *, got '{part}'."
             )
         if length is not None and part != "*" and int(part) >= length:
-            raise ConfigError(f"{where}: {above} has the places 0 to {length - 1}, got '{part}'.")
+            raise ConfigError(f"{where}: {above} has the indices 0 to {length - 1}, got '{part}'.")
         return arguments[0]
-    raise ConfigError(f"{where}: {above} is a single value, nothing lies below it, got '{part}'.")
+    raise ConfigError(f"{where}: {above} is a single value with nothing below it, got '{part}'.")

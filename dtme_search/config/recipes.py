@@ -12,7 +12,7 @@ Value = bool | int | float | str | None
 
 
 class BaselineRecipes(Section):
-    """How the single-task baselines of a run are trained; a study writes it, see its ``baselines``."""
+    """How the single-task baselines of a run are trained; set by a study, see its ``baselines``."""
 
     rule: Literal["same", "base", "tuned"] = "same"
     """same: as the run itself. base: as the study's base config. tuned: the best of several recipes."""

@@ -87,7 +87,7 @@ class NyudConfig(Section):
 
 
 class FolderConfig(Section):
-    """A user's own data in some folder (data.name: folder)."""
+    """Your own data in a folder (data.name: folder)."""
 
     description: str | None = None
     """YAML that says where images and labels are. The fingerprint holds its content, not its place."""
@@ -100,7 +100,7 @@ class TaskonomyConfig(Section):
     """tiny, or a csv file with the columns id, train, val and test (relative to data.root). Not part of the
     fingerprint: the buildings it lists are."""
     incomplete: Literal["refuse", "skip"] = "refuse"
-    """Views and buildings of which files are missing: stop with an error, or leave them out."""
+    """Views and buildings with missing files: stop with an error, or leave them out."""
     mask_margin: Annotated[int, Field(ge=0, le=64)] = 4
     """Pixels around a hole of the scan that do not count; 0 is the mask of the Taskonomy task bank."""
     test_images: Annotated[int, Field(ge=1)] | None = None
@@ -113,13 +113,13 @@ class DataConfig(Section):
     name: str = "scenes"
     """Data set: scenes, nyud, pascal_context, taskonomy, folder, or one that an installed package brings."""
     root: str | None = None
-    """Folder of the data set; --data-root and DTME_DATA_ROOT take its place. Not part of the fingerprint."""
+    """Folder of the data set; --data-root and DTME_DATA_ROOT override it. Not part of the fingerprint."""
     image_size: tuple[int, int] = (64, 96)
     """[height, width] of training and evaluation tensors, multiples of the patch size."""
     holdout_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.15
     """Share of the training ids that the search evaluates on; the test split is never read by a search."""
     holdout_seed: Annotated[int, Field(ge=0)] = 0
-    """Seed of that choice."""
+    """Seed of the choice of the hold-out."""
     limit_train: Annotated[int, Field(ge=2)] | None = None
     """Use only this many training ids (chosen by holdout_seed), hold-out included."""
     resize: Literal["area", "nearest"] = "area"
@@ -141,7 +141,7 @@ class DataConfig(Section):
     nyud: NyudConfig = NyudConfig()
     folder: FolderConfig = FolderConfig()
     options: dict[str, Option] = {}
-    """Handed to the data set of an installed package; what they mean is its affair."""
+    """Passed to the data set of an installed package, which defines their meaning."""
     taskonomy: TaskonomyConfig = TaskonomyConfig()
 
     @model_validator(mode="after")
@@ -160,6 +160,14 @@ class TaskConfig(Section):
     """Factor of its loss."""
     role: Literal["primary", "auxiliary", "absent"] = "primary"
     """Auxiliary tasks follow the schedule and do not count in delta_m; absent ones are left out."""
+    loss: str | None = None
+    """Training loss, built in or your own (docs/plugins.md); empty = what the data set says."""
+    loss_options: dict[str, dict[str, Option]] = {}
+    """Options of losses by their names; only those of the chosen one are read."""
+    metric: str | None = None
+    """Metric, built in or your own; empty = what the data set says."""
+    metric_options: dict[str, dict[str, Option]] = {}
+    """Options of metrics by their names; only those of the chosen one are read."""
 
 
 class ModelConfig(Section):
@@ -178,14 +186,14 @@ class ModelConfig(Section):
     drop_path: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     """Stochastic depth of the last block, linear over the blocks; one draw for all tasks."""
     architecture: str = "vit"
-    """vit: the backbone as it is, with a decoder behind it. taskprompter: a prompt per task goes through all
-    blocks, and has its own decoder. See docs/architectures.md."""
+    """vit: the backbone as it is, followed by a decoder. taskprompter: one prompt per task passes through all
+    blocks; it has its own decoder. See docs/architectures.md."""
     architecture_options: dict[str, dict[str, int | float | bool | str]] = {}
     """Options of architectures by their names; only those of the chosen one are read."""
     decoder: str = "simple"
     """How tasks are decoded. simple: 3x3 conv, BN, ReLU, 1x1 conv, bilinear. All: docs/architectures.md."""
     decoder_channels: Annotated[int, Field(ge=1)] | None = None
-    """Width of the decoder; its own default when empty: for simple the backbone's embedding width."""
+    """Width of the decoder; empty = its default, which for simple is the backbone's embedding width."""
     decoder_options: dict[str, dict[str, Option]] = {}
     """Options of decoders by their names; only those of the chosen one are read."""
     levels: Literal["last", "concat4"] = "last"
@@ -199,7 +207,7 @@ class ModelConfig(Section):
 
 
 class FixedPlan(Section):
-    """A plan written out: per 0-based layer, the groups of tasks that share an operation there."""
+    """An explicit plan: for each layer, counted from 0, the groups of tasks that share an operation."""
 
     modulate: dict[LayerIndex, TaskGroups] = {}
     """Token modulation, for example {5: [[semseg], [depth, normals]]}."""
@@ -327,7 +335,7 @@ class TrainConfig(Section):
     batch_size: Annotated[int, Field(ge=1)] = 8
     """Images per step."""
     accumulate: Annotated[int, Field(ge=1)] = 1
-    """In how many equal parts a batch goes through the network; their gradients add up to one step."""
+    """Number of equal parts a batch is processed in; their gradients add up to one step."""
     optimizer: Literal["adam", "adamw"] = "adam"
     """Adam with coupled weight decay as in the paper, or AdamW."""
     lr: Annotated[float, Field(gt=0.0)] = 2e-5
@@ -335,9 +343,9 @@ class TrainConfig(Section):
     backbone_lr_multiplier: Annotated[float, Field(gt=0.0)] = 1.0
     """Learning rate of the backbone over that of the decoders; below 1 for pretrained weights."""
     layer_decay: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
-    """Factor of the learning rate from each block to the one before it; empty = all blocks learn alike."""
+    """Factor of the learning rate from each block to the one before it; empty = same rate for all blocks."""
     decoder_warmup_steps: Annotated[int, Field(ge=0)] = 0
-    """Steps at the start in which the backbone stands still and the decoders learn alone."""
+    """Initial steps in which the backbone is frozen and only the decoders train."""
     weight_decay: Annotated[float, Field(ge=0.0)] = 1e-6
     """Weight decay."""
     warmup_steps: Annotated[int, Field(ge=0)] = 0
@@ -361,7 +369,7 @@ class TrainConfig(Section):
     eval_batch_size: Annotated[int, Field(ge=1)] = 16
     """Images per evaluation step."""
     checkpoint_seconds: Annotated[float, Field(ge=0.0)] = 60.0
-    """A checkpoint is written when this much time has passed. Not part of the fingerprint."""
+    """Seconds between checkpoints. Not part of the fingerprint."""
 
     @model_validator(mode="after")
     def _parts_are_equal(self) -> Self:
@@ -391,6 +399,9 @@ class RunConfig(Section):
     schedule: ScheduleConfig = ScheduleConfig()
     train: TrainConfig = TrainConfig()
     baselines: BaselineRecipes = BaselineRecipes()
+    plugins: tuple[str, ...] = ()
+    """Python files of your own that bring decoders and other parts: docs/plugins.md. The fingerprint holds
+    their content, not their place."""
 
     @field_validator("tasks")
     @classmethod

@@ -13,10 +13,10 @@ ADAPTIVE = ("inverse_gradient_norm", "fisher_trace")
 
 
 class FinetuneConfig(Section):
-    """What goes on training of the shared network once auxiliary tasks have stopped (ours)."""
+    """Which parts of the shared network keep training once auxiliary tasks have stopped (ours)."""
 
     fraction: Fraction = 1.0
-    """Share of the parts (embedding, every block, final norm) that goes on training; 1 = all."""
+    """Share of the parts (embedding, every block, final norm) that keeps training; 1 = all."""
     selection: Literal["importance", "reversed", "random", "last"] = "importance"
     """Which parts: those most important for the primary tasks, or a control; last = nearest to the output."""
     importance: Literal["fisher_trace", "taylor", "magnitude"] = "fisher_trace"
@@ -38,25 +38,25 @@ class ScheduleConfig(Section):
     half_life: Annotated[float, Field(gt=0.0)] | None = 0.5
     """diminish: fraction of training at which gamma has halved; empty when decay_rate is given."""
     decay_rate: Annotated[float, Field(gt=0.0)] | None = None
-    """diminish: raw eta of the paper, per step; takes the place of half_life."""
+    """diminish: raw eta of the paper, per step; replaces half_life."""
     decay_power: Annotated[float, Field(ge=1.0)] = 1.0
     """diminish: nu of the paper."""
     switch_at: Fraction = 0.5
     """switch: fraction of training after which auxiliary tasks stop."""
     patience: Annotated[int, Field(ge=1)] | None = None
     """Stop auxiliary tasks when the primary metrics have not improved for this many evaluations on the
-    hold-out, whatever the kind; a final run may not look."""
+    hold-out, whatever the kind; not allowed in a final run."""
     stop_at: Fraction | None = None
     """Fraction of training after which auxiliary tasks stop, whatever the kind; an export writes what
     patience found."""
     total: Annotated[float, Field(gt=0.0)] | None = None
     """inverse_gradient_norm, fisher_trace: sum of all gamma; empty = the number of auxiliary tasks."""
     every: Annotated[int, Field(ge=1)] = 50
-    """inverse_gradient_norm, fisher_trace: steps between looks at the gradients; gamma is held between."""
+    """inverse_gradient_norm, fisher_trace: steps between gradient measurements; gamma is held between."""
     epsilon: Annotated[float, Field(ge=0.0)] = 1e-8
     """inverse_gradient_norm: added to the norms."""
     images: Annotated[int, Field(ge=1)] = 8
-    """fisher_trace: images of the batch that are looked at, each with a gradient of its own per task."""
+    """fisher_trace: images of the batch to measure on, each with its own gradient per task."""
     finetune: FinetuneConfig = FinetuneConfig()
     with_loss_weighting: bool = False
     """Allow gamma from gradients beside a train.combine.kind that weighs losses: one may undo the other."""

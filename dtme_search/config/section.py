@@ -35,3 +35,7 @@ class Section(BaseModel):
             if isinstance(number, int) and abs(number) > LARGEST_NUMBER:
                 raise ValueError(f"must be at most {LARGEST_NUMBER}, got {number}")
         return value
+
+
+class NoOptions(Section):
+    """Options of a part that has none."""

@@ -79,10 +79,10 @@ class Distribution(Section):
 
 
 class SamplerConfig(Section):
-    """Which Optuna sampler proposes."""
+    """Which sampler proposes trials."""
 
     name: Literal["tpe", "plan", "nsga2", "random", "gp"] = "tpe"
-    """tpe: multivariate and grouped. plan: what a plan may bring for what it still costs. nsga2: many trials.
+    """tpe: multivariate and grouped. plan: expected improvement per remaining cost. nsga2: many trials.
     random: control. gp: small spaces without when."""
     num_startup_trials: Annotated[int, Field(ge=1)] = 10
     """Random trials before tpe or gp model anything."""
@@ -98,7 +98,7 @@ class PrunerConfig(Section):
     num_warmup_evaluations: Annotated[int, Field(ge=0)] = 1
     """median, pareto: evaluations of a trial before it may be pruned."""
     eta: Annotated[float, Field(gt=1.0)] = 2.0
-    """pareto: one trial in eta goes on, and always those that no other dominates."""
+    """pareto: one trial in eta continues, plus all that no other trial dominates."""
     min_trials: Annotated[int, Field(ge=2)] = 8
     """pareto: trials that must have reached an evaluation before one is pruned there."""
     min_correlation: Annotated[float, Field(ge=-1.0, le=1.0)] = 0.7
@@ -106,26 +106,26 @@ class PrunerConfig(Section):
 
 
 class ReuseConfig(Section):
-    """What trials of a study share instead of paying for it again; the numbers stay the same."""
+    """Work that the trials of a study share; the numbers stay the same."""
 
     trunks: bool = True
     """Fork trials from snapshots of the unexpanded training that they have in common."""
     conflicts: bool = True
-    """Take over conflicts measured at the same step of the same trunk."""
+    """Reuse conflicts measured at the same step of the same trunk."""
     equal_work: bool = True
-    """Take over the result of a finished trial that came to the same training."""
+    """Reuse the result of a finished trial whose training was the same."""
     trunk_limit_gb: Annotated[float, Field(gt=0)] = 10.0
-    """Space of snapshots and reports in the study's folder; those used longest ago leave first."""
+    """Disk space for snapshots and reports of the study; the least recently used are deleted first."""
 
 
 class BaselinesConfig(Section):
-    """What the single-task baselines of a study are trained with; every delta_m says which it is."""
+    """How the single-task baselines of a study are trained; every delta_m names the rule."""
 
     recipe: Literal["auto", "trial", "base"] = "auto"
     """trial: as the trial that is compared. base: as the base config, whatever a trial's recipe. auto: trial
     where trials ask for at most 8 recipes of a task, else tuned."""
     tune: Annotated[int, Field(ge=2)] | None = None
-    """Train so many recipes of the search space for each task (8 with recipe auto) and take the best."""
+    """Recipes of the search space to train for each task (8 with recipe auto); the best is the baseline."""
 
     @model_validator(mode="after")
     def _one_rule(self) -> Self:
@@ -149,12 +149,14 @@ class StudyConfig(Section):
     """One line for ``dtme-search studies``."""
     config: str | dict[str, Any]
     """Base config: a name from configs/, a path, or the config itself."""
+    plugins: tuple[str, ...] = ()
+    """Python files of your own that bring parts, for all runs of the study: docs/plugins.md."""
     trials: Annotated[int, Field(ge=1)] = 64
     """Finished trials the study should reach, over all runs of optimize."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Seed of the sampler."""
     seeds: Annotated[int, Field(ge=1, le=4)] = 1
-    """Training seeds, from that of the base config on; sampler plan chooses among them, others take one."""
+    """Training seeds, from that of the base config up; sampler plan chooses among them, others use one."""
     objectives: dict[str, Direction] = {"delta_m_percent": "maximize", "param_overhead_percent": "minimize"}
     """One or two of delta_m_percent, param_overhead_percent, step_cost_ratio."""
     limits: dict[str, float] = {}
@@ -166,7 +168,7 @@ class StudyConfig(Section):
     reuse: ReuseConfig = ReuseConfig()
     baselines: BaselinesConfig = BaselinesConfig()
     enqueue: tuple[str | dict[str, Scalar], ...] = ("unexpanded", "paper")
-    """Points tried first: known names, or path: value mappings."""
+    """Points tried first: known names, or path: value mappings. Default: those of the two that fit."""
     max_failures_in_a_row: Annotated[int, Field(ge=1)] = 3
     """The study stops when this many trials in a row fail with the same cause."""
 

@@ -54,7 +54,9 @@ class Dataset(Protocol):
         """Changes with the content of a training file; part of the identity of baselines and trials.
 
         A data set may also have ``test_fingerprint``, which changes with the test split and is asked for by
-        final runs only (a search opens no test file), and ``remarks()``, sentences for ``data check``.
+        final runs only (a search opens no test file), ``remarks()``, sentences for ``data check``, and
+        ``labelled(ids)``, which gives, for each task that some images lack, whether each id has its label,
+        bool (N,), or ``None``: batches are then drawn so that no task goes without.
         """
         ...
 

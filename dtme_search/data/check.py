@@ -54,6 +54,7 @@ class LabelSummary:
         num_pixels: Pixels of all labels.
         num_valid: Those that count.
         num_empty: Samples in which no pixel counts.
+        labelled: Per split of a run, images, and those of them in which some pixel counts.
         minimum: Least valid value per channel (C,), NaN where nothing is valid; so the next two.
         maximum: Greatest.
         mean: Mean.
@@ -67,6 +68,7 @@ class LabelSummary:
     num_pixels: int
     num_valid: int
     num_empty: int
+    labelled: Mapping[str, tuple[int, int]]
     minimum: tuple[float, ...]
     maximum: tuple[float, ...]
     mean: tuple[float, ...]
@@ -127,7 +129,8 @@ class CheckReport:
         ]
 
     def tables(self) -> dict[str, list[Row]]:
-        """Title -> rows of one form, ready to print or to save: splits, sizes, values, classes, problems."""
+        """Title -> rows of one form, ready to print or to save: splits, sizes, values, tasks that some images
+        lack, classes, problems."""
         return {
             "splits": [
                 {"split": split, "listed": listed, "whole": self.num_whole[split]}
@@ -138,6 +141,12 @@ class CheckReport:
                 for (height, width), count in sorted(self.sizes.items())
             ],
             "values": [row for label in self.labels for row in _value_rows(label)],
+            "partly labelled": [
+                {"task": label.spec.name, "split": split, "images": images, "labelled": labelled}
+                for label in self.labels
+                if label.num_empty
+                for split, (images, labelled) in label.labelled.items()
+            ],
             "classes": [row for label in self.labels for row in _class_rows(label)],
             "problems": [
                 {"split": problem.split, "id": problem.sample_id, "problem": problem.message}
@@ -331,6 +340,11 @@ def _summary(
         num_pixels=sum(tally.num_pixels for tally in tallies),
         num_valid=num_valid,
         num_empty=len(tallies) - len(filled),
+        labelled={
+            part: (len(of_part), sum(tally.num_valid > 0 for tally in of_part))
+            for part in all_parts
+            if (of_part := [tally for tally, each in zip(tallies, parts, strict=True) if each == part])
+        },
         minimum=_floats(np.min([tally.minimum for tally in filled], axis=0)) if filled else nothing,
         maximum=_floats(np.max([tally.maximum for tally in filled], axis=0)) if filled else nothing,
         mean=_floats(np.sum([tally.total for tally in filled], axis=0) / num_valid) if filled else nothing,
@@ -366,8 +380,8 @@ def _span_of_part(part: str, tallies: Sequence[_Tally], parts: Sequence[str]) ->
 
 def _says_nothing(span: Span | None) -> str:
     if span is None:
-        return "not one pixel counts, so a run with this task is refused."
-    return f"every pixel says {span[0]:g}; nothing can be told from that."
+        return "no pixel counts, so a run with this task is refused."
+    return f"every pixel has the value {span[0]:g}, so there is nothing to learn."
 
 
 def _floats(values: npt.NDArray[np.float64]) -> tuple[float, ...]:
@@ -381,13 +395,13 @@ def _value_rows(label: LabelSummary) -> list[Row]:
     return [
         {
             "task": spec.name if len(label.minimum) == 1 else f"{spec.name}.{names[channel]}",
-            "metric": spec.metric,
             "derived_from": spec.derived_from,
             "minimum": label.minimum[channel],
             "maximum": label.maximum[channel],
             "mean": None if spec.kind == "classes" else label.mean[channel],
             "valid_percent": 100 * label.num_valid / max(label.num_pixels, 1),
             "images_without": label.num_empty,
+            "metric": spec.metric,
         }
         for channel in range(len(label.minimum))
     ]

@@ -61,7 +61,7 @@ def build_installed(config: DataConfig, built_in: tuple[str, ...]) -> Dataset:
     except (ImportError, AttributeError, TypeError) as error:
         raise ConfigError(
             f"{where}: {entry.value} must be a function of root and options, got an error: {error}. "
-            "Mend or update the package."
+            "Fix or update the package."
         ) from error
     # Not by hasattr: it would evaluate a property such as the fingerprint, its errors included.
     missing = [part for part in _PARTS if inspect.getattr_static(opened, part, None) is None]

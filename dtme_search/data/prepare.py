@@ -36,7 +36,7 @@ class Preparer(Protocol):
         """Bring ``source`` into the layout that the data set reads, and write it to ``out``.
 
         Args:
-            source: File or folder as it was published.
+            source: File or folder as published.
             out: Folder to write to; it exists.
             jobs: Processes to use, 1 or more.
             on_progress: See ``Progress``.
@@ -56,7 +56,7 @@ def prepare(name: str, source: Path, out: Path, *, jobs: int, on_progress: Progr
 
     Args:
         name: Name of the data set.
-        source: File or folder as it was published.
+        source: File or folder as published.
         out: Folder to write to; created where it is missing.
         jobs: Processes to use, 1 or more.
         on_progress: See ``Progress``.

@@ -57,11 +57,11 @@ class LabelSpans:
             images = {"train": "training", "holdout": "hold-out", "test": "test"}[split]
             if span is None:
                 raise DataError(
-                    f"tasks.{task}: some pixel of the {images} images must count, got none. Give them "
-                    "labels, choose other images (data.holdout_seed, splits), or leave the task out."
+                    f"tasks.{task}: at least one pixel of the {images} images must count, got none. Give "
+                    "them labels, choose other images (data.holdout_seed, splits), or leave the task out."
                 )
             if span[0] == span[1]:
                 _log.warning(
-                    "tasks.%s: every pixel of the %s images says %g; nothing can be told from that.",
+                    "tasks.%s: every pixel of the %s images has the value %g, so there is nothing to learn.",
                     task, images, span[0],
                 )  # fmt: skip

@@ -11,9 +11,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from dtme_search.deploy.program import Form, Program
+from dtme_search.data import image_statistics
+from dtme_search.deploy.program import Form, Program, as_raw
 from dtme_search.errors import ConfigError
-from dtme_search.tasks import TaskSpec
+from dtme_search.tasks import TaskSpec, spec_from_plain
 from dtme_search.version import __version__
 
 FileKind = Literal["onnx", "torch"]
@@ -57,9 +58,7 @@ class Description:
     def from_json(cls, text: str) -> Description:
         """What :meth:`to_json` wrote."""
         values = json.loads(text)
-        specs = tuple(
-            TaskSpec(**{**each, "class_names": tuple(each["class_names"])}) for each in values["specs"]
-        )
+        specs = tuple(map(spec_from_plain, values["specs"]))
         return cls(**{**values, "specs": specs, "image_size": tuple(values["image_size"])})
 
 
@@ -76,14 +75,16 @@ def write_file(program: Program, description: Description, kind: FileKind, path:
     example = torch.zeros(3, 3, *description.image_size, dtype=torch.uint8)
     batch = torch.export.Dim("batch", min=1, max=LARGEST_BATCH)
     try:
-        exported = torch.export.export(program, (example,), dynamic_shapes=({0: batch},), strict=False)
+        with torch.no_grad():
+            exported = torch.export.export(program, (example,), dynamic_shapes=({0: batch},), strict=False)
     except Exception as error:  # whatever a part that a plug-in brings may do
         raise ConfigError(f"torch.export cannot export this network: {str(error).splitlines()[0]}") from error
     path.parent.mkdir(parents=True, exist_ok=True)
     if kind == "torch":
         torch.export.save(exported, path, extra_files={MARK: description.to_json()})
         return
-    onnx = torch.onnx.export(exported, (example,), dynamo=True, opset_version=OPSET, verbose=False)
+    with torch.no_grad():
+        onnx = torch.onnx.export(exported, (example,), dynamo=True, opset_version=OPSET, verbose=False)
     assert onnx is not None
     for value, spec in zip(onnx.model.graph.outputs, description.specs, strict=True):
         value.name = spec.name
@@ -103,9 +104,27 @@ class Opened:
     description: Description
     run: Callable[[Tensor], Sequence[Tensor]]
 
+    @property
+    def specs(self) -> dict[str, TaskSpec]:
+        """Its tasks by name."""
+        return {spec.name: spec for spec in self.description.specs}
+
     def __call__(self, images: Tensor) -> dict[str, Tensor]:
-        names = [spec.name for spec in self.description.specs]
-        return dict(zip(names, self.run(images), strict=True))
+        return dict(zip(self.specs, self.run(images), strict=True))
+
+    def raw(self, images: Tensor, inside: Tensor) -> dict[str, Tensor]:
+        """Outputs as a decoder gives them, (B, C, H, W), whatever the form of the file.
+
+        Args:
+            images: uint8, shape (B, 3, H, W).
+            inside: Where they show a picture, bool (B, 1, H, W); elsewhere the mean colour is put, as the
+                padding of a training has it.
+        """
+        mean, _ = image_statistics(self.description.normalize)
+        found = self(torch.where(inside, images, mean.round().to(torch.uint8)))
+        if self.description.form == "raw":
+            return found
+        return {task: as_raw(output, self.specs[task]) for task, output in found.items()}
 
 
 def open_file(path: Path) -> Opened:

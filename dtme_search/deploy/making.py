@@ -134,7 +134,7 @@ def _beside_others(program: Program, opened: Opened, config: RunConfig, image: T
     bare = config.model.model_copy(update={"pretrained": False, "checkpoint": None})
 
     def network(specs: Mapping[str, TaskSpec]) -> Program:
-        built = build_model(bare, specs, config.data.image_size, seed=0)
+        built = build_model(bare, specs, config.data.image_size, seed=0, plugins=config.plugins)
         return Program(built, specs, tuple(specs), config.data.normalize, program.form)
 
     plain = network(program.specs)

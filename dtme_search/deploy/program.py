@@ -77,3 +77,12 @@ def in_form(output: Tensor, spec: TaskSpec) -> Tensor:
     if spec.kind == "normals":
         return F.normalize(output, dim=1)
     return output[:, 0] if spec.channels == 1 else output
+
+
+def as_raw(label: Tensor, spec: TaskSpec) -> Tensor:
+    """Outputs (B, C, H, W) that :func:`in_form` turns into ``label``."""
+    if spec.kind == "classes":
+        return F.one_hot(label.long(), spec.channels).movedim(-1, 1).float()
+    if spec.kind == "mask":
+        return torch.logit(label, eps=1e-6)[:, None]
+    return label if spec.channels > 1 else label[:, None]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Any
 
+from dtme_search.config import NoOptions, Section
 from dtme_search.metrics.base import Meter
 from dtme_search.metrics.edges import EdgeFMeter
 from dtme_search.metrics.gain import beats_prior, delta_m, task_gains
@@ -18,9 +20,11 @@ from dtme_search.metrics.meters import (
 )
 from dtme_search.metrics.ods import OdsFMeter
 from dtme_search.metrics.saliency import MaxFDoubleSigmoidMeter, MaxFMeter
-from dtme_search.tasks import MetricName, TaskSpec
+from dtme_search.plugins import Family
+from dtme_search.tasks import MetricName, TargetKind, TaskSpec, Unit
 
 __all__ = [
+    "METRICS",
     "EdgeFMeter",
     "IouMeter",
     "MaxFDoubleSigmoidMeter",
@@ -28,6 +32,7 @@ __all__ = [
     "MeanAbsoluteMeter",
     "MeanAngleMeter",
     "Meter",
+    "MetricKind",
     "MiouMeter",
     "OdsFMeter",
     "PartsMiouMeter",
@@ -39,20 +44,49 @@ __all__ = [
     "task_gains",
 ]
 
-_METERS: dict[MetricName, Callable[[TaskSpec], Meter]] = {
-    "miou": MiouMeter,
-    "parts_miou": PartsMiouMeter,
-    "iou": IouMeter,
-    "l1": MeanAbsoluteMeter,
-    "rmse": RmseMeter,
-    "mean_angle": MeanAngleMeter,
-    "edge_f": EdgeFMeter,
-    "ods_f": OdsFMeter,
-    "max_f": MaxFMeter,
-    "max_f_double_sigmoid": MaxFDoubleSigmoidMeter,
-}
 
-_EXTRA: dict[MetricName, tuple[MetricName, ...]] = {
+@dataclass(frozen=True)
+class MetricKind:
+    """Entry of the registry.
+
+    Attributes:
+        build: Gives an empty meter from the task and the checked options.
+        kinds: Kinds of targets that it suits.
+        options: Section that checks ``tasks.<task>.metric_options.<name>``.
+        unit: Its unit; ``None`` = that of the task as the data set describes it.
+        higher_is_better: Its direction; ``None`` = that of the task as the data set describes it.
+    """
+
+    build: Callable[[TaskSpec, Any], Meter]
+    kinds: tuple[TargetKind, ...]
+    options: type[Section] = NoOptions
+    unit: Unit | None = None
+    higher_is_better: bool | None = None
+
+
+def _plain(meter: Callable[[TaskSpec], Meter], *kinds: TargetKind) -> MetricKind:
+    return MetricKind(lambda spec, _: meter(spec), kinds)
+
+
+METRICS = Family(
+    "metrics",
+    MetricKind,
+    {
+        "miou": _plain(MiouMeter, "classes"),
+        "parts_miou": _plain(PartsMiouMeter, "classes"),
+        "iou": _plain(IouMeter, "mask"),
+        "l1": _plain(MeanAbsoluteMeter, "distance", "values"),
+        "rmse": _plain(RmseMeter, "distance", "values"),
+        "mean_angle": _plain(MeanAngleMeter, "normals"),
+        "edge_f": _plain(EdgeFMeter, "mask"),
+        "ods_f": _plain(OdsFMeter, "mask"),
+        "max_f": _plain(MaxFMeter, "mask"),
+        "max_f_double_sigmoid": _plain(MaxFDoubleSigmoidMeter, "mask"),
+    },
+)
+"""``TaskSpec.metric`` -> how a task is measured."""
+
+_EXTRA: dict[str, tuple[MetricName, ...]] = {
     "edge_f": ("ods_f",),
     "max_f": ("max_f_double_sigmoid",),
 }
@@ -70,7 +104,8 @@ def build_meter(spec: TaskSpec) -> Meter:
         >>> meter.compute()
         2.0
     """
-    return _METERS[spec.metric](spec)
+    kind = METRICS.find(spec.metric, f"metric of task {spec.name}", spec.plugins)
+    return kind.build(spec, kind.options.model_validate(dict(spec.metric_options)))
 
 
 def extra_meters(spec: TaskSpec) -> dict[MetricName, Meter]:

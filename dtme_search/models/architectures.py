@@ -17,6 +17,8 @@ from dtme_search.models.decoders import DecoderContext, DecoderKind, find_decode
 from dtme_search.models.taskprompter import PrompterOptions, build_prompter, check_prompter, prompted_backbone
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from dtme_search.config import ModelConfig
 
 PLAIN = "vit"
@@ -49,8 +51,8 @@ ARCHITECTURES = {
 """Name in ``model.architecture`` -> how it is checked and built."""
 
 
-def find_architecture(config: ModelConfig) -> tuple[Architecture, Section]:
-    """The architecture that a config names, and the options of its decoder.
+def find_architecture(config: ModelConfig, plugins: Sequence[str] = ()) -> tuple[Architecture, Section]:
+    """The architecture that a config names, and the options of its decoder; arguments as of ``find_decoder``.
 
     Raises:
         ConfigError: If architecture, decoder or an option is unknown, or an option has a wrong value.
@@ -62,7 +64,7 @@ def find_architecture(config: ModelConfig) -> tuple[Architecture, Section]:
         for name in names:
             if name not in (known := (PLAIN, *ARCHITECTURES)):
                 raise ConfigError(f"{place}: no architecture is named '{name}'.{nearest(name, known)}")
-    decoder, options = find_decoder(config)
+    decoder, options = find_decoder(config, plugins)
     chosen: tuple[Architecture, Section] = Architecture(_unchanged, decoder), options
     for name, architecture in ARCHITECTURES.items():
         place = f"model.architecture_options.{name}"

@@ -266,14 +266,16 @@ def feature_levels(num_layers: int, count: int) -> tuple[int, ...]:
     return tuple(-(-num_layers * part // count) for part in range(1, count + 1))
 
 
-def check_model(config: ModelConfig, image_size: tuple[int, int]) -> BackboneInfo:
+def check_model(
+    config: ModelConfig, image_size: tuple[int, int], *, plugins: Sequence[str] = ()
+) -> BackboneInfo:
     """Check all that can be checked of a model without building it; gives the sizes of the backbone.
 
     Raises:
         ConfigError: As :func:`build_model`, but for weights.
     """
     info = describe_backbone(config, image_size)
-    architecture, options = find_architecture(config)
+    architecture, options = find_architecture(config, plugins)
     architecture.decoder.check(info, config.decoder_channels, options)
     return info
 
@@ -309,6 +311,7 @@ def build_model(
     *,
     seed: int,
     output_means: Mapping[str, Tensor] | None = None,
+    plugins: Sequence[str] = (),
 ) -> MultiTaskViT:
     """Build the model of a config on the CPU, not grown.
 
@@ -322,6 +325,7 @@ def build_model(
         seed: Seed of the initial weights.
         output_means: Per task the training mean of its targets, shape (C,), as the initial output; tasks
             that are not named start at zero (ours; it ends a stall of regression tasks at the start).
+        plugins: Files that may bring the decoder, ``plugins`` of the run.
 
     Raises:
         ConfigError: If the backbone, its weights, the decoder, options of either, or the image size cannot be
@@ -331,8 +335,8 @@ def build_model(
     means = dict(output_means or {})
     if not set(means) <= set(specs):
         raise ValueError(f"output_means must name some of {list(specs)}, got {list(means)}.")
-    info = check_model(config, image_size)
-    architecture, options = find_architecture(config)
+    info = check_model(config, image_size, plugins=plugins)
+    architecture, options = find_architecture(config, plugins)
     kind = architecture.decoder
     levels = feature_levels(info.num_layers, kind.num_levels or NUM_LEVELS[config.levels])
     context = DecoderContext(specs, info, len(levels), config.decoder_channels, image_size, means, seed)

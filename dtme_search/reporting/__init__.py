@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from dtme_search.reporting.export import best_trial, export_best, export_front, export_trial
     from dtme_search.reporting.figures import FIGURES, conflict_heat_map, draw_trial, save_png
     from dtme_search.reporting.guard import Access
+    from dtme_search.reporting.legend import could_grow, front_legend, telling
     from dtme_search.reporting.measures import metrics_table, searched_table, without_measures
     from dtme_search.reporting.notebook import StudyView, load_study
     from dtme_search.reporting.page import PageKeeper, write_page
@@ -47,12 +48,14 @@ __all__ = [
     "confirmed_table",
     "conflict_heat_map",
     "cost_doubt",
+    "could_grow",
     "draw_panels",
     "draw_trial",
     "export_best",
     "export_front",
     "export_trial",
     "failed_table",
+    "front_legend",
     "front_table",
     "label_sheet",
     "load_study",
@@ -66,6 +69,7 @@ __all__ = [
     "save_png",
     "save_split_panels",
     "searched_table",
+    "telling",
     "threads_in_words",
     "trials_table",
     "without_measures",
@@ -81,6 +85,7 @@ __getattr__ = lazily(
         "export": ("best_trial", "export_best", "export_front", "export_trial"),
         "figures": ("FIGURES", "conflict_heat_map", "draw_trial", "save_png"),
         "guard": ("Access",),
+        "legend": ("could_grow", "front_legend", "telling"),
         "measures": ("metrics_table", "searched_table", "without_measures"),
         "notebook": ("StudyView", "load_study"),
         "page": ("PageKeeper", "write_page"),

@@ -11,6 +11,7 @@ from optuna.trial import FrozenTrial, TrialState
 from dtme_search.config import RunConfig, dump_yaml, validate
 from dtme_search.errors import ExportError
 from dtme_search.reporting.tables import against, compact_layers
+from dtme_search.reporting.targets import refuse_foreign, write_own_text
 from dtme_search.search import (
     Confirmed,
     LoadedStudy,
@@ -63,7 +64,7 @@ def export_trial(study: LoadedStudy, number: int, path: Path, *, force: bool = F
     Raises:
         ExportError: If the trial is not finished; or, without ``force``, not feasible or not to be trusted.
     """
-    return _write(path, _text(study, number, force))
+    return write_own_text(path, _text(study, number, force))
 
 
 def export_best(study: LoadedStudy, path: str | Path, *, force: bool = False) -> Path:
@@ -73,7 +74,9 @@ def export_best(study: LoadedStudy, path: str | Path, *, force: bool = False) ->
     """
     doubt = doubt_about_leader(_confirmed(study))
     if doubt:
-        _log.warning("%s. More seeds may tell: %s", doubt, study.place.command("confirm", "--seeds", "6"))
+        _log.warning(
+            "%s. More seeds may settle it: %s", doubt, study.place.command("confirm", "--seeds", "6")
+        )
     return export_trial(study, best_trial(study), Path(path), force=force)
 
 
@@ -81,7 +84,10 @@ def export_front(study: LoadedStudy, folder: Path, *, force: bool = False) -> li
     """Write one file per trial of the feasible front into a folder, or none if one of them is refused."""
     best_trial(study)  # says what to do when there is no front
     texts = {number: _text(study, number, force) for number in sorted(front_numbers(study))}
-    return [_write(folder / f"{study.name}-trial-{number:04d}.yaml", text) for number, text in texts.items()]
+    files = {folder / f"{study.name}-trial-{number:04d}.yaml": text for number, text in texts.items()}
+    for path in files:
+        refuse_foreign(path)
+    return [write_own_text(path, text) for path, text in files.items()]
 
 
 def _confirmed(study: LoadedStudy) -> list[Confirmed]:
@@ -114,27 +120,18 @@ def _text(study: LoadedStudy, number: int, force: bool) -> str:
     return dump_yaml(config, header=_header(study, trial, run))
 
 
-def _write(path: Path, text: str) -> Path:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise ExportError(f"{path}: cannot be written: {error.strerror}. Give another --out.") from error
-    return path
-
-
 def _refuse_doubtful(study: LoadedStudy, trial: FrozenTrial, run: RunRow) -> None:
     if not run.feasible:
         limits = ", ".join(f"{name} at most {limit:g}" for name, limit in study.config.limits.items())
         raise ExportError(
             f"study {study.name}: trial {trial.number} exceeds a limit ({limits}). "
-            "Export another, or --force."
+            "Export another trial, or use --force."
         )
     if run.dead_tasks:
         weak = run.dead_tasks.replace(",", ", ")
         raise ExportError(
             f"study {study.name}: trial {trial.number} is not to be trusted: {weak} does not clearly beat the"
-            " no-image prior, in the baseline or in the trial. Train longer, or --force."
+            " no-image prior, in the baseline or in the trial. Train longer, or use --force."
         )
 
 
@@ -160,5 +157,5 @@ def _of_further_seeds(confirmed: Confirmed | None) -> list[str]:
         return []
     return [
         f"Confirmed: {confirmed.in_words()}.",
-        "The seed of the search is not among them: its value was chosen for being high.",
+        "The seed of the search is left out: its value was selected for being high.",
     ]

@@ -129,7 +129,7 @@ class Guard:
             )
         origin = environ.get("HTTP_ORIGIN")
         if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
-            return "403 Forbidden", "requests that another site makes are refused."
+            return "403 Forbidden", "requests from another site are refused."
         if self._access.token is not None and not self._brings_token(environ, self._access.token):
             return "401 Unauthorized", (
                 "a token is needed; open the address with ?token= that dtme-search dashboard printed."

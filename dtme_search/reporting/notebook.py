@@ -47,7 +47,7 @@ class StudyView(LoadedStudy):
         run = next(iter(self.records.runs(self.name, trial)), None)
         plan = plan_of_run(run) if run is not None else None
         if plan is None:
-            raise ValueError(f"trial must be one that is complete, got {trial}.")
+            raise ValueError(f"trial must be a complete trial, got {trial}.")
         return plan
 
     def figures(self) -> Mapping[str, go.Figure]:

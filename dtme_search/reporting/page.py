@@ -92,8 +92,9 @@ def study_note(data: StudyData) -> list[Block]:
         Heading("Next"),
         Code("\n".join(next_commands(data)[1:])),
         Paragraph(
-            "The numbered figures below are ours. In the dashboard's own plots trials above a limit are grey "
-            "when `dtme-search dashboard` serves them; a trial that took its result over says so in its note."
+            "The numbered figures below are made by dtme-search. In the dashboard's own plots, trials above "
+            "a limit are grey when `dtme-search dashboard` serves them; a trial that reused a result says "
+            "so in its note."
         ),
     ]
 

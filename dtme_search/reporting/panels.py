@@ -5,6 +5,7 @@ Shapes: H height, W width of an image.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +14,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from PIL import Image
 
+from dtme_search.config import RunConfig
 from dtme_search.data import Split, TaskData, read_image, restore_colours
+from dtme_search.models import MultiTaskViT
 from dtme_search.reporting.colours import CONTINUOUS, class_colours, paint, value_limits
 from dtme_search.reporting.figures.heat_map import save_png
+from dtme_search.reporting.rasters import raster_name, save_raster
+from dtme_search.reporting.targets import refuse_foreign, stem_of_panels, unique_names
 from dtme_search.tasks import TaskSpec
 from dtme_search.training import Predictor, as_label
+from dtme_search.training.prediction import shown_size
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,6 +35,8 @@ _WIDTH = 2.9
 """Inches of a panel."""
 _LEGEND = 0.95
 """Inches below the panels."""
+_LONGEST = 1200
+"""Pixels of the longer side of a panel; more would not be seen."""
 _MOST_CLASSES = 10
 """Classes that a legend names, the most frequent ones."""
 _DIRECTIONS = (("right", (1.0, 0.0, 0.0)), ("up", (0.0, -1.0, 0.0)), ("to the camera", (0.0, 0.0, -1.0)))
@@ -82,29 +91,44 @@ def draw_panels(
     return figure
 
 
-def predict_image(predictor: Predictor, path: Path, target: Path) -> Path:
-    """Predict all tasks of a picture and write the panels as PNG to ``target``; gives ``target``."""
+def predict_image(predictor: Predictor, path: Path, target: Path, *, rasters: bool = False) -> list[Path]:
+    """Predict all tasks of a picture and write the panels as PNG to ``target``; gives what was written.
+
+    Args:
+        predictor: The network.
+        path: The picture.
+        target: For the panels, which are at most 1,200 pixels a side.
+        rasters: Write each task beside it as well, at the picture's own size, see :func:`save_raster`.
+    """
     image = read_image(path)
-    found = predictor(torch.from_numpy(np.array(image)).permute(2, 0, 1))
-    row = PanelRow("predicted", {task: label.numpy() for task, label in found.items()}, {})
+    found = predictor(image)
+    labels = {task: found.label(task, _LONGEST) for task in predictor.specs}
     title = f"{path.name}, {image.shape[1]}x{image.shape[0]}"
-    save_png(draw_panels(image, [row], predictor.specs, title), target)
-    return target
+    height, width = shown_size(found.size, _LONGEST)
+    shown = np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
+    save_png(draw_panels(shown, [PanelRow("predicted", labels, {})], predictor.specs, title), target)
+    written = [target]
+    if rasters:
+        for task, spec in predictor.specs.items():
+            written.append(target.with_name(raster_name(stem_of_panels(target), spec)))
+            save_raster(found, task, written[-1])
+    return written
 
 
 @torch.no_grad()
 def save_split_panels(
-    predictor: Predictor, data: TaskData, split: Split, count: int, folder: Path
+    model: MultiTaskViT, config: RunConfig, data: TaskData, split: Split, count: int, folder: Path
 ) -> list[Path]:
-    """Write labels above predictions for the first ``count`` images of a split; gives the paths."""
+    """Write labels above predictions for the first ``count`` images of a split, named by their ids."""
     paths: list[Path] = []
     ids = data.splits.ids(split)
-    predictor.model.eval()
+    names = unique_names([re.sub(r"[^\w.-]+", "_", each) for each in ids[:count]])
+    model.eval()
     for batch in data.eval_batches(split, 1):
-        if len(paths) == count:
+        if len(paths) == len(names):
             break
-        outputs = predictor.model(batch.images, tuple(data.specs))
-        image = restore_colours(batch.images, predictor.config.data)[0].permute(1, 2, 0).cpu().numpy()
+        outputs = model(batch.images, tuple(data.specs))
+        image = restore_colours(batch.images, config.data)[0].permute(1, 2, 0).cpu().numpy()
         valid = {task: mask[0, 0].cpu().numpy() for task, mask in batch.valid.items()}
         target = {task: _plain(label, data.specs[task]) for task, label in batch.targets.items()}
         guess = {
@@ -112,7 +136,8 @@ def save_split_panels(
         }
         rows = [PanelRow("labelled", target, valid), PanelRow("predicted", guess, {})]
         sample = ids[int(batch.indices[0])]
-        path = folder / f"{split}-{len(paths):03d}.png"
+        path = folder / f"{split}-{names[len(paths)]}.png"
+        refuse_foreign(path)
         save_png(draw_panels(image, rows, data.specs, f"{split} split, {sample}"), path)
         paths.append(path)
     return paths

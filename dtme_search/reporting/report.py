@@ -8,7 +8,6 @@ from typing import Literal
 
 import pandas as pd
 
-from dtme_search.errors import ExportError
 from dtme_search.reporting.costs import cost_doubt, marked_costs, threads_in_words
 from dtme_search.reporting.document import (
     Block,
@@ -23,6 +22,7 @@ from dtme_search.reporting.document import (
 )
 from dtme_search.reporting.effects import effects
 from dtme_search.reporting.figures import telling_figures
+from dtme_search.reporting.legend import telling
 from dtme_search.reporting.measures import without_measures
 from dtme_search.reporting.sections import (
     baseline_section,
@@ -31,8 +31,9 @@ from dtme_search.reporting.sections import (
     next_commands,
     task_section,
 )
-from dtme_search.reporting.story import story, subject
+from dtme_search.reporting.story import p_in_words, story, subject
 from dtme_search.reporting.study_data import StudyData, read_study_data
+from dtme_search.reporting.targets import refuse_foreign, write_own_text
 from dtme_search.search import LoadedStudy
 from dtme_search.version import __version__
 
@@ -52,19 +53,16 @@ def write_report(study: LoadedStudy, path: Path, form: ReportFormat | None = Non
             given.
 
     Raises:
+        ConfigError: If somebody else's file is there.
         ExportError: If the file cannot be written.
     """
+    refuse_foreign(path)
     chosen = form or ("md" if path.suffix == ".md" else "html")
     data = read_study_data(study)
     title = f"Study {study.name}"
     blocks = report_blocks(data, with_figures=chosen == "html")
     text = to_html(title, blocks) if chosen == "html" else to_markdown(blocks)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise ExportError(f"{path}: cannot be written: {error.strerror}. Give another --out.") from error
-    return path
+    return write_own_text(path, text)
 
 
 def report_blocks(data: StudyData, *, with_figures: bool = True) -> list[Block]:
@@ -75,7 +73,7 @@ def report_blocks(data: StudyData, *, with_figures: bool = True) -> list[Block]:
         Heading(f"Study {data.name}", 1),
         *([Paragraph(f"{data.config.description}.")] if data.config.description else []),
         Paragraph(subject(data)),
-        Heading("What came out"),
+        Heading("Findings"),
         Bullets(story(data)),
         *front_section(data),
         *task_section(data),
@@ -100,19 +98,19 @@ def _choices(data: StudyData) -> list[Block]:
             effect.worst,
             f"{effect.difference:+.2f}",
             str(effect.num_trials),
-            f"{effect.p_value:.2g}",
+            p_in_words(effect.p_value).removeprefix("p ").removeprefix("= "),
             "yes" if effect.is_distinguishable else "no",
         )
         for effect in found
     ]
     columns = ("choice", "better", "worse", "difference of delta_m", "trials", "p", "more than chance")
     return [
-        Heading("Which choices go with delta_m"),
+        Heading("Which choices are associated with delta_m"),
         Table(columns, rows),
         Paragraph(
             "Rank tests over the feasible trials (Kruskal-Wallis by value, Spearman along a scale), p-values "
             "corrected for the number of choices by Holm's method. The sampler returns to where it was good, "
-            "so trials are not independent: a guide, no proof."
+            "so trials are not independent: a guide, not proof."
         ),
     ]
 
@@ -122,8 +120,7 @@ def _trials(data: StudyData) -> list[Block]:
         return []
     shown = marked_costs(data.trials).assign(state=data.kinds).drop(columns=["feasible", "on_front"])
     shown = without_measures(shown, data.study, searched=True)
-    empty = [name for name in shown if shown[name].isna().all() or (shown[name] == "").all()]
-    shown = shown.drop(columns=empty)
+    shown = telling(shown, data.study)
     blocks: list[Block] = [Heading("All trials"), frame_table(shown.tail(_MOST_ROWS))]
     if len(shown) > _MOST_ROWS:
         blocks.append(
@@ -138,7 +135,7 @@ def _trials(data: StudyData) -> list[Block]:
 
 
 def _again(data: StudyData) -> list[Block]:
-    return [Heading("To repeat this"), Code("\n".join(next_commands(data)))]
+    return [Heading("To reproduce this"), Code("\n".join(next_commands(data)))]
 
 
 def _provenance(data: StudyData) -> list[Block]:

@@ -11,9 +11,10 @@ from dtme_search.config.dotted import value_at
 from dtme_search.operations import OPERATIONS
 from dtme_search.reporting.costs import marked_costs
 from dtme_search.reporting.document import Block, Heading, Paragraph, Table
+from dtme_search.reporting.legend import front_legend, telling
 from dtme_search.reporting.measures import metrics_table, searched_table, without_measures
 from dtme_search.reporting.study_data import StudyData, plan_of_run
-from dtme_search.reporting.tables import LEGEND, against, over_base_legend
+from dtme_search.reporting.tables import against
 from dtme_search.search import BaselineRow, RunRow
 from dtme_search.search.storage.studies import stored_base_config
 from dtme_search.tasks import display_metric
@@ -39,21 +40,12 @@ def front_section(data: StudyData) -> list[Block]:
         return []
     shown = marked_costs(front).drop(columns=[name for name in _HIDDEN if name in front])
     shown = without_measures(shown, data.study)
-    shown = shown.dropna(axis=1, how="all")
-    return [
-        Heading("Front"),
-        frame_table(shown),
-        Paragraph(
-            f"delta_m, gain by task and overhead in percent; {over_base_legend(shown)}"
-            "paired: delta_m less that of the unexpanded network of the same seed; "
-            "step cost in steps of the unexpanded network; "
-            f"start as share of the training; {LEGEND}."
-        ),
-    ]
+    shown = telling(shown, data.study)
+    return [Heading("Front"), frame_table(shown), Paragraph(front_legend(shown))]
 
 
 def next_commands(data: StudyData) -> list[str]:
-    """Commands that go on from here, the search itself first; those that would be refused are left out."""
+    """Commands to continue with, the search itself first; those that would be refused are left out."""
     place, root = data.study.place, stored_base_config(data.study.optuna).data.root
     where = [] if root is None else ["--data-root", root]
     commands = [place.command("optimize", *where), place.command("report", "--out", "report.html")]
@@ -89,7 +81,7 @@ def baseline_section(data: StudyData) -> list[Block]:
     columns = ("task", "metric", "single-task baseline", "no-image prior", "steps", "seed", *shown)
     blocks: list[Block] = [Heading("Baselines"), Table(columns, table)]
     if data.best is not None:
-        blocks.append(Paragraph(f"Gains are against {against(data.runs[int(data.best['trial'])])}."))
+        blocks.append(Paragraph(f"Gains are relative to {against(data.runs[int(data.best['trial'])])}."))
     return blocks
 
 
@@ -111,10 +103,10 @@ def task_section(data: StudyData) -> list[Block]:
     blocks: list[Block] = [
         Heading("Task by task"),
         Table(columns, rows),
-        Paragraph("In brackets the signed gain over the baseline: positive is better, whatever the metric."),
+        Paragraph("In brackets: the signed gain over the baseline; positive is better, whatever the metric."),
     ]
     columns, rows = searched_table(data.study, data.trials, data.compared)
-    return [*blocks, Heading("What was searched"), Table(columns, rows)] if rows else blocks
+    return [*blocks, Heading("Searched parameters"), Table(columns, rows)] if rows else blocks
 
 
 def trial_note(data: StudyData, number: int) -> list[Block]:
@@ -173,11 +165,11 @@ def _verdict(row: pd.Series, run: RunRow | None) -> str:
     if pd.notna(row["start"]):
         parts.append(f"grown after {row['start']:.0%} of the training")
     if run is not None and run.origin_trial is not None:
-        parts.append(f"**taken over from trial {run.origin_trial}**, which did the same work")
+        parts.append(f"**reused from trial {run.origin_trial}**, which did the same work")
     elif run is not None and run.steps_reused:
-        parts.append(f"{run.steps_reused} of {run.total_steps} steps taken over from a shared trunk")
+        parts.append(f"{run.steps_reused} of {run.total_steps} steps reused from a shared trunk")
     if run is not None and (run.batch_parts or 1) > 1:
-        parts.append(f"**short of memory**: each batch in {run.batch_parts} parts")
+        parts.append(f"**short of memory**: each batch was split into {run.batch_parts} parts")
     text = "; ".join(parts) + "."
     if row["dead_tasks"]:
         text += f" **Not to be trusted**: {row['dead_tasks']} does not clearly beat the no-image prior."

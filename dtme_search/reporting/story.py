@@ -12,6 +12,7 @@ from dtme_search.reporting.tables import against
 from dtme_search.search import confirmations, lead_of
 from dtme_search.words import heading
 
+_SMALLEST_P = 1e-4
 _LARGEST_OF_MANY = 5
 """Trials from which on choosing the best by one seed is worth a warning [ours]."""
 
@@ -19,7 +20,8 @@ _LARGEST_OF_MANY = 5
 def story(data: StudyData) -> list[str]:
     """Sentences about the result, the most important first."""
     if data.best is None:
-        return [f"{counts(data)} No finished trial keeps the limits, so there is no result yet."]
+        why = "No trial is finished" if data.complete.empty else "No finished trial is within the limits"
+        return [f"{counts(data)} {why}, so there is no result yet."]
     told = [
         counts(data),
         _best(data, data.best),
@@ -51,15 +53,26 @@ def subject(data: StudyData) -> str:
     searched = ", ".join(f"`{path}`" for path in data.config.search)
     if config is None or first is None:
         return f"Searched: {searched}."
+    totals = [run.total_steps for run in data.runs.values() if run.total_steps is not None]
+    steps = " to ".join(str(total) for total in dict.fromkeys((min(totals), max(totals)))) if totals else "no"
     seeds = sorted({run.seed for run in data.runs.values() if run.seed is not None})
     return (
-        f"Every trial trains {_network(data, config)} on {', '.join(config.tasks)} of "
+        f"Every trial trains {_network(data, config)} on {_tasks_of(data)} of "
         f"`{config.data.name}` at "
-        f"{config.data.image_size[0]}x{config.data.image_size[1]} for {first.total_steps} steps "
+        f"{config.data.image_size[0]}x{config.data.image_size[1]} for {steps} steps "
         f"({_plural(len(seeds), 'seed')}) and is measured on the {_split(first.split)} at "
         f"{_size_of_metrics(config)}. Searched: "
         f"{searched}. "
         f"Objectives: {objectives(data)}."
+    )
+
+
+def _tasks_of(data: StudyData) -> str:
+    """Tasks of all trials; those that only some have are named so."""
+    found = [RunConfig.model_validate_json(run.config).tasks for run in data.runs.values() if run.config]
+    tasks = dict.fromkeys(task for each in found for task in each)
+    return ", ".join(
+        task if all(task in each for each in found) else f"{task} (in some trials)" for task in tasks
     )
 
 
@@ -87,7 +100,11 @@ def objectives(data: StudyData) -> str:
 
 def _best(data: StudyData, best: pd.Series) -> str:
     goal = next(iter(data.config.objectives))
-    by = f"{heading(goal)} over new seeds" if best["delta_m_mean"] == best["delta_m_mean"] else heading(goal)
+    by = heading(goal)
+    if best["delta_m_mean"] == best["delta_m_mean"]:
+        by = f"{by} over new seeds"
+    elif goal == "delta_m_percent" and pd.notna(best.get("expected_delta_m")):
+        by = f"{by} expected over seeds ({best['expected_delta_m']:+.2f} %)"
     grown = f" (layers {best['layers']}" if set(best["layers"]) != {"."} else " (a network that never grew"
     start = f"{grown}{_grown_when(best['start'])})" if data.could_grow else ""
     text = f"The best feasible trial by {by} is **trial {best['trial']}**{start}: "
@@ -101,15 +118,14 @@ def _best(data: StudyData, best: pd.Series) -> str:
         deviation = f" ± {spread:.2f}" if spread == spread else ""
         return text + (
             f"Trained again with {_plural(int(seeds), 'new seed')} it reached "
-            f"**{best['delta_m_mean']:+.2f}{deviation} %**; that, not the value of the search, is "
-            "what to expect."
+            f"**{best['delta_m_mean']:+.2f}{deviation} %**; expect this value, not the one from the search."
         )
     if len(data.feasible) >= _LARGEST_OF_MANY:
         return text + (
             f"It is the largest of {len(data.feasible)} values of one seed each, so luck is part of it: "
             "further seeds will most likely give less."
         )
-    return text + "That is one seed."
+    return text + "This is one seed."
 
 
 def _grown_when(start: float) -> str:
@@ -123,15 +139,16 @@ def _against_unexpanded(data: StudyData, best: pd.Series) -> str:
         return ""
     never = data.unexpanded.dropna(subset=["delta_m_percent"])
     if never.empty:
-        return "No unexpanded network was trained in this study, so it cannot tell what growing brings."
+        return "No unexpanded network was trained in this study, so the effect of growth is unknown."
     reference = _reference(best, never)
     if reference["trial"] == best["trial"]:
         grew = len(data.feasible) > len(never)
         return "No grown network is better than the unexpanded one here." if grew else "No network grew here."
     difference = best["delta_m_percent"] - reference["delta_m_percent"]
+    seed = _same_seed(data, best, reference)
     text = (
-        f"That is {difference:+.2f} points against the network of the same seed that never grew (trial "
-        f"{reference['trial']}, {reference['delta_m_percent']:+.2f} %)"
+        f"That is {difference:+.2f} points relative to the network of {seed} that never grew "
+        f"(trial {reference['trial']}, {reference['delta_m_percent']:+.2f} %)"
     )
     known = confirmations(data.study)
     first, second = (known.get(row["trial"]) for row in (best, reference))
@@ -148,6 +165,11 @@ def _against_unexpanded(data: StudyData, best: pd.Series) -> str:
     )
 
 
+def _same_seed(data: StudyData, best: pd.Series, reference: pd.Series) -> str:
+    seeds = {data.runs[int(row["trial"])].seed for row in (best, reference)}
+    return "the same seed" if len(seeds) == 1 else "another seed"
+
+
 def _reference(best: pd.Series, never: pd.DataFrame) -> pd.Series:
     """The unexpanded trial that the best one is paired with, else the best of them."""
     partner = best.get("paired_trial")
@@ -160,13 +182,15 @@ def _tasks(data: StudyData, best: pd.Series) -> str:
     known = {task: float(gain) for task, gain in gains.items() if gain is not None and gain == gain}
     if not known:
         return ""
-    if len(known) == 1 and data.run_config is not None and len(data.run_config.tasks) == 1:
+    config = data.runs[int(best["trial"])].config
+    if config is None or len(RunConfig.model_validate_json(config).tasks) == 1:
         return ""  # nothing is shared
     better = [f"{task} {gain:+.1f} %" for task, gain in known.items() if gain > 0]
     worse = [f"{task} {gain:+.1f} %" for task, gain in known.items() if gain <= 0]
     parts = [f"{', '.join(better)} {_agreeing(better, 'gain')} from sharing the network"] if better else []
     parts += [f"{', '.join(worse)} {_agreeing(worse, 'do')} not"] if worse else []
-    return f"In that trial {'; '.join(parts)}, each against its own single-task baseline."
+    each = "each against its own" if len(known) > 1 else "against its"
+    return f"In that trial {'; '.join(parts)}, {each} single-task baseline."
 
 
 def _agreeing(subjects: list[str], verb: str) -> str:
@@ -177,7 +201,7 @@ def _searched(data: StudyData, best: pd.Series) -> str:
     """Values of the best trial that no other sentence tells."""
     _, rows = searched_table(data.study, data.trials, [int(best["trial"])])
     listed = ", ".join(f"`{path}` {value}" for path, value in rows)
-    return f"Of what was searched it has {listed}." if listed else ""
+    return f"Its searched values: {listed}." if listed else ""
 
 
 def _price(best: pd.Series) -> str:
@@ -185,8 +209,8 @@ def _price(best: pd.Series) -> str:
     if not best["param_overhead_percent"]:
         return ""
     text = (
-        f"It adds {best['param_overhead_percent']:.3f} % parameters; its steps cost {ratio:.2f} "
-        "unexpanded steps"
+        f"It adds {best['param_overhead_percent']:.3f} % parameters; each step costs as much as "
+        f"{ratio:.2f} unexpanded steps"
     )
     if ratio <= 1.05:
         return f"{text}."
@@ -200,14 +224,14 @@ def _helped(data: StudyData) -> str:
     sure = [effect for effect in found if effect.is_distinguishable]
     if not sure:
         return (
-            f"**None of the {len(found)} choices that can be compared goes with delta_m more than chance "
-            f"would** (rank tests over {found[0].num_trials} trials, corrected for their number; the "
+            f"**None of the {len(found)} comparable choices is associated with delta_m beyond "
+            f"chance** (rank tests over {found[0].num_trials} trials, corrected for their number; the "
             "closest is "
-            f"`{found[0].parameter}`, p = {found[0].p_value:.2g})."
+            f"`{found[0].parameter}`, {p_in_words(found[0].p_value)})."
         )
     rest = len(found) - len(sure)
     others = f" {_plural(rest, 'other choice')} cannot be told from chance." if rest else ""
-    return f"What goes with a better delta_m: {'; '.join(map(effect_words, sure[:5]))}.{others}"
+    return f"Associated with a better delta_m: {'; '.join(map(effect_words, sure[:5]))}.{others}"
 
 
 def effect_words(effect: Effect) -> str:
@@ -219,7 +243,17 @@ def effect_words(effect: Effect) -> str:
         how = (
             f"`{effect.parameter}` {effect.best} rather than {effect.worst} ({effect.difference:+.2f} points"
         )
-    return f"{how}, p = {effect.p_value:.2g})"
+    return f"{how}, {p_in_words(effect.p_value)})"
+
+
+def p_in_words(value: float) -> str:
+    """A p-value; none is zero.
+
+    Example:
+        >>> p_in_words(0.0312), p_in_words(0.0)
+        ('p = 0.031', 'p < 0.0001')
+    """
+    return f"p = {value:.2g}" if value >= _SMALLEST_P else f"p < {_SMALLEST_P:g}"
 
 
 def _conflicts(data: StudyData) -> str:
@@ -229,6 +263,9 @@ def _conflicts(data: StudyData) -> str:
     parts = []
     for space in ("range", "null"):
         rates = by_layer[f"{space}_percent"]
+        if rates.max() - rates.min() < 0.05:
+            parts.append(f"in the {space} space {rates.mean():.1f} % at every layer")
+            continue
         parts.append(
             f"in the {space} space from {rates.min():.1f} % (layer {rates.idxmin()}) to {rates.max():.1f} % "
             f"(layer {rates.idxmax()})"
@@ -236,7 +273,7 @@ def _conflicts(data: StudyData) -> str:
     return (
         f"Tasks conflict at a similar share of tokens everywhere: {' and '.join(parts)}."
         if _is_flat(by_layer)
-        else f"The share of tokens at which tasks conflict goes {' and '.join(parts)}."
+        else f"The share of tokens at which tasks conflict varies: {'; '.join(parts)}."
     )
 
 
@@ -257,7 +294,7 @@ def _doubts(data: StudyData) -> str:
 
 _KIND_WORDS = {
     "infeasible": "above a limit",
-    "taken over": "taken over from equal work",
+    "taken over": "reused from equal work",
 }
 
 

@@ -15,10 +15,10 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from dtme_search.config import RunConfig, StudyConfig
+from dtme_search.reporting.legend import could_grow
 from dtme_search.reporting.measures import MOST_COLUMNS, baselines_of_trials
 from dtme_search.reporting.tables import table_of_runs
 from dtme_search.search import PROPOSAL_ATTR, BaselineRow, LoadedStudy, RunRow, own_trials
-from dtme_search.search.storage.studies import stored_base_config
 from dtme_search.search.storage.tables import CONFLICTS, EVALUATIONS, GRADIENTS
 from dtme_search.token_space import ExpansionPlan
 
@@ -115,9 +115,7 @@ class StudyData:
     @cached_property
     def could_grow(self) -> bool:
         """Whether growth is part of the study, so that its absence says something."""
-        base = stored_base_config(self.study.optuna).expansion.policy != "none"
-        searched = any(path.startswith("expansion.") for path in self.config.search)
-        return base or searched
+        return could_grow(self.study)
 
     @cached_property
     def unexpanded(self) -> pd.DataFrame:

@@ -28,7 +28,7 @@ Frame = pd.DataFrame
 
 LEGEND = (
     "layers: . none, M token modulation, E token expansion, B both, L LoRA (m, e, b: beside M, E, B); "
-    "one letter per layer from the input on"
+    "one letter per layer, input first"
 )
 
 

@@ -76,8 +76,8 @@ def data_maps(study: LoadedStudy) -> list[DataMap]:
     """Data map of each complete trial that kept one and evaluated at least once, by number."""
     complete = {run.trial for run in study.records.runs(study.name) if run.state == "complete"}
     found: dict[int, dict[str, list[StoredEvaluation]]] = {}
-    for row in study.records.evaluations(study.name):
-        if row.trial in complete and row.scores is not None:
+    for row in study.records.scored_evaluations(study.name):
+        if row.trial in complete:
             found.setdefault(row.trial, {}).setdefault(row.task, []).append(row)
     return [
         DataMap(trial, {task: _scores(rows) for task, rows in of_task.items()})

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from dtme_search.search.api import join, optimize, train_baselines
     from dtme_search.search.doctor import Check, can_run, examine
     from dtme_search.search.final import FinalResult, evaluate_checkpoint, train_final
-    from dtme_search.search.manage import KnownStudy, delete_study, known_studies
+    from dtme_search.search.manage.known import KnownStudy, known_studies
     from dtme_search.search.storage.database import mask_url
     from dtme_search.search.storage.rows import BaselineRow, ConfirmationRow, RunRow
     from dtme_search.search.storage.trials import PROPOSAL_ATTR, own_trials
@@ -70,7 +70,6 @@ __all__ = [
     "confirmations",
     "counts_in_words",
     "dead_among",
-    "delete_study",
     "doubt_about_leader",
     "evaluate_checkpoint",
     "examine",
@@ -101,7 +100,7 @@ __getattr__ = lazily(
         "api": ("join", "optimize", "train_baselines"),
         "doctor": ("Check", "can_run", "examine"),
         "final": ("FinalResult", "evaluate_checkpoint", "train_final"),
-        "manage": ("KnownStudy", "delete_study", "known_studies"),
+        "manage.known": ("KnownStudy", "known_studies"),
         "storage.database": ("mask_url",),
         "storage.rows": ("BaselineRow", "ConfirmationRow", "RunRow"),
         "storage.trials": ("PROPOSAL_ATTR", "own_trials"),

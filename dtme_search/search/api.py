@@ -56,7 +56,7 @@ def train_baselines(
     shelf = DataShelf(pick_device(device), on_progress=hears.data_reading)
     url = storage_url(config.name, storage, workdir)
     check_storage(url)
-    check_model(base.model, base.data.image_size)
+    check_model(base.model, base.data.image_size, plugins=base.plugins)
     space = space_of(config, base)
     check_run(base, shelf.get(base))
     records = records_for(open_storage(url))
@@ -127,7 +127,8 @@ def optimize(
     """
     hears = with_callbacks(listener or Listener(), callbacks)
     runs = engine_for(engine, scheduler, workers, devices, trials_per_device, device)
-    runs.check(storage_url(study_name(study), storage, workdir))
+    url = storage_url(study_name(study), storage, workdir)
+    runs.check(url)
     places = runs.places if isinstance(runs, LocalProcesses) else ()
     alone = len(places) == 1
     settings = Settings(
@@ -141,20 +142,24 @@ def optimize(
         warm_start_storage=warm_start_storage,
         callbacks=() if alone else import_paths(callbacks),
     )
-    # The parent of several workers reads the data to check it, and leaves the GPUs to them.
-    here = pick_device(places[0].device if alone else "cpu")
-    prepared = prepare(study, settings, here, hears)
-    left = prepared.config.trials - num_finished(prepared.optuna)
-    with StopSwitch(timeout) as switch:
-        if alone or (left <= 1 and places and not places[0].visible):
-            threads = None if alone else places[0].threads(len(places))
-            with prepared.present("optimize") as told:
-                _work(prepared, tee(hears, told), draw, switch, publish=publish, threads=threads)
-        elif left > 0 and not switch():
-            prepared.shelf.clear()
-            with runs.launcher(prepared, left) as launcher, prepared.present("optimize", "watching workers"):
-                Workers(prepared, launcher, hears, switch, publish).run()
-    return prepared.loaded(stopped=switch.asked)
+    with storage_errors(url):
+        # The parent of several workers reads the data to check it, and leaves the GPUs to them.
+        here = pick_device(places[0].device if alone else "cpu")
+        prepared = prepare(study, settings, here, hears)
+        left = prepared.config.trials - num_finished(prepared.optuna)
+        with StopSwitch(timeout) as switch:
+            if alone or (left <= 1 and places and not places[0].visible):
+                threads = None if alone else places[0].threads(len(places))
+                with prepared.present("optimize") as told:
+                    _work(prepared, tee(hears, told), draw, switch, publish=publish, threads=threads)
+            elif left > 0 and not switch():
+                prepared.shelf.clear()
+                with (
+                    runs.launcher(prepared, left) as launcher,
+                    prepared.present("optimize", "watching workers"),
+                ):
+                    Workers(prepared, launcher, hears, switch, publish).run()
+        return prepared.loaded(stopped=switch.asked)
 
 
 def join(
@@ -170,7 +175,7 @@ def join(
     launcher: int | None = None,
     callbacks: Sequence[CallbackSource] = (),
 ) -> LoadedStudy:
-    """Work on a study that ``optimize`` made, beside its other workers, until no trial is left to begin.
+    """Work on a study that ``optimize`` made, beside its other workers, until no trial is left to start.
 
     Args:
         study: Name of the study.
@@ -193,12 +198,13 @@ def join(
     def is_orphan() -> bool:
         return launcher is not None and os.getppid() != launcher
 
-    with StopSwitch(timeout, is_orphan) as switch:
-        settings = Settings(storage=storage, workdir=Path(workdir), data_root=data_root)
-        prepared = join_prepared(study, settings, pick_device(device), _worker_number(), hears)
-        with prepared.present("worker") as told:
-            _work(prepared, tee(hears, told), draw, switch, stays=launcher is not None)
-    return prepared.loaded(stopped=switch.asked)
+    with storage_errors(storage_url(study_name(study), storage, workdir)):
+        with StopSwitch(timeout, is_orphan) as switch:
+            settings = Settings(storage=storage, workdir=Path(workdir), data_root=data_root)
+            prepared = join_prepared(study, settings, pick_device(device), _worker_number(), hears)
+            with prepared.present("worker") as told:
+                _work(prepared, tee(hears, told), draw, switch, stays=launcher is not None)
+        return prepared.loaded(stopped=switch.asked)
 
 
 def _work(

@@ -8,6 +8,8 @@ import torch
 
 from dtme_search.config import RunConfig
 from dtme_search.data import Split, TaskData, build_data
+from dtme_search.data.reading.cache import trim_cache
+from dtme_search.training.choices import as_chosen
 
 
 class DataShelf:
@@ -33,6 +35,7 @@ class DataShelf:
 
         Raises:
             DataError: If a file is missing or broken.
+            ConfigError: If the config chooses a loss or metric that cannot be used.
         """
         tasks = tuple(config.tasks)
         known = self._key is not None and self._key[0] == config.data and set(tasks) <= set(self._key[1])
@@ -46,7 +49,8 @@ class DataShelf:
                 on_progress=self._on_progress,
             )
             self._key = (config.data, tasks)
-        return self._data.for_tasks(tasks)
+            trim_cache()
+        return as_chosen(self._data, config)
 
     def clear(self) -> None:
         """Give the memory back; the data is read again when it is needed."""

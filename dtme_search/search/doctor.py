@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import resource
 import shutil
 import stat
 import statistics
@@ -21,6 +22,7 @@ from sqlalchemy import Connection, text
 
 from dtme_search.config import RunConfig, StudyConfig
 from dtme_search.data import build_dataset, split_ids
+from dtme_search.data.batches.tensors import bytes_per_sample
 from dtme_search.data.reading.cache import cache_folder
 from dtme_search.errors import ConfigError, DtmeSearchError
 from dtme_search.search.storage.database import make_engine, mask_url, storage_errors
@@ -36,6 +38,13 @@ CLOCK_SECONDS = 30.0
 """Clocks further apart make start and end of trials on several machines misleading."""
 SCARCE_GB, LITTLE_GB = 0.5, 5.0
 """Free disk below which checkpoints fail soon, and below which they may."""
+FEW_HANDLES, MANY_HANDLES = 256, 1024
+"""Files that a process must be able to open to read with a loader, and those it may come to need."""
+FEW_INODES = 10_000
+"""A study makes about ten files for each trial."""
+FILE_CLOCK_SECONDS = 2.0
+"""A disk whose clock is further away makes young files look old: which trunks to remove is told by it."""
+SHARED_MEMORY = Path("/dev/shm")
 _ROUND_TRIPS = 9
 _CLOCKS = {
     "postgresql": "SELECT extract(epoch FROM clock_timestamp())",
@@ -85,6 +94,7 @@ def examine(
                 Check("study", "ok", f"{config.name}: {config.trials} trials of {base.total_steps} steps")
             )
             checks.append(_data(base))
+            checks += _shared_memory(base)
         except DtmeSearchError as error:
             checks.append(Check("study", "problem", str(error)))
     url = storage or os.environ.get("DTME_STORAGE")
@@ -95,7 +105,11 @@ def examine(
     checks += [
         _folder("workdir", workdir),
         _folder("cache", cache_folder()),
+        _temp(),
+        _handles(),
         _disk(workdir, config),
+        _inodes(workdir),
+        _file_clock(workdir),
     ]
     return checks
 
@@ -133,7 +147,7 @@ def _devices() -> Check:
     if not gpus:
         why = "" if torch.version.cuda else " (this torch is built without CUDA)"
         return Check(
-            "devices", "warning", f"no GPU{why}; {cores} cores, of which torch uses {torch.get_num_threads()}"
+            "devices", "warning", f"no GPU{why}; {cores} cores, torch uses {torch.get_num_threads()}"
         )
     described = []
     for number, name in enumerate(gpus):
@@ -206,7 +220,7 @@ def _clock(connection: Connection, query: str) -> Check:
     difference = max(0.0, there - after, before - there)
     state: State = "ok" if difference <= CLOCK_SECONDS else "warning"
     advice = (
-        "" if state == "ok" else "; times of trials on several machines will mislead: set the clocks (NTP)"
+        "" if state == "ok" else "; times of trials on several machines will be wrong: set the clocks (NTP)"
     )
     return Check("clock", state, f"{difference:.1f} s from the database's{advice}")
 
@@ -226,7 +240,7 @@ def _privacy(folder: Path) -> Iterator[Check]:
     """A study's folder is made private; one that was there before keeps its permissions."""
     mode = stat.S_IMODE(folder.stat().st_mode) if folder.is_dir() else 0
     if mode & 0o077:
-        cure = f"if that is not meant: chmod go= {folder}"
+        cure = f"unless you meant that: chmod go= {folder}"
         yield Check("privacy", "warning", f"{folder} is open to other users (mode {mode:o}); {cure}")
 
 
@@ -242,6 +256,76 @@ def _disk(workdir: Path, config: StudyConfig | None) -> Check:
         else f"; checkpoints and trunks may take {wanted:.0f} GB. Free some, or lower reuse.trunk_limit_gb."
     )
     return Check("disk", state, f"{free:.1f} GB free{advice}")
+
+
+def _inodes(workdir: Path) -> Check:
+    """A disk can have space left and no place for another file."""
+    left = {}
+    for folder in (workdir, cache_folder()):
+        disk = os.statvfs(_existing(folder))
+        if disk.f_files:  # some file systems have no fixed number
+            left[folder.absolute()] = disk.f_favail
+    scarce = [
+        f"{folder} has room for {count} more files" for folder, count in left.items() if count < FEW_INODES
+    ]
+    if not scarce:
+        return Check("inodes", "ok", "room for many files")
+    return Check("inodes", "warning", f"{'; '.join(scarce)}. Delete small files, or give another folder.")
+
+
+def _file_clock(workdir: Path) -> Check:
+    """Network disks stamp files with the clock of their server."""
+    existing = _existing(workdir)
+    try:
+        before = time.time()
+        with tempfile.TemporaryFile(dir=existing) as file:
+            file.write(b"x")
+            file.flush()
+            there, after = os.fstat(file.fileno()).st_mtime, time.time()
+    except OSError as error:
+        return Check("file clock", "warning", f"{existing} takes no file: {error.strerror}")
+    difference = max(0.0, there - after, before - there)
+    state: State = "ok" if difference <= FILE_CLOCK_SECONDS else "warning"
+    advice = "" if state == "ok" else "; set the clocks of this machine and its file server (NTP)"
+    return Check("file clock", state, f"{difference:.1f} s from that of {existing}{advice}")
+
+
+def _temp() -> Check:
+    try:
+        return _folder("temp", Path(tempfile.gettempdir()))
+    except FileNotFoundError:
+        return Check("temp", "problem", "no folder for temporary files can be written. Set TMPDIR to one.")
+
+
+def _handles() -> Check:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= MANY_HANDLES:
+        return Check("handles", "ok", "a process may open as many files as it needs")
+    found = f"a process may open {soft} files"
+    if hard != resource.RLIM_INFINITY and hard < FEW_HANDLES:
+        found += f", a loader wants {FEW_HANDLES}: training reads in its own process, which is slower"
+    return Check("handles", "warning", f"{found}. Run ulimit -n {MANY_HANDLES} before the command.")
+
+
+def _shared_memory(base: RunConfig) -> Iterator[Check]:
+    """Batches of the processes of a loader wait there: two of each, and one on its way."""
+    workers = base.data.loader_workers
+    if base.data.storage == "device" or not workers or not SHARED_MEMORY.is_dir():
+        return
+    try:
+        known = build_dataset(base.data).tasks
+    except DtmeSearchError:
+        return  # told already
+    specs = {task: known[task] for task in base.tasks if task in known}
+    batch = max(base.train.batch_size, base.train.eval_batch_size)
+    wanted = (2 * workers + 1) * batch * bytes_per_sample(specs, base.data.image_size) / 1e6
+    free = shutil.disk_usage(SHARED_MEMORY).free / 1e6
+    found = f"{SHARED_MEMORY} has {free:.0f} MB free, {workers} processes of a loader want {wanted:.0f} MB"
+    if free >= wanted:
+        yield Check("shared memory", "ok", found)
+    else:
+        cure = "Give more (docker: --shm-size), or lower data.loader_workers or train.batch_size."
+        yield Check("shared memory", "warning", f"{found}. {cure}")
 
 
 def _existing(folder: Path) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -103,7 +104,7 @@ def train_final(
         workdir: Where runs lie.
         device: ``cpu``, ``cuda`` or ``cuda:N``; the best there is by default.
         storage: Database for the baselines; SQLite below ``workdir`` by default.
-        with_baselines: Train single-task baselines on the same ids, so that delta_m can be told.
+        with_baselines: Also train single-task baselines on the same ids; delta_m needs them.
         listener: Hears of progress.
 
     Raises:
@@ -116,7 +117,7 @@ def train_final(
     url = storage or default_storage_url(FINAL, workdir)
     if with_baselines:
         check_storage(url)
-    check_model(config.model, config.data.image_size)
+    check_model(config.model, config.data.image_size, plugins=config.plugins)
     check_weights(config.model, config.data.image_size)
     data = shelf.get(config)
     check_run(config, data)
@@ -170,6 +171,8 @@ def _write_metrics(result: FinalResult) -> None:
         "metrics": dict(result.metrics),
         "extra_metrics": result.extra_metrics,
         "delta_m_percent": result.delta_m_percent,
+        "against": result.against,
+        "baselines": [row.plain() for row in result.baselines.values()],
     }
     (result.folder / "metrics.json").write_text(json.dumps(values, indent=1), encoding="utf-8")
 
@@ -188,7 +191,7 @@ def evaluate_checkpoint(
     Args:
         config: Config of the checkpoint.
         checkpoint: The file.
-        split: What to measure on.
+        split: Split to measure on.
         device: ``cpu``, ``cuda`` or ``cuda:N``; the best there is by default.
         listener: Hears of progress.
         look: Called with the model and the data afterwards, for pictures.
@@ -205,16 +208,28 @@ def evaluate_checkpoint(
     extra = _extra(model, data, split, config, tuple(metrics), hears.scoring)
     if look is not None:
         look(model, data)
+    baselines, against = _written_baselines(checkpoint.parent, split, size_in_words(data))
     return FinalResult(
         split=split,
         num_images=len(data.splits.ids(split)),
         size=size_in_words(data),
         specs=data.specs,
         metrics=metrics,
-        baselines={},
+        baselines=baselines,
         folder=checkpoint.parent,
+        against=against,
         extra_metrics=extra,
     )
+
+
+def _written_baselines(folder: Path, split: str, size: str) -> tuple[dict[str, BaselineRow], str]:
+    """Baselines that `train` compared a run with and what they are, if it measured what is measured now."""
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        values = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+        if (values["split"], values["size"]) == (split, size):
+            rows = [BaselineRow.from_plain(each) for each in values["baselines"]]
+            return {row.task: row for row in rows}, values["against"]
+    return {}, ""
 
 
 def size_in_words(data: TaskData) -> str:

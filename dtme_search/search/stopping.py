@@ -53,4 +53,4 @@ class StopSwitch:
         if self.asked:
             raise KeyboardInterrupt
         self.asked = True
-        _log.warning("stopping at the next step with a checkpoint; once more stops at once")
+        _log.warning("stopping after this step with a checkpoint; repeat to stop immediately")

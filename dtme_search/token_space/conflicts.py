@@ -2,7 +2,8 @@
 
 Source: arXiv 2507.07485v2, Sec. 4.2. Two tasks conflict at a token when the projections of their gradients
 onto a subspace have a non-positive dot product. Only signs count, so losses may be scaled by any
-positive factor. A zero gradient conflicts with every other, to the letter of that rule.
+positive factor. A zero gradient conflicts with every other, to the letter of that rule; images without a
+label, whose gradient is always zero, are left out where they are known (ours).
 
 Shapes: B images of a batch, L tokens of an image, P embedding dim, K tasks, D layers.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import TypeVar
 
 import torch
@@ -68,6 +70,7 @@ def measure_conflicts(
     variance_ratio: float,
     first_token: int = 0,
     on_progress: Progress | None = None,
+    labelled: Callable[[BatchT], Tensor] | None = None,
 ) -> ConflictReport:
     """Measure the conflicts of all tasks at every layer on a set of images.
 
@@ -84,13 +87,15 @@ def measure_conflicts(
         variance_ratio: Splits the token space, see :func:`split_token_space`.
         first_token: Tokens before this one are not shared by the tasks and do not count.
         on_progress: Told after each batch of the second pass, which takes nearly all of the time.
+        labelled: Batch -> whether each image has a label of each task, bool (B, K). A pair counts on images
+            that have both, and images with fewer than two count for no pair. All have all if not given.
 
     Returns:
         The report, on the CPU. Parameters and their ``grad`` are as before.
 
     Raises:
         ValueError: If there are no batches, not the same twice, or layer inputs are not (B, L, P).
-        TrainingError: If a loss is not finite.
+        TrainingError: If a loss is not finite, or no image has the labels of two tasks.
     """
     covariances: list[CovarianceAccumulator] = []
     seen: list[Mapping[str, Tensor]] = []
@@ -109,12 +114,15 @@ def measure_conflicts(
     tasks, num_batches = tuple(seen[0]), len(seen)
     num_positions: set[int] = set()
     counts: list[Tensor] = []
+    both: list[Tensor] = []
     seen = []
     for batch in batches():
         with torch.enable_grad():
             losses, layer_inputs = _run(forward, batch)
         num_positions.add(layer_inputs[0].shape[1] - first_token)
         counts.append(_count_batch([losses[task] for task in tasks], layer_inputs, spaces, first_token))
+        if labelled is not None:
+            both.append(_pairs_of(labelled(batch)))
         seen.append({task: loss.detach() for task, loss in losses.items()})
         if on_progress is not None:
             on_progress(len(counts), num_batches)
@@ -126,15 +134,40 @@ def measure_conflicts(
         )
     if len(num_positions) != 1:
         raise ValueError(f"images must have equally many tokens, got {sorted(num_positions)}.")
-    range_counts, null_counts = torch.cat(counts, dim=1).cpu()
-    return ConflictReport(
+    report = ConflictReport(
         tasks,
         float(variance_ratio),
         embed_dim=spaces[0].embed_dim,
         num_positions=num_positions.pop(),
         range_dims=tuple(space.range_dim for space in spaces),
-        range_counts=range_counts,
-        null_counts=null_counts,
+        **dict(zip(("range_counts", "null_counts"), torch.cat(counts, dim=1).cpu(), strict=True)),
+    )
+    return report if not both or len(tasks) == 1 else _labelled_only(report, torch.cat(both).cpu())
+
+
+def _pairs_of(labelled_BK: Tensor) -> Tensor:
+    """Whether each image has both labels of each pair, bool (B, pairs)."""
+    num_tasks = labelled_BK.shape[1]
+    first, second = torch.triu_indices(num_tasks, num_tasks, offset=1, device=labelled_BK.device)
+    return labelled_BK[:, first] & labelled_BK[:, second]
+
+
+def _labelled_only(report: ConflictReport, both_IX: Tensor) -> ConflictReport:
+    """The report of the images and pairs that have labels."""
+    if both_IX.all():
+        return report
+    kept = both_IX.any(1)
+    if not kept.any():
+        raise TrainingError(
+            f"conflict measurement: some of {report.num_images} images must have labels of two of the tasks "
+            f"{', '.join(report.tasks)}, got none. Label some for both, or set expansion.policy to none."
+        )
+    both_IX = both_IX[kept]
+    return replace(
+        report,
+        range_counts=report.range_counts[kept] * both_IX[:, None],
+        null_counts=report.null_counts[kept] * both_IX[:, None],
+        both=None if both_IX.all() else both_IX,
     )
 
 

@@ -40,6 +40,9 @@ class ConflictReport:
         range_dims: Dimension of the range space of each layer.
         range_counts: Tokens at which the range projections of a pair conflict, int64, shape (I, D, pairs).
         null_counts: The same in the null space.
+        both: Whether an image has the labels of both tasks of a pair, bool, shape (I, pairs); the counts are
+            0 elsewhere. ``None`` where all have. Each pair is then a mean over its own images, a score is the
+            mean over the pairs that have any, and its standard error that of a ratio, linearised (ours).
 
     Raises:
         ValueError: If the shapes do not fit together, or there is no image.
@@ -52,6 +55,7 @@ class ConflictReport:
     range_dims: tuple[int, ...]
     range_counts: Tensor
     null_counts: Tensor
+    both: Tensor | None = None
 
     def __post_init__(self) -> None:
         expected = (len(self.range_dims), math.comb(len(self.tasks), 2))
@@ -63,6 +67,8 @@ class ConflictReport:
                 )
         if len(self.range_counts) != len(self.null_counts):
             raise ValueError("range_counts and null_counts must be of the same images.")
+        if self.both is not None and self.both.shape != (self.num_images, expected[1]):
+            raise ValueError(f"both must have shape (images, pairs), got {tuple(self.both.shape)}.")
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, ConflictReport) and self.to_json() == other.to_json()
@@ -108,10 +114,13 @@ class ConflictReport:
     def rates(self, space: Space) -> Tensor:
         """Conflict rates of one subspace: float64, (D, K, K)."""
         counts_DX = self._counts(space).sum(0).to(torch.float64)
-        return pair_matrices(counts_DX / (self.num_images * self.num_positions), len(self.tasks))
+        positions = self._images_X.clamp(min=1) * self.num_positions
+        return pair_matrices(counts_DX / positions, len(self.tasks))
 
     def scores(self, space: Space) -> Tensor:
         """Layer scores of one subspace: float64, (D,)."""
+        if self.both is not None:
+            return self._image_scores(space).mean(0)
         positions = self.num_images * self.num_positions * max(1, len(self.pairs))
         return self._layer_counts(space).sum(0).to(torch.float64) / positions
 
@@ -122,11 +131,25 @@ class ConflictReport:
     def pair_errors(self, space: Space) -> Tensor:
         """Standard errors of the rates by image: float64, (D, K, K); infinite for a single image."""
         rates_IDX = self._counts(space).to(torch.float64) / self.num_positions
-        return pair_matrices(_standard_error(rates_IDX), len(self.tasks))
+        if self.both is None:
+            return pair_matrices(_standard_error(rates_IDX), len(self.tasks))
+        errors = [
+            _standard_error(rates_IDX[there, :, pair])
+            if there.any()
+            else torch.full((self.num_layers,), math.inf, dtype=torch.float64)
+            for pair, there in enumerate(self.both.T)
+        ]
+        return pair_matrices(torch.stack(errors, dim=1), len(self.tasks))
 
     def ranking(self, space: Space) -> tuple[int, ...]:
         """Layers, most conflicts first; equal scores by lower layer index. Compared as integers."""
-        totals = self._layer_counts(space).sum(0).tolist()
+        # As if every pair had equally many images, which 1 / images of the pair would not do exactly.
+        images = [max(1, each) for each in self._images_X.tolist()]
+        common = math.lcm(*images)
+        totals = [
+            sum(count * (common // each) for count, each in zip(row, images, strict=True))
+            for row in self._counts(space).sum(0).tolist()
+        ]
         return tuple(sorted(range(self.num_layers), key=lambda layer: (-totals[layer], layer)))
 
     def ties(self, space: Space) -> tuple[bool, ...]:
@@ -136,7 +159,8 @@ class ConflictReport:
         differences are paired by image, so what makes an image hard at every layer cancels.
         """
         order = list(self.ranking(space))
-        ranked_ID = self._layer_counts(space).to(torch.float64)[:, order]
+        of_images = self._layer_counts(space) if self.both is None else self._image_scores(space)
+        ranked_ID = of_images.to(torch.float64)[:, order]
         differences = ranked_ID[:, :-1] - ranked_ID[:, 1:]
         within = differences.mean(0).abs() <= 2.0 * _standard_error(differences)
         return tuple(bool(tie) for tie in within)
@@ -183,6 +207,7 @@ class ConflictReport:
 
     def to_json(self) -> str:
         """The report as one line of JSON."""
+        partly = {} if self.both is None else {"both": self.both.tolist()}
         return json.dumps(
             {
                 "tasks": self.tasks,
@@ -192,6 +217,7 @@ class ConflictReport:
                 "range_dims": self.range_dims,
                 "range_counts": self.range_counts.tolist(),
                 "null_counts": self.null_counts.tolist(),
+                **partly,
             }
         )
 
@@ -203,7 +229,8 @@ class ConflictReport:
             form[name] = tuple(form[name])
         for name in ("range_counts", "null_counts"):
             form[name] = torch.tensor(form[name], dtype=torch.int64)
-        return cls(**form)
+        both = form.pop("both", None)
+        return cls(**form, both=None if both is None else torch.tensor(both))
 
     def save(self, path: str | Path) -> None:
         """Write the report as a JSON file."""
@@ -217,13 +244,28 @@ class ConflictReport:
     def _counts(self, space: Space) -> Tensor:
         return self.range_counts if space == "range" else self.null_counts
 
+    @property
+    def _images_X(self) -> Tensor:
+        """Images of each pair, int64."""
+        if self.both is None:
+            return torch.full((len(self.pairs),), self.num_images)
+        return self.both.sum(0)
+
     def _layer_counts(self, space: Space) -> Tensor:
         """Conflicts of all pairs together, int64, (I, D)."""
         return self._counts(space).sum(2)
 
     def _image_scores(self, space: Space) -> Tensor:
-        """Score that each image alone would give, float64, (I, D)."""
+        """Score that each image alone would give, float64, (I, D); without all labels, values whose mean is
+        the score and that vary as it does."""
         positions = self.num_positions * max(1, len(self.pairs))
+        if self.both is not None:
+            images_X = self._images_X.to(torch.float64)
+            rates_IDX = self._counts(space).to(torch.float64) / self.num_positions
+            means_DX = rates_IDX.sum(0) / images_X.clamp(min=1)
+            weight_IX = self.both * self.num_images / images_X.clamp(min=1)
+            sums_ID = (means_DX + weight_IX[:, None] * (rates_IDX - means_DX)).sum(2)
+            return sums_ID / (images_X > 0).sum()
         return self._layer_counts(space).to(torch.float64) / positions
 
     def _sentence(self, space: Space) -> str:

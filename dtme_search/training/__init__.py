@@ -9,10 +9,10 @@ from dtme_search.lazy import lazily
 if TYPE_CHECKING:
     from dtme_search.training.callbacks import Callbacks, Progress, TrainingInterrupted
     from dtme_search.training.checkpoint import load_checkpoint, save_checkpoint
-    from dtme_search.training.evaluation import evaluate, evaluate_extra, no_image_priors
+    from dtme_search.training.evaluation import evaluate, evaluate_each, evaluate_extra, no_image_priors
     from dtme_search.training.inspection import check_run, conflicts_at_expansion, restore_model
     from dtme_search.training.memory import run_within_memory, with_smaller_batches
-    from dtme_search.training.prediction import Predictor, as_label
+    from dtme_search.training.prediction import Prediction, Predictor, as_label
     from dtme_search.training.result import Evaluation, RunResult
     from dtme_search.training.runtime import pick_device
     from dtme_search.training.trainer import Trainer
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Callbacks",
     "Evaluation",
+    "Prediction",
     "Predictor",
     "Progress",
     "RunResult",
@@ -29,6 +30,7 @@ __all__ = [
     "check_run",
     "conflicts_at_expansion",
     "evaluate",
+    "evaluate_each",
     "evaluate_extra",
     "load_checkpoint",
     "no_image_priors",
@@ -44,10 +46,10 @@ __getattr__ = lazily(
     {
         "callbacks": ("Callbacks", "Progress", "TrainingInterrupted"),
         "checkpoint": ("load_checkpoint", "save_checkpoint"),
-        "evaluation": ("evaluate", "evaluate_extra", "no_image_priors"),
+        "evaluation": ("evaluate", "evaluate_each", "evaluate_extra", "no_image_priors"),
         "inspection": ("check_run", "conflicts_at_expansion", "restore_model"),
         "memory": ("run_within_memory", "with_smaller_batches"),
-        "prediction": ("Predictor", "as_label"),
+        "prediction": ("Prediction", "Predictor", "as_label"),
         "result": ("Evaluation", "RunResult"),
         "runtime": ("pick_device",),
         "trainer": ("Trainer",),

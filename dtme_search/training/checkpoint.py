@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from dtme_search.errors import TrainingError
-from dtme_search.training.disk import DISK_FULL, disk_full
+from dtme_search.training.disk import DISK_TROUBLE, check_sums, disk_full
 
 FORMAT = 1
 _log = logging.getLogger(__name__)
@@ -23,7 +23,7 @@ def save_checkpoint(path: Path, fingerprint: str, content: Mapping[str, Any]) ->
     """Write tensors and plain values so that a reader sees the old file or the new one, never half.
 
     Raises:
-        DiskFullError: If there is no space for it; the old file stays.
+        DiskFullError: If the disk does not take it; the old file stays.
         OSError: If the folder cannot be written.
     """
     partial = _partial(path)
@@ -31,7 +31,7 @@ def save_checkpoint(path: Path, fingerprint: str, content: Mapping[str, Any]) ->
         _write(partial, fingerprint, content)
         partial.replace(path)
     except OSError as error:
-        if error.errno in DISK_FULL:
+        if error.errno in DISK_TROUBLE:
             raise disk_full(error, path) from None
         raise
     finally:
@@ -103,7 +103,10 @@ def load_checkpoint(path: Path, fingerprint: str | None, device: torch.device) -
     if not path.is_file():
         return None
     try:
+        check_sums(path)
         content: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+        if not isinstance(content, dict):
+            raise TypeError("it holds no names")
     except Exception as error:  # torch raises many kinds here: a cut zip, a bad pickle, a wrong header
         if fingerprint is None:
             raise TrainingError(f"{path}: cannot be read as a checkpoint: {_why(error)}.") from error
@@ -112,9 +115,9 @@ def load_checkpoint(path: Path, fingerprint: str | None, device: torch.device) -
         return None
     if content.get("format") != FORMAT:
         raise TrainingError(f"{path}: format must be {FORMAT}, got {content.get('format')}. Remove the file.")
-    if fingerprint is not None and content["fingerprint"] != fingerprint:
+    if fingerprint is not None and content.get("fingerprint") != fingerprint:
         raise TrainingError(
-            f"{path}: belongs to other work ({content['fingerprint']}, not {fingerprint}). "
+            f"{path}: belongs to other work ({content.get('fingerprint')}, not {fingerprint}). "
             "Remove it or use another --workdir."
         )
     return content

@@ -76,6 +76,32 @@ def evaluate_extra(
     }
 
 
+def evaluate_each(
+    model: MultiTaskViT, data: TaskData, split: Split, train: TrainConfig
+) -> list[tuple[str, dict[str, float | None]]]:
+    """Id and metric of every task for each image of a split alone; ``None`` where no pixel of it counts.
+
+    Their mean is not the metric of the split: that pools pixels, or takes one threshold for all images.
+    """
+    meters = {name: (build_meter(spec),) for name, spec in data.specs.items()}
+    ids, rows = data.splits.ids(split), []
+
+    def value(meter: Meter) -> float | None:
+        try:
+            return meter.compute()
+        except ValueError:
+            return None
+        finally:
+            meter.reset()
+
+    def shown(done: int, _total: int) -> None:
+        if done:
+            rows.append((ids[done - 1], {name: value(meter) for name, (meter,) in meters.items()}))
+
+    _measure(model, data, split, train.model_copy(update={"eval_batch_size": 1}), meters, shown)
+    return rows
+
+
 @torch.no_grad()
 def _measure(
     model: MultiTaskViT,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -11,7 +12,7 @@ from torch import Tensor
 from dtme_search.config import TrainConfig
 from dtme_search.data import Batch, TaskData
 from dtme_search.models import MultiTaskViT, Predictions, resize
-from dtme_search.training.losses import task_loss
+from dtme_search.training.losses import Loss, find_loss, task_loss
 from dtme_search.training.runtime import autocast
 
 
@@ -28,6 +29,10 @@ class TaskLosses:
     train: TrainConfig
     model: MultiTaskViT
     data: TaskData
+
+    @cached_property
+    def _kinds(self) -> dict[str, Loss]:
+        return {name: find_loss(spec) for name, spec in self.data.specs.items()}
 
     def __call__(self, batch: Batch, tasks: Sequence[str], whole: Batch | None = None) -> dict[str, Tensor]:
         """Forward pass under autocast, then :meth:`of`; tasks that are not named cost nothing."""
@@ -61,6 +66,7 @@ class TaskLosses:
             batch.valid[name],
             edge_positive_weight=self.train.edge_positive_weight,
             whole=None if whole is None else (whole.targets[name], whole.valid[name]),
+            loss=self._kinds[name],
         )
 
     def backward(self, batch: Batch, weights: Mapping[str, float], parts: int = 1) -> dict[str, Tensor]:

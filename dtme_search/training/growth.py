@@ -22,6 +22,7 @@ from dtme_search.token_space import (
 )
 from dtme_search.training.combination import Combination
 from dtme_search.training.forward import TaskLosses, part_of
+from dtme_search.training.losses import has_label
 from dtme_search.training.result import Probe
 from dtme_search.training.runtime import Stopwatch
 
@@ -74,6 +75,11 @@ class Growth:
             predictions, layer_inputs = self.model.forward_with_layer_inputs(batch.images)
             return self.losses.of(predictions, batch, self.tasks), layer_inputs
 
+        def labelled(batch: Batch) -> Tensor:
+            specs = self.data.specs
+            each = [has_label(specs[name], batch.targets[name], batch.valid[name]) for name in self.tasks]
+            return torch.stack(each, dim=1)
+
         # Without compiled blocks: one forward pass serves a backward pass per task, which they refuse.
         with torch.compiler.set_stance("force_eager"), untouched(self.model):
             self._warm_up_decoders()
@@ -86,6 +92,7 @@ class Growth:
                 variance_ratio=settings.variance_ratio,
                 first_token=self.model.backbone.first_shared_token,
                 on_progress=lambda done, total: on_progress(f"measuring conflicts {done}/{total}"),
+                labelled=labelled,
             )
 
     def plan(self, report: ConflictReport | None) -> ExpansionPlan:
@@ -110,7 +117,9 @@ class Growth:
                 # The first pass is the slowest anyway: it counts.
                 counter = FlopCounterMode(display=False) if number == 0 else nullcontext()
                 started = clock()
-                with counter:
+                # Operations inside compiled blocks cannot be counted.
+                eager = torch.compiler.set_stance("force_eager") if number == 0 else nullcontext()
+                with eager, counter:
                     self._pass(batch, weights, combination)
                 if isinstance(counter, FlopCounterMode):
                     flops = counter.get_total_flops()

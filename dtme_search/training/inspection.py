@@ -30,7 +30,7 @@ def check_run(config: RunConfig, data: TaskData) -> None:
         ConfigError: From the model or the plan, or because the test split would decide something.
     """
     check_scoring(config, data.scoring_split)
-    model = build_model(config.model, data.specs, data.image_size, seed=config.seed)
+    model = build_model(config.model, data.specs, data.image_size, seed=config.seed, plugins=config.plugins)
     check_operations(config.expansion, model.info)
     if not config.expansion.needs_conflicts:
         plan_expansion(None, config.expansion, tuple(config.tasks), model.info.num_layers, config.seed)
@@ -71,7 +71,9 @@ def restore_model(
     if saved is None:
         raise TrainingError(f"{path}: no such checkpoint. `dtme-search train` writes one.")
     model_config = config.model.model_copy(update={"pretrained": False, "checkpoint": None})
-    model = build_model(model_config, specs, config.data.image_size, seed=config.seed).to(device)
+    model = build_model(
+        model_config, specs, config.data.image_size, seed=config.seed, plugins=config.plugins
+    ).to(device)
     try:
         if saved["plan"] is not None:
             plan = ExpansionPlan.from_json(saved["plan"])

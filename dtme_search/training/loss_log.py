@@ -41,13 +41,14 @@ class LossLog:
                     raise DivergedError(step, name, self.latest.get(name))
                 self.latest[name] = value
                 self._sums[name] = self._sums.get(name, 0.0) + value
-                self._counts[name] = self._counts.get(name, 0) + 1
+                # Exactly 0 is a batch without a label of the task.
+                self._counts[name] = self._counts.get(name, 0) + (value != 0)
         self._unread.clear()
 
     def take_means(self) -> dict[str, float]:
         """Mean loss by task since the last call; starts over."""
         self.read()
-        means = {name: total / self._counts[name] for name, total in self._sums.items()}
+        means = {name: total / max(self._counts[name], 1) for name, total in self._sums.items()}
         self._sums, self._counts = {}, {}
         return means
 

@@ -10,15 +10,64 @@ Shapes: B images, C channels, H height, W width.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, logsigmoid, normalize
 
-from dtme_search.tasks import LossName, TaskSpec
+from dtme_search.config import NoOptions, Section
+from dtme_search.plugins import Family
+from dtme_search.tasks import TargetKind, TaskSpec
 
 _SHORTEST_NORMAL = 1e-4
 """Below this length a predicted normal is not stretched further, which bounds the gradient [ours]."""
+
+
+@dataclass(frozen=True)
+class LossSetting:
+    """What a loss may look at beside prediction and target.
+
+    Attributes:
+        spec: The task.
+        positive_weight: Weight of positives in a balanced loss.
+        options: Its own options, checked.
+    """
+
+    spec: TaskSpec
+    positive_weight: float | Tensor
+    options: Section
+
+
+@dataclass(frozen=True)
+class LossKind:
+    """Entry of the registry.
+
+    Attributes:
+        per_pixel: From prediction (B, C, H, W) and target (``TaskSpec.kind`` classes: int64 (B, H, W), else
+            (B, C, H, W)), both float32 and 0 where the target does not count, to the loss of each pixel,
+            float32 (B, H, W).
+        kinds: Kinds of targets that it suits.
+        options: Section that checks ``tasks.<task>.loss_options.<name>``.
+    """
+
+    per_pixel: Callable[[Tensor, Tensor, LossSetting], Tensor]
+    kinds: tuple[TargetKind, ...]
+    options: type[Section] = NoOptions
+
+
+Loss = tuple[LossKind, Section]
+"""A loss with its options."""
+
+
+def find_loss(spec: TaskSpec) -> Loss:
+    """The loss of a task.
+
+    Raises:
+        ConfigError: If it is unknown or brought by a file or package that cannot be used.
+    """
+    kind = LOSSES.find(spec.loss, f"loss of task {spec.name}", spec.plugins)
+    return kind, kind.options.model_validate(dict(spec.loss_options))
 
 
 def task_loss(
@@ -29,6 +78,7 @@ def task_loss(
     *,
     edge_positive_weight: float,
     whole: tuple[Tensor, Tensor] | None = None,
+    loss: Loss | None = None,
 ) -> Tensor:
     """Loss of one task over one batch, always computed in float32.
 
@@ -54,6 +104,7 @@ def task_loss(
         edge_positive_weight: Weight of edge pixels, between 0 and 1; read by ``balanced_bce`` only.
         whole: Target and valid of the batch that this is a part of. n and the share of negatives are then
             those of the whole batch, so that the losses of its parts add up to its loss.
+        loss: What :func:`find_loss` gives, to look it up once for many batches.
 
     Returns:
         float32 scalar, differentiable with respect to ``prediction``.
@@ -76,9 +127,16 @@ def task_loss(
     positive_weight: float | Tensor = edge_positive_weight
     if spec.loss == "batch_balanced_bce":
         positive_weight = 1.0 - batch_target.sum() / num_valid
-    per_pixel = _LOSSES[spec.loss](kept_prediction, kept_target, positive_weight)
+    kind, options = loss or find_loss(spec)
+    setting = LossSetting(spec, positive_weight, options)
+    per_pixel = kind.per_pixel(kept_prediction, kept_target, setting)
     total = torch.where(valid[:, 0], per_pixel, 0.0).sum()
     return total / num_valid
+
+
+def has_label(spec: TaskSpec, target: Tensor, valid: Tensor) -> Tensor:
+    """Whether the loss sees anything of each image, bool (B,); shapes as for :func:`task_loss`."""
+    return _counted(spec, target, valid)[1].flatten(1).any(1)
 
 
 def _counted(spec: TaskSpec, target: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
@@ -88,39 +146,44 @@ def _counted(spec: TaskSpec, target: Tensor, valid: Tensor) -> tuple[Tensor, Ten
     return torch.where(valid[:, 0] if spec.kind == "classes" else valid, target, 0), valid
 
 
-def _cross_entropy(prediction: Tensor, target: Tensor, _: float | Tensor) -> Tensor:
+def _cross_entropy(prediction: Tensor, target: Tensor, _: LossSetting) -> Tensor:
     # Without reduction: the reduced form has no deterministic kernel on CUDA.
     return cross_entropy(prediction, target, reduction="none")
 
 
-def _l1(prediction: Tensor, target: Tensor, _: float | Tensor) -> Tensor:
+def _l1(prediction: Tensor, target: Tensor, _: LossSetting) -> Tensor:
     return (prediction - target).abs().mean(1)
 
 
-def _mse(prediction: Tensor, target: Tensor, _: float | Tensor) -> Tensor:
+def _mse(prediction: Tensor, target: Tensor, _: LossSetting) -> Tensor:
     return (prediction - target).square().mean(1)
 
 
-def _normals_l1(prediction: Tensor, target: Tensor, _: float | Tensor) -> Tensor:
+def _normals_l1(prediction: Tensor, target: Tensor, _: LossSetting) -> Tensor:
     return (normalize(prediction, dim=1, eps=_SHORTEST_NORMAL) - target).abs().sum(1)
 
 
-def _balanced_bce(prediction: Tensor, target: Tensor, positive_weight: float | Tensor) -> Tensor:
+def _balanced_bce(prediction: Tensor, target: Tensor, setting: LossSetting) -> Tensor:
+    positive_weight = setting.positive_weight
     positive = positive_weight * target * logsigmoid(prediction)
     negative = (1.0 - positive_weight) * (1.0 - target) * logsigmoid(-prediction)
     return -(positive + negative).mean(1)
 
 
-_LOSSES: dict[LossName, Callable[[Tensor, Tensor, float | Tensor], Tensor]] = {
-    "cross_entropy": _cross_entropy,
-    "parts_cross_entropy": _cross_entropy,
-    "l1": _l1,
-    "mse": _mse,
-    "normals_l1": _normals_l1,
-    "balanced_bce": _balanced_bce,
-    "batch_balanced_bce": _balanced_bce,
-}
-"""Each takes prediction, target and the weight of positives; gives the loss per pixel, shape (B, H, W)."""
+LOSSES = Family(
+    "losses",
+    LossKind,
+    {
+        "cross_entropy": LossKind(_cross_entropy, ("classes",)),
+        "parts_cross_entropy": LossKind(_cross_entropy, ("classes",)),
+        "l1": LossKind(_l1, ("distance", "values")),
+        "mse": LossKind(_mse, ("distance", "values")),
+        "normals_l1": LossKind(_normals_l1, ("normals",)),
+        "balanced_bce": LossKind(_balanced_bce, ("mask",)),
+        "batch_balanced_bce": LossKind(_balanced_bce, ("mask",)),
+    },
+)
+"""``TaskSpec.loss`` -> how a pixel is scored."""
 
 
 def _check_shapes(spec: TaskSpec, prediction: Tensor, target: Tensor, valid: Tensor) -> None:

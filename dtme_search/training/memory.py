@@ -65,7 +65,7 @@ def run_within_memory(
                 "fewer trials (--trials-per-device), or set train.precision: bfloat16."
             )
         parts = _PARTS
-        on_short(f"out of memory at {where} ({what}); it goes on with each batch of {size} in {parts} parts")
+        on_short(f"out of memory at {where} ({what}); continuing with each batch of {size} in {parts} parts")
 
 
 def with_smaller_batches(work: Callable[[int], Result], size: int, device: torch.device) -> Result:

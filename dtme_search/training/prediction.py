@@ -1,16 +1,20 @@
-"""Predictions for images of any size, in the form of labels.
+"""Predictions for images of any size, in the form of labels, a band of rows at a time.
 
-Shapes: C channels, (H, W) size of the image given, (h, w) size of the model's images.
+Shapes: C channels, (H, W) size of the image given, (h, w) size that it has inside the model's images.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
+from PIL import Image
 from torch import Tensor
-from torch.nn.functional import interpolate, normalize, pad
+from torch.nn.functional import normalize
 
 from dtme_search.config import RunConfig
 from dtme_search.data import normalize_images
@@ -18,54 +22,130 @@ from dtme_search.models import MultiTaskViT
 from dtme_search.tasks import TaskSpec
 from dtme_search.training.runtime import autocast
 
+Picture = npt.NDArray[np.uint8]
+Array = npt.NDArray[Any]
+
+_BAND_VALUES = 4_000_000
+"""Raw outputs that are enlarged at once: 16 MB in float32, of which a few copies live at a time."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model says of one image; small, whatever the size of the image.
+
+    Attributes:
+        specs: The tasks.
+        outputs: Task -> raw outputs of the part of the model's image that shows the picture, (C, h, w).
+        size: (H, W) of the picture.
+    """
+
+    specs: Mapping[str, TaskSpec]
+    outputs: Mapping[str, Tensor]
+    size: tuple[int, int]
+
+    def label(self, task: str, longest: int | None = None) -> Array:
+        """The prediction in the form of a label, see :func:`as_label`; whole, so mind the memory.
+
+        Args:
+            task: Its name.
+            longest: Make the longer side at most so many pixels; that of the picture by default.
+        """
+        return np.concatenate(list(self.bands(task, longest)))
+
+    def bands(self, task: str, longest: int | None = None) -> Iterator[Array]:
+        """The same from top to bottom, some rows at a time.
+
+        Raw outputs are enlarged bilinearly, at pixel centres, before they become labels.
+        """
+        size, output = shown_size(self.size, longest), self.outputs[task].float()
+        rows, columns = (
+            _between(before, after) for before, after in zip(output.shape[1:], size, strict=True)
+        )
+        step = max(1, _BAND_VALUES // (output.shape[0] * size[1]))
+        for start in range(0, size[0], step):
+            band = _mixed(output, [each[start : start + step] for each in rows], dim=1)
+            yield as_label(_mixed(band, columns, dim=2)[None], self.specs[task])[0].numpy()
+
+
+def shown_size(size: tuple[int, int], longest: int | None) -> tuple[int, int]:
+    """Size of a picture whose longer side is at most ``longest``, the aspect kept."""
+    if longest is None or max(size) <= longest:
+        return size
+    ratio = longest / max(size)
+    return max(1, round(size[0] * ratio)), max(1, round(size[1] * ratio))
+
+
+def _between(before: int, after: int) -> list[Tensor]:
+    """For each of ``after`` positions the two of ``before`` beside it, and the weight of the second one."""
+    place = ((torch.arange(after, dtype=torch.float64) + 0.5) * before / after - 0.5).clamp(min=0)
+    first = place.long().clamp(max=before - 1)
+    return [first, (first + 1).clamp(max=before - 1), (place - first).float()]
+
+
+def _mixed(values: Tensor, places: list[Tensor], dim: int) -> Tensor:
+    first, second, weight = places
+    shape = [1, 1, 1]
+    shape[dim] = len(weight)
+    return torch.lerp(values.index_select(dim, first), values.index_select(dim, second), weight.view(shape))
+
+
+Run = Callable[[Tensor, Tensor], Mapping[str, Tensor]]
+"""Images uint8 (1, 3, height, width) of the model's size, and where they show the picture, bool (1, 1,
+height, width), to raw outputs (1, C, height, width) by task."""
+
 
 @dataclass(frozen=True)
 class Predictor:
-    """A trained model that takes plain images.
+    """A trained network that takes pictures of any size.
 
     Attributes:
-        model: The model.
+        run: The network.
         specs: Its tasks.
-        config: The config it was trained with.
-        device: Where it is.
+        image_size: (height, width) of its images.
     """
 
-    model: MultiTaskViT
+    run: Run
     specs: Mapping[str, TaskSpec]
-    config: RunConfig
-    device: torch.device
+    image_size: tuple[int, int]
 
-    @torch.no_grad()
-    def __call__(self, image: Tensor) -> dict[str, Tensor]:
-        """Predict every task for one image.
+    @classmethod
+    def of_model(
+        cls, model: MultiTaskViT, specs: Mapping[str, TaskSpec], config: RunConfig, device: torch.device
+    ) -> Predictor:
+        """The predictor of a model that lies on ``device``; ``config`` is that of its training."""
+        model.eval()
 
-        The image is scaled to fit the model's size with its aspect kept and padded symmetrically, as an
-        evaluation does with images that are too large; predictions are cut out and scaled back [ours].
+        def run(images: Tensor, inside: Tensor) -> Mapping[str, Tensor]:
+            batch = normalize_images(images.to(device, torch.float32), config.data.normalize)
+            with torch.no_grad(), autocast(config.train, device):
+                outputs: dict[str, Tensor] = model(batch.mul_(inside.to(device)))
+            return outputs
+
+        return cls(run, specs, config.data.image_size)
+
+    def __call__(self, picture: Picture) -> Prediction:
+        """Predict every task for one picture.
+
+        It is scaled to fit the model's size with its aspect kept and padded symmetrically, as an evaluation
+        does with images that are too large [ours].
 
         Args:
-            image: RGB, uint8, shape (3, H, W).
-
-        Returns:
-            Task -> prediction on the CPU; see :func:`as_label`.
+            picture: RGB, uint8, shape (H, W, 3).
         """
-        height, width = image.shape[1:]
-        target = self.config.data.image_size
-        ratio = min(target[0] / height, target[1] / width)
-        inner = (max(1, round(height * ratio)), max(1, round(width * ratio)))
-        top, left = ((size - used) // 2 for size, used in zip(target, inner, strict=True))
-        bottom, right = target[0] - inner[0] - top, target[1] - inner[1] - left
-        batch = image[None].to(self.device, torch.float32)
-        batch = interpolate(batch, inner, mode="bilinear", antialias=True, align_corners=False)
-        batch = pad(normalize_images(batch, self.config.data.normalize), (left, right, top, bottom))
-        self.model.eval()
-        with autocast(self.config.train, self.device):
-            outputs = self.model(batch)
-        found = {}
-        for name, output in outputs.items():
-            cut = output[:, :, top : top + inner[0], left : left + inner[1]].float()
-            whole = interpolate(cut, (height, width), mode="bilinear", align_corners=False)
-            found[name] = as_label(whole, self.specs[name])[0].cpu()
-        return found
+        size = (picture.shape[0], picture.shape[1])
+        ratio = min(whole / side for whole, side in zip(self.image_size, size, strict=True))
+        inner = [max(1, round(side * ratio)) for side in size]
+        starts = [(whole - part) // 2 for whole, part in zip(self.image_size, inner, strict=True)]
+        rows, columns = (slice(start, start + part) for start, part in zip(starts, inner, strict=True))
+        # Pillow shrinks whole numbers: of a large picture a copy in floats would take gigabytes.
+        fitted = Image.fromarray(picture).resize((inner[1], inner[0]), Image.Resampling.BILINEAR)
+        images = torch.zeros(1, 3, *self.image_size, dtype=torch.uint8)
+        images[0, :, rows, columns] = torch.from_numpy(np.array(fitted)).permute(2, 0, 1)
+        inside = torch.zeros(1, 1, *self.image_size, dtype=torch.bool)
+        inside[..., rows, columns] = True
+        outputs = self.run(images, inside)
+        cut = {task: output[0, :, rows, columns].float().cpu() for task, output in outputs.items()}
+        return Prediction(self.specs, cut, size)
 
 
 def as_label(outputs: Tensor, spec: TaskSpec) -> Tensor:

@@ -19,6 +19,7 @@ from dtme_search.models import MultiTaskViT, build_model
 from dtme_search.token_space import ConflictReport, ExpansionPlan
 from dtme_search.training.callbacks import Callbacks, Progress, TrainingInterrupted
 from dtme_search.training.checkpoint import load_checkpoint, save_checkpoint
+from dtme_search.training.choices import as_chosen
 from dtme_search.training.combination import Combination, graphs_survive
 from dtme_search.training.data_map import image_scores
 from dtme_search.training.evaluation import check_scoring, evaluate
@@ -76,7 +77,7 @@ class Trainer:
     ) -> None:
         check_scoring(config, data.scoring_split)
         self.config = config
-        self.data = data
+        self.data = data = as_chosen(data, config)
         self.callbacks = callbacks or Callbacks()
         self.trunk = trunk
         self.fingerprint = checkpoint_fingerprint(config, data.fingerprint)
@@ -105,7 +106,12 @@ class Trainer:
     ) -> Trainer:
         """The trainer of a run with the model that its config describes."""
         model = build_model(
-            config.model, data.specs, data.image_size, seed=config.seed, output_means=data.target_means()
+            config.model,
+            data.specs,
+            data.image_size,
+            seed=config.seed,
+            output_means=data.target_means(),
+            plugins=config.plugins,
         )
         return cls(config, model, data, folder=folder, callbacks=callbacks, trunk=trunk, parts=parts)
 

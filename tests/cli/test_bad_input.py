@@ -74,7 +74,7 @@ def refused(run, place):
         (("data", "check", "nyud", "--data-root", "none"), r"none: the folder of data set nyud must exist"),
         (("evaluate", "none"), r"none: no such checkpoint\. `dtme-search train` writes one"),
         (("evaluate", "."), r"checkpoint\.pt: no such checkpoint"),
-        (("evaluate", "a-file"), r"a-file: its config\.yaml must lie beside it"),
+        (("evaluate", "a-file"), r"a-file: its config\.yaml must be beside it"),
         (("conflicts", "run.yaml", "--out", "a-file"), r"--out must be a folder, got the file a-file"),
         (
             ("export", "--study", "tiny", "--out", "x", "--best", "--trial", "1"),
@@ -243,7 +243,7 @@ class TestDataOnDisk:
         (nyud / "normals" / "0009.png").unlink()
         ran = run("data", "check", "nyud", "--data-root", "nyud")
         assert ran.code == 2
-        assert ran.err == "dtme-search: data set nyud: 3 files missing or broken, listed above.\n"
+        assert ran.err == "dtme-search: data set nyud: 3 files missing or broken; see the list above.\n"
         for line in (
             "train 0004: nyud/images/0004.png: ",
             "test 0002: nyud/edge/0002.png: ",

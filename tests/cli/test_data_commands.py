@@ -41,7 +41,7 @@ def test_check_goes_on_where_labels_are_too_broken_for_a_split(run, tmp_path):
         path.write_bytes(b"")
     done = run("data", "check", "orchard.yaml")
     assert done.code == 2
-    assert done.err.endswith("8 files missing or broken, listed above.\n")
+    assert done.err.endswith("8 files missing or broken; see the list above.\n")
     assert done.out.count("ripe/") == 8
 
 

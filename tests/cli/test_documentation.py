@@ -49,7 +49,12 @@ SCHEDULER = "tcp://head:8786"
 EXEMPT = ("make", "pip", "git", "dask", "CUDA_VISIBLE_DEVICES=0", "CUDA_VISIBLE_DEVICES=1")
 """Programs that get and test the project itself, which CI runs, and a cluster, which a fixture is."""
 
-ELSEWHERE = {("own-data.md", "bash"): "test_own_data.py", ("sql.md", "python"): "test_sql_docs.py"}
+ELSEWHERE = {
+    ("own-data.md", "bash"): "test_own_data.py",
+    ("plugins.md", "bash"): "test_plugins.py",
+    ("plugins.md", "python"): "test_plugins.py",
+    ("sql.md", "python"): "test_sql_docs.py",
+}
 """Blocks that a test of their own runs, with its own data."""
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 import typer
-from tiny import write_tiny_study
+import yaml
+from tiny import TINY, write_tiny_study
 
 from dtme_search.cli.app import app
 from dtme_search.cli.main import with_flags_first
@@ -102,6 +103,7 @@ def test_flags_of_the_program_stand_anywhere():
 COMMANDS = typer.main.get_command(app).commands
 """Whatever it is called with: -v adds lines on stderr, -q leaves some out, and results stay."""
 STUDY = ("--study", "tiny", "--workdir", "copied-runs")
+SMALL = ("--set", "data.image_size=[32, 48]", "--set", "data.scenes={num_train: 6, num_test: 3}")
 LOOKING = {
     "show": STUDY,
     "studies": ("--workdir", "copied-runs"),
@@ -112,13 +114,36 @@ LOOKING = {
     "worker": (*STUDY, "--device", "cpu"),
     "optimize": ("--study", "tiny.yaml", "--workdir", "copied-runs", "--device", "cpu"),
     "baseline": ("--study", "tiny.yaml", "--workdir", "copied-runs", "--device", "cpu"),
+    "plugins": (),
+    "tasks": STUDY,
+    "study delete": (*STUDY, "--dry-run"),
+    "study clean": (*STUDY, "--dry-run"),
+    "trial delete": (*STUDY, "--trial", "3", "--dry-run"),
+    "cache show": (),
+    "cache clear": ("--dry-run",),
+    "data check": ("scenes", *SMALL),
+    "data show": ("scenes", *SMALL, "--out", "sheet.png"),
+    "conflicts": ("run.yaml", "--device", "cpu", "--set", "expansion.start=0.2"),
+    "train": ("run.yaml", "--device", "cpu", "--no-baselines"),
 }
+TRAINING = {"conflicts", "train"}
+NOT_AGAIN = {"study rename", "dashboard", "data prepare", "confirm", "evaluate", "predict", "deploy"}
+"""Would be another command the second time, never end, or need what a training leaves."""
 
 
-@pytest.mark.parametrize("command", LOOKING)
+def test_every_command_is_in_the_table():
+    groups = {name: found.commands for name, found in COMMANDS.items() if hasattr(found, "commands")}
+    inside = {f"{group} {name}" for group, found in groups.items() for name in found}
+    assert set(LOOKING) | NOT_AGAIN == (set(COMMANDS) - set(groups)) | inside
+
+
+@pytest.mark.parametrize(
+    "command", [pytest.param(each, marks=[pytest.mark.slow] * (each in TRAINING)) for each in LOOKING]
+)
 def test_quiet_and_verbose_mean_the_same_for_every_command(run, study_copy, finished_study, command):
     Path("tiny.yaml").write_text(Path(finished_study.file).read_text())
-    words = (command, *LOOKING[command])
+    Path("run.yaml").write_text(yaml.safe_dump(TINY | {"tasks": {"depth": {}}}))
+    words = (*command.split(), *LOOKING[command])
     quiet, plain, verbose = run("-q", *words), run(*words), run("-v", *words)
     assert quiet.code == plain.code == verbose.code
     assert verbose.code in (0, 2)
@@ -128,4 +153,4 @@ def test_quiet_and_verbose_mean_the_same_for_every_command(run, study_copy, fini
 
     assert lines(quiet) <= lines(plain) <= lines(verbose)
     assert quiet.err == "" and plain.err == ""
-    assert f"INFO: dtme-search 0.1.0: {command}" in verbose.err
+    assert f"INFO: dtme-search 0.1.0: {command.split()[0]}" in verbose.err

@@ -34,7 +34,7 @@ def test_show_draws_the_front_and_the_layers(run, place):
     code, out, err = run("show", *place)
     assert (code, err) == (0, "")
     assert "delta_m in percent (up) by overhead (across):" in out and "* on the front" in out
-    assert "Layers from the input on:" in out and " .  .  . " in out
+    assert "Layers, input first:" in out and " .  .  . " in out
     drawn = out.partition("delta_m in percent")[2].partition("Best: ")[0]
     assert max(map(len, drawn.splitlines())) <= 80
 
@@ -85,4 +85,4 @@ def test_predict_needs_a_checkpoint_with_its_tasks(run, tmp_path):
     (tmp_path / "checkpoint.pt").touch()
     (tmp_path / "config.yaml").touch()
     code, _, err = run("predict", tmp_path, "x.png")
-    assert code == 2 and "tasks.json must lie beside it" in err
+    assert code == 2 and "tasks.json must be beside it" in err

@@ -19,7 +19,7 @@ def test_a_worker_joins_what_optimize_made(run, tmp_path):
     ran = run("worker", "--study", "tiny", "--device", "cpu")
     assert ran.code == 0, ran
     assert "baseline depth" in ran.out and "trial 1: delta_m" in ran.out
-    assert "No trial of tiny is left to begin." in ran.out
+    assert "No trial of tiny is left to start." in ran.out
     assert "2 complete" in run("show", "--study", "tiny").out
 
 
@@ -51,7 +51,7 @@ def test_mistakes_are_one_line_and_write_nothing(run, tmp_path, words, message):
 def test_the_doctor_shows_one_screen(run, tmp_path):
     ran = run("doctor", "--study", write_tiny_study(tmp_path, reuse={"trunk_limit_gb": 0.1}))
     assert ran.code == 0, ran
-    assert ran.out.count("\n") < 24
+    assert ran.out.count("\n") < 30
     for name in ("versions", "devices", "study", "data", "storage", "workdir", "cache", "disk"):
         assert f"\n{name} " in ran.out
 

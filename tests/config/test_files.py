@@ -142,8 +142,8 @@ class TestYaml:
                 "train:\n\tlr: 1",
                 r":2:1: not valid YAML: found character '\\t' that cannot start any token\.$",
             ),
-            ("seed: 1\ntrain: {}\nseed: 2", r":3:1: not valid YAML: the key 'seed' stands twice\.$"),
-            ("train: {lr: 1,\n  lr: 2}", r":2:3: not valid YAML: the key 'lr' stands twice\.$"),
+            ("seed: 1\ntrain: {}\nseed: 2", r":3:1: not valid YAML: the key 'seed' appears twice\.$"),
+            ("train: {lr: 1,\n  lr: 2}", r":2:3: not valid YAML: the key 'lr' appears twice\.$"),
             ("", r": must hold a mapping of keys to values, got an empty file\.$"),
             ("hello", r": must hold a mapping of keys to values, got only 'hello'\.$"),
             ("seed: \0", r": not valid YAML: unacceptable character #x0000: [^\n]*$"),
@@ -216,7 +216,7 @@ class TestOverrides:
             ),
             (
                 "expansion.layers.*=both",
-                "--set expansion.layers.*=both: the path must not hold *, which only a search space knows.",
+                "--set expansion.layers.*=both: the path must not contain *; only a search space may.",
             ),
             (
                 "expansion.plan.modulate.x=[[depth]]",
@@ -254,18 +254,18 @@ class TestPaths:
             (
                 "",
                 "here: '' is unknown. Known: "
-                "baselines, data, expansion, model, schedule, seed, tasks, train.",
+                "baselines, data, expansion, model, plugins, schedule, seed, tasks, train.",
             ),
             ("expansion.layer.*", "here: 'layer' is unknown. Did you mean 'layers'?"),
             (
                 "expansion.layers.last",
-                "here: expansion.layers is a list; after it comes a number from 0 or *, got 'last'.",
+                "here: expansion.layers is a list: follow it with an index from 0 or with *, got 'last'.",
             ),
             (
                 "expansion.layers.-1",
-                "here: expansion.layers is a list; after it comes a number from 0 or *, got '-1'.",
+                "here: expansion.layers is a list: follow it with an index from 0 or with *, got '-1'.",
             ),
-            ("seed.*", "here: seed is a single value, nothing lies below it, got '*'."),
+            ("seed.*", "here: seed is a single value with nothing below it, got '*'."),
             ("tasks.*.weight", "here: '*' is no task of the config. Known: depth, edge, normals, semseg."),
         ],
     )

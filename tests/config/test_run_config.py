@@ -21,7 +21,10 @@ from dtme_search.errors import ConfigError
 WRONG = [
     # names
     ("trian: {}", "trian is unknown. Did you mean 'train'?"),
-    ("1: 2", "1 is unknown. Known: baselines, data, expansion, model, schedule, seed, tasks, train."),
+    (
+        "1: 2",
+        "1 is unknown. Known: baselines, data, expansion, model, plugins, schedule, seed, tasks, train.",
+    ),
     ("train: {lrr: 1}", "train.lrr is unknown. Did you mean 'lr'?"),
     ("data: {augment: {flipp: 1}}", "data.augment.flipp is unknown. Did you mean 'flip'?"),
     ("tasks: {depth: {wieght: 1}}", "tasks.depth.wieght is unknown. Did you mean 'weight'?"),

@@ -27,7 +27,7 @@ WRONG = [
     ),
     (
         HEAD + "search: {train.lr.x: {choices: [1]}}",
-        "search.train.lr.x: train.lr is a single value, nothing lies below it, got 'x'.",
+        "search.train.lr.x: train.lr is a single value with nothing below it, got 'x'.",
     ),
     (
         HEAD + "search: {expansion.plan: {choices: [1]}}",
@@ -35,7 +35,7 @@ WRONG = [
     ),
     (
         HEAD + "search: {data.image_size.2: {choices: [64]}}",
-        "search.data.image_size.2: data.image_size has the places 0 to 1, got '2'.",
+        "search.data.image_size.2: data.image_size has the indices 0 to 1, got '2'.",
     ),
     # values of the wrong type or out of the field's range
     (

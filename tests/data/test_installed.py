@@ -86,7 +86,7 @@ def test_a_built_in_name_cannot_be_taken():
             "wrong",
             r"orchard_data:open_wrong must be a function of root and options, got an error: .*takes 1 pos",
         ),
-        ("gone", r"got an error: .*has no attribute 'open_gone'.*Mend or update the package"),
+        ("gone", r"got an error: .*has no attribute 'open_gone'.*Fix or update the package"),
         ("absent", r"got an error: No module named 'orchard_data_absent'"),
         ("orchad", r"data\.name: no data set is named 'orchad'\. Did you mean 'orchard'"),
     ],

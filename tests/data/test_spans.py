@@ -48,7 +48,7 @@ def test_a_split_with_nothing_to_measure_is_refused(storage, task, split):
     config = CONFIG.model_copy(update={"storage": storage, "loader_workers": 0})
     read = ("train", "test") if final else ("train", "holdout")
     with pytest.raises(
-        DataError, match=rf"^tasks\.{task}: some pixel of the \S+ images must count, got none"
+        DataError, match=rf"^tasks\.{task}: at least one pixel of the \S+ images must count, got none"
     ):
         build_data(config, [task, "depth"], CPU, final=final, dataset=dataset, read=read)
     others = [name for name in dataset.tasks if name != task]
@@ -68,11 +68,11 @@ def test_labels_that_all_say_the_same_are_warned_of(caplog, task, value):
     dataset = Silenced(task, SPLITS.holdout, value)
     with caplog.at_level(logging.WARNING):
         build_data(CONFIG, [task], CPU, dataset=dataset)
-    assert f"tasks.{task}: every pixel of the hold-out images says {value:g}" in caplog.text
+    assert f"tasks.{task}: every pixel of the hold-out images has the value {value:g}" in caplog.text
 
 
 def test_the_check_says_both():
-    for value, said in ((None, "not one pixel counts"), (1, "every pixel says 1")):
+    for value, said in ((None, "no pixel counts"), (1, "every pixel has the value 1")):
         dataset = Silenced("edge", SPLITS.holdout, value)
         report = check_dataset(dataset, splits_of_run=SPLITS)
         assert any(f"edge: in the holdout images {said}" in note for note in report.notes())

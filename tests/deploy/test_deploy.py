@@ -44,8 +44,8 @@ PLANS = {
 }
 NETWORKS = [
     *(("simple", "vit", plan) for plan in PLANS),
-    *(pytest.param(decoder, "vit", "mixed", marks=pytest.mark.slow) for decoder in ("dpt", "invpt")),
-    pytest.param("simple", "taskprompter", "mixed", marks=pytest.mark.slow),
+    *((decoder, "vit", "mixed") for decoder in ("dpt", "invpt")),
+    ("simple", "taskprompter", "mixed"),
 ]
 
 
@@ -74,6 +74,7 @@ def description(of: Program) -> files.Description:
     return files.Description(tuple(of.specs.values()), SIZE, "imagenet", of.form, "", 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", [".onnx", ".pt2"])
 @pytest.mark.parametrize(("decoder", "architecture", "plan"), NETWORKS)
 def test_a_file_equals_pytorch(tmp_path, decoder, architecture, plan, ending):

@@ -56,7 +56,8 @@ def test_kills_with_a_server_and_a_folder_for_each_worker(undisturbed, tmp_path,
     crew = Crew(write(tmp_path), tmp_path / "runs", postgres_url, apart=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(heartbeat, "INTERVAL_SECONDS", 0.3)
-        patch.setattr("dtme_search.search.study.lifecycle.GRACE_SECONDS", 3.0)
+        for name in ("states", "presence"):
+            patch.setattr(f"dtme_search.search.study.{name}.GRACE_SECONDS", 3.0)
         # One that dies between asking and its first sign of life is told by its age alone.
         patch.setattr("dtme_search.search.study.states.BEGIN_WITHIN", timedelta(seconds=3))
         try:

@@ -20,7 +20,7 @@ from dtme_search.search import load_study
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 TITLES = (
-    "Gain and price of every trial",
+    "Gain and cost of every trial",
     "delta_m while training",
     "Operation by layer",
     "Gain by expansion start",
@@ -28,6 +28,7 @@ TITLES = (
     "Importance of the searched parameters",
     "Gradients on the shared parameters",
     "Data map",
+    "Gain and measured step cost",
 )
 
 

@@ -64,7 +64,7 @@ def test_the_front_is_one_file_per_trial(finished_study, tmp_path):
     ("number", "reason"),
     [
         (5, r"trial 5 exceeds a limit \(param_overhead_percent at most 2\.5\)"),
-        (2, r"trial 2 must be complete, got one that is failed\."),
+        (2, r"trial 2 must be complete, got failed\."),
         (6, r"trial must be one of 0\.\.5, got 6"),
         (-1, r"trial must be one of 0\.\.5, got -1"),
     ],
@@ -116,7 +116,7 @@ def test_a_study_without_a_feasible_trial_says_so(study_copy, monkeypatch, tmp_p
     infeasible = [study_copy.optuna.trials[5]]
     monkeypatch.setattr(study_copy.optuna, "get_trials", lambda deepcopy=True, states=None: infeasible)
     assert infeasible[0].state == TrialState.COMPLETE
-    with pytest.raises(ExportError, match="none of 1 finished trials keeps the limits"):
+    with pytest.raises(ExportError, match="none of 1 finished trials is within the limits"):
         export_best(study_copy, tmp_path / "out")
 
 

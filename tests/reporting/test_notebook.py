@@ -23,7 +23,7 @@ def test_the_plan_of_a_trial(view):
     assert view.plan(4).operations() == ("none", "modulate", "both")
     assert view.plan(0).is_empty
     for number in (2, 99):
-        with pytest.raises(ValueError, match=f"must be one that is complete, got {number}"):
+        with pytest.raises(ValueError, match=f"must be a complete trial, got {number}"):
             view.plan(number)
 
 
@@ -38,8 +38,9 @@ def test_figures_are_objects_by_name(view):
         "importance",
         "gradients",
         "data-map",
+        "cost",
     ]
-    assert figures["front"].layout.title.text == "Gain and price of every trial"
+    assert figures["front"].layout.title.text == "Gain and cost of every trial"
 
 
 def test_it_shows_what_came_out(view, tmp_path):

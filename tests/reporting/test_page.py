@@ -80,8 +80,8 @@ def test_pruned_reused_and_taken_over_trials_say_so(study_copy, edit_run):
     edit_run(3, origin_trial=1, steps_reused=10, steps_trained=0)
     edit_run(4, steps_reused=5, steps_trained=5)
     write_page(study_copy)
-    assert "taken over from trial 1" in note_of_trial(study_copy, 3)
-    assert "5 of 10 steps taken over from a shared trunk" in note_of_trial(study_copy, 4)
+    assert "reused from trial 1" in note_of_trial(study_copy, 3)
+    assert "5 of 10 steps reused from a shared trunk" in note_of_trial(study_copy, 4)
     assert "10 of" not in get_note(study_copy.optuna).split("training steps")[0][-10:]
 
 

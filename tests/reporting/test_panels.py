@@ -7,24 +7,24 @@ import pytest
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
+from tiny import TINY
 
 from dtme_search.config import RunConfig
 from dtme_search.data import normalize_images
 from dtme_search.models import build_model
 from dtme_search.reporting.panels import PanelRow, draw_panels, predict_image
+from dtme_search.reporting.rasters import raster_name, save_raster
 from dtme_search.tasks import depth, edge, normals, semseg
-from dtme_search.training import Predictor, as_label
+from dtme_search.training import Prediction, Predictor, as_label
 
 SPECS = {spec.name: spec for spec in (semseg(("wall", "floor", "bed")), depth(), normals("depth"), edge())}
 
 
 @pytest.fixture(scope="module")
 def predictor() -> Predictor:
-    from tiny import TINY
-
     config = RunConfig.model_validate(TINY)
     model = build_model(config.model, SPECS, config.data.image_size, seed=0)
-    return Predictor(model, SPECS, config, torch.device("cpu"))
+    return Predictor.of_model(model, SPECS, config, torch.device("cpu"))
 
 
 def labels(height: int, width: int) -> dict[str, np.ndarray]:
@@ -38,24 +38,68 @@ def labels(height: int, width: int) -> dict[str, np.ndarray]:
     }
 
 
+def noise(height: int, width: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
 @pytest.mark.parametrize(("height", "width"), [(48, 64), (90, 30), (20, 200), (1, 1)])
 def test_predictions_have_the_size_of_the_image_and_the_form_of_labels(predictor, height, width):
-    found = predictor(torch.randint(0, 256, (3, height, width), dtype=torch.uint8))
-    assert found.keys() == SPECS.keys()
+    prediction = predictor(noise(height, width))
+    found = {task: prediction.label(task) for task in SPECS}
     assert found["semseg"].shape == found["depth"].shape == found["edge"].shape == (height, width)
-    assert found["semseg"].dtype == torch.int64 and found["semseg"].max() < 3
+    assert found["semseg"].dtype == np.int64 and found["semseg"].max() < 3
     assert found["normals"].shape == (height, width, 3)
-    assert torch.allclose(found["normals"].norm(dim=-1), torch.ones(height, width), atol=1e-4)
+    assert np.allclose(np.linalg.norm(found["normals"], axis=-1), 1, atol=1e-4)
     assert found["edge"].min() >= 0 and found["edge"].max() <= 1
 
 
 def test_an_image_of_the_models_size_is_predicted_as_an_evaluation_does(predictor):
-    image = torch.randint(0, 256, (3, 32, 48), dtype=torch.uint8)
-    batch = normalize_images(image[None].float(), predictor.config.data.normalize)
+    image = noise(32, 48)
+    config = RunConfig.model_validate(TINY)
+    model = build_model(config.model, SPECS, config.data.image_size, seed=0).eval()
+    batch = normalize_images(torch.from_numpy(image).permute(2, 0, 1)[None].float(), config.data.normalize)
     with torch.no_grad():
-        outputs = predictor.model.eval()(batch)
-    for name, label in predictor(image).items():
-        assert torch.allclose(label, as_label(outputs[name].float(), SPECS[name])[0], atol=1e-5)
+        outputs = model(batch)
+    prediction = predictor(image)
+    for name, spec in SPECS.items():
+        wanted = as_label(outputs[name].float(), spec)[0].numpy()
+        assert np.allclose(prediction.label(name), wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(60, 90), (17, 500), (300, 5)])
+def test_bands_are_the_whole_and_as_torch_enlarges_it(predictor, size, monkeypatch):
+    prediction = predictor(noise(*size))
+    output = prediction.outputs["depth"][None]
+    wanted = torch.nn.functional.interpolate(output, size, mode="bilinear", align_corners=False)[0, 0]
+    assert np.allclose(prediction.label("depth"), wanted.numpy(), atol=1e-4)
+    whole = prediction.label("normals")
+    monkeypatch.setattr("dtme_search.training.prediction._BAND_VALUES", 7 * 3 * size[1])
+    bands = list(prediction.bands("normals"))
+    assert {len(band) for band in bands[:-1]} == {7} and np.array_equal(np.concatenate(bands), whole)
+
+
+def test_rasters_hold_what_was_predicted(predictor, tmp_path):
+    prediction = predictor(noise(70, 90))
+    for task, spec in SPECS.items():
+        save_raster(prediction, task, tmp_path / raster_name("shot", spec))
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "shot-depth.png", "shot-edge.npy", "shot-normals.npy", "shot-semseg.png",
+    ]  # fmt: skip
+    with Image.open(tmp_path / "shot-semseg.png") as classes:
+        assert classes.mode == "P" and np.array_equal(np.asarray(classes), prediction.label("semseg"))
+    with Image.open(tmp_path / "shot-depth.png") as millimetres:
+        metres = np.asarray(millimetres).astype(np.float64) / 1000
+    assert np.allclose(metres, np.clip(prediction.label("depth"), 0, 65.535), atol=0.0006)
+    for task in ("normals", "edge"):
+        values = np.load(tmp_path / f"shot-{task}.npy")
+        assert values.dtype == np.float32 and np.array_equal(values, prediction.label(task))
+
+
+def test_depth_that_16_bits_cannot_hold_is_the_farthest(tmp_path):
+    output = torch.tensor([[[-1.0, 1.0, 99.0]]])
+    save_raster(Prediction({"depth": depth()}, {"depth": output}, (1, 3)), "depth", tmp_path / "d.png")
+    with Image.open(tmp_path / "d.png") as picture:
+        assert np.asarray(picture).tolist() == [[0, 1000, 65535]]
 
 
 @pytest.mark.parametrize(("height", "width"), [(48, 64), (90, 40), (30, 120)])
@@ -85,7 +129,7 @@ def test_panels_keep_the_aspect_and_every_task_has_a_legend(height, width):
 
 def test_a_picture_becomes_panels(predictor, tmp_path):
     Image.fromarray(np.full((40, 30, 4), 120, np.uint8)).save(tmp_path / "photo.png")
-    path = predict_image(predictor, tmp_path / "photo.png", tmp_path / "new" / "photo-panels.png")
+    (path,) = predict_image(predictor, tmp_path / "photo.png", tmp_path / "new" / "photo-panels.png")
     assert path == tmp_path / "new" / "photo-panels.png"
     with Image.open(path) as picture:
         assert picture.width > 1000

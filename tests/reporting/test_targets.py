@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 from matplotlib.figure import Figure
+from typer.testing import CliRunner
 
-from dtme_search.errors import ConfigError
+from dtme_search.cli.main import app
+from dtme_search.errors import ConfigError, DtmeSearchError, ExportError
 from dtme_search.reporting import save_png
-from dtme_search.reporting.targets import panel_names, refuse_foreign
+from dtme_search.reporting.targets import panel_names, refuse_foreign, write_own_text
 
 
 @pytest.mark.parametrize(
@@ -36,7 +38,35 @@ def test_names_that_are_alone_stay_short():
 def test_a_file_of_somebody_else_is_never_replaced(tmp_path):
     refuse_foreign(tmp_path / "new.png")
     (tmp_path / "photo.png").write_bytes(b"\x89PNG my only copy")
-    with pytest.raises(ConfigError, match=r"photo\.png is there already and was not written by dtme-search"):
+    with pytest.raises(ConfigError, match=r"photo\.png exists already and was not written by dtme-search"):
         refuse_foreign(tmp_path / "photo.png")
     save_png(Figure(), tmp_path / "ours.png")
     refuse_foreign(tmp_path / "ours.png")
+
+
+def test_a_text_is_renewed_but_never_takes_the_place_of_another(tmp_path):
+    ours, theirs = tmp_path / "new" / "ours.md", tmp_path / "theirs.md"
+    write_own_text(ours, "x" * 5000 + " written by dtme-search")
+    assert write_own_text(ours, "dtme-search, again").read_text() == "dtme-search, again"
+    theirs.write_text("my own notes")
+    with pytest.raises(ConfigError, match="exists already and was not written by dtme-search"):
+        write_own_text(theirs, "dtme-search")
+    assert theirs.read_text() == "my own notes"
+    with pytest.raises(ExportError, match="cannot be written"):
+        write_own_text(theirs / "below.md", "dtme-search")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("export", "--best", "--force"), ("report",), ("tasks", "--write")],
+    ids=lambda words: words[0],
+)
+def test_no_command_writes_over_a_file_of_the_user(finished_study, tmp_path, words):
+    """``tasks`` has nothing to write here, and leaves the file alone as well."""
+    file = tmp_path / "mine.yaml"
+    file.write_text("my own notes")
+    option = ("--write",) if words[0] == "tasks" else (*words[1:], "--out")
+    place = ("--study", "tiny", "--workdir", str(finished_study.workdir))
+    done = CliRunner().invoke(app, [words[0], *place, *option, str(file)])
+    assert done.exit_code != 0 and isinstance(done.exception, DtmeSearchError)
+    assert file.read_text() == "my own notes"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from tiny import write_tiny_study
@@ -72,6 +73,5 @@ def test_it_is_searched_exported_trained_and_predicts(tmp_path):
     assert all(math.isfinite(value) for value in result.metrics.values())
     cpu = torch.device("cpu")
     model = restore_model(result.folder / "checkpoint.pt", config, result.specs, cpu)
-    found = Predictor(model, result.specs, config, cpu)(torch.zeros(3, 50, 70, dtype=torch.uint8))
-    assert {value.shape[:2] for value in found.values()} == {(50, 70)}
-    assert set(found) == set(config.tasks)
+    found = Predictor.of_model(model, result.specs, config, cpu)(np.zeros((50, 70, 3), np.uint8))
+    assert {found.label(task).shape[:2] for task in config.tasks} == {(50, 70)}

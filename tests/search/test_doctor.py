@@ -29,8 +29,21 @@ def test_a_healthy_machine_and_nothing_is_changed(tmp_path, monkeypatch):
     checks = examine(file, workdir=tmp_path / "runs")
     assert can_run(checks) and not (tmp_path / "runs").exists()
     found = by_name(checks)
-    assert {"versions", "devices", "study", "data", "storage", "workdir", "cache", "disk"} == found.keys()
-    assert {check.state for check in checks if check.name != "devices"} == {"ok"}
+    of_machine = {
+        "versions",
+        "devices",
+        "workdir",
+        "cache",
+        "temp",
+        "handles",
+        "disk",
+        "inodes",
+        "file clock",
+    }
+    assert of_machine | {"study", "data", "storage", "shared memory"} == found.keys()
+    # How much shared memory and how many files there are is the machine's affair.
+    beside = {"devices", "shared memory", "handles", "inodes"}
+    assert {check.state for check in checks if check.name not in beside} == {"ok"}
     assert found["data"].found == "scenes: 20 images to train on, 4 in the hold-out"
     assert "will be made" in found["storage"].found and "will be made in" in found["workdir"].found
     assert "torch " in found["versions"].found
@@ -85,3 +98,44 @@ def test_disk(tmp_path, monkeypatch, free_gb, state):
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _: SPACE(0, 0, free_gb * 2**30))
     found = by_name(examine(workdir=tmp_path))["disk"]
     assert found.state == state and f"{free_gb:.1f} GB free" in found.found
+
+
+def test_handles(tmp_path, monkeypatch):
+    monkeypatch.setattr(doctor.resource, "getrlimit", lambda _: (4096, 4096))
+    assert by_name(examine(workdir=tmp_path))["handles"].state == "ok"
+    monkeypatch.setattr(doctor.resource, "getrlimit", lambda _: (256, 4096))
+    found = by_name(examine(workdir=tmp_path))["handles"]
+    assert found.state == "warning" and "may open 256 files. Run ulimit -n 1024" in found.found
+    monkeypatch.setattr(doctor.resource, "getrlimit", lambda _: (64, 64))
+    assert "reads in its own process" in by_name(examine(workdir=tmp_path))["handles"].found
+
+
+def test_shared_memory_is_compared_with_what_a_loader_keeps_waiting(tmp_path, monkeypatch):
+    monkeypatch.setattr(doctor, "SHARED_MEMORY", tmp_path)
+    changes = {"data.storage": "loader", "data.loader_workers": 3}
+    file = write_tiny_study(tmp_path, changes)
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _: SPACE(0, 0, 2**40))
+    assert by_name(examine(file, workdir=tmp_path))["shared memory"].state == "ok"
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _: SPACE(0, 0, 100_000))
+    found = by_name(examine(file, workdir=tmp_path))["shared memory"]
+    assert found.state == "warning" and "0 MB free, 3 processes of a loader want" in found.found
+    assert "--shm-size" in found.found
+    file = write_tiny_study(tmp_path, {"data.storage": "device"})
+    assert "shared memory" not in by_name(examine(file, workdir=tmp_path))
+
+
+def test_a_disk_without_room_for_files_and_one_with_another_clock(tmp_path, monkeypatch):
+    monkeypatch.setattr(doctor, "FEW_INODES", 2**63)
+    monkeypatch.setattr(doctor, "FILE_CLOCK_SECONDS", -1.0)
+    found = by_name(examine(workdir=tmp_path))
+    assert "set the clocks" in found["file clock"].found and can_run(found.values())
+    disk = doctor.os.statvfs(tmp_path)
+    assert not disk.f_files or "more files" in found["inodes"].found
+
+
+def test_no_folder_for_temporary_files(tmp_path, monkeypatch):
+    def nowhere() -> str:
+        raise FileNotFoundError("No usable temporary directory found")
+
+    monkeypatch.setattr(doctor.tempfile, "gettempdir", nowhere)
+    assert "Set TMPDIR" in wrong(examine(workdir=tmp_path), "temp")

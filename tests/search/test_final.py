@@ -62,6 +62,8 @@ def test_the_test_split_is_measured_and_named(done):
         "metrics": dict(result.metrics),
         "extra_metrics": {"edge": {"ods_f": result.extra_metrics["edge"]["ods_f"]}},
         "delta_m_percent": result.delta_m_percent,
+        "against": result.against,
+        "baselines": [row.plain() for row in result.baselines.values()],
     }
     assert load_run_config(str(result.folder / "config.yaml")) == GROWING
 
@@ -101,7 +103,8 @@ def test_evaluating_the_checkpoint_gives_the_same_metrics(done):
     assert again.metrics == done.result.metrics
     assert again.extra_metrics == done.result.extra_metrics
     assert (again.split, again.num_images) == ("test", 4)
-    assert again.delta_m_percent is None and again.gains_percent == {} and again.dead_tasks == ()
+    assert again.delta_m_percent == done.result.delta_m_percent  # the baselines of `train` are beside it
+    assert again.gains_percent == done.result.gains_percent
 
 
 def test_a_second_call_trains_nothing(done):

@@ -211,7 +211,7 @@ def test_a_study_whose_trials_all_diverge_stops_with_the_cause(tmp_path):
     search = {"train.lr": {"low": 1e19, "high": 1e20}}
     fixed = {"recipe": "base"}
     file = write_tiny_study(tmp_path, trials=8, max_failures_in_a_row=2, search=search, baselines=fixed)
-    with pytest.raises(TrainingError, match=r"study tiny: 2 trials in a row .*DivergedError: step .*\. Mend"):
+    with pytest.raises(TrainingError, match=r"study tiny: 2 trials in a row .*DivergedError: step .*\. Fix"):
         optimize(file, workdir=tmp_path / "runs", device="cpu")
     study = load_study("tiny", workdir=tmp_path / "runs")
     assert states(study) == ["fail", "fail"]

@@ -12,7 +12,9 @@ from dtme_search import StudyConfig, load_study, optimize
 from dtme_search.config import load_study_config
 from dtme_search.errors import ConfigError
 from dtme_search.search import confirm, join, read_study, train_baselines
+from dtme_search.search.space.known_points import first_points
 from dtme_search.search.study.loading import study_name
+from dtme_search.search.study.preparation import space_of
 
 FIELDS = {
     "name": "tiny",
@@ -77,3 +79,19 @@ def test_a_study_built_in_python_runs_and_the_command_line_goes_on_with_it(tmp_p
     assert join(built(), workdir=runs, device="cpu").name == "tiny"  # none is left
     dtme_search.export_best(done, os.fspath(tmp_path / "best.yaml"), force=True)
     assert (tmp_path / "best.yaml").is_file()
+
+
+def test_the_smallest_possible_study_needs_no_enqueue(tmp_path):
+    """Only what somebody names must be in the space."""
+    fields = {"name": "small", "config": TINY, "search": {"expansion.num_images": {"choices": [6, 3]}}}
+    study = StudyConfig.model_validate(fields)
+    space = space_of(*read_study(study))
+    assert first_points(space, study) == [{"expansion.num_images": 6}]  # nothing grows: unexpanded, no paper
+    named = StudyConfig.model_validate({**fields, "enqueue": ["unexpanded", "paper"]})
+    with pytest.raises(ConfigError, match="the paper's setting needs expansion"):
+        first_points(space, named)
+    whole = built(enqueue=["unexpanded", "paper"])
+    values = {name: getattr(whole, name) for name in whole.model_fields_set if name != "enqueue"}
+    default = StudyConfig.model_validate(values)
+    space = space_of(*read_study(whole))
+    assert first_points(space, default) == first_points(space, whole) and len(first_points(space, whole)) == 2

@@ -233,3 +233,36 @@ def test_a_loss_that_is_not_finite_is_named(images):
     nn.init.constant_(model.decoders["depth"].bias, float("inf"))
     with pytest.raises(TrainingError, match="'depth' must be finite, got inf"):
         measure_conflicts(lambda: [images], model, variance_ratio=10.0)
+
+
+def test_pairs_count_only_on_images_with_both_labels(images):
+    """A task without a label has a gradient of zero, which would conflict with every other."""
+    labelled = torch.ones(8, 3, dtype=torch.bool)
+    labelled[2:, 2] = False  # edge in the first two images
+    labelled[7, 1] = False  # the last image has semseg alone
+
+    def of_batch(batch: Tensor) -> Tensor:
+        places = [int((images == one).flatten(1).all(1).nonzero()) for one in batch]
+        return labelled[places]
+
+    model = ToyTransformer()
+    whole = measure_conflicts(lambda: images.split(3), model, variance_ratio=10.0)
+    report = measure_conflicts(lambda: images.split(3), model, variance_ratio=10.0, labelled=of_batch)
+    assert report.num_images == 7
+    for counts, all_counts in (
+        (report.range_counts, whole.range_counts),
+        (report.null_counts, whole.null_counts),
+    ):
+        assert torch.equal(counts[:, :, 0], all_counts[:7, :, 0])
+        assert torch.equal(counts[:2, :, 1:], all_counts[:2, :, 1:])
+        assert not counts[2:, :, 1:].any()
+    rate = whole.range_counts[:2, 1, 2].sum() / (2 * 7)
+    assert report.range_rates[1, 1, 2].item() == pytest.approx(rate.item())
+
+
+def test_images_that_share_no_two_labels_cannot_be_compared(images):
+    def alone(batch: Tensor) -> Tensor:
+        return torch.tensor([True, False, False]).expand(len(batch), 3)
+
+    with pytest.raises(TrainingError, match=r"8 images must have labels of two of the tasks semseg, depth"):
+        measure_conflicts(lambda: [images], ToyTransformer(), variance_ratio=10.0, labelled=alone)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from itertools import combinations
 
 import pytest
@@ -169,3 +170,42 @@ def test_counts_that_do_not_fit_are_refused(name, shape):
     counts[name] = torch.zeros(shape).long()
     with pytest.raises(ValueError, match="counts must"):
         ConflictReport(TASKS, 100.0, 8, 20, (1, 1), **counts)
+
+
+def test_pairs_count_on_images_that_have_both_labels():
+    """Three images, two layers, ten tokens; tasks semseg and edge have labels together in the first only."""
+    counts = torch.tensor([[[1, 2, 3], [4, 5, 6]], [[3, 0, 7], [4, 0, 9]], [[5, 0, 2], [1, 0, 0]]])
+    both = torch.tensor([[True, True, True], [True, False, True], [True, False, True]])
+    report = replace(report_of(counts, num_positions=10), both=both)
+    rates = report.range_rates
+    assert rates[0, 0, 1].item() == pytest.approx(9 / 30)
+    assert rates[0, 0, 2].item() == pytest.approx(2 / 10)
+    assert rates[1, 1, 2].item() == pytest.approx(15 / 30)
+    assert report.range_scores.tolist() == pytest.approx(
+        [(0.3 + 0.2 + 0.4) / 3, (0.3 + 0.5 + 0.5) / 3], rel=1e-12
+    )
+    assert report.ranking("range") == (1, 0)
+    # Of 0.1, 0.3, 0.5: standard deviation 0.2.
+    assert report.pair_errors("range")[0, 0, 1].item() == pytest.approx(0.2 / math.sqrt(3))
+    assert report.pair_errors("range")[0, 0, 2].item() == math.inf
+    assert ConflictReport.from_json(report.to_json()) == report
+
+
+def test_a_pair_that_no_image_shows_is_no_part_of_the_score():
+    counts = torch.tensor([[[4, 0, 0]], [[6, 0, 0]], [[8, 0, 0]]])
+    both = torch.tensor([[True, False, False]] * 3)
+    report = replace(report_of(counts, num_positions=10), both=both)
+    alone = report_of(counts[:, :, :1], num_positions=10)
+    assert report.range_scores.tolist() == pytest.approx(alone.range_scores.tolist())
+    assert report.score_errors("range").tolist() == pytest.approx(alone.score_errors("range").tolist())
+
+
+def test_labels_everywhere_change_nothing():
+    whole = report_of(random_counts(12, 4, slope=0.2))
+    same = replace(whole, both=torch.ones(12, 3, dtype=torch.bool))
+    for space in ("range", "null"):
+        assert torch.allclose(same.scores(space), whole.scores(space))
+        assert torch.allclose(same.score_errors(space), whole.score_errors(space))
+        assert torch.allclose(same.pair_errors(space), whole.pair_errors(space))
+        assert same.ranking(space) == whole.ranking(space)
+        assert same.ties(space) == whole.ties(space)

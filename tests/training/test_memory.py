@@ -130,7 +130,7 @@ def test_a_run_that_does_not_fit_goes_on_from_its_checkpoint_in_two_parts(
     trainer, result = run(config, data, tmp_path, told)
     assert (result.parts, undisturbed.parts) == (2, 1) and trainer.state.step == 10
     assert told == [
-        "out of memory at step 6 (CUDA out of memory. Tried to allocate 2.00 GiB); it goes on with each "
+        "out of memory at step 6 (CUDA out of memory. Tried to allocate 2.00 GiB); continuing with each "
         "batch of 4 in 2 parts"
     ]
     first, last = result.evaluations

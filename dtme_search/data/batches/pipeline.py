@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from dtme_search.config import DataConfig, fingerprint
 from dtme_search.data.base import Batch, Dataset, Split
 from dtme_search.data.batches.augment import Draws, prepare_batch
+from dtme_search.data.batches.order import Labelled, training_order
 from dtme_search.data.batches.own_size import OwnLabels, read_own_labels
 from dtme_search.data.batches.randomness import Purpose, make_generator
 from dtme_search.data.batches.resizing import fitted_size
@@ -54,12 +57,12 @@ class TaskData:
         splits: Splits,
         fingerprint: str,
         config: DataConfig,
+        *,
         device: torch.device,
         open_split: Callable[[Split], Storage],
         crop_task: str | None,
         source: Dataset,
-        known_means: dict[str, Tensor] | None = None,
-        side_stream: SideStream | None = None,
+        labelled: Labelled,
     ) -> None:
         self.specs = dict(specs)
         self.splits = splits
@@ -70,8 +73,10 @@ class TaskData:
         self._open_split = open_split
         self._crop_task = crop_task
         self._source = source
-        self._known_means = {} if known_means is None else known_means
-        self._side_stream = SideStream(device) if side_stream is None else side_stream
+        self._known_means: dict[str, Tensor] = {}
+        self._side_stream = SideStream(device)
+        # Of the whole data set, so that runs of one task and of all see the same batches.
+        self._labelled = labelled
 
     @property
     def scoring_split(self) -> Split:
@@ -87,26 +92,21 @@ class TaskData:
         missing = [task for task in tasks if task not in self.specs]
         if missing:
             raise ValueError(f"tasks must be among {list(self.specs)}, got {missing}")
-        specs = {task: self.specs[task] for task in tasks}
-        return TaskData(
-            specs,
-            self.splits,
-            self.fingerprint,
-            self._config,
-            self.device,
-            self._open_split,
-            self._crop_task,
-            self._source,
-            self._known_means,
-            self._side_stream,
-        )
+        return self.with_specs({task: self.specs[task] for task in tasks})
+
+    def with_specs(self, specs: Mapping[str, TaskSpec]) -> TaskData:
+        """The same data, held only once, for tasks with other losses and metrics."""
+        same = copy.copy(self)
+        same.specs = dict(specs)
+        return same
 
     def train_batches(self, batch_size: int, seed: int, start_step: int = 0) -> Iterator[Batch]:
         """Augmented training batches without end; batch t depends only on ``(seed, t)`` and its size.
 
         Args:
             batch_size: Images per batch, always full: an epoch leaves out the remainder, and a set smaller
-                than a batch is repeated to fill it.
+                than a batch is repeated to fill it. Where images lack labels of a task they are exchanged
+                until each batch has one, see ``spread_labels``.
             seed: Seed of order and augmentation.
             start_step: Step of the first batch; the batches are those a run from step 0 gets from there on.
         """
@@ -133,20 +133,31 @@ class TaskData:
         return read_own_labels(self._source, ids, self.specs, self.image_size, self.device)
 
     def analysis_batches(self, num_images: int, batch_size: int, seed: int) -> Iterator[Batch]:
-        """Different training images, chosen by ``seed``, not augmented; all of them if there are fewer."""
+        """Different training images, chosen by ``seed``, not augmented; all of them if there are fewer.
+
+        Images with labels of fewer than two tasks come last: nothing can be compared on them.
+        """
         _check_positive(num_images=num_images, batch_size=batch_size)
         generator = make_generator("cpu", seed, Purpose.ANALYSIS)
-        chosen = torch.randperm(len(self.splits.train), generator=generator)[:num_images]
-        return self._plain("train", chosen.tolist(), batch_size)
+        shuffled = torch.randperm(len(self.splits.train), generator=generator).tolist()
+        partly = [self._labelled[task] for task in self.specs if task in self._labelled]
+        if partly:
+            num_labels = len(self.specs) - len(partly) + np.sum(partly, axis=0)
+            shuffled.sort(key=lambda index: -min(2, num_labels[index]))
+        return self._plain("train", shuffled[:num_images], batch_size)
 
     def average_batches(self, batch_size: int) -> Iterator[Batch]:
         """The training images that averages over them are taken from, not augmented.
 
         All of them, or of more than 1,024 an even choice of about that many: an average needs no more, and
-        reading all of Taskonomy takes hours.
+        reading all of Taskonomy takes hours. Of tasks that images lack, as many that have them, too.
         """
         _check_positive(batch_size=batch_size)
-        return self._plain("train", _even_choice(len(self.splits.train), _AVERAGED_IMAGES), batch_size)
+        chosen = set(_even_choice(len(self.splits.train), _AVERAGED_IMAGES))
+        for there in self._labelled.values():
+            those = np.flatnonzero(there).tolist()
+            chosen |= {those[place] for place in _even_choice(len(those), _AVERAGED_IMAGES)}
+        return self._plain("train", sorted(chosen), batch_size)
 
     def target_means(self) -> dict[str, Tensor]:
         """Mean of the valid targets of ``average_batches`` per channel, float32 (C,) on the CPU.
@@ -180,7 +191,12 @@ class TaskData:
         if self._crop_task is not None and self._crop_task not in tasks:
             tasks.append(self._crop_task)
         order = functools.partial(
-            training_order, len(self.splits.train), batch_size, seed, start_step=start_step
+            training_order,
+            len(self.splits.train),
+            batch_size,
+            seed,
+            start_step=start_step,
+            labelled=self._labelled,
         )
         # The storage may run ahead in its own copy of the order.
         raw_batches = self._open_split("train").batches(order(), tasks)
@@ -279,26 +295,19 @@ def build_data(
             lambda sample_id, found: spans.add(split_of[sample_id], found),
             lambda: spans.check(specs),
         )
-    return TaskData(specs, splits, identity, config, device, open_split, crop_task, source)
-
-
-def training_order(num_images: int, batch_size: int, seed: int, start_step: int = 0) -> Iterator[list[int]]:
-    """Indices of the training batches from ``start_step`` on: a new permutation for each epoch.
-
-    Example:
-        >>> later = training_order(5, 2, seed=0, start_step=3)
-        >>> whole = training_order(5, 2, seed=0)
-        >>> [next(whole) for _ in range(4)][3] == next(later)
-        True
-    """
-    steps_per_epoch = max(1, num_images // batch_size)
-    for epoch in itertools.count(start_step // steps_per_epoch):
-        shuffled = torch.randperm(num_images, generator=make_generator("cpu", seed, Purpose.ORDER, epoch))
-        order = shuffled.tolist()
-        first = start_step % steps_per_epoch if epoch == start_step // steps_per_epoch else 0
-        for step in range(first, steps_per_epoch):
-            start = step * batch_size
-            yield [order[position % num_images] for position in range(start, start + batch_size)]
+    find = getattr(source, "labelled", None)
+    labelled = None if find is None else find(splits.train)
+    return TaskData(
+        specs,
+        splits,
+        identity,
+        config,
+        device=device,
+        open_split=open_split,
+        crop_task=crop_task,
+        source=source,
+        labelled=labelled or {},
+    )
 
 
 def _even_choice(num_images: int, most: int) -> range:

@@ -16,7 +16,7 @@ from dtme_search.config.description import LOSSES, METRICS, UNITS
 from dtme_search.data.base import Sample, SourceSplit
 from dtme_search.data.folder.files import FolderFiles
 from dtme_search.data.folder.groups import Groups
-from dtme_search.data.folder.label_files import read_label
+from dtme_search.data.folder.label_files import Label, read_label
 from dtme_search.data.reading.digests import content_digests
 from dtme_search.data.reading.folders import read_ids
 from dtme_search.data.reading.pictures import read_image
@@ -72,8 +72,10 @@ class FolderDataset:
         No file of the test split is opened. The place of the folder does not count, so a copy is the same
         data set.
         """
-        meaning = self._description.model_dump(mode="json", exclude={"root", "splits", "groups"})
+        meaning = self._description.model_dump(mode="json", exclude={"root", "splits", "groups", "missing"})
         for name, task in meaning["tasks"].items():
+            # Which files are missing stands in the contents.
+            del task["missing"]
             # What a mask is scored by where nothing is said has changed once.
             spec = self.tasks[name]
             task |= {"loss": spec.loss, "metric": spec.metric} if spec.kind == "mask" else {}
@@ -143,25 +145,35 @@ class FolderDataset:
     def class_presence(self, ids: Sequence[str]) -> npt.NDArray[np.bool_] | None:
         """Classes of all tasks of kind classes side by side; read once, then from the cache.
 
+        Beside them, for each task of which files are missing, whether there is a label.
+
         Raises:
             DataError: Names the first label that is missing or broken.
         """
         tasks = {name: task for name, task in self._description.tasks.items() if task.kind == "classes"}
-        if not tasks:
+        labelled = list((self.labelled(ids) or {}).values())
+        if not tasks and not labelled:
             return None
         found = [
             class_presence(
                 fingerprint(self.fingerprint, name),
                 ids,
                 len(task.classes),
-                lambda sample_id, name=name, task=task: read_label(  # type: ignore[misc]
-                    self._path(task.files, sample_id), name, task
-                ),
+                lambda sample_id, name=name: self._label(sample_id, name, (1, 1)),  # type: ignore[misc]
                 self._cache_dir,
             )
             for name, task in tasks.items()
         ]
-        return np.concatenate(found, axis=1)
+        return np.concatenate([*found, *(each[:, None] for each in labelled)], axis=1)
+
+    def labelled(self, ids: Sequence[str]) -> Mapping[str, npt.NDArray[np.bool_]] | None:
+        """Per task of which files are missing, whether each id has one, shape (N,); opens no file."""
+        found = {
+            name: np.array([self._path(task.files, sample_id).is_file() for sample_id in ids], np.bool_)
+            for name, task in self._description.tasks.items()
+            if name in self._description.partly_labelled
+        }
+        return {name: there for name, there in found.items() if not there.all()} or None
 
     def read(self, sample_id: str, tasks: Sequence[str]) -> Sample:
         """Read one image with the labels of ``tasks``.
@@ -175,11 +187,10 @@ class FolderDataset:
             raise ValueError(
                 f"task must be known, got '{unknown[0]}'.{nearest(unknown[0], self._description.tasks)}"
             )
+        image = read_image(self._path(self._description.images, sample_id))
         labels, valid = {}, {}
         for name in tasks:
-            task = self._description.tasks[name]
-            labels[name], valid[name] = read_label(self._path(task.files, sample_id), name, task)
-        image = read_image(self._path(self._description.images, sample_id))
+            labels[name], valid[name] = self._label(sample_id, name, image.shape[:2])
         for name, mask in valid.items():
             if mask.shape != image.shape[:2]:
                 path = self._path(self._description.tasks[name].files, sample_id)
@@ -188,6 +199,16 @@ class FolderDataset:
                     f"{image.shape[0]}x{image.shape[1]}, got {mask.shape[0]}x{mask.shape[1]}. Replace one."
                 )
         return Sample(image, labels, valid)
+
+    def _label(self, sample_id: str, name: str, size: tuple[int, ...]) -> Label:
+        """A label; of ``size`` with nothing in it where its file may be missing and is."""
+        task = self._description.tasks[name]
+        path = self._path(task.files, sample_id)
+        if name not in self._description.partly_labelled or path.is_file():
+            return read_label(path, name, task)
+        channels = {"normals": (3,), "values": (task.channels,)}.get(task.kind, ())
+        kind = np.uint8 if task.target in ("classes", "mask") else np.float32
+        return np.zeros((*size, *channels), kind), np.zeros(size, np.bool_)
 
     def _path(self, pattern: str, sample_id: str) -> Path:
         return self._files.path(pattern, sample_id)
@@ -225,7 +246,7 @@ class FolderDataset:
         if not matching:
             raise DataError(
                 f"{self._root / self._description.images}: some of {len(self._files.ids)} ids must match "
-                f"'{source}', got none, '{self._files.ids[0]}' first. Mend splits in the description."
+                f"'{source}', got none, '{self._files.ids[0]}' first. Correct splits in the description."
             )
         return matching
 
@@ -234,13 +255,14 @@ class FolderDataset:
         found = []
         for name, pattern in self._patterns.items():
             gap = [sample_id for sample_id in ids if not self._path(pattern, sample_id).is_file()]
-            if gap:
+            if gap and (name not in self._description.partly_labelled or len(gap) == len(ids)):
                 shown = ", ".join(gap[:3]) + ", ..." * (len(gap) > 3)
                 found.append(f"{name} ({pattern}): {len(gap)} of {len(ids)} missing ({shown})")
         if found:
             raise DataError(
                 f"{self._root}: every id must have its files, got {'; '.join(found)}. "
-                "Complete the data, or list the ids that are complete in splits.train and splits.test."
+                "Complete the data, list the ids that are complete in splits.train and splits.test, or set "
+                "missing: skip for tasks of which some images have no label."
             )
 
 

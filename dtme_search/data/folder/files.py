@@ -49,8 +49,8 @@ class FolderFiles:
         ids = {sample_id for sample_id, _ in self._listed if sample_id is not None}
         if not ids:
             raise DataError(
-                f"{self.root / self.images}: some image must be there, got none. "
-                "Mend root or images in the description."
+                f"{self.root / self.images}: it must match at least one image, got none. "
+                "Correct root or images in the description."
             )
         return tuple(sorted(ids))
 

@@ -49,7 +49,8 @@ class Groups:
             example = f", which names '{next(iter(self._listed), '')}' first" if self._file else ""
             raise DataError(
                 f"groups: {source} must give a group to the images, got none for '{ids[0]}' and the other "
-                f"{len(ids) - 1}{example}. Ids stand without ending, a space before the group."
+                f"{len(ids) - 1}{example}. "
+                "Write each line as the id without its ending, a space, and the group."
             )
         found = []
         if alone:
@@ -59,7 +60,7 @@ class Groups:
             )
         strange = sorted(self._listed.keys() - set(ids))
         if strange:
-            found.append(f"groups: {len(strange)} ids of {source} are no images, '{strange[0]}' first")
+            found.append(f"groups: {len(strange)} ids of {source} are not images, '{strange[0]}' first")
         return found
 
     def check_apart(self, train: Sequence[str], test: Sequence[str]) -> None:
@@ -73,7 +74,7 @@ class Groups:
         if shared and not set(train) & set(test):
             raise DataError(
                 f"groups: training and test must share no group, got {len(shared)} in both, '{shared[0]}' "
-                "first. Move its ids to one list, or mend the groups."
+                "first. Move its ids to one list, or correct the groups."
             )
 
     def _find(self, sample_id: str) -> str | None:

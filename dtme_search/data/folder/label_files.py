@@ -72,7 +72,7 @@ def _classes(codes: npt.NDArray[np.integer[Any]], where: str, task: FolderTask) 
         shown = ", ".join(_shown(code, task) for code in found[:3]) + (", ..." if len(found) > 3 else "")
         raise DataError(
             f"{where} must hold the {task.how} of its classes or of ignore only, got {shown} at "
-            f"{int(strange.sum())} pixels. Add them to the description, or mend the file."
+            f"{int(strange.sum())} pixels. Add them to the description, or correct the file."
         )
     return np.where(ignored, 0, index[place]).astype(np.uint8), ~ignored
 
@@ -93,9 +93,9 @@ def _refuse_soft(positive: npt.NDArray[np.integer[Any]], where: str) -> None:
     if between.size and between.size < np.unique(positive).size:
         shown = ", ".join(str(value) for value in between[:3]) + ", ..." * (between.size > 3)
         raise DataError(
-            f"{where} must hold 0 and {_WHITE} only, or positive must say what means yes, got {shown} too: "
-            "the mask was scaled or stored with loss. Write it again, or take encoding numbers and scale "
-            "0.0039, which cuts at one half."
+            f"{where} must hold 0 and {_WHITE} only, or positive must list the values that mean yes, got "
+            f"{shown} too: the mask was scaled or stored with loss. Write it again, or use encoding numbers "
+            "and scale 0.0039, which cuts at one half."
         )
 
 
@@ -107,7 +107,7 @@ def _numbers(path: Path, name: str, task: FolderTask) -> tuple[npt.NDArray[np.fl
     if raw.ndim != 3 or raw.shape[2] != channels or raw.dtype.kind not in "biuf":
         raise DataError(
             f"{path}: {name} must hold {channels} number{'s' * (channels > 1)} per pixel, got {raw.dtype} "
-            f"{tuple(raw.shape)}. Mend the file, or encoding and channels of its description."
+            f"{tuple(raw.shape)}. Correct the file, or encoding and channels in its description."
         )
     # 0.1 of the description is not 0.1 of a file that holds float32.
     ignored = np.array(task.ignore, dtype=raw.dtype if raw.dtype.kind == "f" else None)
@@ -122,7 +122,7 @@ def _check_range(counted: npt.NDArray[np.float64], where: str, allowed: tuple[fl
     if counted.size and not allowed[0] <= counted.min() <= counted.max() <= allowed[1]:
         raise DataError(
             f"{where} must lie in {allowed[0]:g} to {allowed[1]:g}, got {counted.min():.6g} to "
-            f"{counted.max():.6g}. Set scale, ignore or range in the description, or mend the file."
+            f"{counted.max():.6g}. Set scale, ignore or range in the description, or correct the file."
         )
 
 

@@ -192,7 +192,7 @@ def _load_v5(path: Path, names: Sequence[str], purpose: str) -> dict[str, npt.ND
         raise DataError(f"{path}: the file must lie beside the source; it holds {purpose}")
     try:
         content: Mapping[str, Any] = loadmat(path)
-    except (OSError, ValueError, TypeError, NotImplementedError, IndexError) as error:
+    except Exception as error:  # scipy lets through whatever a damaged file makes its parser stumble over
         raise DataError(f"{path}: the file cannot be read ({_first_line(error)}). {_WHERE_TO_GET}") from error
     found = {name: np.asarray(content.get(name, ())) for name in names}
     for name, values in found.items():
@@ -213,7 +213,7 @@ def _opened(source: Path, wanted: str) -> Iterator[Any]:
     try:
         with h5py.File(source, "r") as file:
             yield file
-    except OSError as error:
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:  # h5py raises all of them
         raise DataError(
             f"{source}: {wanted} cannot be read as MATLAB v7.3 ({_first_line(error)}). "
             "Download the file again."

@@ -91,7 +91,9 @@ def prepare_pascal_context(
             problems.append(problem)
     if problems:
         others = f" {len(problems) - 1} more images are broken." if len(problems) > 1 else ""
-        raise DataError(f"{problems[0]}{others} Everything else was written; the same command goes on.")
+        raise DataError(
+            f"{problems[0]}{others} Everything else was written; run the same command again to resume."
+        )
     # The lists come last: without them the folder is not taken for a data set.
     for name in _LISTS:
         (out / name).parent.mkdir(parents=True, exist_ok=True)

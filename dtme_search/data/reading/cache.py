@@ -2,18 +2,73 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import joblib
+if TYPE_CHECKING:
+    import joblib
 
 from dtme_search.errors import DataError
+
+_LIMIT_GB = 20.0
+_IN_USE_SECONDS = 3600.0
 
 
 def cache_folder(cache_dir: Path | None = None) -> Path:
     """Name the cache folder: ``cache_dir``, else ``DTME_CACHE``, else ``~/.cache/dtme-search``."""
     return cache_dir or Path(os.environ.get("DTME_CACHE") or "~/.cache/dtme-search").expanduser()
+
+
+def cache_limit_gb() -> float:
+    """What the cache may take: ``DTME_CACHE_GB``, else 20 GB [ours].
+
+    Raises:
+        DataError: If that is no number above 0.
+    """
+    given = os.environ.get("DTME_CACHE_GB") or str(_LIMIT_GB)
+    try:
+        limit = float(given)
+    except ValueError:
+        limit = 0.0
+    if not limit > 0:
+        raise DataError(f"DTME_CACHE_GB must be a number of gigabytes above 0, got '{given}'. Change it.")
+    return limit
+
+
+def cached_files(cache_dir: Path | None = None) -> list[Path]:
+    """All files of the cache; each of them can be made anew."""
+    return sorted(path for path in cache_folder(cache_dir).glob("*/**/*") if path.is_file())
+
+
+def trim_cache(cache_dir: Path | None = None) -> float:
+    """Remove what was used longest ago until the rest fits; gives the gigabytes that went.
+
+    What was used within the hour stays even above the limit, because somebody may be about to read it. Done
+    at most once an hour, so that looking at many files costs no start much.
+    """
+    folder, now, gone = cache_folder(cache_dir), time.time(), 0
+    stamp = folder / ".trimmed"
+    if not folder.is_dir() or (stamp.exists() and now - stamp.stat().st_mtime < _IN_USE_SECONDS):
+        return 0.0
+    with contextlib.suppress(OSError):
+        stamp.touch()
+    facts = {}
+    for path in cached_files(cache_dir):
+        with contextlib.suppress(FileNotFoundError):
+            facts[path] = path.stat()
+    excess = sum(each.st_size for each in facts.values()) - cache_limit_gb() * 2**30
+    used = {path: max(each.st_atime, each.st_mtime) for path, each in facts.items()}
+    for path in sorted(used, key=lambda each: used[each]):
+        if excess - gone <= 0 or now - used[path] < _IN_USE_SECONDS:
+            break
+        with contextlib.suppress(OSError):
+            path.unlink()
+            gone += facts[path].st_size
+    return gone / 2**30
 
 
 def open_cache(cache_dir: Path | None = None) -> joblib.Memory:
@@ -33,6 +88,8 @@ def open_cache(cache_dir: Path | None = None) -> joblib.Memory:
             f"{folder}: the cache folder must be writable, got '{error.strerror}'. "
             "Set DTME_CACHE to another folder."
         ) from error
+    import joblib
+
     return joblib.Memory(folder, verbose=0)
 
 

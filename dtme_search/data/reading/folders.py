@@ -122,7 +122,7 @@ def claim_folder(out: Path, stamp: Mapping[str, object]) -> None:
         if earlier != stamp:
             raise DataError(
                 f"{out}: was prepared from another file, mapping or version (see prepared.json), so this "
-                "call cannot go on with it. Delete the folder, or give --out another name."
+                "call cannot continue it. Delete the folder, or give --out another name."
             )
     elif any(out.iterdir()):
         raise DataError(

@@ -149,7 +149,7 @@ def _check_single(path: Path, image: Image.Image) -> None:
     # Phones store a small second picture beside the photograph (MPO); the first is meant.
     frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
     if frames != 1:
-        raise DataError(f"{path}: must hold one picture, got {frames}. Save the one that is meant.")
+        raise DataError(f"{path}: must hold one picture, got {frames}. Save one picture per file.")
 
 
 def _check_exact(path: Path, image: Image.Image) -> None:

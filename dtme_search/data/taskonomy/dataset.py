@@ -174,7 +174,7 @@ class TaskonomyDataset:
         masked = [row.folder for row in DOMAINS.values() if row.masked and row.folder in self._domains]
         if masked and MASK_DOMAIN not in self._domains:
             raise DataError(
-                f"{root}: {', '.join(masked)} need the folder {MASK_DOMAIN}, which tells where something was "
+                f"{root}: {', '.join(masked)} need the folder {MASK_DOMAIN}, which says where something was "
                 "seen, got none. Add it."
             )
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dtme_search.config import Section, validate
-from dtme_search.errors import ConfigError, nearest
 from dtme_search.models.decoders.base import (
     Decoder,
     DecoderContext,
@@ -14,41 +13,48 @@ from dtme_search.models.decoders.base import (
     PerTask,
     Predictions,
     Predictor,
+    of_each_task,
     resize,
 )
 from dtme_search.models.decoders.dpt import build_dpt
 from dtme_search.models.decoders.invpt import InvPTOptions, build_invpt, check_invpt
 from dtme_search.models.decoders.simple import build_simple
+from dtme_search.plugins import Family
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from dtme_search.config import ModelConfig
 
-DECODERS: dict[str, DecoderKind] = {
-    "simple": DecoderKind(build_simple),
-    "dpt": DecoderKind(build_dpt, num_levels=4),
-    "invpt": DecoderKind(build_invpt, InvPTOptions, num_levels=4, check=check_invpt),
-}
+DECODERS = Family(
+    "decoders",
+    DecoderKind,
+    {
+        "simple": DecoderKind(build_simple),
+        "dpt": DecoderKind(build_dpt, num_levels=4),
+        "invpt": DecoderKind(build_invpt, InvPTOptions, num_levels=4, check=check_invpt),
+    },
+)
 """Name in ``model.decoder`` -> how it is checked and built."""
 
 
-def find_decoder(config: ModelConfig) -> tuple[DecoderKind, Section]:
+def find_decoder(config: ModelConfig, plugins: Sequence[str] = ()) -> tuple[DecoderKind, Section]:
     """The decoder that a config names, and its options; those of the others are checked as well.
+
+    Args:
+        config: Names it.
+        plugins: Files that may bring it, ``plugins`` of the run.
 
     Raises:
         ConfigError: If the decoder or an option is unknown, or an option has a wrong value.
     """
-    for place, names in {
-        "model.decoder": (config.decoder,),
-        "model.decoder_options": config.decoder_options,
-    }.items():
-        for name in names:
-            if name not in DECODERS:
-                raise ConfigError(f"{place}: no decoder is named '{name}'.{nearest(name, DECODERS)}")
+    place = "model.decoder_options"
+    chosen = DECODERS.find(config.decoder, "model.decoder", plugins)
     options = {
-        name: validate(kind.options, config.decoder_options.get(name, {}), f"model.decoder_options.{name}")
-        for name, kind in DECODERS.items()
+        name: validate(DECODERS.find(name, place, plugins).options, given, f"{place}.{name}")
+        for name, given in {config.decoder: {}, **config.decoder_options}.items()
     }
-    return DECODERS[config.decoder], options[config.decoder]
+    return chosen, options[config.decoder]
 
 
 __all__ = [
@@ -61,5 +67,6 @@ __all__ = [
     "Predictions",
     "Predictor",
     "find_decoder",
+    "of_each_task",
     "resize",
 ]

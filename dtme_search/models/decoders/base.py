@@ -14,8 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dtme_search.config import Section
+from dtme_search.config import NoOptions, Section
 from dtme_search.models.backbone import BackboneInfo
+from dtme_search.models.seeding import seeded
 from dtme_search.models.streams import Streams
 from dtme_search.models.task_modules import TaskModules
 from dtme_search.tasks import TaskSpec
@@ -106,10 +107,6 @@ class DecoderContext:
     seed: int
 
 
-class NoOptions(Section):
-    """Options of a decoder that has none."""
-
-
 def fits_everywhere(info: BackboneInfo, channels: int | None, options: Any) -> None:
     """Check of a decoder that any backbone, image size and width suit."""
 
@@ -130,6 +127,26 @@ class DecoderKind:
     options: type[Section] = NoOptions
     num_levels: int | None = None
     check: Callable[[BackboneInfo, int | None, Any], None] = fits_everywhere
+
+
+def of_each_task(
+    build_one: Callable[[DecoderContext, TaskSpec, Any], nn.Module],
+) -> Callable[[DecoderContext, Any], PerTask]:
+    """``DecoderKind.build`` from a function that builds the decoder of one task.
+
+    Args:
+        build_one: Gives a module from a list of maps, each (B, P, h, w), to (B, C, H, W). Called under the
+            seed of the task.
+    """
+
+    def build(context: DecoderContext, options: Any) -> PerTask:
+        decoders: dict[str, nn.Module] = {}
+        for name, spec in context.specs.items():
+            with seeded(context.seed, f"decoder/{name}"):
+                decoders[name] = build_one(context, spec, options)
+        return PerTask(decoders)
+
+    return build
 
 
 class Predictor(nn.Conv2d):

@@ -13,8 +13,9 @@ from typing import cast
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dtme_search.models.decoders.base import DecoderContext, NoOptions, PerTask, Predictor, resize
-from dtme_search.models.seeding import seeded
+from dtme_search.config import NoOptions
+from dtme_search.models.decoders.base import DecoderContext, Predictor, of_each_task, resize
+from dtme_search.tasks import TaskSpec
 
 WIDTH = 256
 """D of the paper."""
@@ -140,16 +141,13 @@ class DptDecoder(nn.Module):
         return resize(self.predictor(features), self.image_size)
 
 
-def build_dpt(context: DecoderContext, _options: NoOptions) -> PerTask:
-    """A DPT head for each task."""
-    decoders: dict[str, nn.Module] = {}
-    for name, spec in context.specs.items():
-        with seeded(context.seed, f"decoder/{name}"):
-            decoders[name] = DptDecoder(
-                in_channels=context.info.embed_dim,
-                channels=context.channels or WIDTH,
-                out_channels=spec.channels,
-                image_size=context.image_size,
-                output_mean=context.output_means.get(name),
-            )
-    return PerTask(decoders)
+@of_each_task
+def build_dpt(context: DecoderContext, spec: TaskSpec, _options: NoOptions) -> nn.Module:
+    """A DPT head of one task."""
+    return DptDecoder(
+        in_channels=context.info.embed_dim,
+        channels=context.channels or WIDTH,
+        out_channels=spec.channels,
+        image_size=context.image_size,
+        output_mean=context.output_means.get(spec.name),
+    )

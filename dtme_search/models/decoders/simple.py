@@ -11,8 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dtme_search.models.decoders.base import DecoderContext, NoOptions, PerTask, Predictor, resize
-from dtme_search.models.seeding import seeded
+from dtme_search.config import NoOptions
+from dtme_search.models.decoders.base import DecoderContext, Predictor, of_each_task, resize
+from dtme_search.tasks import TaskSpec
 
 
 class SimpleDecoder(nn.Module):
@@ -59,16 +60,13 @@ class SimpleDecoder(nn.Module):
         return resize(self.predictor(features), self.image_size)
 
 
-def build_simple(context: DecoderContext, _options: NoOptions) -> PerTask:
-    """A simple decoder for each task, by default as wide as the backbone."""
-    decoders: dict[str, nn.Module] = {}
-    for name, spec in context.specs.items():
-        with seeded(context.seed, f"decoder/{name}"):
-            decoders[name] = SimpleDecoder(
-                in_channels=context.info.embed_dim * context.num_levels,
-                channels=context.channels or context.info.embed_dim,
-                out_channels=spec.channels,
-                image_size=context.image_size,
-                output_mean=context.output_means.get(name),
-            )
-    return PerTask(decoders)
+@of_each_task
+def build_simple(context: DecoderContext, spec: TaskSpec, _options: NoOptions) -> nn.Module:
+    """A simple decoder of one task, by default as wide as the backbone."""
+    return SimpleDecoder(
+        in_channels=context.info.embed_dim * context.num_levels,
+        channels=context.channels or context.info.embed_dim,
+        out_channels=spec.channels,
+        image_size=context.image_size,
+        output_mean=context.output_means.get(spec.name),
+    )

@@ -77,6 +77,6 @@ def _check_blocks(block: nn.Module) -> None:
             block.get_submodule(part)
         except AttributeError:
             raise ConfigError(
-                f"model.architecture: taskprompter needs blocks with {part}, which model.backbone has not "
+                f"model.architecture: taskprompter needs blocks with {part}, which model.backbone lacks "
                 f"({type(block).__name__}). Choose a ViT, DeiT or DINOv2 of timm."
             ) from None

@@ -45,7 +45,7 @@ def check_prompter(info: BackboneInfo, _channels: int | None, options: PrompterO
     if info.has_rotary_positions:
         raise ConfigError(
             "model.architecture: taskprompter must have a backbone without rotary positions, got an "
-            "EVA or DINOv3. Take another backbone, or architecture: vit."
+            "EVA or DINOv3. Choose another backbone, or architecture: vit."
         )
     if options.branch_channels is not None and options.branch_channels < 1:
         raise ConfigError(f"{place}.branch_channels must be at least 1, got {options.branch_channels}.")
@@ -53,7 +53,7 @@ def check_prompter(info: BackboneInfo, _channels: int | None, options: PrompterO
         possible = [root**2 for root in range(1, min(info.grid) + 1) if windows_per_side(root**2, info.grid)]
         raise ConfigError(
             f"{place}.channel_heads must be a square number whose root divides both sides of the grid of "
-            f"{info.grid[0]}x{info.grid[1]} patches, got {options.channel_heads}. Take one of {possible}."
+            f"{info.grid[0]}x{info.grid[1]} patches, got {options.channel_heads}. Use one of {possible}."
         )
 
 

@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 
 from dtme_search.reporting.figures.conflicts import draw_conflicts
 from dtme_search.reporting.figures.data_map import draw_data_map
-from dtme_search.reporting.figures.front import draw_front
+from dtme_search.reporting.figures.front import draw_cost, draw_front
 from dtme_search.reporting.figures.gradients import draw_gradients
 from dtme_search.reporting.figures.heat_map import conflict_heat_map, draw_trial, save_png
 from dtme_search.reporting.figures.importance import draw_importance
@@ -48,7 +48,7 @@ FIGURES = (
     Figure(
         "1-front",
         draw_front,
-        "Each point is a trial. On the front no feasible trial is better in every objective.",
+        "Each point is a trial. No feasible trial beats one on the front in every objective.",
     ),
     Figure(
         "2-rungs",
@@ -58,8 +58,8 @@ FIGURES = (
     Figure(
         "3-layers",
         draw_layers,
-        "Where the best trials differ from all trials, growing there goes with a better delta_m. "
-        "The sampler looks where it was good before, so all trials are no even sample.",
+        "Where the best trials differ from all trials, growth there is associated with a better "
+        "delta_m. The sampler favours what worked before, so the trials are not an even sample.",
         of_growth=True,
     ),
     Figure("4-start", draw_start, "Feasible trials by the time at which the network grew.", of_growth=True),
@@ -77,14 +77,19 @@ FIGURES = (
     Figure(
         "7-gradients",
         draw_gradients,
-        "Cosines of gradients, one image each. Only where two tasks lie below two images of a task do tasks "
-        "conflict more than images do.",
+        "Cosines between gradients of single images. Tasks conflict more than images do only where the curve "
+        "of two tasks lies below that of two images of a task.",
     ),
     Figure(
         "8-data-map",
         draw_data_map,
-        "Each point is a training image. High: learnt early and for good; low: never learnt; to the right: "
-        "its score changed during the training.",
+        "Each point is a training image. Top: learnt early and kept; bottom: never learnt; right: its "
+        "score changed during training.",
+    ),
+    Figure(
+        "9-cost",
+        draw_cost,
+        "Each point is a trial; stars are the front of the study's own objectives. Costs are measured.",
     ),
 )
 """In the order in which they are read."""

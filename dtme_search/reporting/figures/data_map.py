@@ -32,6 +32,6 @@ def draw_data_map(data: StudyData) -> go.Figure:
                 hovertemplate=f"{task}<br>confidence %{{y:.2f}}<br>variability %{{x:.3f}}<extra></extra>",
             )
         )
-    figure.update_xaxes(axis("variability: spread of an image's score over the training", rangemode="tozero"))
+    figure.update_xaxes(axis("variability: spread of an image's score over training", rangemode="tozero"))
     figure.update_yaxes(axis("confidence: its mean score (1 = right)", range=[0, 1]))
     return figure

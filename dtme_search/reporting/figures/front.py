@@ -9,14 +9,14 @@ from dtme_search.reporting.colours import BLACK, STATE_COLOURS
 from dtme_search.reporting.figures.style import AXIS_TITLES, axis, new_figure, sentence
 from dtme_search.reporting.study_data import StudyData
 
-_TITLE = "Gain and price of every trial"
+_TITLE = "Gain and cost of every trial"
 _SYMBOLS = {"front": "star", "complete": "circle", "infeasible": "x-thin-open", "taken over": "circle-open"}
 _SIZES = {"front": 13, "complete": 8, "infeasible": 8, "taken over": 8}
 _NAMES = {
     "front": "feasible front",
     "complete": "feasible",
     "infeasible": "exceeds a limit",
-    "taken over": "taken over from equal work",
+    "taken over": "reused from equal work",
 }
 
 
@@ -25,11 +25,24 @@ def draw_front(data: StudyData) -> go.Figure:
 
     Confirmed trials carry the standard deviation over their seeds as error bars.
     """
+    return _against(data, price_of(data), _TITLE)
+
+
+def draw_cost(data: StudyData) -> go.Figure:
+    """delta_m against the measured step cost, where another price is the objective."""
+    title = "Gain and measured step cost of every trial"
+    if price_of(data) == "step_cost_ratio":
+        return sentence(title, "The step cost is an objective: see the front.")
+    return _against(data, "step_cost_ratio", title)
+
+
+def _against(data: StudyData, price: str, title: str) -> go.Figure:
     shown = data.complete.dropna(subset=["delta_m_percent"])
     if shown.empty:
-        return sentence(_TITLE, "No trial is complete yet.")
-    price = price_of(data)
-    figure = new_figure(_TITLE, legend={"orientation": "h", "y": -0.22}, hovermode="closest")
+        return sentence(title, "No trial is complete yet.")
+    if shown[price].nunique() < 2:
+        return sentence(title, f"{AXIS_TITLES[price]}: the same for all trials.")
+    figure = new_figure(title, legend={"orientation": "h", "y": -0.22}, hovermode="closest")
     kinds = data.kinds[shown.index]
     for kind in ("infeasible", "complete", "taken over", "front"):
         group = shown[kinds == kind].sort_values(price)

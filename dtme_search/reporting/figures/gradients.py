@@ -24,11 +24,11 @@ def draw_gradients(data: StudyData) -> go.Figure:
     """Left: mean cosine over the training. Right: how the cosines of all pairs, layers and looks spread."""
     seen = data.gradients
     if seen.empty:
-        return sentence(_TITLE, "No trial has looked at its gradients (train.statistics.every).")
+        return sentence(_TITLE, "No trial has measured its gradients (train.statistics.every).")
     figure = make_subplots(
         cols=2,
         horizontal_spacing=0.12,
-        subplot_titles=["over the training, all layers", "by layer, all looks"],
+        subplot_titles=["over training, all layers", "by layer, all measurements"],
     )
     trials = seen["trial"].nunique()
     figure.update_layout(
@@ -43,9 +43,7 @@ def draw_gradients(data: StudyData) -> go.Figure:
         whole = chosen["layer_group"] == "all"
         figure.add_trace(_course(chosen[whole], name, colour), row=1, col=1)
         figure.add_trace(_spread(chosen[~whole]["cosine"], name, colour), row=1, col=2)
-    figure.update_xaxes(
-        axis("share of the training done", tickformat=".0%", rangemode="tozero"), row=1, col=1
-    )
+    figure.update_xaxes(axis("fraction of training done", tickformat=".0%", rangemode="tozero"), row=1, col=1)
     figure.update_yaxes(axis("mean cosine (below 0: they conflict)"), row=1, col=1)
     figure.update_xaxes(axis("cosine of two gradients", range=[-1, 1]), row=1, col=2)
     figure.update_yaxes(axis("share of pairs (%)", rangemode="tozero"), row=1, col=2)

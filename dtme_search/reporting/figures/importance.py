@@ -17,7 +17,7 @@ def draw_importance(data: StudyData) -> go.Figure:
     """Bars by parameter, one colour per objective; the most important 20."""
     shares = data.importances
     if shares.empty:
-        return sentence(_TITLE, "Too few complete trials, or too much alike, to tell.")
+        return sentence(_TITLE, "Too few complete trials, or too similar ones, to tell.")
     shown = shares[shares.max(axis=1) >= _LEAST].iloc[:_MOST].iloc[::-1]
     if shown.empty:
         return sentence(_TITLE, "No parameter separates the best trials from the rest.")

@@ -20,7 +20,7 @@ def best_trials(data: StudyData) -> pd.DataFrame:
     """The best tenth of the feasible trials by delta_m, at least three of them [ours]."""
     feasible = data.feasible.dropna(subset=["delta_m_percent"])
     count = max(_FEWEST_BEST, round(_BEST_SHARE * len(feasible)))
-    return feasible.nlargest(count, "delta_m_percent")
+    return feasible.astype({"delta_m_percent": float}).nlargest(count, "delta_m_percent")
 
 
 def operation_shares(trials: pd.DataFrame) -> pd.DataFrame:
@@ -40,6 +40,8 @@ def draw_layers(data: StudyData) -> go.Figure:
     best = best_trials(data)
     if everything.empty or best.empty:
         return sentence(_TITLE, "No trial is complete yet.")
+    if len(best) == len(everything):
+        return sentence(_TITLE, "Too few trials are complete to set the best apart.")
     groups = ((f"best {len(best)} by delta_m", best), (f"all {len(everything)} complete", everything))
     figure = make_subplots(
         cols=2, shared_yaxes=True, horizontal_spacing=0.04, subplot_titles=[t for t, _ in groups]

@@ -52,7 +52,7 @@ def draw_rungs(data: StudyData) -> go.Figure:
         figure.add_trace(_crosses(last))
     for number, colour in zip(named, SERIES, strict=False):
         figure.add_trace(_curve(number, curves[number], colour))
-    figure.update_xaxes(axis("share of the training done", tickformat=".0%", rangemode="tozero"))
+    figure.update_xaxes(axis("fraction of training done", tickformat=".0%", rangemode="tozero"))
     figure.update_yaxes(axis(AXIS_TITLES["delta_m_percent"], range=_second_half(rungs)))
     return figure
 

@@ -12,7 +12,7 @@ _TITLE = "Gain by expansion start"
 
 
 def draw_start(data: StudyData) -> go.Figure:
-    """A box and the points of every feasible trial, by share of the training done before growing."""
+    """A box and the points of every feasible trial, by fraction of training done before growing."""
     shown = data.feasible.dropna(subset=["delta_m_percent"])
     if shown.empty:
         return sentence(_TITLE, "No trial is complete yet.")
@@ -35,6 +35,6 @@ def draw_start(data: StudyData) -> go.Figure:
                 hovertemplate="%{text}<br>delta_m %{y:+.2f} %<extra></extra>",
             )
         )
-    figure.update_xaxes(axis("growth after this share of the training", showgrid=False, type="category"))
+    figure.update_xaxes(axis("fraction of training before growth", showgrid=False, type="category"))
     figure.update_yaxes(axis(AXIS_TITLES["delta_m_percent"]))
     return figure

@@ -139,7 +139,7 @@ class TrialTrunk:
         try:
             save_snapshot(self.store.folder(fingerprint), fingerprint, snapshot)
         except OSError as error:
-            _log.warning("no snapshot of the trunk at step %d: %s; the trial goes on without.", step, error)
+            _log.warning("no snapshot of the trunk at step %d: %s; continuing without it.", step, error)
         self.context.records.save_trunk(self.context.study.name, row)
         self.store.tidy()
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
-from dtme_search.config import RunConfig, Scalar
+from dtme_search.config import RunConfig, Scalar, StudyConfig
 from dtme_search.config.dotted import value_at
 from dtme_search.config.study import KNOWN_POINTS
 from dtme_search.errors import ConfigError, nearest
@@ -53,6 +54,21 @@ def enqueued_point(space: SearchSpace, point: str | Mapping[str, Any]) -> dict[s
     return known_point(space, point) if isinstance(point, str) else space.point(point)
 
 
+def first_points(space: SearchSpace, study: StudyConfig) -> list[dict[str, Any]]:
+    """Parameters of all that a study enqueues; of the default points those that its space holds.
+
+    Raises:
+        ConfigError: If the study names a point that its space does not hold.
+    """
+    if "enqueue" in study.model_fields_set:
+        return [enqueued_point(space, point) for point in study.enqueue]
+    found = []
+    for name in KNOWN_POINTS:
+        with suppress(ConfigError):  # nobody asked for it
+            found.append(known_point(space, name))
+    return found
+
+
 def known_point(space: SearchSpace, name: str) -> dict[str, Any]:
     """Parameters of a named point, for ``study.enqueue_trial``.
 
@@ -71,7 +87,7 @@ def known_point(space: SearchSpace, name: str) -> dict[str, Any]:
             if _never_grows(space.config(params)):
                 return params
         raise ConfigError(
-            f"{where}: the space has no unexpanded model. Add none to the choices of {POLICY} "
+            f"{where}: the space holds no unexpanded model. Add none to the choices of {POLICY} "
             "(or of every layer), let both layer ratios reach 0, or take 'unexpanded' out of enqueue."
         )
     if name == "paper":

@@ -79,7 +79,7 @@ class SearchSpace:
             where = f"study {study.name}: search.{pattern}"
             check_path(pattern, where, base)
             if pattern.startswith("baselines."):
-                raise ConfigError(f"{where}: is written by the study. Say what it should be in `baselines:`.")
+                raise ConfigError(f"{where}: is written by the study. Set it in `baselines:`.")
             for path in _spread(pattern, num_layers, where):
                 parameters[path] = make_parameter(path, pattern, study.search[pattern], where)
         if study.seeds > 1:
@@ -296,7 +296,7 @@ class SearchSpace:
 def _spread(pattern: str, num_layers: int, where: str) -> list[str]:
     parent, _, last = pattern.rpartition(".")
     if "*" in pattern and pattern != f"{LAYERS}.*":
-        raise ConfigError(f"{where}: * stands for all layers and is known in {LAYERS}.* only.")
+        raise ConfigError(f"{where}: * stands for all layers and is allowed in {LAYERS}.* only.")
     if parent == LAYERS and last != "*" and int(last) >= num_layers:
         raise ConfigError(f"{where}: the layer must be between 0 and {num_layers - 1}, got {last}.")
     return [f"{parent}.{layer}" for layer in range(num_layers)] if last == "*" else [pattern]
@@ -312,7 +312,7 @@ def _dependencies_first(parameters: Sequence[Parameter], study_name: str) -> tup
             return
         if parameter.path in waiting:
             circle = " -> ".join((*waiting[waiting.index(parameter.path) :], parameter.path))
-            raise ConfigError(f"study {study_name}: search: when must not go in a circle, got {circle}.")
+            raise ConfigError(f"study {study_name}: search: when must not be circular, got {circle}.")
         where = f"study {study_name}: search.{parameter.pattern}.when"
         conditions = []
         for path, values in parameter.when:

@@ -118,8 +118,8 @@ def is_file(url: str) -> bool:
     return parse_url(url).get_backend_name() == "sqlite"
 
 
-def make_engine(url: str) -> Engine:
-    """Engine of a database, not connected yet, see :func:`tune`.
+def make_engine(url: str, *, tuned: bool = True) -> Engine:
+    """Engine of a database, not connected yet, see :func:`tune`; untuned it changes nothing in a file.
 
     Raises:
         StorageError: If the URL is malformed, its kind unknown, or its driver missing.
@@ -135,7 +135,8 @@ def make_engine(url: str) -> Engine:
         extra = _EXTRAS.get(parsed.get_backend_name())
         cure = f"pip install 'dtme-search[{extra}]'" if extra else f"Install it: {error}"
         raise StorageError(f"{mask_url(url)}: the driver of this database is missing. {cure}") from None
-    tune(engine)
+    if tuned:
+        tune(engine)
     return engine
 
 

@@ -34,7 +34,7 @@ def readable_url(url: str) -> str:
                 shutil.copyfile(source, folder / source.name)
     except OSError as error:
         raise StorageError(
-            f"{path}: lies on a disk that cannot be written, and no copy could be made in {folder}: "
-            f"{error.strerror}. Copy it yourself and give --storage."
+            f"{path}: is on a read-only disk, and no copy could be made in {folder}: "
+            f"{error.strerror}. Copy it yourself and pass the copy with --storage."
         ) from error
     return parse_url(url).set(database=str(folder / path.name)).render_as_string(hide_password=False)

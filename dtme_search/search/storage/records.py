@@ -6,7 +6,7 @@ Rows are the frozen dataclasses of ``rows``. Every method is one short transacti
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -113,6 +113,12 @@ class Records:
         """Evaluations of a trial, or of all trials of a study, by trial, step and task."""
         return self._of_trial(StoredEvaluation, EVALUATIONS, study, trial)
 
+    def scored_evaluations(self, study: str) -> list[StoredEvaluation]:
+        """Evaluations of a study that hold scores of images, by trial, step and task."""
+        place = EVALUATIONS.c
+        query = _rows(StoredEvaluation, EVALUATIONS).where(place.study == study, place.scores.is_not(None))
+        return self._read(StoredEvaluation, query.order_by(place.trial, place.step, place.task))
+
     def last_evaluations(self, study: str) -> list[StoredEvaluation]:
         """The last evaluation of every trial of a study, by trial and task."""
         place = EVALUATIONS.c
@@ -175,6 +181,17 @@ class Records:
         """Write the facts of a complete run, and what it says about the gains of the runs of its seed."""
         self.save_run(row)
         self._write(lambda session: write_pairs(session, row.study, row.seed))
+
+    def pair_again(self, study: str, seeds: Collection[int | None]) -> None:
+        """Say anew what the runs of some seeds are compared with, because one of them is gone."""
+
+        def work(session: Session) -> None:
+            alone = {"paired_gain_percent": None, "paired_trial": None}
+            session.execute(update(RUNS).where(RUNS.c.study == study, RUNS.c.seed.in_(seeds)).values(alone))
+            for seed in seeds:
+                write_pairs(session, study, seed)
+
+        self._write(work)
 
     def runs(self, study: str, trial: int | None = None) -> list[RunRow]:
         """Facts of the run of a trial, or of all runs of a study, by trial."""

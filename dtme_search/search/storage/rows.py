@@ -8,9 +8,10 @@ allowed to be ``None``: rows of earlier releases have nothing there.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Any
 
 Long = Annotated[str, "long"]
 """A text of any length; other texts are names of at most 255 characters."""
@@ -48,6 +49,15 @@ class BaselineRow:
     config: Long
     code_version: str
     created_at: datetime
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON holds it."""
+        return {**asdict(self), "created_at": self.created_at.isoformat()}
+
+    @classmethod
+    def from_plain(cls, values: Mapping[str, Any]) -> BaselineRow:
+        """What :meth:`plain` gave."""
+        return cls(**{**values, "created_at": datetime.fromisoformat(values["created_at"])})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -205,7 +205,7 @@ def stored_base_config(study: optuna.Study) -> RunConfig:
 
 
 def _has_studies(url: str) -> bool:
-    engine = make_engine(url)
+    engine = make_engine(url, tuned=False)  # it may be of another program
     try:
         with storage_errors(url), engine.connect():
             return sqlalchemy.inspect(engine).has_table("studies")
@@ -293,6 +293,6 @@ def _refusal(name: str, url: str, changes: list[str]) -> str:
     more = f" (and {len(changes) - 5} more)" if len(changes) > 5 else ""
     return (
         f"study '{name}' in {mask_url(url)} searches something else: {'; '.join(changes[:5])}{more}. "
-        "Give the study another `name:`, take the change back, or delete the old one "
-        "with `dtme-search delete`."
+        "Give the study another `name:`, undo the change, or delete the old one "
+        "with `dtme-search study delete`."
     )

@@ -18,6 +18,10 @@ FOREIGN_ATTR = "dtme:foreign"
 """Trial attribute: study, trial and database that a foreign trial was taken over from."""
 
 
+DELETED_ATTR = "dtme:deleted"
+"""Trial attribute: the user deleted the trial; only its number is left."""
+
+
 def is_foreign(trial: FrozenTrial) -> bool:
     """Whether a trial is knowledge from another study, there for the sampler only."""
     return FOREIGN_ATTR in trial.user_attrs
@@ -33,7 +37,7 @@ def own_trials(study: optuna.Study, states: Container[TrialState] | None = None)
         states: Only trials in one of these states.
     """
     trials = study.get_trials(deepcopy=False, states=states)
-    return [trial for trial in trials if not is_foreign(trial)]
+    return [trial for trial in trials if not is_foreign(trial) and DELETED_ATTR not in trial.user_attrs]
 
 
 def enqueue(study: optuna.Study, point: Mapping[str, Any]) -> None:

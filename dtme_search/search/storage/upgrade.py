@@ -97,7 +97,10 @@ def add_what_is_missing(engine: Engine, wanted: MetaData) -> None:
         missing = [column for column in table.columns if column.name not in known]
         for column in missing:
             if not column.nullable:
-                raise ValueError(f"{table.name}.{column.name} must be nullable to be added, got NOT NULL")
+                raise StorageError(
+                    f"{mask_url(engine.url.render_as_string())}: table {table.name} must have the column "
+                    f"{column.name}, got none. It was changed by hand: take it from a backup."
+                )
             definition = CreateColumn(column).compile(dialect=engine.dialect)
             with engine.begin() as connection:
                 connection.exec_driver_sql(

@@ -138,7 +138,7 @@ def confirm(
     if failed:
         raise TrainingError(
             f"study {loaded.name}: {len(failed)} of {len(repeats)} repeats failed, the last with "
-            f"{failed[-1].rstrip('.')}. The same command tries them again."
+            f"{failed[-1].rstrip('.')}. Run the same command again to retry them."
         )
     return loaded
 

@@ -233,7 +233,7 @@ def doubt_about_leader(ranked: Sequence[Confirmed]) -> str | None:
 def why_no_leader(study: LoadedStudy) -> str:
     """One line for a study without a feasible result."""
     done = len(own_trials(study.optuna, (TrialState.COMPLETE,)))
-    why = "no trial is finished" if done == 0 else f"none of {done} finished trials keeps the limits"
+    why = "no trial is finished" if done == 0 else f"none of {done} finished trials is within the limits"
     return f"study {study.name}: {why}. Run: {study.place.command('optimize')}"
 
 

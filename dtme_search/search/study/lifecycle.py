@@ -112,7 +112,7 @@ def _end(study: optuna.Study, trial: FrozenTrial, workspace: Workspace, records:
     else:
         where = "before its first evaluation" if step is None else f"after its evaluation at step {step}"
         error = (
-            f"TrialDied: its process died {deaths} times {where}, perhaps ended by the system for want of "
+            f"TrialDied: its process died {deaths} times {where}, perhaps killed by the system for lack of "
             "memory. Lower train.batch_size, or run fewer workers."
         )
         running_trial(study, id_of_trial(trial)).set_user_attr("error", error)
@@ -147,7 +147,7 @@ def check_failures(study: optuna.Study, in_a_row: int) -> None:
         last = str(reasons[0]).rstrip(".")
         raise TrainingError(
             f"study {study.study_name}: {in_a_row} trials in a row failed with the same cause, the last with "
-            f"{last}. Mend it, then run optimize again."
+            f"{last}. Fix the cause, then run optimize again."
         )
 
 

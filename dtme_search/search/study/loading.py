@@ -86,11 +86,19 @@ def load_study(
     url = storage_url(name, storage, workdir)
     opened = open_storage(url if writes else readable_url(url), create=False)
     found = load_existing(opened, name)
-    if STUDY_ATTR not in found.user_attrs:
-        raise StorageError(f"{mask_url(opened.url)}: study '{name}' was not made by dtme-search.")
-    config = validate(StudyConfig, json.loads(found.user_attrs[STUDY_ATTR]), f"study {name}")
+    try:
+        attributes = found.user_attrs
+        values = json.loads(attributes[STUDY_ATTR])
+    except KeyError:
+        raise StorageError(f"{mask_url(opened.url)}: study '{name}' was not made by dtme-search.") from None
+    except (ValueError, TypeError) as error:
+        raise StorageError(
+            f"{mask_url(opened.url)}: the attributes of study '{name}' are damaged ({error}). Take the "
+            "database from a backup."
+        ) from None
+    config = validate(StudyConfig, values, f"study {name}")
     records = records_for(opened)
     if not records.is_current():
         records.create_tables()  # a study of an older release is brought up to date
-    place = Place(name, Path(workdir), storage, found.user_attrs.get(FILE_ATTR))
+    place = Place(name, Path(workdir), storage, attributes.get(FILE_ATTR))
     return LoadedStudy(config, found, records, place)

@@ -90,7 +90,7 @@ def run_trials(
             troubles += 1
             if troubles > _MOST_TROUBLES:
                 raise
-            _log.warning("the database was in trouble (%s); going on", type(error).__name__)
+            _log.warning("database trouble (%s); continuing", type(error).__name__)
 
 
 def _raise_trouble(error: BaseException | None, root: Path) -> None:

@@ -29,7 +29,7 @@ from dtme_search.errors import ConfigError, StorageError
 from dtme_search.models import check_model, check_operations, check_weights, describe_backbone, name_weights
 from dtme_search.search.data_shelf import DataShelf
 from dtme_search.search.reuse.trunks import TrunkStore
-from dtme_search.search.space.known_points import enqueued_point
+from dtme_search.search.space.known_points import first_points
 from dtme_search.search.space.recipes import with_rule
 from dtme_search.search.space.search_space import SearchSpace
 from dtme_search.search.storage.database import storage_errors
@@ -159,7 +159,7 @@ def prepare(study: StudySource, settings: Settings, device: torch.device, listen
     url = storage_url(config.name, settings.storage, settings.workdir)
     known = open_storage(url) if check_storage(url) else None
     space = space_of(config, base)
-    points = [enqueued_point(space, point) for point in config.enqueue]
+    points = first_points(space, config)
     sampler, pruner = build_sampler(config, config.seed), build_pruner(config, base.train.num_evaluations)
     if known is not None:
         check_continues(known, config, space)
@@ -311,7 +311,7 @@ def _own_file(study: StudySource, workspace: Workspace) -> str | None:
     """
     if isinstance(study, StudyConfig):
         path = (workspace.root / "study.yaml").absolute()
-        path.write_text(dump_yaml(load_study_config(study)), encoding="utf-8")
+        path.write_text(dump_yaml(load_study_config(study).model_dump(exclude_unset=True)), encoding="utf-8")
         return str(path)
     path = find_file(study, "studies").absolute()
     return None if path == shipped("studies", here=False).get(str(study)) else str(path)
@@ -319,12 +319,12 @@ def _own_file(study: StudySource, workspace: Workspace) -> str | None:
 
 def space_of(config: StudyConfig, base: RunConfig) -> SearchSpace:
     """The search space, with the rule for the baselines of its trials."""
-    backbone = check_model(base.model, base.data.image_size)
+    backbone = check_model(base.model, base.data.image_size, plugins=base.plugins)
     check_weights(base.model, base.data.image_size)
     space = SearchSpace.from_study(config, base, backbone.num_layers)
     for what, one in space.with_each_choice("model"):
         try:
-            check_model(one.model, one.data.image_size)
+            check_model(one.model, one.data.image_size, plugins=one.plugins)
         except ConfigError as error:
             raise ConfigError(f"study {config.name}: {what}: {error}") from error
     for what, one in space.with_each_choice("expansion"):

@@ -214,13 +214,13 @@ class Standing:
 
     def _reason(self, choice: Choice, plan: Resolved) -> str:
         paid = min(self._paid.get((plan.trunk, self.seeds[choice.seed]), 0), plan.start)
-        shares = f", {paid} of {plan.end} steps taken over from a trunk" if paid else ""
+        shares = f", {paid} of {plan.end} steps reused from a trunk" if paid else ""
         cost = f"costs about {choice.cost:.0f} unexpanded steps{shares}"
         if choice.expected is None or choice.deviation is None:
-            why = "to see plans unlike those known" if plan.grows else "as the network that never grows"
+            why = "to explore plans unlike known ones" if plan.grows else "as the network that never grows"
             return f"Proposed {why}; {cost}."
         expected = f"delta_m of {choice.expected:+.2f} ± {choice.deviation:.2f} % expected"
-        return f"Proposed for what it may add to the front for its cost: {expected}; {cost}."
+        return f"Proposed for what it is expected to add to the front for its cost: {expected}; {cost}."
 
 
 def in_numbers(plans: Sequence[Resolved], like: Plans | None = None) -> Plans:

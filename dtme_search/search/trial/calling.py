@@ -42,7 +42,7 @@ class Calling:
                     name = f"{type(callback).__name__}.{event}"
                     told = f"{type(error).__name__}: {error}"
                     _log.warning(
-                        "callback %s: %s; the search goes on, the same again is not told", name, told
+                        "callback %s: %s; the search continues, repeats are not reported", name, told
                     )
 
 

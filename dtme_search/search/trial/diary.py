@@ -62,8 +62,7 @@ class Diary:
 
     def __enter__(self) -> Self:
         self.started = monotonic()
-        self.seconds_before = self._continue()
-        (private_folder(self.folder) / "config.yaml").write_text(dump_yaml(self.config), encoding="utf-8")
+        # First: whoever hears of a beginning that failed is told of this row.
         self.row = RunRow(
             study=self.study.name,
             trial=self.trial.number,
@@ -86,6 +85,8 @@ class Diary:
             code_version=__version__,
             started_at=datetime.now(UTC),
         )
+        self.seconds_before = self._continue()
+        (private_folder(self.folder) / "config.yaml").write_text(dump_yaml(self.config), encoding="utf-8")
         self.records.save_run(self.row)
         self.trial.set_user_attr("fingerprint", self.row.fingerprint)
         return self

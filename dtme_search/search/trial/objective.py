@@ -128,7 +128,8 @@ class Objective:
             yield
         except BaseException:
             plan, report = diary.grown
-            end = TrialEnd(state=diary.row.state, run=diary.row, plan=plan, report=report)
+            state = "interrupted" if diary.row.state == "running" else diary.row.state  # it had just begun
+            end = TrialEnd(state=state, run=diary.row, plan=plan, report=report)
             self.listener.on_trial_end(self._info_of(diary), end)
             raise
 
@@ -153,7 +154,7 @@ class Objective:
         except BaseException as error:
             reason = str(error)
             if isinstance(error, UpdateFinishedTrialError):
-                reason = "taken for dead by another worker, which goes on with it"
+                reason = "presumed dead by another worker, which continues it"
             if goes_on_later(error):
                 # Before Optuna ends the trial: a process that dies in between must not lose it.
                 hand_back(trial.study, trial.number)

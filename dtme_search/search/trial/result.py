@@ -53,7 +53,7 @@ class Result:
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError) as error:
-            _log.warning("%s cannot be read (%s); the trial goes on from its checkpoint.", path, error)
+            _log.warning("%s cannot be read (%s); the trial resumes from its checkpoint.", path, error)
             return None
         return found if found.row.trial == trial else None
 

@@ -15,7 +15,7 @@ from dtme_search.errors import DiskFullError
 from dtme_search.search.storage.database import DATABASE_ERRORS
 from dtme_search.search.storage.optuna_internals import id_of_trial, running_trial, storage_of
 from dtme_search.training import TrainingInterrupted
-from dtme_search.training.disk import DISK_FULL
+from dtme_search.training.disk import DISK_TROUBLE
 
 MOST_DEATHS = 5
 """How often a trial may end its process without getting further before it counts as failed [ours]."""
@@ -88,7 +88,7 @@ def goes_on_later(error: BaseException) -> bool:
     It was asked to stop, the database or the disk was in trouble, or somebody took it for dead.
     """
     if isinstance(error, OSError):
-        return error.errno in DISK_FULL
+        return error.errno in DISK_TROUBLE
     of_trial = (TrainingInterrupted, KeyboardInterrupt, UpdateFinishedTrialError)
     return isinstance(error, (*of_trial, DiskFullError, *DATABASE_ERRORS))
 

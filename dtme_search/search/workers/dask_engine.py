@@ -62,7 +62,7 @@ class JoinedCluster:
         if self.workers is None and there == 0:
             raise ConfigError(
                 f"--scheduler {self.address}: no Dask worker has joined it. Start some (`dask worker "
-                f"{self.address}`), or say with --workers how many to wait for."
+                f"{self.address}`), or set with --workers how many to wait for."
             )
         return self.workers or there
 

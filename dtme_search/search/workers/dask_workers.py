@@ -138,8 +138,8 @@ class DaskLauncher:
             raise self._failure
         if not self._thread.is_alive():
             raise TrainingError(
-                f"the Dask scheduler of study {self._prepared.config.name} is gone. Its workers stop with "
-                "checkpoints; the same command goes on when there is one."
+                f"the Dask scheduler of study {self._prepared.config.name} is gone. Its workers "
+                "checkpoint and stop. Start a scheduler, then run the same command again to resume."
             )
         root, order = self._prepared.base.data.root, worker_order(self._prepared, index)
         if root is not None:

@@ -172,7 +172,7 @@ class Workers:
         if self._deaths > max(MOST_DEATHS, 2 * self._launcher.num_workers):
             raise TrainingError(
                 f"study {self._prepared.config.name}: {self._deaths} workers in a row ended before a "
-                f"trial did, the last one {end.how}. {log} says more."
+                f"trial did, the last one {end.how}. See {log}."
             )
 
     def _signal(self, number: signal.Signals) -> None:

@@ -13,7 +13,7 @@ from fake_dataset import TASKS, FakeDataset
 from dtme_search.config import DataConfig
 from dtme_search.data import build_data, registry
 from dtme_search.data.batches import pipeline
-from dtme_search.data.batches.pipeline import training_order
+from dtme_search.data.batches.order import training_order
 from dtme_search.data.batches.tensors import bytes_per_sample, read_sample
 from dtme_search.errors import ConfigError, DataError
 

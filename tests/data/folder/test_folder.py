@@ -359,7 +359,10 @@ def test_missing_files_are_counted_at_once_and_listed_by_the_check(file, tmp_pat
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"images": "pictures/{id}.jpg"}, r"pictures/\{id\}\.jpg: some image must be there, got none"),
+        (
+            {"images": "pictures/{id}.jpg"},
+            r"pictures/\{id\}\.jpg: it must match at least one image, got none",
+        ),
         (
             {"splits": {"train": "9_*", "test": "1_*"}},
             r"some of 8 ids must match '9_\*', got none, '0_0' first",

@@ -265,7 +265,7 @@ def test_broken_matlab_files_are_all_counted_and_the_rest_is_written(release):
     part_file(release).with_name(f"{TRAIN[2]}.mat").write_bytes(b"MATLAB 7.3 MAT-file" + bytes(600))
     with expect(
         rf"trainval/{TRAIN[0]}\.mat: the file cannot be read as MATLAB version 5 \(.*\)\. Replace it\. "
-        r"1 more images are broken\. Everything else was written; the same command goes on\.$"
+        r"1 more images are broken\. Everything else was written; run the same command again to resume\.$"
     ):
         prepared(release)
     # Without its lists the folder is not taken for a whole data set.

@@ -196,10 +196,10 @@ BAD = [
     (
         {"channel_heads": 9},
         {},
-        r"channel_heads must be a square number .* 4x8 patches, got 9. Take .*\[1, 4, 16\]",
+        r"channel_heads must be a square number .* 4x8 patches, got 9. Use .*\[1, 4, 16\]",
     ),
-    ({"channel_heads": 2}, {}, "got 2. Take one of"),
-    ({"channel_heads": 0}, {}, "got 0. Take one of"),
+    ({"channel_heads": 2}, {}, "got 2. Use one of"),
+    ({"channel_heads": 0}, {}, "got 0. Use one of"),
     ({"branch_channels": 0}, {}, "branch_channels must be at least 1, got 0"),
     ({"chanel_heads": 1}, {}, "channel_heads"),
     ({"reweighting": "some"}, {}, "reweighting"),

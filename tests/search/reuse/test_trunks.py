@@ -219,7 +219,7 @@ class TestWhenTheDiskFails:
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
             signal.signal(signal.SIGXFSZ, ignored)
-        assert caplog.text.count("goes on without") == 2
+        assert caplog.text.count("continuing without it") == 2
         assert not list(store.root.glob("*/*snapshot*"))
         assert_equals_alone(run, config, data)
 

@@ -209,7 +209,7 @@ class TestMistakes:
             (
                 "train.lr: {choices: [0.1, 0.2], when: {train.poly_power: 1.0}}\n"
                 "train.poly_power: {choices: [0.5, 1.0], when: {train.lr: 0.1}}",
-                "circle, got train.lr -> train.poly_power -> train.lr",
+                "circular, got train.lr -> train.poly_power -> train.lr",
             ),
             (
                 "expansion.policy: {choices: [conflict, per_layer]}",

@@ -173,7 +173,7 @@ def test_a_repeat_that_diverges_is_told_and_the_others_go_on(place):
     study.records.save_run(replace(run, config=bad.model_dump_json()))
     heard = HeardRepeats()
     with pytest.raises(
-        TrainingError, match=r"study tiny: 1 of 2 repeats failed, .*DivergedError: .*again\.$"
+        TrainingError, match=r"study tiny: 1 of 2 repeats failed, .*DivergedError: .*again to retry them\.$"
     ):
         confirm("tiny", top=2, seeds=1, workdir=place, device="cpu", listener=heard)
     assert [each[:2] for each in heard.failed] == [(number, 1)] and len(heard.ended) == 1

@@ -304,7 +304,7 @@ def test_a_study_stops_after_two_failures_alike(history, stops):
     last = history[-1].splitlines()[0].rstrip(".")
     assert str(caught.value) == (
         f"study s: 2 trials in a row failed with the same cause, the last with {last}. "
-        "Mend it, then run optimize again."
+        "Fix the cause, then run optimize again."
     )
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import time
 from pathlib import Path
 
 import optuna
 import pytest
 import torch
+from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
 from sqlalchemy.exc import OperationalError
 from tiny import grown, write_tiny_study
@@ -18,6 +20,7 @@ from dtme_search.models import MultiTaskViT
 from dtme_search.search import LoadedStudy, load_study, optimize
 from dtme_search.search.storage.records import Records
 from dtme_search.search.trial import heartbeat
+from dtme_search.search.trial.diary import Diary
 from dtme_search.search.trial.retries import hand_back, retry_history
 from dtme_search.training import trainer
 
@@ -90,9 +93,7 @@ class TestTakenForDead:
         heard = Heard(once("trial_evaluated", 8, lambda: self.end(tmp_path)))
         study = search(tmp_path, heard)
         assert states(study) == ["FAIL", "COMPLETE"] and heard.completed == [1]
-        assert heard.stopped == [
-            (0, "interrupted", "taken for dead by another worker, which goes on with it")
-        ]
+        assert heard.stopped == [(0, "interrupted", "presumed dead by another worker, which continues it")]
         assert [run.state for run in study.records.runs("tiny")] == ["interrupted", "complete"]
         assert retry_history(study.optuna.trials[1]) == [0]
         assert_equal_result(study, undisturbed)
@@ -215,3 +216,40 @@ class TestDisk:
             search(tmp_path)
         study = search(tmp_path)
         assert_equal_result(study, undisturbed)
+
+    def test_a_disk_that_breaks_as_well(self, undisturbed, tmp_path, monkeypatch):
+        save, left = trainer.save_checkpoint, [3]
+
+        def broken(path, fingerprint, content):
+            left[0] -= "trials" in path.parts
+            if left[0] == 0:
+                raise OSError(errno.EIO, "Input/output error")  # as fsync raises it: without a name
+            save(path, fingerprint, content)
+
+        monkeypatch.setattr(trainer, "save_checkpoint", broken)
+        with pytest.raises(DiskFullError, match=r"tiny: Input/output error\. Look after the disk"):
+            search(tmp_path)
+        assert_equal_result(search(tmp_path), undisturbed)
+
+
+def test_a_database_that_is_away_as_a_trial_begins_costs_nothing(undisturbed, tmp_path, monkeypatch):
+    begin, left = Diary._continue, [1]
+
+    def away(diary):
+        left[0] -= 1
+        if left[0] == 0:
+            raise OperationalError("SELECT", {}, Exception("server closed the connection"))
+        return begin(diary)
+
+    monkeypatch.setattr(Diary, "_continue", away)
+    assert_equal_result(search(tmp_path), undisturbed)
+
+
+@pytest.mark.parametrize("where", ["check_same_inputs", "Prepared.present", "Prepared.loaded"])
+def test_a_database_in_trouble_around_the_trials_is_told_in_one_line(tmp_path, monkeypatch, where):
+    def away(*_, **__):
+        raise StorageInternalError("An exception is raised during the commit.")
+
+    monkeypatch.setattr(f"dtme_search.search.study.preparation.{where}", away)
+    with pytest.raises(StorageError, match=r"study\.db: An exception is raised"):
+        search(tmp_path)

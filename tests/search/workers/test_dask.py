@@ -330,7 +330,7 @@ class TestCluster:
             if event == "workers" and closing.ident is None and len(children.told()) == 2:
                 closing.start()
 
-        with pytest.raises(DtmeSearchError, match=r"^the Dask scheduler of study tiny is gone\. .* goes on"):
+        with pytest.raises(DtmeSearchError, match=r"^the Dask scheduler of study tiny is gone\. .* resume"):
             go(listener=Heard(close), workers=2)
         closing.join()
 
@@ -401,7 +401,7 @@ class TestRealWorkers:
         _, trainer = command.in_a_trial()
         os.killpg(command.process.pid, signal.SIGINT)
         code, text = command.end()
-        assert code == 130 and "Stopped. The same command goes on" in text, text
+        assert code == 130 and "Stopped. Run the same command again" in text, text
         assert "Traceback" not in text and not Path(f"/proc/{trainer}").exists()
         self.check_handed_back(workdir)
 

@@ -1,10 +1,9 @@
-"""What studies there are, and how one is deleted with all that belongs to it."""
+"""What studies there are in a folder or a database."""
 
 from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -12,16 +11,13 @@ from pathlib import Path
 
 import optuna
 
-from dtme_search.errors import StorageError
+from dtme_search.search.manage.removal import size_of
 from dtme_search.search.storage.database import storage_errors
-from dtme_search.search.storage.optuna_internals import storage_of
 from dtme_search.search.storage.studies import default_storage_url, open_storage
 from dtme_search.search.storage.trials import own_trials
-from dtme_search.search.study.loading import STUDY_ATTR, LoadedStudy, load_study, storage_url
+from dtme_search.search.study.loading import STUDY_ATTR
 from dtme_search.search.study.place import DEFAULT_WORKDIR
 from dtme_search.search.study.states import trial_states
-from dtme_search.search.trial.heartbeat import GRACE_SECONDS
-from dtme_search.search.workspace import Workspace
 
 
 @dataclass(frozen=True)
@@ -55,32 +51,6 @@ def known_studies(*, storage: str | None = None, workdir: Path = DEFAULT_WORKDIR
     return sorted(found, key=lambda study: study.name)
 
 
-def delete_study(study: str, *, storage: str | None = None, workdir: Path = DEFAULT_WORKDIR) -> None:
-    """Delete a study: its trials, its rows in all tables, its files. Baselines stay in a shared database.
-
-    Raises:
-        StorageError: If there is no such study, or one of its trials runs.
-    """
-    loaded = load_study(study, storage=storage, workdir=workdir)
-    running = [number for number, state in _states_of(loaded).items() if state == "running"]
-    if running:
-        numbers = ", ".join(map(str, running))
-        raise StorageError(
-            f"study {loaded.name}: none of its trials must run, got {numbers}. Stop its workers first; what "
-            f"died elsewhere counts as running for {GRACE_SECONDS / 60:.0f} minutes."
-        )
-    url = storage_url(loaded.name, storage, workdir)
-    with storage_errors(url):
-        loaded.records.delete_study(loaded.name)
-        optuna.delete_study(study_name=loaded.name, storage=storage_of(loaded.optuna))
-    loaded.records.engine.dispose()
-    workspace = Workspace.of_study(workdir, loaded.name)
-    if url == default_storage_url(loaded.name, workdir):
-        shutil.rmtree(workspace.root)
-    else:
-        workspace.forget_all()
-
-
 def _of_database(url: str, workdir: Path) -> Iterator[KnownStudy]:
     opened = open_storage(url, create=False)
     with storage_errors(url):
@@ -97,20 +67,12 @@ def _of_database(url: str, workdir: Path) -> Iterator[KnownStudy]:
                 planned=_planned(study),
                 running=states.count("running"),
                 interrupted=states.count("interrupted"),
-                size_mb=_size(workdir / name) / 2**20,
+                size_mb=size_of(workdir / name) / 2**20,
                 last_activity=max(times, default=None),
             )
     opened.engine.dispose()
 
 
-def _states_of(study: LoadedStudy) -> dict[int, str]:
-    return trial_states(study.optuna, study.records.engine)
-
-
 def _planned(study: optuna.Study) -> int | None:
     stored = study.user_attrs.get(STUDY_ATTR)
     return None if stored is None else int(json.loads(stored)["trials"])
-
-
-def _size(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

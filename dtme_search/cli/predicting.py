@@ -1,0 +1,97 @@
+"""The command that shows what a trained network sees in a user's own pictures."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from dtme_search.cli import options
+from dtme_search.cli.app import app, screen_of
+from dtme_search.cli.screen import stoppable
+from dtme_search.cli.training import find_checkpoint, run_config_of
+from dtme_search.errors import ConfigError, DataError, TrainingError
+
+if TYPE_CHECKING:
+    from dtme_search.training import Predictor
+
+_DEPLOYED = (".onnx", ".pt2")
+
+
+@app.command(epilog="Example:  dtme-search predict dtme-runs/train/best-1a2b3c4d photos --out panels --raw")
+def predict(
+    context: typer.Context,
+    network: Annotated[
+        Path, typer.Argument(help="A checkpoint, the folder of its run, or a file that `deploy` wrote.")
+    ],
+    images: Annotated[
+        list[Path], typer.Argument(help="Pictures of any size, or folders of them (with those below).")
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for what is written.")] = Path("panels"),
+    raw: Annotated[
+        bool,
+        typer.Option(
+            "--raw",
+            help="Also write each task at the picture's own size: classes as indexed png, depth as 16-bit "
+            "png in mm, the rest as npy.",
+        ),
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace files that are there.")] = False,
+    device: options.Device = None,
+) -> None:
+    """Draw what a trained network sees in your pictures.
+
+    One PNG for each: the picture and a panel with legend for every task. The data set is not needed. A
+    picture that cannot be read is named, and the others are predicted.
+    """
+    from dtme_search.cli.checking import progress_bar
+    from dtme_search.reporting import predict_image
+    from dtme_search.reporting.rasters import raster_name
+    from dtme_search.reporting.targets import (
+        find_pictures,
+        panel_names,
+        refuse_existing,
+        refuse_foreign,
+        stem_of_panels,
+    )
+
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"--out must be a folder, got the file {out}.")
+    pictures = find_pictures(images, out)
+    targets = [out / name for name in panel_names(pictures)]
+    predictor = _predictor(network, device)
+    if not force:
+        for target in targets:
+            refuse_foreign(target)
+        names = [(stem_of_panels(target), spec) for target in targets for spec in predictor.specs.values()]
+        refuse_existing([out / raster_name(*name) for name in names] if raw else [])
+    screen, failed = screen_of(context), 0
+    with stoppable("What was written stays."), progress_bar(screen, "predicting") as on_progress:
+        for done, (picture, target) in enumerate(zip(pictures, targets, strict=True), start=1):
+            try:
+                for path in predict_image(predictor, picture, target, rasters=raw):
+                    screen.line(str(path))
+            except DataError as error:
+                failed += 1
+                typer.echo(f"dtme-search: {error}", err=True)
+            on_progress(done, len(pictures))
+    if failed:
+        raise DataError(f"{failed} of {len(pictures)} pictures could not be read; each is named above.")
+
+
+def _predictor(network: Path, device: str | None) -> "Predictor":
+    from dtme_search.tasks import load_specs
+    from dtme_search.training import Predictor, pick_device, restore_model
+
+    if network.suffix in _DEPLOYED:
+        from dtme_search.deploy import open_file
+
+        opened = open_file(network)
+        return Predictor(opened.raw, opened.specs, opened.description.image_size)
+    path = find_checkpoint(network)
+    described = path.with_name("tasks.json")
+    if not described.is_file():
+        raise TrainingError(
+            f"{path}: its tasks.json must be beside it, got none. The same `dtme-search train` writes it."
+        )
+    config, specs, where = run_config_of(path), load_specs(described), pick_device(device)
+    return Predictor.of_model(restore_model(path, config, specs, where), specs, config, where)

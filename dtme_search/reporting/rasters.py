@@ -1,0 +1,75 @@
+"""Predictions as files to compute with: whole arrays at the picture's own size, written row by row."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from dtme_search.reporting.colours import class_colours
+from dtme_search.tasks import TaskSpec
+from dtme_search.training import Prediction
+
+Array = npt.NDArray[Any]
+
+FARTHEST_MM = 65535
+"""What 16 bits hold; depth beyond 65.535 m is written so."""
+
+
+def raster_name(stem: str, spec: TaskSpec) -> str:
+    """Name of the file that :func:`save_raster` writes.
+
+    Example:
+        >>> from dtme_search.tasks import depth, normals
+        >>> raster_name("shot", depth()), raster_name("shot", normals())
+        ('shot-depth.png', 'shot-normals.npy')
+    """
+    return f"{stem}-{spec.name}.{'png' if _is_picture(spec) else 'npy'}"
+
+
+def save_raster(prediction: Prediction, task: str, target: Path) -> None:
+    """Write one task of a picture.
+
+    Classes become an indexed png whose numbers are the classes; distances a grey png of 16 bits in whole
+    millimetres; masks (probabilities), normals (unit vectors) and other numbers npy of float32.
+    """
+    spec = prediction.specs[task]
+    bands = prediction.bands(task)
+    if not _is_picture(spec):
+        _save_array(bands, prediction.size, target)
+        return
+    kind = np.uint8 if spec.kind == "classes" else np.uint16
+    whole = np.empty(prediction.size, dtype=kind)
+    for rows, band in _with_rows(bands):
+        whole[rows] = band if spec.kind == "classes" else np.clip(np.rint(1000 * band), 0, FARTHEST_MM)
+    picture = Image.fromarray(whole)
+    if spec.kind == "classes":
+        picture.putpalette(class_colours(spec.channels).tobytes())
+    picture.save(target)
+
+
+def _is_picture(spec: TaskSpec) -> bool:
+    return spec.kind == "distance" or (spec.kind == "classes" and spec.channels <= 256)
+
+
+def _save_array(bands: Iterator[Array], size: tuple[int, int], target: Path) -> None:
+    whole: Array | None = None
+    for rows, band in _with_rows(bands):
+        if whole is None:
+            whole = np.lib.format.open_memmap(
+                target, mode="w+", dtype=np.float32, shape=(*size, *band.shape[2:])
+            )
+        whole[rows] = band
+    if isinstance(whole, np.memmap):
+        whole.flush()
+
+
+def _with_rows(bands: Iterator[Array]) -> Iterator[tuple[slice, Array]]:
+    start = 0
+    for band in bands:
+        yield slice(start, start + len(band)), band
+        start += len(band)

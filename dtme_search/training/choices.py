@@ -1,0 +1,60 @@
+"""Losses and metrics that a config chooses in place of those that its data set gives the tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from dtme_search.config import RunConfig, TaskConfig, validate
+from dtme_search.data import TaskData
+from dtme_search.errors import ConfigError
+from dtme_search.metrics import METRICS
+from dtme_search.tasks import TaskSpec
+from dtme_search.training.losses import LOSSES
+
+
+def as_chosen(data: TaskData, config: RunConfig) -> TaskData:
+    """The same data for the tasks of a run, described as ``tasks`` of its config says.
+
+    Raises:
+        ConfigError: If a loss or metric is unknown, does not suit the kind of its task, or has wrong options.
+    """
+    given = data.for_tasks(tuple(config.tasks))
+    chosen = {name: _chosen(given.specs[name], task, config.plugins) for name, task in config.tasks.items()}
+    return given if chosen == given.specs else given.with_specs(chosen)
+
+
+def _chosen(spec: TaskSpec, task: TaskConfig, files: tuple[str, ...]) -> TaskSpec:
+    changes: dict[str, Any] = {}
+    if task.loss is not None:
+        loss = LOSSES.find(task.loss, f"tasks.{spec.name}.loss", files)
+        changes |= _changes(spec, "loss", task.loss, loss, task.loss_options)
+    if task.metric is not None:
+        meter = METRICS.find(task.metric, f"tasks.{spec.name}.metric", files)
+        changes |= _changes(spec, "metric", task.metric, meter, task.metric_options)
+        own = {name: getattr(meter, name) for name in ("unit", "higher_is_better")}
+        changes |= {name: value for name, value in own.items() if value is not None}
+    return replace(spec, **changes, plugins=files) if changes else spec
+
+
+def _changes(
+    spec: TaskSpec, part: str, name: str, found: Any, given: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Any]:
+    """What a chosen loss or metric changes in a description, its options checked by the part's own model."""
+    _check_kind(spec, part, name, found.kinds)
+    where = f"tasks.{spec.name}.{part}_options"
+    options = validate(found.options, given.get(name, {}), f"{where}.{name}")
+    return {part: name, f"{part}_options": _pairs(options.model_dump(mode="json"))}
+
+
+def _check_kind(spec: TaskSpec, part: str, name: str, kinds: tuple[str, ...]) -> None:
+    if spec.kind not in kinds:
+        raise ConfigError(
+            f"tasks.{spec.name}.{part} must suit targets of kind {spec.kind}, got '{name}', which takes "
+            f"{' or '.join(kinds)}. Choose another."
+        )
+
+
+def _pairs(options: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
+    return tuple(options.items())
