@@ -274,7 +274,7 @@ class ExpansionConfig(Section):
     lora_alpha: Annotated[float, Field(gt=0.0)] = 4.0
     """LoRA's term counts lora_alpha / lora_rank."""
     lora_targets: LoraTargets = "qkv+proj"
-    """Maps of a block that LoRA adapts, some of qkv, proj (attention), fc1 and fc2 (MLP) joined by plus signs."""
+    """Maps of a block that LoRA adapts: qkv, proj (attention), fc1, fc2 (MLP), joined by plus signs."""
     lr_multiplier: Annotated[float, Field(gt=0.0)] = 1.0
     """Learning rate of the new parameters over that of the old ones."""
     freeze_backbone: bool = False

@@ -2,7 +2,8 @@
 
 from dtme_search.models.backbone import BackboneInfo, check_weights, describe_backbone, name_weights
 from dtme_search.models.decoders import Predictions, resize
-from dtme_search.models.multitask import MultiTaskViT, build_model, check_model, check_operations
+from dtme_search.models.multitask import MultiTaskViT, build_model, check_model
+from dtme_search.models.operations import check_operations
 
 __all__ = [
     "BackboneInfo",

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, cast
 import torch
 from torch import Tensor, nn
 
-from dtme_search.errors import ConfigError
 from dtme_search.models.architectures import find_architecture
 from dtme_search.models.backbone import Backbone, BackboneInfo, build_backbone, describe_backbone
 from dtme_search.models.decoders import DecoderContext, Level, Predictions
@@ -27,11 +26,13 @@ from dtme_search.models.streams import (
 )
 
 if TYPE_CHECKING:
-    from dtme_search.config import ExpansionConfig, ModelConfig
+    from dtme_search.config import ModelConfig
     from dtme_search.tasks import TaskSpec
     from dtme_search.token_space import ExpansionPlan
 
 
+_MOST_VARIANTS = 64
+"""Compiled variants of a block in one process."""
 NUM_LEVELS = {"last": 1, "concat4": 4}
 """``model.levels`` -> feature maps that a decoder gets which takes any number of them."""
 
@@ -109,7 +110,7 @@ class MultiTaskViT(nn.Module):
     def grow(self, plan: ExpansionPlan, *, token_std: float, seed: int) -> list[nn.Parameter]:
         """Build the operations of a plan in place.
 
-        Outputs right after token modulation equal those before it; task tokens change the attention at
+        Outputs right after token modulation and LoRA equal those before; task tokens change the attention at
         once, by little when ``token_std`` is small. A checkpoint of a grown model is loaded into a new
         model after growing that by the same plan.
 
@@ -152,10 +153,10 @@ class MultiTaskViT(nn.Module):
         return new
 
     def fold(self, tasks: Sequence[str] | None = None) -> None:
-        """Put operations into the weights where all streams of ``tasks`` share them, for inference.
+        """Put operations into the weights, for inference: those that fold and that all of ``tasks`` share.
 
         Outputs of these tasks stay the same up to rounding; the other tasks can no longer be computed. What
-        cannot be folded stays.
+        another task has of its own stays as it is.
 
         Args:
             tasks: Tasks that will be computed; all by default.
@@ -166,8 +167,9 @@ class MultiTaskViT(nn.Module):
         groups = {name: dict(layers) for name, layers in self.plan.groups.items()}
         for layer, block in enumerate(self.backbone.blocks):
             for name, operation in self._operations_at(layer).items():
-                index = [next((i for i, of in enumerate(groups[name][layer]) if t in of), -1) for t in active]
-                if min(index) >= 0 and len(set(index)) == 1 and operation.fold(block, index[0]):
+                shared = [set(active) <= set(group) for group in groups[name][layer]]
+                if operation.folds and any(shared):
+                    operation.fold(block, shared.index(True))
                     del groups[name][layer], self._built(name)[str(layer)]
         self.plan = replace(self.plan, groups=groups)
         self._routes.clear()
@@ -177,8 +179,10 @@ class MultiTaskViT(nn.Module):
 
         A block that cannot be compiled is an error, never an eager one. Blocks of all models in a process
         share their compiled variants, of which torch keeps few, so sizes are left open: more streams, more
-        prefix tokens and the last batch of an evaluation need no variant of their own.
+        prefix tokens and the last batch of an evaluation need no variant of their own. Drop paths and LoRA
+        do, in training and in evaluation, and those can be more than the eight that torch keeps by itself.
         """
+        torch._dynamo.config.cache_size_limit = max(torch._dynamo.config.cache_size_limit, _MOST_VARIANTS)
         for block in self.backbone.blocks:
             block.compile(backend=backend, fullgraph=True, dynamic=True)
 
@@ -278,30 +282,6 @@ def check_model(
     architecture, options = find_architecture(config, plugins)
     architecture.decoder.check(info, config.decoder_channels, options)
     return info
-
-
-def check_operations(
-    expansion: ExpansionConfig, info: BackboneInfo, operations: Sequence[str] | None = None
-) -> None:
-    """Check that what can be built into the layers fits the backbone; ``operations`` names more than follow.
-
-    Raises:
-        ConfigError: If LoRA is to adapt a map that the blocks have not, or its rank is above a width.
-    """
-    if "lora" not in (*expansion.possible_operations, *(operations or ())):
-        return
-    for target in expansion.lora_targets.split("+"):
-        if target not in info.linears:
-            raise ConfigError(
-                f"expansion.lora_targets must name maps that the blocks of model.backbone have, got "
-                f"'{target}'. They have {', '.join(info.linears) or 'none'}."
-            )
-        width = min(info.linears[target])
-        if expansion.lora_rank > width:
-            raise ConfigError(
-                f"expansion.lora_rank must be at most {width}, the width of {target}, got "
-                f"{expansion.lora_rank}. Lower it."
-            )
 
 
 def build_model(

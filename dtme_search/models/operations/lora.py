@@ -1,19 +1,21 @@
 """LoRA: linear maps of a block with a low-rank term of their own for each group of tasks.
 
-Source: E. Hu et al., "LoRA", arXiv 2106.09685, Sec. 4.1: ``W x + (alpha / r) B A x`` with B zero at first. That
-W goes on training, that groups of tasks have terms of their own, and that all streams go through one batched
-product are ours. Shapes as in ``models/streams.py``; r rank, I inputs and O outputs of a map.
+Source: E. Hu et al., "LoRA", arXiv 2106.09685, Sec. 4.1: ``W x + (alpha / r) B A x`` with B zero at first.
+That W goes on training, that groups of tasks have terms of their own, and that all streams go through one
+batched product are ours. Shapes as in ``models/streams.py``; r rank, I inputs and O outputs of a map.
 """
 
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from dtme_search.models.operations.base import LayerOperation, Site
 from dtme_search.models.seeding import seeded
+from dtme_search.operations import lora_targets
 
 
 class LowRankTerm(nn.Module):
@@ -34,20 +36,31 @@ class LowRankTerm(nn.Module):
         self.up = nn.Parameter(torch.zeros(num_groups, rank, outputs))  # B of each group, transposed
         # As nn.Linear draws its weight, by the number of inputs.
         nn.init.uniform_(self.down, -1 / math.sqrt(inputs), 1 / math.sqrt(inputs))
-        # Streams of the call that is running; belongs to no checkpoint.
-        self.groups_S: Tensor | None = None
+        # A and B of each stream in the call that is running, (S, I, r) and (S, r, O); in no checkpoint.
+        self.of_streams: tuple[Tensor, Tensor] | None = None
+
+    def enter(self, groups_S: Tensor) -> None:
+        """Look up the term of each stream; group G has none."""
+        # A group of zeros stands for "none". Here and not in the block, whose compiled variants would each
+        # be for one number of groups.
+        down_GIr = torch.cat((self.down, torch.zeros_like(self.down[:1])))
+        up_GrO = torch.cat((self.up, torch.zeros_like(self.up[:1])))
+        self.of_streams = down_GIr[groups_S], up_GrO[groups_S]
+
+    def leave(self) -> None:
+        """The map is plain again."""
+        self.of_streams = None
 
     def add_to(self, mapped_NLO: Tensor, tokens_NLI: Tensor, outputs: slice = slice(None)) -> Tensor:
-        """Add each stream's term to some outputs of the map; group G has none."""
-        groups_S = self.groups_S
-        if groups_S is None:
+        """Add each stream's term to ``outputs`` of the map; tokens (N, ..., I)."""
+        if self.of_streams is None:
             return mapped_NLO
-        # A group of zeros stands for "none": a stream without a term costs what one with it does.
-        down_GIr = torch.cat((self.down, torch.zeros_like(self.down[:1])))
-        up_GrO = torch.cat((self.up, torch.zeros_like(self.up[:1])))[:, :, outputs]
-        of_stream_SNI = tokens_NLI.reshape(groups_S.shape[0], -1, tokens_NLI.shape[-1])
-        term_SNO = torch.bmm(torch.bmm(of_stream_SNI, down_GIr[groups_S]), up_GrO[groups_S])
-        return mapped_NLO + self.scale * term_SNO.reshape(mapped_NLO.shape)
+        down_SIr, up_SrO = self.of_streams
+        of_stream_SNI = tokens_NLI.reshape(down_SIr.shape[0], -1, tokens_NLI.shape[-1])
+        mapped_SNO = mapped_NLO.reshape(*of_stream_SNI.shape[:2], -1)
+        low_SNr = torch.bmm(of_stream_SNI, down_SIr)
+        added = torch.baddbmm(mapped_SNO, low_SNr, up_SrO[:, :, outputs], alpha=self.scale)
+        return added.view_as(mapped_NLO)
 
     def weight_of(self, group: int) -> Tensor:
         """What the term adds to the weight of the map for one group, shape (O, I)."""
@@ -91,6 +104,7 @@ class Lora(LayerOperation):
     """
 
     in_block = True
+    folds = True
 
     def __init__(self, maps: dict[str, nn.Linear], num_groups: int, rank: int, alpha: float) -> None:
         super().__init__()
@@ -102,44 +116,40 @@ class Lora(LayerOperation):
         )
 
     def enter(self, tokens_SBLP: Tensor, groups_S: Tensor) -> Tensor:
-        """Tell the maps which streams come; the tokens stay as they are."""
-        self._tell(groups_S)
+        """Give the maps the terms of the streams that come; the tokens stay as they are."""
+        for term in self.by_map().values():
+            term.enter(groups_S)
         return tokens_SBLP
 
     def leave(self) -> None:
         """The maps are plain again."""
-        self._tell(None)
+        for term in self.by_map().values():
+            term.leave()
 
-    def _tell(self, groups_S: Tensor | None) -> None:
-        for term in self.terms.values():
-            assert isinstance(term, LowRankTerm)
-            term.groups_S = groups_S
+    def by_map(self) -> dict[str, LowRankTerm]:
+        """Map -> its term."""
+        return {name: cast("LowRankTerm", term) for name, term in self.terms.items()}
 
     @torch.no_grad()
-    def fold(self, block: nn.Module, group: int) -> bool:
+    def fold(self, block: nn.Module, group: int) -> None:
         """Put the terms of one group into the weights of the maps, which become plain ones."""
-        for name, linear in find_linears(block).items():
-            if name in self.terms:
-                term = self.terms[name]
-                assert isinstance(term, LowRankTerm)
-                plain = nn.Linear(
-                    linear.in_features, linear.out_features, linear.bias is not None, device="meta"
-                )
-                plain.weight, plain.bias = linear.weight, linear.bias
-                plain.weight += term.weight_of(group).to(plain.weight)
-                _replace(block, linear, plain)
-        return True
+        linears = find_linears(block)
+        for name, term in self.by_map().items():
+            adapted = linears[name]
+            plain = nn.Linear(adapted.in_features, adapted.out_features, bias=False, device="meta")
+            plain.weight, plain.bias = adapted.weight, adapted.bias
+            plain.weight += term.weight_of(group)
+            _replace(block, adapted, plain)
 
 
 def build_lora(site: Site) -> Lora:
     """For a layer of a model; what is drawn does not depend on the other layers."""
     found = find_linears(site.block)
-    names = str(site.options["lora_targets"]).split("+")
+    maps = {name: found[name] for name in lora_targets(site.options)}
     rank, alpha = int(site.options["lora_rank"]), float(site.options["lora_alpha"])
     with seeded(site.seed, f"lora/{site.layer}"):
-        lora = Lora({name: found[name] for name in names}, site.num_groups, rank, alpha)
-    for name, term in lora.terms.items():
-        assert isinstance(term, LowRankTerm)
+        lora = Lora(maps, site.num_groups, rank, alpha)
+    for name, term in lora.by_map().items():
         _replace(site.block, found[name], AdaptedLinear(found[name], term))
     return lora
 

@@ -114,17 +114,14 @@ class SearchSpace:
         return validate(RunConfig, self._values(params), f"study {self.study_name}: {what} ({listed})")
 
     def with_each_choice(self, section: str) -> Iterator[tuple[str, RunConfig]]:
-        """For each choice (the end of a range) of a searched field of a section a config that makes it.
+        """For each choice of a searched field of a section a config that makes it, near to the base config.
 
-        Gives the place of the choice in words as well. What cannot be known from the fields alone (whether
-        a decoder suits the images) can so be checked before any trial.
+        Of a range the upper end stands for all. Gives the place of the choice in words as well. What the
+        fields alone do not show (whether a decoder suits the images) can so be checked before any trial.
         """
         for parameter in self.parameters:
-            ranged = parameter.distribution
             if parameter.path.startswith(f"{section}."):
-                for choice in (
-                    ranged.choices if isinstance(ranged, CategoricalDistribution) else (ranged.high,)
-                ):
+                for choice in parameter.extremes:
                     what = f"search.{parameter.pattern}: {choice}"
                     yield what, self.config(self._params_with(parameter, choice), what)
 

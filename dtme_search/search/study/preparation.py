@@ -322,15 +322,11 @@ def space_of(config: StudyConfig, base: RunConfig) -> SearchSpace:
     backbone = check_model(base.model, base.data.image_size, plugins=base.plugins)
     check_weights(base.model, base.data.image_size)
     space = SearchSpace.from_study(config, base, backbone.num_layers)
-    for what, one in space.with_each_choice("model"):
+    check_operations(base.expansion, backbone.linears)
+    for what, one in (*space.with_each_choice("model"), *space.with_each_choice("expansion")):
         try:
-            check_model(one.model, one.data.image_size, plugins=one.plugins)
-        except ConfigError as error:
-            raise ConfigError(f"study {config.name}: {what}: {error}") from error
-    for what, one in space.with_each_choice("expansion"):
-        try:
-            forced = ("lora",) if what.startswith("search.expansion.lora_") else ()
-            check_operations(one.expansion, backbone, forced)
+            chosen = check_model(one.model, one.data.image_size, plugins=one.plugins)
+            check_operations(one.expansion, chosen.linears)
         except ConfigError as error:
             raise ConfigError(f"study {config.name}: {what}: {error}") from error
     return with_rule(config, space)
