@@ -42,7 +42,7 @@ class Shape:
 
 
 def step_costs(shape: Shape, measured: Shape, costs: Array) -> Array:
-    """Cost of a step of each plan: least squares on the measured ones, the formula if fewer than five are."""
+    """Cost of a step of each plan: least squares on the measured ones, the formula if fewer than five are.
 
     Example:
         >>> one = np.ones(5)
