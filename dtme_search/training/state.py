@@ -83,7 +83,7 @@ class RunState:
 
     @property
     def num_passes(self) -> int:
-        """Number of parts in which a batch goes through: as configured, more if memory is short."""
+        """Number of parts of a batch in a step: as configured, more if memory is short."""
         return self.parts * self.config.train.accumulate
 
     def tasks_of(self, step: int) -> tuple[str, ...]:
