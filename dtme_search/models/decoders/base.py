@@ -76,7 +76,7 @@ class Decoder(Protocol):
 
 
 class PerTask(TaskModules):
-    """Combines decoders of one task each, from lists of maps (B, P, h, w) to (B, C, H, W), into one of all."""
+    """Combines decoders of one task each, from lists of maps (B, P, h, w) to (B, C, H, W), into one."""
 
     def forward(self, levels: Sequence[Level], tasks: Sequence[str]) -> Predictions:
         """See :class:`Decoder`."""
