@@ -179,8 +179,8 @@ class MultiTaskViT(nn.Module):
 
         A block that cannot be compiled is an error and never runs eagerly. Blocks of all models in a process
         share their compiled variants, of which torch keeps few. So sizes are left open: more streams, more
-        prefix tokens and the last batch of an evaluation need no variant of their own. Drop paths and LoRA do,
-        and in training and evaluation those can be more than the eight that torch keeps by default.
+        prefix tokens and the last batch of an evaluation need no variant of their own. Drop paths and LoRA
+        do, and in training and evaluation those can be more than the eight that torch keeps by default.
         """
         torch._dynamo.config.cache_size_limit = max(torch._dynamo.config.cache_size_limit, _MOST_VARIANTS)
         for block in self.backbone.blocks:
