@@ -180,7 +180,7 @@ class NyudDataset:
         return self._ids[split]
 
     def groups(self, ids: Sequence[str]) -> Sequence[str] | None:
-        """Scenes from ``gt_sets/scenes.txt``, or the id if that does not list it; ``None`` without the file."""
+        """Scenes from ``gt_sets/scenes.txt``, or the id if it is not listed; ``None`` without that file."""
         return [self._scenes.get(sample_id, sample_id) for sample_id in ids] if self._scenes else None
 
     def class_presence(self, ids: Sequence[str]) -> Bools:
