@@ -48,7 +48,8 @@ def clean_study(
     """Remove files that a study can do without.
 
     Training that its trials shared (later ones that would share it train it anew), logs of its workers, and
-    what processes left that died. Results, plans, pictures and checkpoints of trials that go on stay.
+    what processes left that died. Results, plans, pictures, the trained networks that the study keeps, and
+    checkpoints of trials that go on stay.
     """
     from dtme_search.search.manage.removal import of_spare
 

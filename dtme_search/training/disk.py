@@ -11,6 +11,8 @@ from dtme_search.errors import DiskFullError
 DISK_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 """What the system says when a file cannot grow any more, or a disk is broken and takes nothing."""
 _OF_BROKEN_DISKS = (errno.EIO, errno.EROFS)
+WEIGHTS = "weights.pt"
+"""File in the folder of a trial that holds its trained network, where the study keeps it."""
 
 
 def disk_full(error: OSError, place: Path) -> DiskFullError:
@@ -24,7 +26,13 @@ def disk_full(error: OSError, place: Path) -> DiskFullError:
 
 def remove_checkpoint(path: Path) -> None:
     """Remove a checkpoint that has served, and what processes that died while they wrote it left."""
-    for file in (path, *path.parent.glob(f"{path.name}.*.partial")):
+    path.unlink(missing_ok=True)
+    remove_partial(path)
+
+
+def remove_partial(path: Path) -> None:
+    """Remove what processes that died while they wrote a file left."""
+    for file in path.parent.glob(f"{path.name}.*.partial"):
         file.unlink(missing_ok=True)
 
 
