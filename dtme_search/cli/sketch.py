@@ -15,6 +15,10 @@ _STYLES = {
     "M": "black on orange1",
     "E": "white on dodger_blue3",
     "B": "white on grey11",
+    "L": "white on green4",
+    "m": "white on red3",
+    "e": "black on plum3",
+    "b": "white on grey42",
 }
 """Colours of the operations, near those of the figures; the letters tell them apart without any."""
 

@@ -16,7 +16,7 @@ from dtme_search.config.dotted import set_path
 from dtme_search.config.recipes import BaselineRecipes
 from dtme_search.config.schedule import ADAPTIVE, ScheduleConfig
 from dtme_search.config.section import Fraction, Section
-from dtme_search.operations import CHOICES, OPERATIONS, operations_of
+from dtme_search.operations import CHOICES, LORA_TARGETS, OPERATIONS, operations_of
 
 Count = Annotated[int, Field(ge=1)]
 """A whole number of 1 or more."""
@@ -24,9 +24,11 @@ Count = Annotated[int, Field(ge=1)]
 if TYPE_CHECKING:
     LayerChoice = str
     OperationName = str
+    LoraTargets = str
 else:  # pydantic and the JSON schema know them by name, whatever is registered
     LayerChoice = Literal[("auto", *CHOICES)]
     OperationName = Literal[tuple(OPERATIONS)]
+    LoraTargets = Literal[LORA_TARGETS]
 LayerIndex = Annotated[int, Field(ge=0)]
 
 
@@ -211,6 +213,8 @@ class FixedPlan(Section):
     """Token modulation, for example {5: [[semseg], [depth, normals]]}."""
     expand: dict[LayerIndex, TaskGroups] = {}
     """Token expansion, same form."""
+    lora: dict[LayerIndex, TaskGroups] = {}
+    """LoRA, same form."""
 
     @property
     def groups(self) -> dict[str, dict[int, TaskGroups]]:
@@ -265,6 +269,12 @@ class ExpansionConfig(Section):
     """Task tokens that token expansion adds per group and layer."""
     token_std: Annotated[float, Field(ge=0.0)] = 0.02
     """Standard deviation of new task tokens."""
+    lora_rank: Annotated[int, Field(ge=1)] = 4
+    """Rank of LoRA; at most the width of the maps that it adapts."""
+    lora_alpha: Annotated[float, Field(gt=0.0)] = 4.0
+    """LoRA's term counts lora_alpha / lora_rank."""
+    lora_targets: LoraTargets = "qkv+proj"
+    """Maps of a block that LoRA adapts: qkv, proj (attention), fc1, fc2 (MLP), joined by plus signs."""
     lr_multiplier: Annotated[float, Field(gt=0.0)] = 1.0
     """Learning rate of the new parameters over that of the old ones."""
     freeze_backbone: bool = False

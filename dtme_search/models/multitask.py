@@ -1,4 +1,4 @@
-"""``MultiTaskViT``: one backbone, a decoder of its tasks, and growth in token space in mid-training.
+"""``MultiTaskViT``: one backbone, a decoder for its tasks, and growth in token space during training.
 
 Shapes: B images, L tokens (prefix tokens included), P embedding dim, C output channels, S streams,
 N = S * B, (h, w) token grid, (H, W) image.
@@ -7,6 +7,7 @@ N = S * B, (h, w) token grid, (H, W) image.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
 import torch
@@ -30,22 +31,24 @@ if TYPE_CHECKING:
     from dtme_search.token_space import ExpansionPlan
 
 
+_MOST_VARIANTS = 64
+"""Compiled variants of a block in one process."""
 NUM_LEVELS = {"last": 1, "concat4": 4}
-"""``model.levels`` -> feature maps that a decoder gets which takes any number of them."""
+"""``model.levels`` -> number of feature maps for a decoder that takes any number of them."""
 
 
 class MultiTaskViT(nn.Module):
-    """Shared plain ViT with a decoder of all tasks; see :func:`build_model`.
+    """Shared plain ViT with a decoder for all tasks; see :func:`build_model`.
 
     Args:
         backbone: The shared transformer.
-        decoders: A module that is called as :class:`~dtme_search.models.decoders.Decoder` says.
+        decoders: A module with the signature of :class:`~dtme_search.models.decoders.Decoder`.
         tasks: Tasks in the order of the outputs.
-        levels: Number of blocks after which each feature map is taken, ascending; the last one is the
-            number of layers and stands for the normed output of the backbone.
+        levels: Number of blocks after which each feature map is taken, ascending; the last one is the number
+            of layers and stands for the normed output of the backbone.
 
     Attributes:
-        plan: What the model was grown by; ``None`` before growth.
+        plan: The plan by which the model has grown; ``None`` before growth.
     """
 
     def __init__(
@@ -74,8 +77,8 @@ class MultiTaskViT(nn.Module):
         Args:
             images: Normalised images, shape (B, 3, H, W).
             tasks: Only the streams and decoders of these tasks are computed; all by default.
-            share_streams: Whether tasks share a stream while their operations are identical. ``False``
-                gives every task its own from layer 0 on: the same numbers for more compute.
+            share_streams: Whether tasks share a stream while their operations are identical. ``False`` gives
+                every task its own stream from layer 0 on: the same numbers for more compute.
 
         Returns:
             Raw outputs per task in the order of ``self.tasks``, each (B, C, H, W).
@@ -93,8 +96,8 @@ class MultiTaskViT(nn.Module):
         """Predict all tasks and keep the input of every block, for the conflict analysis.
 
         Returns:
-            What :meth:`forward_with_auxiliary` gives, and one tensor (B, L, P) per layer, prefix tokens
-            included. All of them belong to the autograd graph, also when the backbone is frozen.
+            The result of :meth:`forward_with_auxiliary`, and one tensor (B, L, P) per layer, prefix tokens
+            included. All of them belong to the autograd graph, even if the backbone is frozen.
 
         Raises:
             ValueError: If the model has grown: its layers no longer have one input for all tasks.
@@ -107,9 +110,9 @@ class MultiTaskViT(nn.Module):
     def grow(self, plan: ExpansionPlan, *, token_std: float, seed: int) -> list[nn.Parameter]:
         """Build the operations of a plan in place.
 
-        Outputs right after token modulation equal those before it; task tokens change the attention at
-        once, by little when ``token_std`` is small. A checkpoint of a grown model is loaded into a new
-        model after growing that by the same plan.
+        Outputs right after token modulation and LoRA equal those before. Task tokens change the attention at
+        once, but only slightly if ``token_std`` is small. To load a checkpoint of a grown model, grow a new
+        model by the same plan first.
 
         Args:
             plan: Which layers grow, for which groups of tasks.
@@ -120,7 +123,7 @@ class MultiTaskViT(nn.Module):
             The new parameters, by layer; within a layer in the order of the operations.
 
         Raises:
-            ValueError: If the model has grown already, or the plan is for other tasks or layers.
+            ValueError: If the model has already grown, or the plan is for other tasks or layers.
         """
         if self.plan is not None:
             raise ValueError("a model must grow at most once, got a second plan.")
@@ -149,13 +152,37 @@ class MultiTaskViT(nn.Module):
         self._routes.clear()
         return new
 
+    def fold(self, tasks: Sequence[str] | None = None) -> None:
+        """Put operations into the weights, for inference: those that fold and that all of ``tasks`` share.
+
+        Outputs of these tasks stay the same up to rounding; the other tasks can no longer be computed. What
+        another task has of its own stays as it is.
+
+        Args:
+            tasks: Tasks that will be computed; all by default.
+        """
+        if self.plan is None:
+            return
+        active = self._active(tasks)
+        groups = {name: dict(layers) for name, layers in self.plan.groups.items()}
+        for layer, block in enumerate(self.backbone.blocks):
+            for name, operation in self._operations_at(layer).items():
+                shared = [set(active) <= set(group) for group in groups[name][layer]]
+                if operation.folds and any(shared):
+                    operation.fold(block, shared.index(True))
+                    del groups[name][layer], self._built(name)[str(layer)]
+        self.plan = replace(self.plan, groups=groups)
+        self._routes.clear()
+
     def compile_blocks(self, backend: str = "inductor") -> None:
         """Compile every block with ``torch.compile``; parameters and their names stay as they are.
 
-        A block that cannot be compiled is an error, never an eager one. Blocks of all models in a process
-        share their compiled variants, of which torch keeps few, so sizes are left open: more streams, more
-        prefix tokens and the last batch of an evaluation need no variant of their own.
+        A block that cannot be compiled is an error and never runs eagerly. Blocks of all models in a process
+        share their compiled variants, of which torch keeps few. So sizes are left open: more streams, more
+        prefix tokens and the last batch of an evaluation need no variant of their own. Drop paths and LoRA
+        do, and in training and evaluation those can be more than the eight that torch keeps by default.
         """
+        torch._dynamo.config.cache_size_limit = max(torch._dynamo.config.cache_size_limit, _MOST_VARIANTS)
         for block in self.backbone.blocks:
             block.compile(backend=backend, fullgraph=True, dynamic=True)
 
@@ -190,7 +217,7 @@ class MultiTaskViT(nn.Module):
             draw_drop_paths(backbone.drop_paths, backbone.keep_probs, num_images)
         tokens_NLP = backbone.embed(images)
         if layer_inputs is not None and not tokens_NLP.requires_grad:
-            tokens_NLP.requires_grad_()  # a frozen backbone starts no graph
+            tokens_NLP.requires_grad_()  # with a frozen backbone nothing else would start the graph
 
         kept: dict[int, tuple[Tensor, ...]] = {}
         routes = self._routes_of(tasks, share_streams, images.device)
@@ -232,8 +259,8 @@ class MultiTaskViT(nn.Module):
 def feature_levels(num_layers: int, count: int) -> tuple[int, ...]:
     """Number of blocks after which each of ``count`` feature maps is taken, at equal distances.
 
-    Four levels are those of InvPT and its followers: 3, 6, 9, 12 of 12 blocks; 6, 12, 18, 24 of 24. Where
-    the number of blocks is no multiple, the fractions are rounded up (ours). All but the last are taken
+    Four levels are those of InvPT and its followers: 3, 6, 9, 12 of 12 blocks; 6, 12, 18, 24 of 24. If the
+    number of blocks is not a multiple, the fractions are rounded up (ours). All but the last are taken
     without the final norm.
 
     Example:
@@ -246,10 +273,10 @@ def feature_levels(num_layers: int, count: int) -> tuple[int, ...]:
 def check_model(
     config: ModelConfig, image_size: tuple[int, int], *, plugins: Sequence[str] = ()
 ) -> BackboneInfo:
-    """Check all that can be checked of a model without building it; gives the sizes of the backbone.
+    """Check everything about a model that can be checked without building it; returns the backbone's sizes.
 
     Raises:
-        ConfigError: As :func:`build_model`, but for weights.
+        ConfigError: As for :func:`build_model`, except for weights.
     """
     info = describe_backbone(config, image_size)
     architecture, options = find_architecture(config, plugins)
@@ -268,17 +295,17 @@ def build_model(
 ) -> MultiTaskViT:
     """Build the model of a config on the CPU, not grown.
 
-    Initial weights depend on ``seed`` alone; the global random state is left as it was. A decoder starts
-    the same whichever other tasks there are.
+    Initial weights depend on ``seed`` alone; the global random state does not change. A decoder starts the
+    same, whichever other tasks there are.
 
     Args:
         config: Backbone, its weights and the decoder.
         specs: Tasks in the order of the outputs.
         image_size: (H, W) of images and predictions.
         seed: Seed of the initial weights.
-        output_means: Per task the training mean of its targets, shape (C,), as the initial output; tasks
-            that are not named start at zero (ours; it ends a stall of regression tasks at the start).
-        plugins: Files that may bring the decoder, ``plugins`` of the run.
+        output_means: Per task the training mean of its targets, shape (C,), as the initial output; other
+            tasks start at zero (ours; it avoids a stall of regression tasks at the start).
+        plugins: Files that may provide the decoder, ``plugins`` of the run.
 
     Raises:
         ConfigError: If the backbone, its weights, the decoder, options of either, or the image size cannot be

@@ -25,11 +25,6 @@ GREY, LIGHT_GREY = "#7F7F7F", "#D9D9D9"
 SERIES = (BLUE, ORANGE, GREEN, PINK, SKY, RED, YELLOW, BLACK)
 """Colours of lines and points, in the order to take them."""
 
-OPERATION_COLOURS = MappingProxyType(
-    {"none": LIGHT_GREY, "modulate": ORANGE, "expand": BLUE, "both": "#1B1B3A"}
-)
-"""What happens at a layer: nothing, token modulation, token expansion, both. Darker is more."""
-
 STATE_COLOURS = MappingProxyType(
     {
         "front": RED,

@@ -10,6 +10,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from dtme_search.config import RunConfig, dump_yaml, validate
 from dtme_search.errors import ExportError
+from dtme_search.operations import legend
 from dtme_search.reporting.tables import against, compact_layers
 from dtme_search.reporting.targets import refuse_foreign, write_own_text
 from dtme_search.search import (
@@ -139,13 +140,14 @@ def _header(study: LoadedStudy, trial: FrozenTrial, run: RunRow) -> str:
     confirmed = confirmations(study).get(trial.number)
     gains = ", ".join(f"{task} {gain:+.2f} %" for task, gain in trial.user_attrs["gains_percent"].items())
     steps = f"{run.total_steps} steps, seed {run.seed}, one run"
+    layers = compact_layers(run.operations)
     lines = [
         f"Trial {trial.number} of study {study.name}, exported by dtme-search {run.code_version}.",
         f"delta_m {run.delta_m_percent:+.2f} % on the {run.split} ({gains}); {steps}.",
         f"Against {against(run)}.",
         *_of_further_seeds(confirmed),
         f"Parameter overhead {run.param_overhead_percent:.4f} %, step cost {run.step_cost_ratio:.2f}.",
-        f"Layers: {compact_layers(run.operations)} (. none, M token modulation, E token expansion, B both).",
+        f"Layers: {layers} ({legend(layers)}).",
     ]
     if run.dead_tasks:
         lines.append(f"NOT TO BE TRUSTED: {run.dead_tasks} does not clearly beat the no-image prior.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from dtme_search.reporting.tables import LEGEND, over_base_legend
+from dtme_search.reporting.tables import layers_legend, over_base_legend
 from dtme_search.search import LoadedStudy
 from dtme_search.search.storage.studies import stored_base_config
 
@@ -37,6 +37,6 @@ def front_legend(front: pd.DataFrame) -> str:
         else "",
         f"step cost in steps of the {'unexpanded' if grows else 'plain'} network with all tasks",
         "start as share of the training" if "start" in front else "",
-        LEGEND if "layers" in front else "",
+        layers_legend(front["layers"]) if "layers" in front else "",
     ]
     return "; ".join(filter(None, parts)) + "."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from statistics import fmean
 from typing import Any
 
@@ -11,7 +11,7 @@ import pandas as pd
 from optuna.trial import TrialState
 
 from dtme_search.config import RunConfig
-from dtme_search.operations import LETTERS
+from dtme_search.operations import LETTERS, legend
 from dtme_search.reporting.measures import baselines_of_trials, last_evaluations, measured
 from dtme_search.search import (
     Confirmed,
@@ -26,8 +26,6 @@ from dtme_search.search.study.states import trial_states
 
 Frame = pd.DataFrame
 
-LEGEND = "layers: . none, M token modulation, E token expansion, B both; one letter per layer, input first"
-
 
 def trials_table(study: LoadedStudy) -> pd.DataFrame:
     """One row per trial of the study itself, in order; of one that was interrupted the last attempt.
@@ -37,7 +35,7 @@ def trials_table(study: LoadedStudy) -> pd.DataFrame:
     search chose by its own seed; NaN where unconfirmed), ``paired_gain_percent`` (delta_m less that of
     ``paired_trial``, the unexpanded trial of the same seed), with several ``seeds`` ``expected_delta_m`` and
     ``expected_std`` (of the plan over seeds), ``param_overhead_percent``, ``step_cost_ratio``,
-    ``start`` (fraction of all steps), ``layers`` (see ``LEGEND``), ``feasible``, ``dead_tasks``,
+    ``start`` (fraction of all steps), ``layers`` (see :func:`layers_legend`), ``feasible``, ``dead_tasks``,
     ``seconds``, ``on_front``, ``error`` (first line). Where a study has such trials: ``reason`` (why it was
     pruned or took a result over), ``origin_trial`` (whose result it took), ``steps_reused``,
     ``step_flops_ratio`` (step cost by counted operations); where the
@@ -213,6 +211,11 @@ def compact_layers(operations: str | None) -> str:
         '.MB'
     """
     return "".join(LETTERS[operation] for operation in (operations or "").split())
+
+
+def layers_legend(layers: Iterable[str]) -> str:
+    """What the letters in columns of :func:`compact_layers` mean."""
+    return f"layers: {legend(''.join(map(str, layers)))}; one letter per layer, input first"
 
 
 def _or_nan(value: float | None) -> float:
