@@ -1,4 +1,4 @@
-"""Commands around one config: train it, measure it, look at its conflicts."""
+"""Commands for a single config: train it, measure it, look at its conflicts."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -28,7 +28,7 @@ class MeasuredOn(StrEnum):
 
 
 class Printed(StrEnum):
-    """Forms of a result."""
+    """Output formats of a result."""
 
     table = "table"
     json = "json"
@@ -200,10 +200,10 @@ def run_config_of(checkpoint: Path) -> "RunConfig":
 
 
 def find_checkpoint(place: Path) -> Path:
-    """The checkpoint that a path or the folder of a run means.
+    """The checkpoint that a path, or the folder of a run, refers to.
 
     Raises:
-        TrainingError: If there is none, or its config is gone.
+        TrainingError: If there is none, or its config is missing.
     """
     path = place
     if place.is_dir():

@@ -1,4 +1,4 @@
-"""Which layers grow, and how, in the best trials against all trials."""
+"""Which layers grow, and how: the best trials compared with all trials."""
 
 from __future__ import annotations
 
