@@ -166,7 +166,10 @@ def _overridden(config: RunConfig, overrides: tuple[str, ...]) -> RunConfig:
     if not overrides:
         return config
     # The full form, so that items of lists that the file leaves at their default can be set.
-    values = _anchored(apply_overrides(config.model_dump(mode="json"), overrides, config), Path())
+    full = config.model_dump(mode="json")
+    if "image_size" not in config.data.model_fields_set:
+        del full["data"]["image_size"]  # left open, to suit the images
+    values = _anchored(apply_overrides(full, overrides, config), Path())
     return validate(RunConfig, values, f"--set {' '.join(overrides)}")
 
 
