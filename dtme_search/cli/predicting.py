@@ -24,9 +24,9 @@ def predict(
         Path, typer.Argument(help="A checkpoint, the folder of its run, or a file that `deploy` wrote.")
     ],
     images: Annotated[
-        list[Path], typer.Argument(help="Pictures of any size, or folders of them (with those below).")
+        list[Path], typer.Argument(help="Pictures of any size, or folders of them, with subfolders.")
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for what is written.")] = Path("panels"),
+    out: Annotated[Path, typer.Option("--out", "-o", help="Output folder.")] = Path("panels"),
     raw: Annotated[
         bool,
         typer.Option(
@@ -35,7 +35,7 @@ def predict(
             "png in mm, the rest as npy.",
         ),
     ] = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace files that are there.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace existing files.")] = False,
     device: options.Device = None,
 ) -> None:
     """Draw what a trained network sees in your pictures.
@@ -65,7 +65,7 @@ def predict(
         names = [(stem_of_panels(target), spec) for target in targets for spec in predictor.specs.values()]
         refuse_existing([out / raster_name(*name) for name in names] if raw else [])
     screen, failed = screen_of(context), 0
-    with stoppable("What was written stays."), progress_bar(screen, "predicting") as on_progress:
+    with stoppable("Panels already written are kept."), progress_bar(screen, "predicting") as on_progress:
         for done, (picture, target) in enumerate(zip(pictures, targets, strict=True), start=1):
             try:
                 for path in predict_image(predictor, picture, target, rasters=raw):

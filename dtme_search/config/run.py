@@ -202,7 +202,7 @@ class ModelConfig(Section):
     @model_validator(mode="after")
     def _one_source_of_weights(self) -> Self:
         if self.pretrained and self.checkpoint is not None:
-            raise ValueError("pretrained and checkpoint exclude each other, got both")
+            raise ValueError("pretrained and checkpoint cannot be combined, got both")
         return self
 
 
