@@ -1,4 +1,4 @@
-"""PostgreSQL dies at each statement and commit of a study: the work goes on or ends in one line, none is lost.
+"""PostgreSQL dies at each statement and commit of a study: work continues or ends in one line; none is lost.
 
 A sample by default; ``DTME_TEST_CRASHES=all`` kills the server at every one.
 """
@@ -36,7 +36,7 @@ SAMPLE = 12
 
 
 def watched(act: Callable[[int, str], None]) -> None:
-    """Call ``act(number, what)`` before every writing statement, before and after every commit, of this process.
+    """Call ``act(number, what)`` before each writing statement, before and after each commit of this process.
 
     After a commit the server has kept what the client does not know of: the hardest moment to die.
     """
@@ -130,7 +130,9 @@ def test_a_server_that_dies_at_each_statement_loses_nothing(server, tmp_path, re
 
     assert in_child(counted, tmp_path / "error") is None
     sites = (tmp_path / "seen").read_text().splitlines()
-    study = optimize(file, workdir=tmp_path / "undisturbed", storage=server.new_database("calm"), device="cpu")
+    study = optimize(
+        file, workdir=tmp_path / "undisturbed", storage=server.new_database("calm"), device="cpu"
+    )
     values = values_by_point(study)
     study.records.engine.dispose()
 
@@ -158,5 +160,5 @@ def test_a_server_that_dies_at_each_statement_loses_nothing(server, tmp_path, re
             wrong[f"{number}: {sites[number]}"] = error
         shutil.rmtree(workdir, ignore_errors=True)
     record_property("points, tried, went on by themselves", (len(sites), len(numbers), went_on))
-    print(f"{len(sites)} points, {len(numbers)} tried, {went_on} went on by themselves")
+    print(f"{len(sites)} points, {len(numbers)} tried, {went_on} went on by themselves")  # noqa: T201
     assert wrong == {}, "\n".join(f"{point}: {error[-1500:]}" for point, error in wrong.items())
