@@ -79,7 +79,7 @@ def test_threads_and_cards_of_workers(threads, cards, workers):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CUDA_VISIBLE_DEVICES", cards)
         one_line(visible_gpus)
-        for place in places_for(workers, device="cpu"):
+        for place in places_for(workers, device="cpu", gpus=[]):
             count = place.threads(workers, 8, given_threads)
             assert 1 <= count <= 4096
             environment = place.environment(workers, 8, given_threads)
