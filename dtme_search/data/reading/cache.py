@@ -1,4 +1,4 @@
-"""Where data sets keep what is expensive to compute: one folder of the user, never the data folder."""
+"""Where expensive results of data sets are kept: one folder per user, never the data folder."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ _IN_USE_SECONDS = 3600.0
 
 
 def cache_folder(cache_dir: Path | None = None) -> Path:
-    """Name the cache folder: ``cache_dir``, else ``DTME_CACHE``, else ``~/.cache/dtme-search``."""
+    """The cache folder: ``cache_dir``, else ``DTME_CACHE``, else ``~/.cache/dtme-search``."""
     return cache_dir or expanded(os.environ.get("DTME_CACHE") or "~/.cache/dtme-search")
 
 
 def cache_limit_gb() -> float:
-    """What the cache may take: ``DTME_CACHE_GB``, else 20 GB [ours].
+    """Size limit of the cache: ``DTME_CACHE_GB``, else 20 GB [ours].
 
     Raises:
-        DataError: If that is no number above 0.
+        DataError: If that is not a number above 0.
     """
     given = os.environ.get("DTME_CACHE_GB") or str(_LIMIT_GB)
     try:
@@ -41,15 +41,15 @@ def cache_limit_gb() -> float:
 
 
 def cached_files(cache_dir: Path | None = None) -> list[Path]:
-    """All files of the cache; each of them can be made anew."""
+    """All files of the cache; each of them can be made again."""
     return sorted(path for path in cache_folder(cache_dir).glob("*/**/*") if path.is_file())
 
 
 def trim_cache(cache_dir: Path | None = None) -> float:
-    """Remove what was used longest ago until the rest fits; gives the gigabytes that went.
+    """Delete the least recently used files until the rest fits; returns the gigabytes freed.
 
-    What was used within the hour stays even above the limit, because somebody may be about to read it. Done
-    at most once an hour, so that looking at many files costs no start much.
+    Files used within the last hour stay even above the limit, because somebody may be about to read them.
+    Runs at most once an hour, so that looking at many files does not slow down every start.
     """
     folder, now, gone = cache_folder(cache_dir), time.time(), 0
     stamp = folder / ".trimmed"
@@ -98,7 +98,7 @@ def open_cache(cache_dir: Path | None = None) -> joblib.Memory:
 
 
 def _check_owner(folder: Path) -> None:
-    """Refuse a cache that others can write to: what is read from it is unpickled, so it could run their code.
+    """Refuse a cache that others can write to: its content is unpickled, so it could run their code.
 
     Raises:
         DataError: If it belongs to another user, or its mode cannot be changed.
