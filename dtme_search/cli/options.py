@@ -1,4 +1,4 @@
-"""Options that several commands share. Flags say where and how much, never what is searched."""
+"""Options shared by several commands. Flags say where and how much, never what is searched."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ DEFAULT_WORKDIR = Path("dtme-runs")
 
 
 def complete_study(context: typer.Context, incomplete: str) -> list[str]:
-    """Names of studies that begin so, for the completion of a shell: shipped ones, and those begun here."""
+    """Names of studies with this beginning, for shell completion: shipped ones, and those started here."""
     from dtme_search.config import shipped
 
     begun = Path(context.params.get("workdir") or DEFAULT_WORKDIR).glob("*/study.db")
@@ -71,7 +71,7 @@ Callbacks = Annotated[
 
 
 def callbacks_of(given: list[str] | None) -> tuple[str, ...]:
-    """What ``--callback`` named; as with ``python -m``, a module may lie in the current folder."""
+    """What ``--callback`` named; as with ``python -m``, a module may be in the current folder."""
     if given and os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
     return tuple(given or ())

@@ -1,4 +1,4 @@
-"""Commands around a study: run it, take the best out, see what there is."""
+"""Commands for a study: run it, export its best trial, see what exists."""
 
 import sys
 from contextlib import ExitStack

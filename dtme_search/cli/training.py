@@ -1,4 +1,4 @@
-"""Commands around one config: train it, measure it, look at its conflicts."""
+"""Commands for a single config: train it, measure it, look at its conflicts."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -27,7 +27,7 @@ class MeasuredOn(StrEnum):
 
 
 class Printed(StrEnum):
-    """Forms of a result."""
+    """Output formats of a result."""
 
     table = "table"
     json = "json"
@@ -185,10 +185,10 @@ def run_config_of(checkpoint: Path) -> "RunConfig":
 
 
 def find_checkpoint(place: Path) -> Path:
-    """The checkpoint that a path or the folder of a run means.
+    """The checkpoint that a path, or the folder of a run, refers to.
 
     Raises:
-        TrainingError: If there is none, or its config is gone.
+        TrainingError: If there is none, or its config is missing.
     """
     path = place / "checkpoint.pt" if place.is_dir() else place
     if not path.is_file():

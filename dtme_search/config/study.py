@@ -19,7 +19,7 @@ OBJECTIVES = ("delta_m_percent", "param_overhead_percent", "step_cost_ratio")
 """What a trial measures and a study may optimise or limit."""
 
 KNOWN_POINTS = ("unexpanded", "paper")
-"""Settings that ``enqueue`` knows by name."""
+"""Known names of points in ``enqueue``."""
 
 
 class Distribution(Section):
@@ -63,7 +63,7 @@ class Distribution(Section):
         return self
 
     def with_bounds_for(self, path: str) -> Distribution:
-        """The same range with bounds of the type of the field at ``path``, where that is possible."""
+        """The same range with bounds of the type of the field at ``path``, if possible."""
         whole = is_whole_number(path)
         bounds = {name: getattr(self, name) for name in ("low", "high", "step")}
         given = {name: bound for name, bound in bounds.items() if bound is not None}
@@ -74,7 +74,7 @@ class Distribution(Section):
 
     @property
     def is_integer(self) -> bool:
-        """Whether the range holds whole numbers only."""
+        """Whether the range contains only integers."""
         return all(isinstance(bound, int) for bound in (self.low, self.high, self.step or 1))
 
 
@@ -135,9 +135,9 @@ class BaselinesConfig(Section):
 
 
 RESERVED = ("train",)
-"""Folders below the work folder that are no studies."""
+"""Folders below the work folder that are not studies."""
 LONGEST_STUDY = 200
-"""Letters that a database and the name of a folder hold."""
+"""Letters allowed in a database and in the name of a folder."""
 
 
 class StudyConfig(Section):
@@ -175,12 +175,12 @@ class StudyConfig(Section):
     @field_validator("search")
     @classmethod
     def _bounds_like_their_field(cls, search: dict[str, Distribution]) -> dict[str, Distribution]:
-        """``{low: 0, high: 1}`` of a field that holds any number means every number between."""
+        """Let ``{low: 0, high: 1}`` for a field that holds any number mean every number in between."""
         return {path: searched.with_bounds_for(path) for path, searched in search.items()}
 
     @model_validator(mode="after")
     def _parts_fit_together(self) -> Self:
-        # The name is that of a folder too.
+        # The name is also that of a folder.
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name):
             raise ValueError(
                 "name must be made of letters, digits, '.', '_' and '-' and begin with a letter or digit, "
