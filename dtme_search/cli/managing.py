@@ -48,8 +48,8 @@ def clean_study(
     """Remove files that a study can do without.
 
     Removes training that its trials shared (later trials that need it train it again), logs of its workers,
-    and files left by dead processes. Keeps results, plans, pictures and checkpoints of trials that will
-    resume.
+    and files left by dead processes. Keeps results, plans, pictures, trained networks (keep_weights) and
+    checkpoints of trials that will resume.
     """
     from dtme_search.search.manage.removal import of_spare
 

@@ -85,6 +85,8 @@ class TerminalListener(Listener):
         value, prior = (display_metric(number, row.unit) for number in (row.value, row.prior_value))
         how = f"trained in {row.seconds:.0f} s" if trained else "known"
         self._screen.news(f"baseline {task}: {row.metric} {value} (no-image prior {prior}), {how}")
+        # In a final run nothing else announces the training that follows the last baseline.
+        self._begin("training")
 
     def trial_started(self, number: int, finished: int, total: int, params: Mapping[str, object]) -> None:
         self._bars.update(self._trials, completed=finished, total=total, visible=True)

@@ -198,7 +198,7 @@ def doctor(
     ] = None,
     repair: Annotated[
         bool,
-        typer.Option("--repair", help="Remove rows of deleted studies and files of no trial."),
+        typer.Option("--repair", help="Remove rows of deleted studies and files that no trial needs."),
     ] = False,
     storage: options.Storage = None,
     data_root: options.DataRoot = None,

@@ -17,6 +17,7 @@ from dtme_search.config.recipes import BaselineRecipes
 from dtme_search.config.schedule import ADAPTIVE, ScheduleConfig
 from dtme_search.config.section import Fraction, Section
 from dtme_search.operations import CHOICES, LORA_TARGETS, OPERATIONS, operations_of
+from dtme_search.paths import expanded
 
 Count = Annotated[int, Field(ge=1)]
 """A whole number of 1 or more."""
@@ -485,7 +486,7 @@ class RunConfig(Section):
         """The same run on data in the folder ``root``; ``None`` leaves ``data.root`` as it is."""
         if root is None:
             return self
-        place = str(Path(root).expanduser().absolute())  # for commands that are run elsewhere
+        place = str(expanded(root).absolute())  # for commands that are run elsewhere
         return self.model_copy(update={"data": self.data.model_copy(update={"root": place})})
 
     def unexpanded(self) -> RunConfig:

@@ -166,6 +166,9 @@ class StudyConfig(Section):
     sampler: SamplerConfig = SamplerConfig()
     pruner: PrunerConfig = PrunerConfig()
     reuse: ReuseConfig = ReuseConfig()
+    keep_weights: Literal["front", "all", "none"] = "front"
+    """Trials whose trained networks stay on disk, for ``predict`` and ``evaluate``: those on the front, all
+    complete ones, or none."""
     baselines: BaselinesConfig = BaselinesConfig()
     enqueue: tuple[str | dict[str, Scalar], ...] = ("unexpanded", "paper")
     """Points tried first: known names, or path: value mappings. Default: those of the two that fit."""

@@ -52,6 +52,7 @@ from dtme_search.search.study.presence import present
 from dtme_search.search.study.sampling import build_pruner, build_sampler, sampler_seed
 from dtme_search.search.study.settings import Settings
 from dtme_search.search.study.warm_start import Knowledge, WarmStart, read_knowledge
+from dtme_search.search.study.weights import trim_weights
 from dtme_search.search.trial.events import Hear
 from dtme_search.search.trial.listener import Listener
 from dtme_search.search.workspace import Workspace
@@ -120,6 +121,7 @@ class Prepared:
         """Remove what dead workers left in the folders."""
         with self.asking(), storage_errors(self.url):
             tidy(self.optuna, self.workspace)
+            trim_weights(self.loaded(), self.workspace)
         TrunkStore.of_study(self.workspace, self.config.reuse).tidy()
 
 
