@@ -92,7 +92,7 @@ def evaluate(
         int, typer.Option("--save-panels", min=0, help="Draw labels and predictions for this many images.")
     ] = 0,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the panels.")] = Path("panels"),
-    force: Annotated[bool, typer.Option("--force", help="Replace files that are there.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace existing files.")] = False,
     device: options.Device = None,
     data_root: options.DataRoot = None,
     set_: options.Set = None,

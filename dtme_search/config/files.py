@@ -19,6 +19,7 @@ from dtme_search.config.run import RunConfig
 from dtme_search.config.study import StudyConfig
 from dtme_search.config.yaml_text import parse_yaml, read_yaml
 from dtme_search.errors import ConfigError
+from dtme_search.paths import expanded
 
 _PATHS = ("data.root", "data.folder.description", "model.checkpoint")
 """Fields that name a file or folder, relative to the file that contains them."""
@@ -195,7 +196,7 @@ def _with_plugins_at(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def _place(value: str, folder: Path) -> str:
-    return os.path.normpath((folder / Path(value).expanduser()).absolute())
+    return os.path.normpath((folder / expanded(value)).absolute())
 
 
 def _placed_here(study: StudyConfig) -> StudyConfig:

@@ -17,6 +17,7 @@ from dtme_search.config.recipes import BaselineRecipes
 from dtme_search.config.schedule import ADAPTIVE, ScheduleConfig
 from dtme_search.config.section import Fraction, Section
 from dtme_search.operations import CHOICES, LORA_TARGETS, OPERATIONS, operations_of
+from dtme_search.paths import expanded
 
 Count = Annotated[int, Field(ge=1)]
 """A whole number of 1 or more."""
@@ -203,7 +204,7 @@ class ModelConfig(Section):
     @model_validator(mode="after")
     def _one_source_of_weights(self) -> Self:
         if self.pretrained and self.checkpoint is not None:
-            raise ValueError("pretrained and checkpoint exclude each other, got both")
+            raise ValueError("pretrained and checkpoint cannot be combined, got both")
         return self
 
 
@@ -486,7 +487,7 @@ class RunConfig(Section):
         """The same run on data in the folder ``root``; ``None`` leaves ``data.root`` as it is."""
         if root is None:
             return self
-        place = str(Path(root).expanduser().absolute())  # for commands that are run elsewhere
+        place = str(expanded(root).absolute())  # for commands that are run elsewhere
         return self.model_copy(update={"data": self.data.model_copy(update={"root": place})})
 
     def unexpanded(self) -> RunConfig:

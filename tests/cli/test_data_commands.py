@@ -87,4 +87,4 @@ def test_prepare_writes_a_folder_and_says_what_to_do_next(run, tmp_path):
     failed = run("data", "prepare", "nyud", "--source", source, "--out", "NYUDv2")
     assert failed.code == 2
     assert failed.err.count("\n") == 1
-    assert "splits.mat: the file must lie beside the source" in failed.err
+    assert "splits.mat: the file must be next to the source" in failed.err

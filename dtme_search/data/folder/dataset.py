@@ -236,8 +236,8 @@ class FolderDataset:
         sizes = Counter(group_of.values())
         if len(sizes) < 2:
             raise DataError(
-                f"{self._root / self._description.images}: images of at least two groups must be there "
-                f"to be divided, got {len(sizes)}. Give splits.train and splits.test."
+                f"{self._root / self._description.images}: there must be images of at least two groups "
+                f"to split, got {len(sizes)}. Give splits.train and splits.test."
             )
         order = hashed_order(sizes, splits.seed, "test")
         tested = take_share(order, sizes, splits.test_fraction * len(group_of))

@@ -56,7 +56,7 @@ def read_image(path: Path) -> npt.NDArray[np.uint8]:
             if upright.mode in ("I", "F"):
                 raise DataError(
                     f"{path}: a photograph must have 8 or 16 bits per channel, got mode {upright.mode}, "
-                    "whose white is not known. Save it as 8-bit."
+                    "whose white level is unknown. Save it as 8-bit."
                 )
             if upright.mode.startswith("I;16"):
                 grey = (np.asarray(upright).astype(np.uint32) * 255 + 32767) // 65535
@@ -116,7 +116,7 @@ def read_stored(path: Path) -> tuple[npt.NDArray[Any], str]:
         return values // (255 // (2 ** int(found[1]) - 1)), raw
     if values.ndim == 3 and "16" in raw:
         raise DataError(
-            f"{path}: a label in several channels must have 8 bits each, got 16. Save it as npy, or as 8-bit."
+            f"{path}: a label of several channels must have 8 bits each, got 16. Save it as npy, or as 8-bit."
         )
     return values, image.mode
 
