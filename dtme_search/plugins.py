@@ -29,6 +29,7 @@ from types import ModuleType
 from typing import Generic, TypeVar
 
 from dtme_search.errors import ConfigError, DtmeSearchError, nearest
+from dtme_search.paths import expanded
 
 FAMILIES = {
     "datasets": "data set",
@@ -127,7 +128,7 @@ def one_brought(
     owners = ["dtme-search itself"] * (name in built_in) + [f"{one.package} ({one.where})" for one in found]
     if len(owners) > 1:
         raise ConfigError(
-            f"{place}: {FAMILIES[family]} '{name}' must be brought by one, got {' and '.join(owners)}. "
+            f"{place}: {FAMILIES[family]} '{name}' must come from one source, got {' and '.join(owners)}. "
             "Rename or remove one."
         )
     if not owners:
@@ -192,7 +193,7 @@ def read_own(file: str | Path) -> bytes:
         ConfigError: If it does not exist, belongs to somebody else, or others may write to it.
     """
     try:
-        with Path(file).expanduser().open("rb") as opened:
+        with expanded(file).open("rb") as opened:
             status = os.fstat(opened.fileno())
             content = opened.read()
     except OSError as error:

@@ -17,16 +17,20 @@ if TYPE_CHECKING:
 _DEPLOYED = (".onnx", ".pt2")
 
 
-@app.command(epilog="Example:  dtme-search predict dtme-runs/train/best-1a2b3c4d photos --out panels --raw")
+@app.command(epilog="Example:  dtme-search predict --study demo --trial 4 photos --out panels --raw")
 def predict(
     context: typer.Context,
-    network: Annotated[
-        Path, typer.Argument(help="A checkpoint, the folder of its run, or a file that `deploy` wrote.")
+    given: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="[NETWORK] IMAGES...",
+            help="The network: a checkpoint, the folder of its run, or a file that `deploy` wrote; omit it "
+            "with --study. Then pictures of any size, or folders of them, with subfolders.",
+        ),
     ],
-    images: Annotated[
-        list[Path], typer.Argument(help="Pictures of any size, or folders of them (with those below).")
-    ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for what is written.")] = Path("panels"),
+    study: options.StudyOfTrial = None,
+    trial: options.TrainedTrial = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Output folder.")] = Path("panels"),
     raw: Annotated[
         bool,
         typer.Option(
@@ -35,13 +39,16 @@ def predict(
             "png in mm, the rest as npy.",
         ),
     ] = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace files that are there.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace existing files.")] = False,
     device: options.Device = None,
+    storage: options.Storage = None,
+    workdir: options.Workdir = options.DEFAULT_WORKDIR,
 ) -> None:
     """Draw what a trained network sees in your pictures.
 
     One PNG for each: the picture and a panel with legend for every task. The data set is not needed. A
-    picture that cannot be read is named, and the others are predicted.
+    picture that cannot be read is named, and the others are predicted. A study keeps the trained networks of
+    its front (keep_weights), so it needs no further training: --study NAME --trial NUMBER.
     """
     from dtme_search.cli.checking import progress_bar
     from dtme_search.reporting import predict_image
@@ -56,6 +63,10 @@ def predict(
 
     if out.exists() and not out.is_dir():
         raise ConfigError(f"--out must be a folder, got the file {out}.")
+    trained = options.trained_trial(study, trial, storage, workdir)
+    network, images = (trained.path, given) if trained else (given[0], given[1:])
+    if not images:
+        raise ConfigError(f"predict: give pictures after the network, got only {network}.")
     pictures = find_pictures(images, out)
     targets = [out / name for name in panel_names(pictures)]
     predictor = _predictor(network, device)
@@ -65,7 +76,7 @@ def predict(
         names = [(stem_of_panels(target), spec) for target in targets for spec in predictor.specs.values()]
         refuse_existing([out / raster_name(*name) for name in names] if raw else [])
     screen, failed = screen_of(context), 0
-    with stoppable("What was written stays."), progress_bar(screen, "predicting") as on_progress:
+    with stoppable("Panels already written are kept."), progress_bar(screen, "predicting") as on_progress:
         for done, (picture, target) in enumerate(zip(pictures, targets, strict=True), start=1):
             try:
                 for path in predict_image(predictor, picture, target, rasters=raw):

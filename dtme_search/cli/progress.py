@@ -85,6 +85,8 @@ class TerminalListener(Listener):
         value, prior = (display_metric(number, row.unit) for number in (row.value, row.prior_value))
         how = f"trained in {row.seconds:.0f} s" if trained else "known"
         self._screen.news(f"baseline {task}: {row.metric} {value} (no-image prior {prior}), {how}")
+        # In a final run nothing else announces the training that follows the last baseline.
+        self._begin("training")
 
     def trial_started(self, number: int, finished: int, total: int, params: Mapping[str, object]) -> None:
         self._bars.update(self._trials, completed=finished, total=total, visible=True)
@@ -101,7 +103,7 @@ class TerminalListener(Listener):
         )
 
     def waiting(self, what: str) -> None:
-        self._bars.update(self._run, note=f"waiting for {what}, which another worker trains")
+        self._bars.update(self._run, note=f"waiting for {what}, which another worker is training")
 
     def scoring(self, done: int, total: int) -> None:
         self._bars.update(self._run, description="exact metrics", completed=done, total=total, note="")

@@ -195,7 +195,7 @@ def print_final(screen: Screen, result: FinalResult) -> None:
             f"Gains and delta_m use the metric that has a baseline beside it; {_listed_extras(result)} "
             "only for comparison with publications.",
         )
-    if result.split == "holdout":
+    if result.split == "holdout" and result.has_seen_holdout:
         screen.say("`train` uses all training ids: its checkpoints have seen the hold-out.", style="red")
     if result.dead_tasks:
         tasks = ", ".join(result.dead_tasks)

@@ -19,6 +19,7 @@ from dtme_search.config.run import RunConfig
 from dtme_search.config.study import StudyConfig
 from dtme_search.config.yaml_text import parse_yaml, read_yaml
 from dtme_search.errors import ConfigError
+from dtme_search.paths import expanded
 
 _PATHS = ("data.root", "data.folder.description", "model.checkpoint")
 """Fields that name a file or folder, relative to the file that contains them."""
@@ -166,7 +167,11 @@ def _overridden(config: RunConfig, overrides: tuple[str, ...]) -> RunConfig:
     if not overrides:
         return config
     # The full form, so that items of lists that the file leaves at their default can be set.
-    values = _anchored(apply_overrides(config.model_dump(mode="json"), overrides, config), Path())
+    full = config.model_dump(mode="json")
+    is_set = any(override.startswith("data.image_size") for override in overrides)
+    if "image_size" not in config.data.model_fields_set and not is_set:
+        del full["data"]["image_size"]  # left open still, to suit the images
+    values = _anchored(apply_overrides(full, overrides, config), Path())
     return validate(RunConfig, values, f"--set {' '.join(overrides)}")
 
 
@@ -191,7 +196,7 @@ def _with_plugins_at(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def _place(value: str, folder: Path) -> str:
-    return os.path.normpath((folder / Path(value).expanduser()).absolute())
+    return os.path.normpath((folder / expanded(value)).absolute())
 
 
 def _placed_here(study: StudyConfig) -> StudyConfig:

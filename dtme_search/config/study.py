@@ -42,7 +42,7 @@ class Distribution(Section):
     def _choices_or_range(self) -> Self:
         if self.choices is not None:
             if self.low is not None or self.high is not None or self.step is not None or self.log:
-                raise ValueError("choices and low/high/step/log exclude each other, got both")
+                raise ValueError("choices and low/high/step/log cannot be combined, got both")
             if not self.choices:
                 raise ValueError("choices must not be empty")
             # 1 and true are equal in Python, but not in YAML.
@@ -130,7 +130,7 @@ class BaselinesConfig(Section):
     @model_validator(mode="after")
     def _one_rule(self) -> Self:
         if self.tune is not None and self.recipe != "auto":
-            raise ValueError(f"recipe and tune exclude each other, got {self.recipe} and {self.tune}")
+            raise ValueError(f"recipe and tune cannot be combined, got {self.recipe} and {self.tune}")
         return self
 
 
@@ -166,6 +166,9 @@ class StudyConfig(Section):
     sampler: SamplerConfig = SamplerConfig()
     pruner: PrunerConfig = PrunerConfig()
     reuse: ReuseConfig = ReuseConfig()
+    keep_weights: Literal["front", "all", "none"] = "front"
+    """Trials whose trained networks stay on disk, for ``predict`` and ``evaluate``: those on the front, all
+    complete ones, or none."""
     baselines: BaselinesConfig = BaselinesConfig()
     enqueue: tuple[str | dict[str, Scalar], ...] = ("unexpanded", "paper")
     """Points tried first: known names, or path: value mappings. Default: those of the two that fit."""
@@ -188,7 +191,7 @@ class StudyConfig(Section):
             )
         if self.name in RESERVED or len(self.name) > LONGEST_STUDY:
             raise ValueError(
-                f"name must not be {' or '.join(RESERVED)}, whose folder final trainings have, and have at "
+                f"name must not be {' or '.join(RESERVED)}, the folder of final trainings, and have at "
                 f"most {LONGEST_STUDY} letters, got '{self.name}'"
             )
         if not self.objectives:

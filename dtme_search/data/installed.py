@@ -18,11 +18,11 @@ from __future__ import annotations
 import inspect
 import os
 from importlib.metadata import EntryPoint, entry_points
-from pathlib import Path
 
 from dtme_search.config import DataConfig
 from dtme_search.data.base import Dataset
 from dtme_search.errors import ConfigError, DtmeSearchError, nearest
+from dtme_search.paths import expanded
 
 GROUP = "dtme_search.datasets"
 """Group of the entry points."""
@@ -55,7 +55,7 @@ def build_installed(config: DataConfig, built_in: tuple[str, ...]) -> Dataset:
     where = f"data set '{config.name}' of package {entry.dist.name if entry.dist else entry.module}"
     root = config.root or os.environ.get("DTME_DATA_ROOT")
     try:
-        opened: Dataset = entry.load()(Path(root).expanduser() if root else None, dict(config.options))
+        opened: Dataset = entry.load()(expanded(root) if root else None, dict(config.options))
     except DtmeSearchError:
         raise
     except (ImportError, AttributeError, TypeError) as error:
@@ -67,7 +67,7 @@ def build_installed(config: DataConfig, built_in: tuple[str, ...]) -> Dataset:
     missing = [part for part in _PARTS if inspect.getattr_static(opened, part, None) is None]
     if missing:
         raise ConfigError(
-            f"{where}: what {entry.value} gives must have {', '.join(_PARTS)}, got no {', '.join(missing)}. "
-            "See dtme_search.data.Dataset."
+            f"{where}: the result of {entry.value} must have {', '.join(_PARTS)}, got no "
+            f"{', '.join(missing)}. See dtme_search.data.Dataset."
         )
     return opened

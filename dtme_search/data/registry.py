@@ -10,6 +10,7 @@ from dtme_search.config import DataConfig, load_description
 from dtme_search.data.base import Dataset
 from dtme_search.data.installed import build_installed
 from dtme_search.errors import ConfigError
+from dtme_search.paths import expanded
 
 
 def build_dataset(config: DataConfig, *, require_complete: bool = True) -> Dataset:
@@ -47,7 +48,7 @@ def resolve_root(config: DataConfig) -> Path:
             f"data.root must name the folder of data set '{config.name}', got nothing. "
             "Give --data-root DIR, or set data.root or the environment variable DTME_DATA_ROOT."
         )
-    return Path(root).expanduser()
+    return expanded(root)
 
 
 # Each builder imports its own module, so that a data set costs nothing until it is used.
@@ -71,11 +72,9 @@ def _folder(config: DataConfig, require_complete: bool) -> Dataset:
             "data.folder.description must name the YAML that describes the data, got nothing. "
             "See docs/own-data.md."
         )
-    path = Path(config.folder.description).expanduser()
+    path = expanded(config.folder.description)
     description = load_description(path)
-    root = (
-        Path(config.root).expanduser() if config.root else path.parent / Path(description.root).expanduser()
-    )
+    root = expanded(config.root) if config.root else path.parent / expanded(description.root)
     return FolderDataset(description, root, require_complete=require_complete)
 
 

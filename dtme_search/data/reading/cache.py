@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import joblib
 
 from dtme_search.errors import DataError
+from dtme_search.paths import expanded
 
 _LIMIT_GB = 20.0
 _IN_USE_SECONDS = 3600.0
@@ -20,7 +21,7 @@ _IN_USE_SECONDS = 3600.0
 
 def cache_folder(cache_dir: Path | None = None) -> Path:
     """The cache folder: ``cache_dir``, else ``DTME_CACHE``, else ``~/.cache/dtme-search``."""
-    return cache_dir or Path(os.environ.get("DTME_CACHE") or "~/.cache/dtme-search").expanduser()
+    return cache_dir or expanded(os.environ.get("DTME_CACHE") or "~/.cache/dtme-search")
 
 
 def cache_limit_gb() -> float:
@@ -75,9 +76,11 @@ def open_cache(cache_dir: Path | None = None) -> joblib.Memory:
     """Open the cache in ``cache_folder(cache_dir)``.
 
     Raises:
-        DataError: If the folder cannot be created or written to.
+        DataError: If the folder cannot be created or written to, or lies in a home that is not known.
     """
     folder = cache_folder(cache_dir)
+    if folder.parts[:1] and folder.parts[0].startswith("~"):
+        raise DataError(f"{folder}: no such home folder. Set DTME_CACHE to a folder of your own.")
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         _check_owner(folder)
@@ -90,7 +93,8 @@ def open_cache(cache_dir: Path | None = None) -> joblib.Memory:
         ) from error
     import joblib
 
-    return joblib.Memory(folder, verbose=0)
+    # Compressed for its checksum: what a disk gives back otherwise than it was written is made anew.
+    return joblib.Memory(folder, verbose=0, compress=1)
 
 
 def _check_owner(folder: Path) -> None:

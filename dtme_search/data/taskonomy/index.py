@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from dtme_search.data.base import SourceSplit
 from dtme_search.errors import DataError
+from dtme_search.paths import expanded
 
 Views = npt.NDArray[np.uint64]
 """Sorted, each ``point << 32 | view``: 8 bytes for a view, where its path would take a hundred."""
@@ -81,7 +82,7 @@ def read_splits(split: str, root: Path) -> dict[SourceSplit, tuple[str, ...]]:
             f"{root}: the folder of data set taskonomy must exist. Pass --data-root DIR or set "
             "DTME_DATA_ROOT."
         )
-    table = TINY if split == "tiny" else _read_table(root / Path(split).expanduser())
+    table = TINY if split == "tiny" else _read_table(root / expanded(split))
     return {"train": (*table["train"], *table["val"]), "test": tuple(table["test"])}
 
 

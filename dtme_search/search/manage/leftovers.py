@@ -1,4 +1,4 @@
-"""Leftovers: rows of studies that no longer exist, files that belong to no trial."""
+"""Leftovers: rows of studies that no longer exist, files that no trial needs."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def _of_database(url: str, workdir: Path, *, is_own: bool) -> Iterator[Removal]:
 
 def _rows_of(records: Records, study: str) -> Removal:
     rows = count_rows(records.engine, study)
-    what = f"what is left of study {study}, which is gone"
+    what = f"leftovers of study {study}, which no longer exists"
     return Removal(what, rows, (), lambda: records.delete_study(study))
 
 
@@ -62,4 +62,4 @@ def _files_of(name: str, url: str, workdir: Path) -> Iterator[Removal]:
         loaded = load_study(name, storage=url, workdir=workdir)
         files = leftovers(loaded, Workspace(workdir / name))
         if files and not at_work(loaded.records.engine, name):
-            yield Removal(f"files of study {name} that belong to no trial", {}, files, lambda: remove(files))
+            yield Removal(f"files of study {name} that no trial needs", {}, files, lambda: remove(files))

@@ -20,9 +20,11 @@ from dtme_search.search.study.loading import LoadedStudy, load_study, storage_ur
 from dtme_search.search.study.place import DEFAULT_WORKDIR
 from dtme_search.search.study.presence import at_work, forget_dead
 from dtme_search.search.study.states import trial_states
+from dtme_search.search.study.weights import spare_weights
 from dtme_search.search.trial.heartbeat import GRACE_SECONDS
 from dtme_search.search.trial.retries import first_number, retry_history
 from dtme_search.search.workspace import Workspace
+from dtme_search.training.disk import WEIGHTS
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,8 @@ def of_trials(
     for number in numbers:
         if number not in states:
             raise StorageError(
-                f"study {loaded.name}: no trial has the number {number}. All: {loaded.place.command('show')}"
+                f"study {loaded.name}: no trial has the number {number}. "
+                f"All trials: {loaded.place.command('show')}"
             )
     for run in loaded.records.runs(loaded.name):
         if run.origin_trial in numbers and run.trial in states and run.trial not in numbers:
@@ -124,11 +127,14 @@ def of_spare(study: str, *, storage: str | None = None, workdir: Path = DEFAULT_
         path for name in ("trunks", "work", "workers") for path in sorted((workspace.root / name).glob("*"))
     ]
     files = [*spare, *leftovers(loaded, workspace)]
-    return Removal(f"what study {loaded.name} can do without", {}, files, lambda: remove(files))
+    return Removal(f"what study {loaded.name} does not need", {}, files, lambda: remove(files))
 
 
 def leftovers(study: LoadedStudy, workspace: Workspace) -> list[Path]:
-    """Files in a study's folder that belong to no trial of it, and checkpoints of trials that have ended."""
+    """Files in a study's folder that no trial of it needs.
+
+    Those of trials that are gone, checkpoints of trials that have ended, networks that it does not keep.
+    """
     trials = study.optuna.get_trials(deepcopy=False)
     shown = trial_states(study.optuna, study.records.engine)
     firsts = {first_number(trials[number]) for number in shown}
@@ -136,13 +142,15 @@ def leftovers(study: LoadedStudy, workspace: Workspace) -> list[Path]:
     folders = [path for path in sorted((workspace.root / "trials").glob("*")) if path.name.isdigit()]
     nobodys = [path for path in folders if int(path.name) not in firsts]
     ended = [path for path in folders if int(path.name) in firsts - alive]
-    served = [file for path in ended for form in ("checkpoint.pt*", "result.*") for file in path.glob(form)]
+    forms = ("checkpoint.pt*", "result.*", f"{WEIGHTS}.*")
+    served = [file for path in ended for form in forms for file in path.glob(form)]
+    spare = [path for path in spare_weights(study, workspace) if path.parent not in nobodys]
     attributes = storage_of(study.optuna).get_study_system_attrs(id_of_study(study.optuna))
     known = {
         _artifact(key) for each in (attributes, *(trial.system_attrs for trial in trials)) for key in each
     }
     pictures = [path for path in sorted(workspace.artifacts.glob("*")) if path.name not in known]
-    return [*nobodys, *served, *pictures]
+    return [*nobodys, *served, *spare, *pictures]
 
 
 def idle_study(study: str, *, storage: str | None, workdir: Path) -> LoadedStudy:
@@ -157,7 +165,7 @@ def idle_study(study: str, *, storage: str | None, workdir: Path) -> LoadedStudy
     if working:
         row = working[0].row
         raise StorageError(
-            f"study {loaded.name}: nobody must work on it, got process {row.pid} on {row.host} "
+            f"study {loaded.name}: it must not be in use, got process {row.pid} on {row.host} "
             f"({row.command}: {row.doing}). Stop it first, with Ctrl-C or SIGTERM."
         )
     forget_dead(engine, loaded.name)
@@ -166,8 +174,8 @@ def idle_study(study: str, *, storage: str | None, workdir: Path) -> LoadedStudy
     if running:
         numbers = ", ".join(map(str, running))
         raise StorageError(
-            f"study {loaded.name}: none of its trials must run, got {numbers}. Stop its workers first; what "
-            f"died elsewhere counts as running for {GRACE_SECONDS / 60:.0f} minutes."
+            f"study {loaded.name}: none of its trials may be running, got {numbers}. Stop its workers "
+            f"first; what died elsewhere counts as running for {GRACE_SECONDS / 60:.0f} minutes."
         )
     return loaded
 

@@ -52,10 +52,12 @@ from dtme_search.search.study.presence import present
 from dtme_search.search.study.sampling import build_pruner, build_sampler, sampler_seed
 from dtme_search.search.study.settings import Settings
 from dtme_search.search.study.warm_start import Knowledge, WarmStart, read_knowledge
+from dtme_search.search.study.weights import trim_weights
 from dtme_search.search.trial.events import Hear
 from dtme_search.search.trial.listener import Listener
 from dtme_search.search.workspace import Workspace
 from dtme_search.training import check_run
+from dtme_search.training.image_size import with_image_size
 
 DATA_ATTR = "dtme:data"
 """Study attribute: fingerprint of the data of its baselines and trials."""
@@ -120,6 +122,7 @@ class Prepared:
         """Remove what dead workers left in the folders."""
         with self.asking(), storage_errors(self.url):
             tidy(self.optuna, self.workspace)
+            trim_weights(self.loaded(), self.workspace)
         TrunkStore.of_study(self.workspace, self.config.reuse).tidy()
 
 
@@ -134,7 +137,7 @@ def read_study(
     config = load_study_config(study)
     folder = None if isinstance(study, StudyConfig) else find_file(study, "studies").parent
     base = base_config(config, folder, tuple(overrides))
-    return config, base.with_data_root(data_root)
+    return config, with_image_size(base.with_data_root(data_root))
 
 
 def prepare(study: StudySource, settings: Settings, device: torch.device, listener: Listener) -> Prepared:
