@@ -101,15 +101,14 @@ def test_another_error_is_told_at_once(storage):
 @pytest.mark.postgres
 def test_a_lost_connection_is_named_and_not_the_rollback_that_it_would_need(postgres_url):
     engine = make_engine(postgres_url)
-    with (
-        pytest.raises(StorageError, match="the connection to the server was lost"),
-        storage_errors(postgres_url),
-    ):
-        with engine.connect() as connection:
-            pid = connection.scalar(sqlalchemy.text("SELECT pg_backend_pid()"))
-            with engine.connect() as other:
-                other.execute(sqlalchemy.text(f"SELECT pg_terminate_backend({pid})"))
-            with suppress(sqlalchemy.exc.OperationalError):
-                connection.scalar(sqlalchemy.text("SELECT 1"))
+    with engine.connect() as connection, engine.connect() as other:
+        pid = connection.scalar(sqlalchemy.text("SELECT pg_backend_pid()"))
+        other.execute(sqlalchemy.text(f"SELECT pg_terminate_backend({pid})"))
+        with suppress(sqlalchemy.exc.OperationalError):
+            connection.scalar(sqlalchemy.text("SELECT 1"))
+        with (
+            pytest.raises(StorageError, match="connection to the server was lost"),
+            storage_errors(postgres_url),
+        ):
             connection.scalar(sqlalchemy.text("SELECT 1"))
     engine.dispose()
