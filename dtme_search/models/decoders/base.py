@@ -181,7 +181,9 @@ class Predictor(nn.Conv2d):
     def forward(self, features: Tensor) -> Tensor:
         """Features (B, D, h, w) to raw outputs (B, C, h, w)."""
         # bfloat16 resolves depth to centimetres only; this convolution is cheap enough for full precision.
-        with torch.autocast(features.device.type, enabled=False):
+        # On the meta device operations are counted; autocast does not know it.
+        device = "cpu" if features.is_meta else features.device.type
+        with torch.autocast(device, enabled=False):
             return super().forward(features.to(self.weight.dtype))
 
 

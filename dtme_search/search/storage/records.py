@@ -22,6 +22,7 @@ from dtme_search.search.storage.rows import (
     ConflictRow,
     EvaluationRow,
     GradientRow,
+    InferenceRow,
     PlanRow,
     RungRow,
     RunRow,
@@ -34,6 +35,7 @@ from dtme_search.search.storage.tables import (
     CONFLICTS,
     EVALUATIONS,
     GRADIENTS,
+    INFERENCE,
     PLANS,
     RUNGS,
     RUNS,
@@ -47,6 +49,7 @@ if TYPE_CHECKING:
 
 RowT = TypeVar("RowT")
 ResultT = TypeVar("ResultT")
+KeptT = TypeVar("KeptT", BaselineRow, InferenceRow)
 
 _MEASURED: tuple[Table, ...] = (EVALUATIONS, CONFLICTS, GRADIENTS, PLANS, RUNGS, TRUNKS)
 _OF_TRIALS: tuple[Table, ...] = (*_MEASURED, RUNS, CONFIRMATIONS, WORKERS)
@@ -85,20 +88,19 @@ class Records:
 
     def save_baseline(self, row: BaselineRow) -> BaselineRow:
         """Keep a baseline unless there is one of this fingerprint; gives the one that stands."""
-        with storage_errors(self._url):
-            try:
-                self._insert(BASELINES, [_columns(BASELINES, row)])
-            except IntegrityError:
-                standing = self.find_baseline(row.fingerprint)
-                if standing is None:
-                    raise
-                return standing
-        return row
+        return self._keep_first(BASELINES, row)
 
     def find_baseline(self, fingerprint: str) -> BaselineRow | None:
         """The baseline of a fingerprint, if there is one."""
-        found = self._read(BaselineRow, _rows(BaselineRow, BASELINES).filter_by(fingerprint=fingerprint))
-        return next(iter(found), None)
+        return self._find(BaselineRow, BASELINES, fingerprint)
+
+    def save_inference(self, row: InferenceRow) -> InferenceRow:
+        """Keep what predictions cost unless it is known; gives what stands, so that equals stay equal."""
+        return self._keep_first(INFERENCE, row)
+
+    def find_inference(self, fingerprint: str) -> InferenceRow | None:
+        """What predictions cost by the fingerprint of a measurement, if somebody made it."""
+        return self._find(InferenceRow, INFERENCE, fingerprint)
 
     def baselines(self) -> list[BaselineRow]:
         """All baselines of the database, oldest first."""
@@ -284,6 +286,21 @@ class Records:
                 session.execute(delete(table).filter_by(study=study))
 
         self._write(forget)
+
+    def _find(self, row: type[RowT], table: Table, fingerprint: str) -> RowT | None:
+        found = self._read(row, _rows(row, table).filter_by(fingerprint=fingerprint))
+        return next(iter(found), None)
+
+    def _keep_first(self, table: Table, row: KeptT) -> KeptT:
+        with storage_errors(self._url):
+            try:
+                self._insert(table, [_columns(table, row)])
+            except IntegrityError:
+                standing = self._find(type(row), table, row.fingerprint)
+                if standing is None:
+                    raise
+                return standing
+        return row
 
     def _of_trial(self, row: type[RowT], table: Table, study: str, trial: int | None) -> list[RowT]:
         query = _rows(row, table).filter_by(study=study).order_by(*table.primary_key.columns)

@@ -13,6 +13,8 @@ from dataclasses import asdict, dataclass, fields
 from datetime import datetime
 from typing import Annotated, Any
 
+from dtme_search.config.measures import RECORDED
+
 Long = Annotated[str, "long"]
 """A text of any length; other texts are names of at most 255 characters."""
 
@@ -155,6 +157,7 @@ class RunRow:
         baselines: Task -> fingerprint of the baseline it is compared with, as JSON; ``None`` before schema 4.
         step_cost_ratio: Mean cost of a step in units of an unexpanded one.
         step_flops_ratio: The same by counted floating point operations.
+        measures: Further measures that the study names, as JSON: name -> value.
         threads: Threads that it computed with on a CPU.
         total_steps: Steps of the run, of which ``steps_trained`` were trained for this trial and
             ``steps_reused`` came from a trunk or from ``origin_trial``.
@@ -185,6 +188,7 @@ class RunRow:
     param_overhead_percent: float | None = None
     step_cost_ratio: float | None = None
     step_flops_ratio: float | None = None
+    measures: Long | None = None
     feasible: bool | None = None
     dead_tasks: Long | None = None
     expansion_step: int | None = None
@@ -218,6 +222,15 @@ class RunRow:
     reason: Long | None = None
     error: Long | None = None
 
+    def measure(self, name: str) -> float | None:
+        """What the trial measured under a name that a study may give; ``None`` if it did not."""
+        return _measure(self, name)
+
+    @property
+    def further_measures(self) -> dict[str, float]:
+        """The measures that have no column of their own."""
+        return _further(self.measures)
+
     def baseline_names(self) -> dict[str, str]:
         """Task -> fingerprint of the baseline that the trial is compared with."""
         names: dict[str, str] = json.loads(self.baselines or "{}")
@@ -238,7 +251,10 @@ class TrunkRow:
 
 @dataclass(frozen=True, kw_only=True)
 class RungRow:
-    """A trial at one evaluation (``rung``, from 0). The cost is unknown before the network has grown."""
+    """A trial at one evaluation (``rung``, from 0). The cost is unknown before the network has grown.
+
+    ``measures`` are further ones that the study names, as JSON.
+    """
 
     trial: int
     rung: int
@@ -246,6 +262,34 @@ class RungRow:
     delta_m_percent: float
     param_overhead_percent: float | None = None
     step_cost_ratio: float | None = None
+    measures: Long | None = None
+
+    def measure(self, name: str) -> float | None:
+        """What the trial was worth by a measure; ``None`` while that is unknown."""
+        return _measure(self, name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class InferenceRow:
+    """What predicting costs a network on a device, measured once for all trials of the database.
+
+    Attributes:
+        fingerprint: Names network, plan, device and settings.
+        latency_ms: Median over ``repeats`` predictions of ``batch_size`` images.
+        latency_spread_ms: Distance between their quartiles.
+        memory_mb: Largest memory of tensors at one time, parameters included.
+    """
+
+    fingerprint: str
+    latency_ms: float
+    latency_spread_ms: float
+    memory_mb: float
+    device: str
+    precision: str
+    batch_size: int
+    repeats: int
+    operations: Long
+    created_at: datetime
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -296,3 +340,15 @@ class ConfirmationRow:
     created_at: datetime
     search_gains_percent: Long | None = None
     baseline_seed: int | None = None
+
+
+def _measure(row: RunRow | RungRow, name: str) -> float | None:
+    if name in RECORDED:
+        value: float | None = getattr(row, name)
+        return value
+    return _further(row.measures).get(name)
+
+
+def _further(text: str | None) -> dict[str, float]:
+    found: dict[str, float] = json.loads(text or "{}")
+    return found

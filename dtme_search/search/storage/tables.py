@@ -32,6 +32,7 @@ from dtme_search.search.storage.rows import (
     ConfirmationRow,
     ConflictRow,
     GradientRow,
+    InferenceRow,
     Long,
     PlanRow,
     RungRow,
@@ -46,7 +47,7 @@ SCHEMA_VERSION = 5
 
 2 brought trunks, rungs and confirmations; 3 batch_parts; 4 gains over the unexpanded run of a seed, baselines
 of each trial, units;
-5 gradients, compiled, workers.
+5 gradients, compiled, workers, costs of predictions and further measures.
 """
 
 
@@ -110,6 +111,8 @@ SCHEMA = Table(
 """One row: the version of these tables."""
 BASELINES = _table("dtme_baselines", BaselineRow, ("fingerprint",))
 """Single-task baselines, shared by all studies of the database."""
+INFERENCE = _table("dtme_inference", InferenceRow, ("fingerprint",))
+"""What predictions cost, shared by all studies of the database."""
 EVALUATIONS = _table("dtme_evaluations", StoredEvaluation, ("study", "trial", "step", "task"))
 """Metric of a task at a step of a trial."""
 CONFLICTS = _table("dtme_conflicts", ConflictRow, ("study", "trial", "layer", "task_a", "task_b"))

@@ -161,6 +161,7 @@ class Diary:
             self.row,
             param_overhead_percent=rung.param_overhead_percent,
             step_cost_ratio=rung.step_cost_ratio,
+            measures=rung.measures,
         )
 
     def completed(self, result: RunResult, outcome: Outcome) -> Result:
@@ -227,6 +228,7 @@ class Diary:
                 self.row,
                 param_overhead_percent=origin.param_overhead_percent,
                 step_cost_ratio=origin.step_cost_ratio,
+                measures=origin.measures,
             )
             stop(self.trial, f"{reason}, which was pruned: {origin.reason}", origin, self.study.limits)
         last = [row for row in evaluations if row.step == evaluations[-1].step]
@@ -272,6 +274,7 @@ class Diary:
             "delta_m_percent": outcome.delta_m_percent,
             "param_overhead_percent": outcome.param_overhead_percent,
             "step_cost_ratio": outcome.step_cost_ratio,
+            "measures": json.dumps(outcome.further) if outcome.further else None,
             "feasible": outcome.feasible,
             "dead_tasks": ",".join(outcome.dead_tasks),
             "finished_at": datetime.now(UTC),
