@@ -72,8 +72,8 @@ def __getattr__(name: str) -> Any:
     import os
     from importlib import import_module
 
-    # As the command line does: threads of torch that spin while they wait would count as work in the cost of
-    # a step. Read when torch is imported, which whoever imported it before has settled already.
+    # As on the command line: torch threads that spin while they wait would count as work in the cost of a
+    # step. The setting is read when torch is imported, so it has no effect if torch was imported before.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     return getattr(import_module(_PUBLIC[name]), name)
 

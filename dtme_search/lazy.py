@@ -1,4 +1,4 @@
-"""Packages whose names are imported at their first use: looking at a study must not load what trains one."""
+"""Names imported at first use, so that looking at a study does not load what trains one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Parts that users bring: named by the entry points of installed packages, or in a local file.
+"""Parts from users: named by the entry points of installed packages, or in a local file.
 
 A part is an entry of a registry, for example a ``DecoderKind`` among decoders. A package names its parts in
 ``pyproject.toml``::
@@ -6,11 +6,11 @@ A part is an entry of a registry, for example a ``DecoderKind`` among decoders. 
     [project.entry-points."dtme_search.decoders"]
     wave = "wave_parts:WAVE"
 
-A file that the field ``plugins`` of a study or config names holds a table of them::
+A file listed in the field ``plugins`` of a study or config contains a table of them::
 
     PLUGINS = {"decoders": {"wave": WAVE}}
 
-Nothing is imported before a part is asked for that is not built in.
+Nothing is imported until a part that is not built in is needed.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ FAMILIES = {
     "losses": "loss",
     "metrics": "metric",
 }
-"""Families of parts, and what one of each is called. Entry points are in the group dtme_search.<family>."""
+"""Families of parts, and the word for one of each. Entry points are in the group dtme_search.<family>."""
 
 TABLE = "PLUGINS"
 """Name of the table in a local file: family -> name -> part."""
@@ -51,8 +51,8 @@ class Brought:
     Attributes:
         family: Key of ``FAMILIES``.
         name: Its name in YAML.
-        package: The package that brings it, or the name of the file.
-        version: Of the package; of a file the beginning of its digest.
+        package: The package that offers it, or the name of the file.
+        version: Version of the package; for a file the beginning of its digest.
         where: ``module:name``, or the path of the file.
         load: Imports it.
     """
@@ -69,7 +69,7 @@ class Brought:
 
 
 class Family(Mapping[str, PartT], Generic[PartT]):
-    """A registry: its built-in parts as a mapping, and those that users bring by :meth:`find`.
+    """A registry: its built-in parts as a mapping, and those from users by :meth:`find`.
 
     Args:
         name: Key of ``FAMILIES``.
@@ -100,7 +100,7 @@ class Family(Mapping[str, PartT], Generic[PartT]):
             files: ``plugins`` of the config.
 
         Raises:
-            ConfigError: If there is none or more than one, or it cannot be imported or is something else.
+            ConfigError: If there is none or more than one, it cannot be imported, or it is something else.
         """
         found = one_brought(self.name, name, place, files, built_in=tuple(self))
         if found is None:
@@ -117,7 +117,7 @@ class Family(Mapping[str, PartT], Generic[PartT]):
 def one_brought(
     family: str, name: str, place: str, files: Sequence[str], built_in: Sequence[str]
 ) -> Brought | None:
-    """Who brings the part ``name``; ``None`` if it is built in.
+    """Who offers the part ``name``; ``None`` if it is built in.
 
     Raises:
         ConfigError: If nobody does, or more than one.
@@ -140,7 +140,7 @@ def loaded(found: Brought) -> object:
     """Import a part.
 
     Raises:
-        ConfigError: If that fails, whatever goes wrong in there.
+        ConfigError: If that fails for any reason.
     """
     try:
         return found.load()
@@ -154,7 +154,7 @@ def loaded(found: Brought) -> object:
 
 
 def brought(family: str, files: Sequence[str] = ()) -> tuple[Brought, ...]:
-    """Parts of one family that users bring, in the order of packages and files.
+    """Parts of one family from users, in the order of packages and files.
 
     Raises:
         ConfigError: If a file cannot be used.
@@ -163,10 +163,10 @@ def brought(family: str, files: Sequence[str] = ()) -> tuple[Brought, ...]:
 
 
 def identity(used: Iterable[tuple[str, str]], files: Sequence[str]) -> list[str]:
-    """Names the content of what users bring: packages that bring one of ``used``, and all files.
+    """Identifies the content of parts from users: packages that offer one of ``used``, and all files.
 
-    Empty where everything is built in. Packages are named by name, version and a digest of the sources of
-    their module, files by theirs; nothing is imported.
+    Empty if everything is built in. Packages are identified by name, version and a digest of the sources of
+    their module, files by their content; nothing is imported.
 
     Args:
         used: Family and name of each part.
@@ -189,7 +189,7 @@ def read_own(file: str | Path) -> bytes:
     """Content of a file that is about to be run as code.
 
     Raises:
-        ConfigError: If it is not there, belongs to somebody else, or others may write to it.
+        ConfigError: If it does not exist, belongs to somebody else, or others may write to it.
     """
     try:
         with Path(file).expanduser().open("rb") as opened:
@@ -211,7 +211,7 @@ def read_own(file: str | Path) -> bytes:
 
 @functools.lru_cache(maxsize=4)
 def _installed(path: tuple[str, ...]) -> Mapping[str, tuple[Brought, ...]]:  # noqa: ARG001
-    """Parts of installed packages by family. Looking takes milliseconds, and lasts while the path does."""
+    """Parts of installed packages by family. Takes milliseconds, and is cached until the path changes."""
     found = entry_points()
     return {
         family: tuple(_of_package(family, entry) for entry in found.select(group=f"dtme_search.{family}"))
@@ -239,7 +239,7 @@ def _table(file: str, content: bytes) -> Mapping[str, Mapping[str, object]]:
     if name not in sys.modules:
         module = ModuleType(name)
         module.__file__ = str(file)
-        sys.modules[name] = module  # dataclasses and pydantic look their module up
+        sys.modules[name] = module  # dataclasses and pydantic look up their module there
         try:
             exec(compile(content, str(file), "exec"), module.__dict__)
         except Exception as error:
@@ -260,7 +260,7 @@ def _table(file: str, content: bytes) -> Mapping[str, Mapping[str, object]]:
 
 
 def _digest_of_module(name: str) -> str:
-    """Of the sources of a package or module, found without importing it."""
+    """Digest of the sources of a package or module, found without importing it."""
     spec = find_spec(name)
     if spec is None:
         return "absent"

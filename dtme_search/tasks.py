@@ -1,4 +1,4 @@
-"""What a task is: the one description that data, losses, meters and tables share."""
+"""What a task is: one description for data, losses, meters and tables."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TargetKind = Literal["classes", "distance", "normals", "mask", "values"]
 LossName = Literal[
     "cross_entropy", "parts_cross_entropy", "l1", "mse", "normals_l1", "balanced_bce", "batch_balanced_bce"
 ]
-"""``training/losses.py`` defines each."""
+"""Defined in ``training/losses.py``."""
 MetricName = Literal[
     "miou",
     "parts_miou",
@@ -28,8 +28,8 @@ MetricName = Literal[
     "max_f",
     "max_f_double_sigmoid",
 ]
-"""``metrics/`` defines each. ``edge_f`` is the edge measure for the training loop, ``ods_f`` the exact one;
-``max_f_double_sigmoid`` repeats a widespread mistake, to compare with numbers that contain it."""
+"""Defined in ``metrics/``. ``edge_f`` is the edge measure for the training loop, ``ods_f`` the exact one.
+``max_f_double_sigmoid`` repeats a widespread mistake, for comparison with numbers that contain it."""
 Unit = Literal["fraction", "m", "deg", "none"]
 """``none``: the target is a plain number."""
 
@@ -45,17 +45,17 @@ class TaskSpec:
         name: Key of the task in configs, tables and SQL, for example ``semseg``.
         channels: Output channels of its decoder.
         kind: How its target behaves under augmentation.
-        loss: Name of the training loss: a ``LossName``, or one that a user brings.
-        metric: Name of the evaluation metric, one per task: a ``MetricName``, or one that a user brings.
+        loss: Name of the training loss: a ``LossName``, or one from a user.
+        metric: Name of the evaluation metric, one per task: a ``MetricName``, or one from a user.
         unit: Unit of the metric. Fractions are shown as percent.
         higher_is_better: Direction of the metric.
         class_names: Names of the classes, empty for other kinds.
-        derived_from: Set when the labels are not annotated but computed, for example ``"depth"``.
+        derived_from: Set if the labels were computed rather than annotated, for example ``"depth"``.
         edge_tolerance: Largest distance between a predicted and a true edge pixel that match, as a fraction
             of the image diagonal. Read by the metrics of edges only.
         loss_options: Names and values of the options of the loss.
-        metric_options: The same of the metric.
-        plugins: Files that may bring loss and metric.
+        metric_options: The same for the metric.
+        plugins: Files that may provide loss and metric.
     """
 
     name: str
@@ -154,8 +154,8 @@ def human_parts(class_names: tuple[str, ...]) -> TaskSpec:
 def sal(derived_from: str | None = None) -> TaskSpec:
     """Saliency: cross-entropy balanced per batch, F-measure at the best threshold of the set.
 
-    One output whose sigmoid is the probability; the papers' two outputs and a softmax are the same model,
-    with the difference of the two in place of ours.
+    One output whose sigmoid is the probability. The papers' two outputs with a softmax are the same model,
+    with the difference of the two as our output.
     """
     return TaskSpec(
         "sal", 1, "mask", "batch_balanced_bce", "max_f", "fraction", True, derived_from=derived_from
@@ -187,7 +187,7 @@ def load_specs(path: Path) -> dict[str, TaskSpec]:
 
 
 def spec_from_plain(values: Mapping[str, Any]) -> TaskSpec:
-    """A description from its fields as JSON gives them."""
+    """A description from its fields in JSON."""
     return TaskSpec(**{name: _frozen(value) for name, value in values.items()})
 
 

@@ -1,4 +1,4 @@
-"""For authors of losses and metrics: one line that says which rule a part of theirs breaks.
+"""For authors of losses and metrics: one line that names the rule their part breaks.
 
 from dtme_search.testing import check_loss, check_metric
 check_loss(HUBER, depth())
@@ -21,7 +21,7 @@ class BrokenRule(AssertionError):
 
 
 def check_loss(kind: LossKind, spec: TaskSpec) -> None:
-    """Check a loss, with its default options, on made-up data of a task.
+    """Check a loss, with its default options, on generated data of a task.
 
     Raises:
         BrokenRule: Names the first rule that is broken.
@@ -43,7 +43,7 @@ def check_loss(kind: LossKind, spec: TaskSpec) -> None:
 
 
 def check_metric(kind: MetricKind, spec: TaskSpec) -> None:
-    """Check a metric, with its default options, on made-up data of a task.
+    """Check a metric, with its default options, on generated data of a task.
 
     Raises:
         BrokenRule: Names the first rule that is broken.
@@ -77,7 +77,7 @@ def _hold(holds: bool, where: str, rule: str) -> None:
 
 
 def _made_up(spec: TaskSpec, num_images: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Prediction, target and valid of a task, some pixels not valid."""
+    """Prediction, target and valid of a task, with some pixels not valid."""
     draw = torch.Generator().manual_seed(0)
     prediction = torch.rand(num_images, spec.channels, *_SIZE, generator=draw) + 0.5
     valid = torch.rand(num_images, 1, *_SIZE, generator=draw) > 0.3

@@ -27,9 +27,9 @@ def thin_bits(maps_HW: Bits) -> Bits:
     """Thin lines to one pixel without breaking them (Guo and Hall, Comm. ACM 1989, algorithm A1).
 
     The rule of MATLAB's ``bwmorph(mask, 'thin', Inf)``: two kinds of passes in turn until nothing changes.
-    Ours is how it is computed, with the same result: bit k of every pixel belongs to map k, and the rule is
-    written in operations on bits; and a pass looks only at pixels that lost a neighbour since the last
-    pass of its kind, because the answer of all others is known.
+    The computation is ours, with the same result: bit k of every pixel belongs to map k, and the rule is
+    written in bitwise operations. A pass only looks at pixels that lost a neighbour since the last pass of
+    its kind, because the others cannot change.
 
     Args:
         maps_HW: 64 independent binary maps.
@@ -44,7 +44,7 @@ def thin_bits(maps_HW: Bits) -> Bits:
     place = np.empty(len(flat), dtype=np.intp)
 
     def once(pixels: Indices) -> Indices:
-        # Of equal pixels the one written last stays; sorting would take most of the time.
+        # Of equal pixels the one written last is kept; sorting would take most of the time.
         order = np.arange(len(pixels))
         place[pixels] = order
         kept: Indices = pixels[place[pixels] == order]
@@ -67,7 +67,7 @@ def thin_bits(maps_HW: Bits) -> Bits:
 
 
 def _removable(neighbours: list[Bits], kind: int) -> Bits:
-    """Where a pixel may go, given its eight neighbours: the three conditions of the paper, bit by bit."""
+    """Where a pixel may be removed, given its eight neighbours: the paper's three conditions, bit by bit."""
     p1, p2, p3, p4, p5, p6, p7, p8 = neighbours
     a, b, c, d = ~p1 & (p2 | p3), ~p3 & (p4 | p5), ~p5 & (p6 | p7), ~p7 & (p8 | p1)
     three_components = (a & b & (c | d)) | (c & d & (a | b))

@@ -1,4 +1,4 @@
-"""How measures are written wherever people read them: headings of columns, numbers in cells."""
+"""How measures are written wherever people read them: column headings and numbers in cells."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def heading(column: object) -> str:
 
 
 def cell(column: str, value: Any) -> str:
-    """A value rounded for reading; gains and delta_m carry their sign, what is missing is empty.
+    """A value rounded for reading; gains and delta_m have a sign, missing values are empty.
 
     Example:
         >>> cell("delta_m_percent", 1.234), cell("start", None), cell("train.lr", 2e-5)

@@ -43,7 +43,7 @@ class Setting:
 
     Attributes:
         options: Section ``train.combine``.
-        num_tasks: K, tasks of the run.
+        num_tasks: K, number of tasks of the run.
         window: Steps between two evaluations.
         device: Where losses are.
         draw: Step -> CPU generator, for methods that draw.
@@ -75,10 +75,10 @@ METHODS: dict[str, Callable[[Setting], Method]] = {
     "graddrop": lambda s: Merged(partial(graddrop, leak=s.options.leak)),
     "upgrad": lambda _: Weighted(upgrad),
 }
-"""``train.combine.kind`` -> the method; plain adding (``sum``) needs none."""
+"""``train.combine.kind`` -> the method; a plain ``sum`` needs none."""
 
 
 def build_method(setting: Setting) -> Method | None:
-    """The method that a config asks for; ``None`` adds plainly."""
+    """The method that a config chooses; ``None`` means a plain sum."""
     make = METHODS.get(setting.options.kind)
     return None if make is None else make(setting)

@@ -1,4 +1,4 @@
-"""Adam for a vector of task weights, of which only some entries take part in a step."""
+"""Adam for a vector of task weights of which only some entries take part in a step."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class MaskedAdam:
     Args:
         lr: Learning rate.
         num_entries: Length of the vector.
-        device: Where it lives.
+        device: Where it is kept.
     """
 
     def __init__(self, lr: float, num_entries: int, device: torch.device) -> None:
@@ -45,7 +45,7 @@ class MaskedAdam:
         return {"adam_first": self._first, "adam_second": self._second, "adam_steps": self._steps}
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Go on where :meth:`state` was taken."""
+        """Continue from the result of :meth:`state`."""
         device = self._first.device
         self._first, self._second, self._steps = (
             state[name].to(device) for name in ("adam_first", "adam_second", "adam_steps")

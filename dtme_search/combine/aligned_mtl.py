@@ -1,4 +1,4 @@
-"""Aligned-MTL: task gradients made orthogonal and equally long before they are added."""
+"""Aligned-MTL: task gradients are made orthogonal and of equal length before they are added."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ def aligned_mtl(gram_AA: Tensor, _: torch.Generator) -> Tensor:
     """Independent component alignment (arXiv 2305.19000, Alg. 1), all preferences 1.
 
     With G = V diag(lambda) V^T and sigma the smallest of the singular values that are not 0, the factors are
-    B 1, B = sigma V diag(lambda)^-1/2 V^T. Directions whose eigenvalue is rounding are left out; in float64
-    that takes gradients whose norms are some 10^7 apart.
+    B 1, B = sigma V diag(lambda)^-1/2 V^T. Directions whose eigenvalue is within rounding are left out; in
+    float64 this happens if gradient norms differ by some 10^7.
 
     Example:
         >>> aligned_mtl(torch.tensor([[1.0, 0.0], [0.0, 4.0]]).double(), torch.Generator())

@@ -1,12 +1,12 @@
-"""What methods of combining tasks promise. There are three kinds, by what they look at.
+"""The interface of methods that combine tasks. There are three kinds, by what they use.
 
 - A :class:`LossWeighting` gives one factor per task before the backward pass.
 - :class:`Weighted` turns the inner products of the task gradients into one factor per task.
-- :class:`Merged` looks at every entry of the task gradients.
+- :class:`Merged` uses every entry of the task gradients.
 
-Factors of a gradient method act on the parameters that all tasks share; those of a loss weighting act on
-decoders as well. Task weights and the factors of schedules multiply afterwards, so that a fading task fades
-under every method [ours].
+Factors of a gradient method act on the parameters that all tasks share; those of a loss weighting also act on
+decoders. Task weights and the factors of schedules are applied afterwards, so that a fading task fades under
+every method [ours].
 
 Shapes: K tasks of the run in config order, A rows (active tasks with a gradient).
 """
@@ -26,11 +26,11 @@ CombineState = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class Seen:
-    """What one step has shown of the tasks.
+    """What one step has shown about the tasks.
 
     Attributes:
         step: 0-based step.
-        active_K: Tasks that are trained at this step, bool.
+        active_K: Tasks that train at this step, bool.
         losses_K: Their unweighted losses, float32, 0 for the others.
         norms_K: Norms of their gradients in the last shared block, for a method with ``needs_norms``.
         after_K: Losses of the same batch after the update, for a method with ``looks_again``.
@@ -44,7 +44,7 @@ class Seen:
 
     @property
     def counted_K(self) -> Tensor:
-        """Tasks that say something: active, with valid pixels in the batch (a loss of exactly 0 has none)."""
+        """Tasks that carry information: active, with valid pixels in the batch (else their loss is 0)."""
         return self.active_K & (self.losses_K > 0)
 
 
@@ -53,8 +53,8 @@ class LossWeighting:
 
     Attributes:
         needs_losses: Whether the factors of a step depend on its losses.
-        needs_norms: Whether ``learn`` wants the norms of the task gradients.
-        looks_again: Whether ``learn`` wants the losses after the update.
+        needs_norms: Whether ``learn`` needs the norms of the task gradients.
+        looks_again: Whether ``learn`` needs the losses after the update.
     """
 
     needs_losses: ClassVar[bool] = False
@@ -62,22 +62,22 @@ class LossWeighting:
     looks_again: ClassVar[bool] = False
 
     def weights(self, seen: Seen) -> Tensor:
-        """Factors of a step, shape (K); those of inactive tasks mean nothing.
+        """Factors of a step, shape (K); those of inactive tasks are meaningless.
 
         Args:
-            seen: Its losses are only there for a method with ``needs_losses``; else they are 0.
+            seen: Its losses are set only for a method with ``needs_losses``; otherwise they are 0.
         """
         raise NotImplementedError
 
     def learn(self, seen: Seen) -> None:
-        """Take in a step, after the update."""
+        """Learn from a step, after the update."""
 
     def state(self) -> dict[str, Tensor]:
-        """What :meth:`restore` needs; empty for a method without a memory."""
+        """What :meth:`restore` needs; empty for a method without memory."""
         return {}
 
     def restore(self, state: CombineState) -> None:
-        """Go on where ``state`` was taken."""
+        """Continue from the result of ``state``."""
 
 
 @dataclass(frozen=True)
@@ -109,12 +109,12 @@ Method = LossWeighting | Weighted | Merged
 
 
 def mean_of(values_K: Tensor, mask_K: Tensor) -> Tensor:
-    """Mean of the masked values; 0 where there is none."""
+    """Mean of the masked values; 0 if there are none."""
     return torch.where(mask_K, values_K, 0.0).sum() / mask_K.sum().clamp(min=1)
 
 
 def softmax_of(logits_K: Tensor, mask_K: Tensor) -> Tensor:
-    """Softmax over the masked entries times their number, so that plain weights stay ones [ours].
+    """Softmax over the masked entries times their number, so that uniform weights stay 1 [ours].
 
     Entries outside the mask are 1: a task without valid pixels has no gradient to scale.
     """

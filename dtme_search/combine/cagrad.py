@@ -1,4 +1,4 @@
-"""CAGrad: near the mean gradient, the update under which the worst task gains most."""
+"""CAGrad: near the mean gradient, the update that helps the worst task most."""
 
 from __future__ import annotations
 
@@ -9,17 +9,16 @@ from dtme_search.combine.mgda import smallest_weights
 from dtme_search.combine.supports import best, on_simplex, solve_on, subsets
 
 _NOTHING = 1e-12
-"""Norm, relative to the largest gradient, below which a combination of gradients is taken for 0."""
+"""Norm, relative to the largest gradient, below which a combination of gradients is treated as 0."""
 
 
 def cagrad(gram_AA: Tensor, _: torch.Generator, *, radius: float) -> Tensor:
     """Conflict-averse gradient descent (arXiv 2110.14048, Eq. 4 and 5), times A [ours].
 
-    Over |d - g_0| <= c |g_0| (g_0 the mean) maximise min_k g_k d. The dual minimises
-    F(w) = g_w g_0 + c |g_0| |g_w| on the simplex; d = g_0 + c |g_0| g_w / |g_w|. On each support F has a
-    closed form [ours]; it depends on g_w alone and is homogeneous, so supports with dependent gradients can
-    be left out. g_w = 0 (no common direction of descent) gives 0. The authors divide by 1 + c^2 afterwards.
-    Certificate: F(w) = min_k g_k d.
+    Over |d - g_0| <= c |g_0| (g_0 the mean) maximise min_k g_k d. The dual minimises F(w) = g_w g_0 + c |g_0|
+    |g_w| on the simplex; d = g_0 + c |g_0| g_w / |g_w|. On each support F has a closed form [ours]. It
+    depends on g_w alone and is homogeneous, so supports with dependent gradients can be left out. g_w = 0 (no
+    common direction of descent) gives 0. The authors then divide by 1 + c^2. Certificate: F(w) = min_k g_k d.
 
     Example:
         >>> cagrad(torch.tensor([[1.0, 0.0], [0.0, 1.0]]).double(), torch.Generator(), radius=0.5)
@@ -37,7 +36,7 @@ def cagrad(gram_AA: Tensor, _: torch.Generator, *, radius: float) -> Tensor:
     root_S = (b_S.square() - a_S * (c_S - size**2)).sqrt()
     level_S = (b_S + root_S) / a_S
     inner_SA = (level_S[:, None] * of_ones_SA - of_mean_SA) / root_S[:, None]
-    # A single task is a candidate by itself, also where its formula is 0 / 0; so is the shortest vector.
+    # A single task is always a candidate, even where its formula is 0 / 0; so is the shortest vector.
     corners_SA = torch.cat((inner_SA, torch.eye(count, dtype=torch.float64), smallest_weights(gram_AA)[None]))
     weights_SA, feasible_S = on_simplex(corners_SA)
     norms_S = ((weights_SA @ gram_AA) * weights_SA).sum(1).clamp(min=0.0).sqrt()

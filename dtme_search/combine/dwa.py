@@ -1,4 +1,4 @@
-"""Dynamic weight average: tasks whose loss falls slowly weigh more."""
+"""Dynamic weight average: tasks whose loss falls slowly get more weight."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ _NAMES = ("sums", "counts", "last", "before")
 class DynamicWeightAverage(LossWeighting):
     """K softmax(r / T), r_k = mean loss of the last window over that of the one before it (arXiv 1803.10704).
 
-    A window is an epoch there and a number of steps here [ours]. A task without two windows counts as r = 1,
-    so the first two windows have weights of 1, as in the paper.
+    A window is an epoch in the paper and a number of steps here [ours]. A task without two windows has r = 1,
+    so the first two windows have weight 1, as in the paper.
 
     Args:
         temperature: T.
@@ -26,7 +26,7 @@ class DynamicWeightAverage(LossWeighting):
     def __init__(self, temperature: float, window: int, num_tasks: int, device: torch.device) -> None:
         self.temperature, self.window = temperature, window
         self._sums, self._counts = torch.zeros(2, num_tasks, device=device)
-        # 0 = not known yet.
+        # 0 means not known yet.
         self._last, self._before = torch.zeros(2, num_tasks, device=device)
 
     def weights(self, seen: Seen) -> Tensor:

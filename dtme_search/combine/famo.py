@@ -14,9 +14,9 @@ _SMALLEST_LOSS = 1e-8
 class Famo(LossWeighting):
     """Fast adaptive multitask optimisation (arXiv 2306.03792, Alg. 1).
 
-    With z = softmax(xi) the factors are z_k / L_k, scaled to a sum of 1 there and to the number of tasks here
-    [ours]. After the update the losses of the same batch are computed once more; xi moves by Adam along
-    softmax'(xi)^T (log L - log L') + decay * xi, away from the tasks that improved most.
+    With z = softmax(xi) the factors are z_k / L_k, scaled to a sum of 1 in the paper and to the number of
+    tasks here [ours]. After the update the losses of the same batch are computed again; xi moves by Adam
+    along softmax'(xi)^T (log L - log L') + decay * xi, away from the tasks that improved most.
 
     Args:
         lr: Of xi.

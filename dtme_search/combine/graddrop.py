@@ -1,4 +1,4 @@
-"""GradDrop: entry by entry, the gradients of one sign."""
+"""GradDrop: for each entry, the gradients of one sign."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from torch import Tensor
 def graddrop(rows: Tensor, generator: torch.Generator, *, leak: float) -> Tensor:
     """Gradient sign dropout (arXiv 2010.06808, Alg. 1), on parameter gradients.
 
-    With the purity P = (1 + sum g / sum |g|) / 2 of an entry and U uniform, its positive gradients are kept
-    where P > U, the negative ones elsewhere; ``leak`` of the dropped ones passes. The paper drops gradients
-    of the activations of a shared layer; on parameters it is a relative by the same name, as in TorchJD.
+    With the purity P = (1 + sum g / sum |g|) / 2 of an entry and uniform U, its positive gradients are kept
+    where P > U, the negative ones elsewhere; the fraction ``leak`` of the dropped ones passes. The paper
+    drops gradients of the activations of a shared layer; on parameters it is a variant with the same name, as
+    in TorchJD.
 
     Example:
         >>> graddrop(torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.Generator(), leak=0.0)

@@ -1,4 +1,4 @@
-"""GradNorm: weights under which task gradients have norms that suit how fast the tasks learn."""
+"""GradNorm: weights that balance the norms of task gradients by how fast the tasks learn."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dtme_search.combine.adam import MaskedAdam
 from dtme_search.combine.base import CombineState, LossWeighting, Seen, mean_of
 
 _SMALLEST_WEIGHT = 1e-3
-"""Adam would make a weight negative [ours]."""
+"""Lower bound of a weight, because Adam could make it negative [ours]."""
 
 
 class GradNorm(LossWeighting):
@@ -32,7 +32,7 @@ class GradNorm(LossWeighting):
     def __init__(self, lr: float, alpha: float, num_tasks: int, device: torch.device) -> None:
         self.alpha = alpha
         self._weights_K = torch.ones(num_tasks, device=device)
-        # 0 = not seen yet.
+        # 0 means not seen yet.
         self._first_K = torch.zeros(num_tasks, device=device)
         self._adam = MaskedAdam(lr, num_tasks, device)
 

@@ -6,14 +6,14 @@ import torch
 from torch import Tensor
 
 _LARGEST = 10.0
-"""Factors grow without bound as gradients come to oppose each other; all are scaled down beyond it [ours]."""
+"""Upper bound of the factors, which grow without limit as gradients come to oppose each other [ours]."""
 
 
 def imtl_g(gram_AA: Tensor, _: torch.Generator) -> Tensor:
     """Impartial multi-task learning, gradient balance (Liu et al., ICLR 2021, Eq. 3), times A [ours].
 
-    d g_k / |g_k| is the same for every task and the factors sum to 1. For independent gradients that is
-    a proportional to G^-1 (|g_1| ... |g_A|); the pseudo-inverse carries it to dependent ones, where gradients
+    d g_k / |g_k| is the same for every task, and the factors sum to 1. For independent gradients a is
+    proportional to G^-1 (|g_1| ... |g_A|); the pseudo-inverse extends this to dependent ones, where gradients
     that cancel give 0. Factors may be negative.
 
     Example:

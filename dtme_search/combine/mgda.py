@@ -11,7 +11,7 @@ from dtme_search.combine.supports import best, on_simplex, solve_on, subsets
 def mgda(gram_AA: Tensor, _: torch.Generator) -> Tensor:
     """Multiple gradient descent (arXiv 1810.04650, Eq. 4): min |a J|^2 with a on the simplex, times A [ours].
 
-    Exact: a = t G^-1 1 on its support; the system is bordered by sum a = 1, because gradients that cancel
+    Exact: a = t G^-1 1 on its support. The system is bordered by sum a = 1, because gradients that cancel
     make G singular there. Certificate: (G a)_k >= a G a for every task.
 
     Example:
@@ -25,7 +25,7 @@ def smallest_weights(gram_AA: Tensor) -> Tensor:
     """Point of the simplex with the smallest a G a."""
     count = len(gram_AA)
     bordered = torch.ones(count + 1, count + 1, dtype=torch.float64)
-    # The size of G must not decide how well the bordered system is conditioned.
+    # Normalised, so that the scale of G does not affect the conditioning of the bordered system.
     bordered[:count, :count] = gram_AA / gram_AA.diagonal().mean()
     bordered[count, count] = 0.0
     right = torch.zeros(count + 1, 1, dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""Nash-MTL: the update as a bargain between tasks."""
+"""Nash-MTL: the update as a bargaining solution between tasks."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from torch import Tensor
 _NEWTON_STEPS = 100
 _ACCURACY = 1e-10
 _RIDGE = 1e-10
-"""Keeps the factors finite where gradients cancel; relative to unit gradients."""
+"""Keeps the factors finite if gradients cancel; relative to unit gradients."""
 
 
 def nash_mtl(gram_AA: Tensor, _: torch.Generator, *, max_norm: float) -> Tensor:
     """Bargaining solution (arXiv 2202.01017, Claim 3.1): factors a > 0 with G a = 1 / a.
 
-    It is the minimum of a G a / 2 - sum log a, found by a damped Newton method without a state [ours; the
-    authors iterate a linearised problem, whose start is wrong where gradients differ much in size]. The
-    equation is solved for gradients of norm 1 and scaled back, which is exact. |a J| is the root of A
-    whatever the gradients are, so the update is shortened to ``max_norm``, as in the authors' code.
-    Certificate: G a = 1 / a before that.
+    It is the minimum of a G a / 2 - sum log a, found by a damped Newton method without state [ours; the
+    authors iterate a linearised problem, whose start is wrong if gradients differ much in size]. The equation
+    is solved for gradients of norm 1 and scaled back, which is exact. |a J| is the square root of A for any
+    gradients, so the update is shortened to ``max_norm``, as in the authors' code. Certificate: G a = 1 / a
+    before that.
 
     Example:
         >>> nash_mtl(torch.tensor([[1.0, 0.0], [0.0, 4.0]]).double(), torch.Generator(), max_norm=2.0)

@@ -1,4 +1,4 @@
-"""PCGrad: each task gradient without what opposes the others."""
+"""PCGrad: each task gradient without the parts that oppose the others."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from torch import Tensor
 def pcgrad(gram_AA: Tensor, generator: torch.Generator) -> Tensor:
     """Gradient surgery (arXiv 2001.06782, Alg. 1), by inner products alone.
 
-    Every g_i is projected, for each other j in random order, on the plane of g_j where g_i g_j < 0; g_j is
-    never projected itself. The update is the sum. The authors' code loses the random order; here it is a
-    function of the step.
+    Every g_i is projected, for each other j in random order, onto the plane orthogonal to g_j if g_i g_j < 0;
+    g_j itself is the original gradient. The update is the sum. The authors' code ignores the random order;
+    here it is a function of the step.
 
     Example:
         >>> pcgrad(torch.tensor([[1.0, -1.0], [-1.0, 4.0]]).double(), torch.Generator())

@@ -11,7 +11,7 @@ from dtme_search.combine.base import LossWeighting, Seen, softmax_of
 
 
 class RandomWeights(LossWeighting):
-    """Softmax of standard normal numbers, drawn anew each step (arXiv 2111.10603).
+    """Softmax of standard normal numbers, redrawn at each step (arXiv 2111.10603).
 
     Multiplied by the number of tasks [ours]; the paper's sum to 1.
 
@@ -23,6 +23,6 @@ class RandomWeights(LossWeighting):
         self.draw = draw
 
     def weights(self, seen: Seen) -> Tensor:
-        # Drawn on the CPU, whose numbers are the same everywhere.
+        # Drawn on the CPU, where the numbers are the same on all machines.
         logits_K = torch.randn(len(seen.active_K), generator=self.draw(seen.step))
         return softmax_of(logits_K.to(seen.active_K.device, non_blocking=True), seen.active_K)

@@ -1,8 +1,8 @@
 """Small convex problems over task weights, solved exactly: each subset of tasks has a closed form.
 
-With K tasks there are 2^K - 1 subsets on which a solution may be positive; their linear systems are
-solved in one batch. A solution whose rows are dependent has another one on fewer rows, so subsets whose
-system is singular can be left out.
+With K tasks there are 2^K - 1 subsets on which a solution may be positive; their linear systems are solved in
+one batch. A solution with dependent rows has an equivalent one on fewer rows, so subsets with a singular
+system can be left out.
 
 Shapes: K tasks, S subsets, R right-hand sides.
 """
@@ -17,7 +17,7 @@ MOST_TASKS = 12
 
 
 def subsets(num_tasks: int) -> Tensor:
-    """All subsets of the tasks but the empty one, bool, shape (S, K).
+    """All non-empty subsets of the tasks, bool, shape (S, K).
 
     Raises:
         ValueError: If there are more than ``MOST_TASKS`` tasks.
@@ -31,7 +31,7 @@ def subsets(num_tasks: int) -> Tensor:
 def solve_on(subsets_SK: Tensor, matrix_KK: Tensor, right_KR: Tensor) -> Tensor:
     """Solve the part of a linear system that lies in each subset; 0 elsewhere, shape (S, K, R).
 
-    A singular part gives values that are not finite or useless; whoever asks compares objectives.
+    A singular part gives values that are useless or not finite; callers compare objectives.
     """
     inside = subsets_SK[:, :, None] & subsets_SK[:, None, :]
     outside = torch.diag_embed((~subsets_SK).to(matrix_KK.dtype))

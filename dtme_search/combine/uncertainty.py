@@ -17,13 +17,13 @@ from dtme_search.combine.base import CombineState, LossWeighting, Seen
 class Learnt(LossWeighting):
     """Weights exp(s_k) with s learnt by Adam, minimising sum over k of exp(s_k) L_k - s_k.
 
-    That is IMTL-L; its optimum is exp(s_k) = 1 / L_k. Uncertainty weighting minimises half of it, with -s
-    the logarithm of the variance; Kendall et al. have the factor 1/2 for regression only, here it is that of
-    every task, which changes no optimum [ours].
+    That is IMTL-L; its optimum is exp(s_k) = 1 / L_k. Uncertainty weighting minimises half of it, where -s is
+    the logarithm of the variance. Kendall et al. have the factor 1/2 for regression only; here every task has
+    it, which changes no optimum [ours].
 
     Args:
         factor: 1 for IMTL-L, 1/2 for uncertainty weighting.
-        lr: Of s; Adam moves s by about this much a step, so the network's rate would hardly move it.
+        lr: Of s; Adam moves s by about this much per step, so the network's rate would hardly move it.
         num_tasks: K.
         device: Where losses are.
     """
@@ -49,9 +49,9 @@ class Learnt(LossWeighting):
 
 
 class OptimalUncertainty(LossWeighting):
-    """Weights 1 / L_k, the gradient of sum log L_k: what uncertainty weighting aims at, but for its 1/2.
+    """Weights 1 / L_k, the gradient of sum log L_k: the limit of uncertainty weighting, except for its 1/2.
 
-    Invariant to the scale of every loss; nothing to learn, nothing to set.
+    Invariant to the scale of every loss; nothing to learn or to set.
     """
 
     needs_losses = True

@@ -1,4 +1,4 @@
-"""Whether a file computes what PyTorch computes, and how fast either is."""
+"""Whether a file computes the same as PyTorch, and how fast both are."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from dtme_search.deploy.program import Program
 
 WARM_UP = 3
 REPEATS = 15
-"""Calls that are timed; the median says more than the mean on a machine that does other things."""
+"""Number of timed calls; on a busy machine their median is more reliable than their mean."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """How far the outputs of a file are from PyTorch's.
+    """How much the outputs of a file differ from PyTorch's.
 
     Attributes:
         differences: Task -> largest difference over the largest value (at least 1); for classes the share of
-            pixels with another class, of which a few stand on the edge between two.
+            pixels with another class, of which there are a few on the border between two classes.
     """
 
     differences: Mapping[str, float]
@@ -57,7 +57,7 @@ def _difference(output: Tensor, truth: Tensor) -> float:
 
 @dataclass(frozen=True)
 class Speed:
-    """Seconds of a call: median and quartiles."""
+    """Seconds per call: median and quartiles."""
 
     median: float
     low: float
@@ -65,7 +65,7 @@ class Speed:
 
 
 def seconds_of(call: Callable[[Tensor], object], images: Tensor) -> Speed:
-    """Time calls with these images on the clock on the wall, after a few to warm up."""
+    """Wall-clock time of calls with these images, after a few calls to warm up."""
     seconds = []
     with torch.inference_mode():
         for number in range(WARM_UP + REPEATS):

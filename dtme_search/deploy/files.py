@@ -1,4 +1,4 @@
-"""Programs as files: ONNX for any runtime, or ``torch.export`` for PyTorch; each says what it holds."""
+"""Programs as files: ONNX for any runtime, or ``torch.export`` for PyTorch; each contains its description."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ from dtme_search.version import __version__
 FileKind = Literal["onnx", "torch"]
 ENDINGS: Mapping[FileKind, str] = {"onnx": ".onnx", "torch": ".pt2"}
 OPSET = 18
-"""Of ONNX; torch's exporter writes it without conversion."""
+"""ONNX opset; torch's exporter writes it without conversion."""
 MARK = "dtme-search"
-"""Name of the description in a file."""
+"""Key of the description in a file."""
 LARGEST_BATCH = 1024
 _LARGEST_FILE = 2 * 10**9
-"""Bytes that one ONNX file holds; weights of larger networks go into a second file beside it."""
+"""Size limit of one ONNX file in bytes; weights of larger networks go into a second file beside it."""
 
 
 @dataclass(frozen=True)
 class Description:
-    """What a file holds; stored in it as JSON.
+    """What a file contains; stored in it as JSON.
 
     Attributes:
         specs: Its tasks, in the order of the outputs.
         image_size: (H, W) of its images.
-        normalize: How the program normalises them: it takes plain uint8 RGB.
+        normalize: How the program normalises its images, which are plain uint8 RGB.
         form: ``labels`` or ``raw``.
         layers: Operation of every layer.
         parameters: Parameters of the network.
@@ -56,7 +56,7 @@ class Description:
 
     @classmethod
     def from_json(cls, text: str) -> Description:
-        """What :meth:`to_json` wrote."""
+        """Read what :meth:`to_json` wrote."""
         values = json.loads(text)
         specs = tuple(map(spec_from_plain, values["specs"]))
         return cls(**{**values, "specs": specs, "image_size": tuple(values["image_size"])})
@@ -71,13 +71,13 @@ def write_file(program: Program, description: Description, kind: FileKind, path:
     """
     if kind == "onnx":
         _need("onnx", "onnxscript")
-    # Three: export takes sizes of 0 and 1 for special.
+    # A batch of three, because export treats sizes 0 and 1 specially.
     example = torch.zeros(3, 3, *description.image_size, dtype=torch.uint8)
     batch = torch.export.Dim("batch", min=1, max=LARGEST_BATCH)
     try:
         with torch.no_grad():
             exported = torch.export.export(program, (example,), dynamic_shapes=({0: batch},), strict=False)
-    except Exception as error:  # whatever a part that a plug-in brings may do
+    except Exception as error:  # a plug-in's part may fail in any way
         raise ConfigError(f"torch.export cannot export this network: {str(error).splitlines()[0]}") from error
     path.parent.mkdir(parents=True, exist_ok=True)
     if kind == "torch":
@@ -94,7 +94,7 @@ def write_file(program: Program, description: Description, kind: FileKind, path:
 
 @dataclass(frozen=True)
 class Opened:
-    """A file that was opened; called with uint8 images (B, 3, H, W) it gives a tensor per task.
+    """An opened file; called with uint8 images (B, 3, H, W) it returns a tensor per task.
 
     Attributes:
         description: What the file holds.
@@ -113,12 +113,12 @@ class Opened:
         return dict(zip(self.specs, self.run(images), strict=True))
 
     def raw(self, images: Tensor, inside: Tensor) -> dict[str, Tensor]:
-        """Outputs as a decoder gives them, (B, C, H, W), whatever the form of the file.
+        """Outputs as decoders return them, (B, C, H, W), whatever the form of the file.
 
         Args:
             images: uint8, shape (B, 3, H, W).
-            inside: Where they show a picture, bool (B, 1, H, W); elsewhere the mean colour is put, as the
-                padding of a training has it.
+            inside: Where they show a picture, bool (B, 1, H, W); elsewhere the mean colour is used, as for
+                padding in training.
         """
         mean, _ = image_statistics(self.description.normalize)
         found = self(torch.where(inside, images, mean.round().to(torch.uint8)))

@@ -1,4 +1,4 @@
-"""From the checkpoint of a run to a file that was compared with it."""
+"""From the checkpoint of a run to a file that has been compared with it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _MADE_UP = 5
 
 @dataclass(frozen=True)
 class Entry:
-    """A network beside others: parameters, and the time of one image on the CPU."""
+    """A network in the comparison: parameters, and the time of one image on the CPU."""
 
     name: str
     parameters: int
@@ -40,7 +40,7 @@ class Deployed:
 
     Attributes:
         description: What it holds.
-        comparison: With PyTorch.
+        comparison: Comparison with PyTorch.
         entries: The file, the network in PyTorch, the one that never grew, one network per task.
     """
 
@@ -60,17 +60,17 @@ def deploy_run(
     pictures: Sequence[Path] = (),
     tolerance: float = 1e-4,
 ) -> Deployed:
-    """Write the network of a checkpoint to ``out``, which takes its name only once it has been compared.
+    """Write the network of a checkpoint to ``out``, which gets its name only after the comparison.
 
     Args:
-        checkpoint: Beside its ``tasks.json``.
+        checkpoint: The file, next to its ``tasks.json``.
         config: Of the run.
         out: File to write.
         kind: Its format.
         tasks: Tasks to keep; all by default.
-        form: What the file gives for each task.
-        pictures: To compare on; made-up ones by default.
-        tolerance: Largest difference that is accepted.
+        form: What the file returns for each task.
+        pictures: Images for the comparison; generated ones by default.
+        tolerance: Largest accepted difference.
 
     Raises:
         ConfigError: If a task is unknown, a picture cannot be read, or the network cannot be exported.
@@ -128,7 +128,7 @@ def _pictures(paths: Sequence[Path], size: tuple[int, int]) -> Tensor:
 
 
 def _beside_others(program: Program, opened: Opened, config: RunConfig, image: Tensor) -> tuple[Entry, ...]:
-    # Weights do not matter for the time, and a file of them may be gone.
+    # Weights do not affect the time, and their file may be gone.
     bare = config.model.model_copy(update={"pretrained": False, "checkpoint": None})
 
     def network(specs: Mapping[str, TaskSpec]) -> Program:

@@ -17,18 +17,18 @@ from dtme_search.models import MultiTaskViT
 from dtme_search.tasks import TaskSpec
 
 Form = Literal["labels", "raw"]
-"""``labels``: classes, metres, unit normals, probabilities. ``raw``: what the decoders give."""
+"""``labels``: classes, metres, unit normals, probabilities. ``raw``: the outputs of the decoders."""
 
 
 class Program(nn.Module):
-    """Images as a camera gives them to predictions of the chosen tasks; streams run in one batch.
+    """From images as a camera gives them to predictions of the chosen tasks; streams run in one batch.
 
     Args:
         model: A trained model; it is put into evaluation mode and needs no gradients from then on.
         specs: Its tasks.
         tasks: Tasks whose streams and decoders are kept.
         normalize: ``data.normalize`` of the run; normalisation is part of the program.
-        form: What is given for each task.
+        form: What is returned for each task.
     """
 
     mean: Tensor

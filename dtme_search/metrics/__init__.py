@@ -50,11 +50,11 @@ class MetricKind:
     """Entry of the registry.
 
     Attributes:
-        build: Gives an empty meter from the task and the checked options.
+        build: Returns an empty meter for the task and the checked options.
         kinds: Kinds of targets that it suits.
         options: Section that checks ``tasks.<task>.metric_options.<name>``.
-        unit: Its unit; ``None`` = that of the task as the data set describes it.
-        higher_is_better: Its direction; ``None`` = that of the task as the data set describes it.
+        unit: Its unit; ``None`` = that of the task in the data set's description.
+        higher_is_better: Its direction; ``None`` = that of the task in the data set's description.
     """
 
     build: Callable[[TaskSpec, Any], Meter]
@@ -90,7 +90,7 @@ _EXTRA: dict[str, tuple[MetricName, ...]] = {
     "edge_f": ("ods_f",),
     "max_f": ("max_f_double_sigmoid",),
 }
-"""Metrics that stand beside a metric in a final evaluation, to compare with publications."""
+"""Metrics shown beside a metric in a final evaluation, for comparison with publications."""
 
 
 def build_meter(spec: TaskSpec) -> Meter:
@@ -109,7 +109,7 @@ def build_meter(spec: TaskSpec) -> Meter:
 
 
 def extra_meters(spec: TaskSpec) -> dict[MetricName, Meter]:
-    """Empty meters of the metrics that publications report where the task's own is another one.
+    """Empty meters of the metrics that publications report, if the task's own is a different one.
 
     Example:
         >>> from dtme_search.tasks import depth, edge

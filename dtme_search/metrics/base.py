@@ -16,13 +16,13 @@ from dtme_search.tasks import TaskSpec
 class Meter(Protocol):
     """Accumulates one metric over a set of images.
 
-    Pixels where ``valid`` is False change nothing, whatever the prediction or the target holds there;
-    how the set is cut into batches changes nothing either (integer counts, float64 sums). Both stay on the
-    device until ``compute``, because reading them waits for it.
+    Pixels where ``valid`` is False have no effect, whatever the prediction or the target holds there. Neither
+    has the way the set is cut into batches (integer counts, float64 sums). Sums stay on the device until
+    ``compute``, because reading them waits for it.
     """
 
     def update(self, prediction: Tensor, target: Tensor, valid: Tensor) -> None:
-        """Add a batch; the tensors are left as they are.
+        """Add a batch; the tensors do not change.
 
         Args:
             prediction: Raw output of the decoder, any float type, shape (B, C, H, W).
@@ -30,7 +30,7 @@ class Meter(Protocol):
             valid: Where the target counts, bool (B, 1, H, W).
 
         Raises:
-            ValueError: If the shapes do not belong together.
+            ValueError: If the shapes do not match.
         """
         ...
 
@@ -43,7 +43,7 @@ class Meter(Protocol):
         ...
 
     def reset(self) -> None:
-        """Forget everything, as a new meter."""
+        """Reset to the state of a new meter."""
         ...
 
 
@@ -72,7 +72,7 @@ def check_batch(spec: TaskSpec, prediction: Tensor, target: Tensor, valid: Tenso
 
 
 def no_valid_pixels(spec: TaskSpec) -> ValueError:
-    """The error of ``compute`` when nothing was measured."""
+    """The error of ``compute`` if nothing was measured."""
     return ValueError(
         f"meter of task '{spec.name}': no valid pixels, so {spec.metric} is not defined. "
         "Update it with at least one labelled pixel."
@@ -82,8 +82,8 @@ def no_valid_pixels(spec: TaskSpec) -> ValueError:
 def pick(mask: Tensor, *values: Tensor) -> tuple[Tensor, ...]:
     """The values where ``mask`` is true, for sums over them; ``mask`` has their leading shape.
 
-    Choosing on a device would wait for it, to learn how many there are. There all values come back, 0 where
-    they do not count, which is right for every sum of terms that are 0 at 0.
+    Selecting on a device would wait for it to learn how many there are. There all values are returned, with 0
+    where they do not count, which is right for every sum of terms that are 0 at 0.
     """
     if mask.device.type == "cpu":
         return tuple(tensor[mask] for tensor in values)
@@ -95,7 +95,7 @@ def pick(mask: Tensor, *values: Tensor) -> tuple[Tensor, ...]:
 def count_values(values: Tensor, mask: Tensor, num_values: int) -> Tensor:
     """How often each of 0 .. ``num_values`` - 1 occurs where ``mask`` is true, int64 (num_values,).
 
-    Nothing else may occur there. On a device by scattering: counting as ``bincount`` does waits for it.
+    No other value may occur there. On a device it scatters, because ``bincount`` would wait for the device.
     """
     if values.device.type == "cpu":
         return torch.bincount(values[mask], minlength=num_values)
@@ -105,7 +105,7 @@ def count_values(values: Tensor, mask: Tensor, num_values: int) -> Tensor:
 
 
 def bounding_boxes(masks_BHW: Tensor) -> list[tuple[slice, slice] | None]:
-    """Rows and columns that hold all of each mask, ``None`` for an empty one. Waits for the device once."""
+    """Rows and columns that contain all of each mask, ``None`` for an empty one. Waits for the device."""
     ends = []
     for along in (masks_BHW.any(2), masks_BHW.any(1)):
         hits = along.int()

@@ -1,4 +1,4 @@
-"""Boundaries of one image against the truth, step by step as the tools behind published odsF values do it.
+"""Boundaries of one image compared with the truth, step by step as in the tools behind published odsF values.
 
 The steps and their constants are those of SEISM's measure "fb", of ``correspondPixels`` (BSDS) and of
 Dollar's edge suppression, as InvPT's author applies them; what is ours is marked.
@@ -73,7 +73,8 @@ def count_boundaries(
     lines = lines.reshape(len(lines), -1)[:, candidates]
     matcher = Matcher(true_pixels, candidates, codes_HW.shape, tolerance * math.hypot(*codes_HW.shape))
     predicted, matched = (np.zeros(len(THRESHOLDS), dtype=np.int64) for _ in range(2))
-    # The highest threshold first: few pixels, and each next set is nearly the one before with some more.
+    # The highest threshold first: it has few pixels, and each next set is nearly the previous one plus a few
+    # more.
     for index in reversed(range(len(THRESHOLDS))):
         present = (lines[index // 64] >> np.uint64(index % 64) & np.uint64(1)).astype(np.bool_)
         predicted[index], matched[index] = present.sum(), matcher.match(present)
@@ -84,10 +85,10 @@ def suppress_non_maxima(probability_HW: Floats) -> Floats:
     """Keep the crests of a probability map; everything else becomes 0.
 
     The map, smoothed by a triangle of radius 4, gives the direction across the line from its second
-    derivatives: atan(d_yy sign(-d_xy) / (d_xx + 1e-5)). A pixel goes where the unsmoothed map, interpolated
-    one pixel ahead or behind in that direction, exceeds 1.01 times its value. The outer 5 pixels fade
-    linearly, to 0 at the border. Where d_xy is exactly 0 the direction is that of x, also for a horizontal
-    line: such a line stays thick here and is left to the thinning, as in the original.
+    derivatives: atan(d_yy sign(-d_xy) / (d_xx + 1e-5)). A pixel is dropped where the unsmoothed map,
+    interpolated one pixel ahead or behind in that direction, exceeds 1.01 times its value. The outer 5 pixels
+    fade linearly, to 0 at the border. Where d_xy is exactly 0 the direction is that of x, even for a
+    horizontal line: such a line stays thick here and is left to the thinning, as in the original.
 
     Args:
         probability_HW: Between 0 and 1.

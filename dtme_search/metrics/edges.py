@@ -47,9 +47,9 @@ class EdgeFMeter(BestThresholdMeter):
     0.020 above odsF. The largest gap seen is 0.20, below odsF, for edges blurred far beyond the tolerance.
     benchmarks/diary.md has the table.
 
-    Values compare with each other and with baselines of this meter, never with a published odsF. A
-    set without predicted or without true edges gives 0. Maps of noise reach about 0.3 where edges are
-    dense, which is why the no-image prior stands beside every result.
+    Compare values only with each other and with baselines of this meter, never with a published odsF. A set
+    without predicted or without true edges gives 0. Maps of noise reach about 0.3 where edges are dense,
+    which is why the no-image prior is shown beside every result.
 
     Args:
         spec: Task of kind ``mask`` with one channel. Target values above 0.5 are edges.
@@ -78,7 +78,8 @@ def count_matches(
 
     Args:
         probability_HW: Edge probability, float32, finite.
-        level_HW: How many thresholds it exceeds, int64: one look around serves all thresholds.
+        level_HW: How many thresholds it exceeds, int64, so that one neighbourhood search serves all
+            thresholds.
         truth_HW: True edge pixels, bool.
         valid_HW: Pixels that count, bool; the maps may hold anything finite elsewhere.
         tolerance: Largest distance of a match, as a fraction of the image diagonal.
@@ -90,7 +91,7 @@ def count_matches(
     # Each binomial pass adds a variance of 1/2.
     passes = max(1, round(2 * _PUBLISHED_VARIANCE * (tolerance / _PUBLISHED_TOLERANCE) ** 2))
     crests, truth = find_crests(torch.stack([probability_HW, truth_HW.float()]), valid_HW, passes)
-    # Smoothing also lifts crests beside a true line, for example in a narrow gap: not true pixels.
+    # Smoothing also raises crests beside a true line, for example in a narrow gap; those are not true pixels.
     truth = truth & truth_HW
 
     level = torch.where(crests, level_HW, 0)
@@ -103,13 +104,13 @@ def count_matches(
 def find_crests(maps_NHW: Tensor, valid_HW: Tensor, passes: int) -> Tensor:
     """Thin maps to their crests: maxima along the direction in which the smoothed map bends down most.
 
-    The directions are the two axes and the two diagonals, sampled one pixel ahead and one behind
-    (diagonals are interpolated). A crest is not below what lies ahead, above what lies behind, and clearly
-    above their mean; so of two equal rows one stays, and flat areas have no crest.
+    The directions are the two axes and the two diagonals, sampled one pixel ahead and one behind (diagonals
+    are interpolated). A crest is not below what is ahead, above what is behind, and clearly above their mean.
+    So of two equal rows one stays, and flat areas have no crest.
 
     Args:
         maps_NHW: N maps of values around 0 to 1, float32, finite.
-        valid_HW: Pixels that count, bool. The others neither smooth nor compete, as if beyond the border.
+        valid_HW: Pixels that count, bool. The others neither smooth nor compete, as if outside the image.
         passes: Binomial smoothing passes ([1 2 1] / 4 along both axes) before the comparison.
 
     Returns:
@@ -122,7 +123,7 @@ def find_crests(maps_NHW: Tensor, valid_HW: Tensor, passes: int) -> Tensor:
 
     def neighbour(dy: int, dx: int) -> Tensor:
         window = (slice(1 + dy, 1 + dy + height), slice(1 + dx, 1 + dx + width))
-        # Beyond the border and in holes the map goes on almost level, so that they make no crests.
+        # Outside the border and in holes the map continues almost level, so that no crests arise there.
         return torch.where(known[window], values[:, *window], smooth - 2 * _TIE)
 
     beside = {step: neighbour(*step) for step in ((0, 1), (0, -1), (1, 0), (-1, 0))}
@@ -159,8 +160,9 @@ def _smooth(maps_NHW: Tensor, passes: int) -> Tensor:
 def _largest_within(radius: float, maps_NHW: Tensor) -> Tensor:
     """Per pixel the largest value of each map within ``radius``; maps are at least 0.
 
-    Row by row of the disc, from its ends to its middle: the largest value of a stretch of pixels that grows,
-    taken some rows above and below. The operations are the same whatever the maps hold, so nothing waits.
+    Goes through the rows of the disc from its ends to its middle, taking the maximum over a growing stretch
+    of pixels some rows above and below. The operations do not depend on the values, so nothing waits for the
+    device.
     """
     height, width = maps_NHW.shape[1:]
     reach, half = int(radius), 0

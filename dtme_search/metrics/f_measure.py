@@ -13,7 +13,7 @@ from dtme_search.tasks import TaskSpec
 
 
 class BestThresholdMeter:
-    """Pools counts at T thresholds and gives the best F; what is counted is up to its subclasses.
+    """Pools counts at T thresholds and returns the best F; subclasses decide what is counted.
 
     F = (1 + b) P R / (b P + R) with precision P, recall R, b = ``beta_squared``; 0 where neither is defined.
 
@@ -36,12 +36,12 @@ class BestThresholdMeter:
         self._matched: int | Tensor = 0
 
     def _level(self, probability: Tensor, *, reached: bool) -> Tensor:
-        """How many thresholds each value reaches, or exceeds; the first time on a device waits for it."""
+        """How many thresholds each value reaches or exceeds; the first call on a device waits for it."""
         self._levels = self._levels.to(probability.device)
         return torch.bucketize(probability, self._levels, right=reached)
 
     def _add(self, num_valid: Tensor, num_true: Tensor, predicted: Tensor, matched: Tensor) -> None:
-        """Take in valid and true pixels, int64 (), and predicted and matched ones at each threshold, int64
+        """Add valid and true pixels, int64 (), and predicted and matched ones at each threshold, int64
         (T,)."""
         self._num_valid = num_valid + self._num_valid
         self._num_true = num_true + self._num_true
@@ -60,13 +60,13 @@ class BestThresholdMeter:
 def count_reaching(level: Tensor, mask: Tensor, num_thresholds: int) -> Tensor:
     """How many pixels of ``mask`` lie above each threshold, int64 (T,); ``level`` says above how many."""
     histogram = count_values(level, mask, num_thresholds + 1)
-    # Not a cumulative sum, which CUDA does not offer with deterministic algorithms in every torch.
+    # Not a cumulative sum, which not every version of torch supports with deterministic algorithms on CUDA.
     return histogram.expand(len(histogram), -1).triu().sum(1)[1:]
 
 
 def valid_boxes(prediction: Tensor, target: Tensor, valid: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Each image of a batch (B, 1, H, W) cut to the bounding box of its valid pixels, so that padding counts
-    for nothing: output, whether the target is above 0.5, and validity. Images without valid pixels are left
+    """Each image of a batch (B, 1, H, W), cut to the bounding box of its valid pixels so that padding does
+    not count: output, whether the target is above 0.5, and validity. Images without valid pixels are left
     out."""
     boxes = bounding_boxes(valid[:, 0])
     for logits_HW, target_HW, valid_HW, box in zip(

@@ -11,7 +11,7 @@ from dtme_search.tasks import TaskSpec
 CLEAR_MARGIN = 0.10
 """Relative improvement over the no-image prior that counts as clear [ours]."""
 CLEAR_FROM_ZERO = 0.01
-"""What counts as clear where the prior of a higher-is-better metric is 0 [ours]."""
+"""What counts as clear if the prior of a higher-is-better metric is 0 [ours]."""
 
 
 def task_gains(
@@ -59,24 +59,24 @@ def delta_m(metrics: Mapping[str, float], baselines: Mapping[str, float], tasks:
     if not tasks:
         raise ValueError("delta_m: tasks must name at least one task, got none. Pass the primary tasks.")
     gains = task_gains(metrics, baselines, tasks)
-    # fsum rounds once, so that the order of the tasks cannot show in the last digit.
+    # fsum rounds once, so that the order of the tasks cannot affect the last digit.
     return math.fsum(gains.values()) / len(gains)
 
 
 def beats_prior(value: float, prior: float, spec: TaskSpec, margin: float = CLEAR_MARGIN) -> bool:
-    """Whether a metric is clearly better than what can be had without looking at the image.
+    """Whether a metric is clearly better than what is possible without looking at the image.
 
-    The no-image prior is the metric of the per-pixel mean or majority of the training labels. Clearly
-    better means a relative improvement of at least ``margin`` in the metric's good direction [ours]:
-    ``value >= (1 + margin) * prior``, or ``value <= (1 - margin) * prior`` for lower-is-better. Where
-    the prior of a higher-is-better metric is 0, a value of at least 0.01 counts; a prior of 0 of a
-    lower-is-better metric is perfect and cannot be beaten.
+    The no-image prior is the metric of the per-pixel mean or majority of the training labels. Clearly better
+    means a relative improvement of at least ``margin`` in the metric's good direction [ours]: ``value >= (1 +
+    margin) * prior``, or ``value <= (1 - margin) * prior`` for lower-is-better. If the prior of a
+    higher-is-better metric is 0, a value of at least 0.01 counts. A prior of 0 of a lower-is-better metric is
+    perfect and cannot be beaten.
 
     Args:
         value: Metric of a baseline or a result. A value that is not finite beats nothing.
         prior: The same metric of the no-image prior.
         spec: Task, for the direction.
-        margin: Relative improvement asked for, at least 0.
+        margin: Required relative improvement, at least 0.
 
     Raises:
         ValueError: If ``prior`` is not finite or ``margin`` is below 0.

@@ -1,4 +1,4 @@
-"""One-to-one matching of predicted and true edge pixels within a distance, at many thresholds in turn.
+"""One-to-one matching of predicted and true edge pixels within a distance, for many thresholds in turn.
 
 Shapes: H height, W width, E pairs of pixels that may be matched.
 """
@@ -17,7 +17,7 @@ _NOBODY = -1
 
 
 class Neighbours:
-    """Who may be matched with whom: lists of neighbours in one array, as in a sparse matrix.
+    """Which pixels may be matched: lists of neighbours in one array, as in a sparse matrix.
 
     Args:
         owners: One end of every pair, sorted, shape (E,).
@@ -31,7 +31,7 @@ class Neighbours:
         self._starts = np.cumsum(self._counts) - self._counts
 
     def of(self, owners: Indices) -> tuple[Indices, Indices]:
-        """All pairs of some owners: each owner as often as it has neighbours, and the neighbours."""
+        """All pairs of some owners: each owner repeated once per neighbour, and the neighbours."""
         counts = self._counts[owners]
         first = np.cumsum(counts) - counts
         places = np.repeat(self._starts[owners] - first, counts) + np.arange(counts.sum())
@@ -42,10 +42,10 @@ class Matcher:
     """Largest one-to-one matching between the true pixels and a changing set of predicted ones.
 
     The size is that of a maximum matching and does not depend on how it is found. It is found by augmenting
-    paths (Hopcroft and Karp, SIAM J. Comput. 1973) that grow from all unmatched pixels of the smaller side
-    at once, each tree ending at its first unmatched pixel of the other side, as in the parallel algorithm of
-    Azad, Buluc and Pothen (IPDPS 2015). The matching of the set before is where the next one starts,
-    which is why a hundred thresholds of one image are affordable.
+    paths (Hopcroft and Karp, SIAM J. Comput. 1973) that grow from all unmatched pixels of the smaller side at
+    once, each tree ending at its first unmatched pixel of the other side, as in the parallel algorithm of
+    Azad, Buluc and Pothen (IPDPS 2015). Each matching starts from the previous one, which makes a hundred
+    thresholds per image affordable.
 
     Args:
         true_pixels: Flat positions of the true pixels in the image, different ones.
@@ -72,7 +72,7 @@ class Matcher:
         """Number of matches when the candidates of ``present`` are the predicted pixels.
 
         Args:
-            present: Which candidates are there, shape (number of candidates,).
+            present: Which candidates are predicted, shape (number of candidates,).
         """
         gone = np.flatnonzero(~present & (self._mate_of_predicted != _NOBODY))
         self._mate_of_true[self._mate_of_predicted[gone]] = _NOBODY
@@ -102,14 +102,14 @@ class Matcher:
 def _augment(
     roots: Indices, neighbours: Neighbours, mate: Indices, mate_of_other: Indices, usable: Bools
 ) -> int:
-    """Lengthen the matching along disjoint paths from ``roots``, the unmatched pixels of one side.
+    """Extend the matching along disjoint paths from ``roots``, the unmatched pixels of one side.
 
     Args:
         roots: Where paths start.
         neighbours: Of this side.
         mate: Of every pixel of this side; changed in place.
         mate_of_other: Of every pixel of the other side; changed in place.
-        usable: Which pixels of the other side are there.
+        usable: Which pixels of the other side are present.
 
     Returns:
         Number of paths found; 0 only if there is none.
@@ -123,7 +123,7 @@ def _augment(
         sources, reached = neighbours.of(tips)
         new = parent[reached] == _NOBODY
         sources, reached = sources[new], reached[new]
-        # Where several tips reach one pixel, one of them keeps it.
+        # If several tips reach one pixel, one of them keeps it.
         parent[reached] = sources
         kept = parent[reached] == sources
         sources, reached = sources[kept], reached[kept]

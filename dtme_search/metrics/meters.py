@@ -1,7 +1,7 @@
 """Meters for mIoU, mean absolute error, RMSE and mean angle, each pooled over all valid pixels of the set.
 
-Written here rather than taken from torchmetrics: importing that package costs about 20 s because it
-loads torchvision, each meter is a few lines, and boolean masks with int64 and float64 sums need care.
+Written here rather than taken from torchmetrics: importing that package costs about 20 s because it loads
+torchvision, each meter is a few lines, and boolean masks with int64 and float64 sums need care.
 
 Shapes: B images, C channels, H height, W width.
 """
@@ -40,7 +40,7 @@ class MiouMeter:
     def update(self, prediction: Tensor, target: Tensor, valid: Tensor) -> None:
         check_batch(self.spec, prediction, target, valid)
         mask, num_classes = valid[:, 0], self.spec.channels
-        # The indices of max: several times faster than argmax over this axis on a CPU (torch 2.15).
+        # max also returns indices, several times faster than argmax over this axis on a CPU (torch 2.15).
         classes = prediction.max(1).indices
         labels = torch.where(mask, target, 0)
         self._labels.append(torch.stack([labels.min(), labels.max()]))
@@ -69,10 +69,9 @@ class MiouMeter:
 class PartsMiouMeter(MiouMeter):
     """Mean intersection over union of the parts of persons, background included, a fraction.
 
-    As ``MiouMeter`` (one confusion matrix, plain mean over all classes, an absent class is 0), over the
-    images that show a part only: one whose valid pixels are all background (class 0) counts nowhere, as in
-    the ATRC pipeline that InvPT and later papers use. Such an image may well show persons whose parts
-    nobody annotated.
+    Like ``MiouMeter`` (one confusion matrix, plain mean over all classes, an absent class is 0), but over the
+    images that show a part. An image whose valid pixels are all background (class 0) is ignored, as in the
+    ATRC pipeline that InvPT and later papers use: it may well show persons whose parts nobody annotated.
     """
 
     def update(self, prediction: Tensor, target: Tensor, valid: Tensor) -> None:
@@ -84,8 +83,8 @@ class PartsMiouMeter(MiouMeter):
 class IouMeter:
     """Intersection over union of a mask, a fraction, its pixels pooled over the set.
 
-    IoU = TP / (TP + FP + FN), where the probability is above 0.5; 1 where neither labels nor predictions
-    have a pixel [ours].
+    IoU = TP / (TP + FP + FN), where the probability is above 0.5; 1 if neither labels nor predictions have a
+    pixel [ours].
 
     Args:
         spec: Task of kind ``mask`` with one channel. Target values above 0.5 belong to it.
@@ -115,9 +114,9 @@ class IouMeter:
 
 
 class PooledErrorMeter:
-    """Pools an error over all valid pixels of the set; which one is up to its subclasses.
+    """Pools an error over all valid pixels of the set; subclasses define the error.
 
-    Where a target has several channels, all of them are pooled [ours].
+    If a target has several channels, all of them are pooled [ours].
 
     Args:
         spec: Task of kind ``distance`` or ``values``.
@@ -173,9 +172,8 @@ class RmseMeter(PooledErrorMeter):
 class MeanAngleMeter:
     """Mean angle between predicted and true directions over all valid pixels of the set, in degrees.
 
-    Both sides are scaled to unit length (a zero vector stays zero, which makes 90 degrees against any
-    direction); the angle is 2 atan2(|p - g|, |p + g|), which is exact for small angles where an arc
-    cosine is not.
+    Both sides are scaled to unit length (a zero vector stays zero, which gives 90 degrees to any direction).
+    The angle is 2 atan2(|p - g|, |p + g|), which is exact for small angles where an arc cosine is not.
 
     Args:
         spec: Task of kind ``normals``.

@@ -14,7 +14,7 @@ from dtme_search.metrics.boundaries import THRESHOLDS, count_boundaries
 from dtme_search.metrics.f_measure import BestThresholdMeter, valid_boxes
 
 _PIXELS_WORTH_PROCESSES = 2**20
-"""Of a batch; starting processes takes seconds, which smaller images do not pay back."""
+"""Number of pixels in a batch above which several processes pay off; starting them takes seconds."""
 _MOST_PROCESSES = 16
 
 
@@ -28,21 +28,20 @@ class OdsFMeter(BestThresholdMeter):
 
     Where it differs from the MATLAB and C++ tools behind published values:
 
-    - They look for the cheapest assignment in which leaving a pixel alone costs 100 times the largest
-      distance, with integer costs and random outlier edges, and vary by about 0.001 from run to run. At
-      that price the cheapest assignment is one of the largest, and only its size enters F; here the size is
-      that of a maximum matching, exactly.
-    - Their NYUD truth is the outline of the annotated lines, traced and thinned again, which moves lines
-      by up to a pixel; here it is the lines themselves, thinned. In a test at 240x320 their truth gave
-      values lower by 0.003 and 0.005. PASCAL-Context is scored there on a list of
-      2,498 of the 5,105 images and from label regions; here on the images and edge labels of the data set.
-    - The image is the bounding box of the valid pixels at the size of the tensors: the native size where the
-      data set pads and never shrinks, as with NYUD at 448x576. Smaller images have smaller tolerances,
-      while suppression and fading keep their pixels: below a diagonal of about 91 pixels at 0.011 only
-      a pixel in its very place matches, and values say little.
+    - They look for the cheapest assignment in which leaving a pixel unmatched costs 100 times the largest
+      distance, with integer costs and random outlier edges, and vary by about 0.001 from run to run. At that
+      price the cheapest assignment is one of the largest, and only its size enters F; here the size is
+      exactly that of a maximum matching. - Their NYUD truth is the outline of the annotated lines, traced and
+      thinned again, which moves lines by up to a pixel; here it is the lines themselves, thinned. In a test
+      at 240x320 their truth gave values lower by 0.003 and 0.005. PASCAL-Context is scored there on a list of
+      2,498 of the 5,105 images and from label regions; here on the images and edge labels of the data set. -
+      The image is the bounding box of the valid pixels at the size of the tensors: the native size if the
+      data set pads and never shrinks, as with NYUD at 448x576. Smaller images have smaller tolerances, while
+      suppression and fading keep their pixels: below a diagonal of about 91 pixels at 0.011 a pixel matches
+      only its own place, and values say little.
 
-    At pixels that are not valid nothing is predicted and nothing true, also where such an area begins: a line
-    that is predicted just inside an unlabelled area does not count.
+    Pixels that are not valid are neither predicted nor true, even where such an area begins: a line that is
+    predicted just inside an unlabelled area does not count.
 
     The outermost pixels of an image never count as predicted, so a truth with lines there cannot reach 1.
     A set without predicted or without true pixels gives 0. Large images are scored by several processes,
@@ -59,7 +58,7 @@ class OdsFMeter(BestThresholdMeter):
         images = []
         for logits_HW, truth_HW, valid_HW in valid_boxes(prediction, target, valid):
             inside = valid_HW.cpu()
-            # In float64, where rounding cannot carry a value over one of the 255 steps.
+            # In float64, where rounding cannot move a value across one of the 255 steps.
             probability = torch.where(inside, logits_HW.cpu().double(), 0.0).sigmoid()
             codes = (255 * probability).to(torch.uint8)
             images.append((codes.numpy(), truth_HW.cpu().numpy(), inside.numpy()))

@@ -11,7 +11,7 @@ from dtme_search.metrics.base import check_batch
 from dtme_search.metrics.f_measure import BestThresholdMeter, count_reaching
 
 THRESHOLDS = tuple(percent / 100 for percent in range(5, 100, 5))
-"""The published 19 thresholds; a pixel is salient where its probability is at least the threshold."""
+"""The published 19 thresholds; a pixel is salient if its probability is at least the threshold."""
 BETA_SQUARED = 0.3
 """Published weight of recall against precision."""
 
@@ -44,10 +44,10 @@ class MaxFMeter(BestThresholdMeter):
 class MaxFDoubleSigmoidMeter(MaxFMeter):
     """``MaxFMeter`` with a second sigmoid on the probability, a fraction.
 
-    The evaluation code of InvPT, TaskPrompter and MLoRE (MLoRE issue 9) applies the sigmoid twice.
-    Values then lie between 0.5 and 0.731 and the thresholds 0.55, 0.60, 0.65 and 0.70 act as 0.201, 0.405,
-    0.619 and 0.847; those up to 0.5 call every pixel salient. Published numbers of these papers contain this,
-    so compare them with this metric, and nothing else.
+    The evaluation code of InvPT, TaskPrompter and MLoRE (MLoRE issue 9) applies the sigmoid twice. Values
+    then lie between 0.5 and 0.731, and the thresholds 0.55, 0.60, 0.65 and 0.70 act like 0.201, 0.405, 0.619
+    and 0.847; those up to 0.5 call every pixel salient. Published numbers of these papers are affected, so
+    compare only them with this metric.
     """
 
     def _probability(self, logits: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """Architectures by name; a new one is a folder here, a line in ``ARCHITECTURES``, and an entry in the suite.
 
-Most ways to decode are decoders behind a plain ViT (``model.decoder``). An architecture is more: it changes
-what happens inside the backbone, and brings the decoder that belongs to it.
+Most ways to decode are decoders behind a plain ViT (``model.decoder``). An architecture also changes what
+happens inside the backbone, and has its own decoder.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ class Architecture:
     """Entry of the registry.
 
     Attributes:
-        adapt: Makes a plain backbone, weights loaded, into the one of this architecture. Gets it, the context
-            of the decoder, the numbers of the blocks that are decoded, and the options.
-        decoder: Its decoder; the options of both are checked by ``decoder.options``.
+        adapt: Turns a plain backbone, with weights loaded, into that of this architecture. Arguments: the
+            backbone, the context of the decoder, the numbers of the decoded blocks, and the options.
+        decoder: Its decoder; ``decoder.options`` checks the options of both.
     """
 
     adapt: Callable[[Backbone, DecoderContext, tuple[int, ...], Any], Backbone]
@@ -52,7 +52,7 @@ ARCHITECTURES = {
 
 
 def find_architecture(config: ModelConfig, plugins: Sequence[str] = ()) -> tuple[Architecture, Section]:
-    """The architecture that a config names, and the options of its decoder; arguments as of ``find_decoder``.
+    """The architecture named by a config, and the options of its decoder; arguments as for ``find_decoder``.
 
     Raises:
         ConfigError: If architecture, decoder or an option is unknown, or an option has a wrong value.

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from dtme_search.config import ModelConfig
 
 PLAIN_MODULES = ("timm.models.vision_transformer", "timm.models.deit", "timm.models.eva")
-"""Where timm keeps models that are one sequence of blocks over one set of tokens; eva has DINOv3, too."""
+"""timm modules whose models are one sequence of blocks over one set of tokens; eva also has DINOv3."""
 
 TAKEN_OPTIONS = {
     "img_size": "data.image_size sets it",
@@ -50,7 +50,7 @@ TAKEN_OPTIONS = {
     "proj_drop_rate": "task streams could not share its masks; use model.drop_path",
     "attn_drop_rate": "task streams could not share its masks; use model.drop_path",
 }
-"""Arguments of timm's VisionTransformer that ``model.backbone_options`` must leave alone, and why."""
+"""Arguments of timm's VisionTransformer that ``model.backbone_options`` must not set, and why."""
 
 
 @dataclass(frozen=True)
@@ -61,12 +61,12 @@ class BackboneInfo:
         num_layers: Transformer blocks.
         embed_dim: Width of a token.
         num_heads: Attention heads of a block.
-        num_parameters: Parameters without classifier, position embedding at this image size included;
-            what parameter overheads refer to.
+        num_parameters: Parameters without classifier, including the position embedding at this image size;
+            parameter overheads refer to this number.
         num_prefix_tokens: Class and register tokens, or prompts, which come before the patch tokens.
         patch_size: Side of a patch in pixels.
         grid: Patches per (column, row) of the image: (H / patch, W / patch).
-        has_rotary_positions: Whether every block is given the positions of patches (EVA, DINOv3).
+        has_rotary_positions: Whether every block gets the positions of patches (EVA, DINOv3).
         linears: Linear maps of a block that operations can adapt, by name: (inputs, outputs).
     """
 
@@ -109,9 +109,9 @@ class Backbone(nn.Module):
 
     @property
     def first_shared_token(self) -> int:
-        """Tokens from here on are shared: modulated per task, and where conflicts are measured.
+        """First shared token. Shared tokens are modulated per task, and conflicts are measured on them.
 
-        Of a plain ViT all are, class and register tokens included [ours].
+        In a plain ViT all tokens are shared, including class and register tokens [ours].
         """
         return 0
 
@@ -121,7 +121,7 @@ class Backbone(nn.Module):
         return tokens
 
     def drop_prefix_tokens(self) -> None:
-        """Forget class and register tokens and their positions, for an architecture that has none."""
+        """Drop class and register tokens and their positions, for an architecture that has none."""
         vit = self.vit
         if vit.pos_embed is not None and not vit.no_embed_class:
             vit.pos_embed = nn.Parameter(vit.pos_embed.detach()[:, vit.num_prefix_tokens :].clone())
@@ -131,7 +131,7 @@ class Backbone(nn.Module):
         vit.num_prefix_tokens = 0
 
     def embed_patches(self, images: Tensor) -> Tensor:
-        """Images (B, 3, H, W) to patches alone, row by row, once there are no prefix tokens."""
+        """Images (B, 3, H, W) to patches only, row by row, once there are no prefix tokens."""
         patches: Tensor = self.vit.patch_embed(images)
         if self.vit.pos_embed is not None:
             patches = patches + self.vit.pos_embed
@@ -145,11 +145,11 @@ class Backbone(nn.Module):
 
 
 def describe_backbone(config: ModelConfig, image_size: tuple[int, int]) -> BackboneInfo:
-    """Sizes of the backbone of a config. Costs no memory for weights; repeated calls cost nothing.
+    """Sizes of the backbone of a config. Needs no memory for weights; repeated calls are free.
 
     Raises:
-        ConfigError: If the backbone is unknown or no plain ViT, its options are wrong, or the image size is
-            no multiple of its patch size.
+        ConfigError: If the backbone is unknown or not a plain ViT, its options are wrong, or the image size
+            is not a multiple of its patch size.
     """
     return _describe(config.backbone, tuple(sorted(config.backbone_options.items())), tuple(image_size))
 
@@ -158,7 +158,7 @@ def build_backbone(config: ModelConfig, image_size: tuple[int, int], seed: int) 
     """Build the backbone of a config on the CPU and load its weights.
 
     Raises:
-        ConfigError: As :func:`describe_backbone`; and if weights cannot be read or do not fit.
+        ConfigError: As for :func:`describe_backbone`, or if weights cannot be read or do not fit.
     """
     info = describe_backbone(config, image_size)
     with seeded(seed, "backbone"):
@@ -171,10 +171,10 @@ def build_backbone(config: ModelConfig, image_size: tuple[int, int], seed: int) 
 
 
 def name_weights(config: ModelConfig) -> str | None:
-    """Names the weights that the backbone of a config begins with by what they are, wherever they lie.
+    """Identifies the initial weights of the backbone of a config by their content, wherever they are stored.
 
-    A file by the digest of its content; those of timm by their tag, which timm chooses where the config
-    names none, and its version; ``None`` for random ones.
+    A file is identified by the digest of its content; timm's weights by their tag (timm's default if the
+    config names none) and timm's version; ``None`` means random weights.
 
     Raises:
         ConfigError: If the file cannot be read.
@@ -190,10 +190,10 @@ def name_weights(config: ModelConfig) -> str | None:
 
 
 def check_weights(config: ModelConfig, image_size: tuple[int, int]) -> None:
-    """Load ``model.checkpoint`` once, to know before anything is trained that it fits.
+    """Load ``model.checkpoint`` once, to find out before any training that it fits.
 
     Raises:
-        ConfigError: As :func:`build_backbone`.
+        ConfigError: As for :func:`build_backbone`.
     """
     if config.checkpoint is not None:
         build_backbone(config, image_size, seed=0)
@@ -208,7 +208,7 @@ def _describe(
     try:
         with torch.device("meta"):
             vit: Any = _create(name, dict(options), image_size)
-    except Exception as error:  # the name is fine here, so it is the options, which fail in many ways
+    except Exception as error:  # the name is valid here, so it is the options, which fail in many ways
         raise ConfigError(
             f"model.backbone_options: timm cannot build '{name}' with {dict(options)}: "
             f"{first_line(error)}. Correct or remove them."
@@ -220,7 +220,7 @@ def _describe(
     return BackboneInfo(
         num_layers=len(vit.blocks),
         embed_dim=vit.embed_dim,
-        # Kinds of blocks keep their attention under different names.
+        # The kinds of blocks have different names for their attention.
         num_heads=next(part.num_heads for part in vit.blocks[0].modules() if hasattr(part, "num_heads")),
         num_parameters=sum(parameter.numel() for parameter in vit.parameters()),
         num_prefix_tokens=vit.num_prefix_tokens,
@@ -295,7 +295,7 @@ def _create(
 ) -> nn.Module:
     import timm
 
-    # timm's distilled DeiT refuses any other pooling, though without a head it never pools.
+    # timm's distilled DeiT refuses any other pooling, although without a head it never pools.
     global_pool = "token" if "distilled" in name else ""
     vit: nn.Module = timm.create_model(
         name,

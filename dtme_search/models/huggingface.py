@@ -1,4 +1,4 @@
-"""Names of Hugging Face's transformers (ViT, DINOv2 with and without registers, DINOv3) as timm's."""
+"""Translate names of Hugging Face's transformers (ViT, DINOv2 without or with registers, DINOv3) to timm."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def is_from_transformers(names: Mapping[str, object]) -> bool:
 
 
 def to_timm_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename, and join the projections to queries, keys and values; names that are not known stay."""
+    """Rename, and join the projections to queries, keys and values; unknown names stay."""
     renamed: dict[str, Tensor] = {}
     for name, tensor in weights.items():
         layer = _LAYER.match(name)

@@ -1,4 +1,4 @@
-"""``MultiTaskViT``: one backbone, a decoder of its tasks, and growth in token space in mid-training.
+"""``MultiTaskViT``: one backbone, a decoder for its tasks, and growth in token space during training.
 
 Shapes: B images, L tokens (prefix tokens included), P embedding dim, C output channels, S streams,
 N = S * B, (h, w) token grid, (H, W) image.
@@ -31,21 +31,21 @@ if TYPE_CHECKING:
 
 
 NUM_LEVELS = {"last": 1, "concat4": 4}
-"""``model.levels`` -> feature maps that a decoder gets which takes any number of them."""
+"""``model.levels`` -> number of feature maps for a decoder that takes any number of them."""
 
 
 class MultiTaskViT(nn.Module):
-    """Shared plain ViT with a decoder of all tasks; see :func:`build_model`.
+    """Shared plain ViT with a decoder for all tasks; see :func:`build_model`.
 
     Args:
         backbone: The shared transformer.
-        decoders: A module that is called as :class:`~dtme_search.models.decoders.Decoder` says.
+        decoders: A module with the signature of :class:`~dtme_search.models.decoders.Decoder`.
         tasks: Tasks in the order of the outputs.
-        levels: Number of blocks after which each feature map is taken, ascending; the last one is the
-            number of layers and stands for the normed output of the backbone.
+        levels: Number of blocks after which each feature map is taken, ascending; the last one is the number
+            of layers and stands for the normed output of the backbone.
 
     Attributes:
-        plan: What the model was grown by; ``None`` before growth.
+        plan: The plan by which the model has grown; ``None`` before growth.
     """
 
     def __init__(
@@ -74,8 +74,8 @@ class MultiTaskViT(nn.Module):
         Args:
             images: Normalised images, shape (B, 3, H, W).
             tasks: Only the streams and decoders of these tasks are computed; all by default.
-            share_streams: Whether tasks share a stream while their operations are identical. ``False``
-                gives every task its own from layer 0 on: the same numbers for more compute.
+            share_streams: Whether tasks share a stream while their operations are identical. ``False`` gives
+                every task its own stream from layer 0 on: the same numbers for more compute.
 
         Returns:
             Raw outputs per task in the order of ``self.tasks``, each (B, C, H, W).
@@ -93,8 +93,8 @@ class MultiTaskViT(nn.Module):
         """Predict all tasks and keep the input of every block, for the conflict analysis.
 
         Returns:
-            What :meth:`forward_with_auxiliary` gives, and one tensor (B, L, P) per layer, prefix tokens
-            included. All of them belong to the autograd graph, also when the backbone is frozen.
+            The result of :meth:`forward_with_auxiliary`, and one tensor (B, L, P) per layer, prefix tokens
+            included. All of them belong to the autograd graph, even if the backbone is frozen.
 
         Raises:
             ValueError: If the model has grown: its layers no longer have one input for all tasks.
@@ -107,9 +107,9 @@ class MultiTaskViT(nn.Module):
     def grow(self, plan: ExpansionPlan, *, token_std: float, seed: int) -> list[nn.Parameter]:
         """Build the operations of a plan in place.
 
-        Outputs right after token modulation equal those before it; task tokens change the attention at
-        once, by little when ``token_std`` is small. A checkpoint of a grown model is loaded into a new
-        model after growing that by the same plan.
+        Outputs right after token modulation equal those before it. Task tokens change the attention at once,
+        but only slightly if ``token_std`` is small. To load a checkpoint of a grown model, grow a new model
+        by the same plan first.
 
         Args:
             plan: Which layers grow, for which groups of tasks.
@@ -120,7 +120,7 @@ class MultiTaskViT(nn.Module):
             The new parameters, by layer; within a layer in the order of the operations.
 
         Raises:
-            ValueError: If the model has grown already, or the plan is for other tasks or layers.
+            ValueError: If the model has already grown, or the plan is for other tasks or layers.
         """
         if self.plan is not None:
             raise ValueError("a model must grow at most once, got a second plan.")
@@ -152,9 +152,10 @@ class MultiTaskViT(nn.Module):
     def compile_blocks(self, backend: str = "inductor") -> None:
         """Compile every block with ``torch.compile``; parameters and their names stay as they are.
 
-        A block that cannot be compiled is an error, never an eager one. Blocks of all models in a process
-        share their compiled variants, of which torch keeps few, so sizes are left open: more streams, more
-        prefix tokens and the last batch of an evaluation need no variant of their own.
+        A block that cannot be compiled is an error and never runs eagerly. Blocks of all models in a process
+        share their
+        compiled variants, of which torch keeps few. So sizes are left open: more streams, more prefix tokens
+        and the last batch of an evaluation need no variant of their own.
         """
         for block in self.backbone.blocks:
             block.compile(backend=backend, fullgraph=True, dynamic=True)
@@ -190,7 +191,7 @@ class MultiTaskViT(nn.Module):
             draw_drop_paths(backbone.drop_paths, backbone.keep_probs, num_images)
         tokens_NLP = backbone.embed(images)
         if layer_inputs is not None and not tokens_NLP.requires_grad:
-            tokens_NLP.requires_grad_()  # a frozen backbone starts no graph
+            tokens_NLP.requires_grad_()  # with a frozen backbone nothing else would start the graph
 
         kept: dict[int, tuple[Tensor, ...]] = {}
         routes = self._routes_of(tasks, share_streams, images.device)
@@ -232,8 +233,8 @@ class MultiTaskViT(nn.Module):
 def feature_levels(num_layers: int, count: int) -> tuple[int, ...]:
     """Number of blocks after which each of ``count`` feature maps is taken, at equal distances.
 
-    Four levels are those of InvPT and its followers: 3, 6, 9, 12 of 12 blocks; 6, 12, 18, 24 of 24. Where
-    the number of blocks is no multiple, the fractions are rounded up (ours). All but the last are taken
+    Four levels are those of InvPT and its followers: 3, 6, 9, 12 of 12 blocks; 6, 12, 18, 24 of 24. If the
+    number of blocks is not a multiple, the fractions are rounded up (ours). All but the last are taken
     without the final norm.
 
     Example:
@@ -246,10 +247,10 @@ def feature_levels(num_layers: int, count: int) -> tuple[int, ...]:
 def check_model(
     config: ModelConfig, image_size: tuple[int, int], *, plugins: Sequence[str] = ()
 ) -> BackboneInfo:
-    """Check all that can be checked of a model without building it; gives the sizes of the backbone.
+    """Check everything about a model that can be checked without building it; returns the backbone's sizes.
 
     Raises:
-        ConfigError: As :func:`build_model`, but for weights.
+        ConfigError: As for :func:`build_model`, except for weights.
     """
     info = describe_backbone(config, image_size)
     architecture, options = find_architecture(config, plugins)
@@ -268,17 +269,17 @@ def build_model(
 ) -> MultiTaskViT:
     """Build the model of a config on the CPU, not grown.
 
-    Initial weights depend on ``seed`` alone; the global random state is left as it was. A decoder starts
-    the same whichever other tasks there are.
+    Initial weights depend on ``seed`` alone; the global random state does not change. A decoder starts the
+    same, whichever other tasks there are.
 
     Args:
         config: Backbone, its weights and the decoder.
         specs: Tasks in the order of the outputs.
         image_size: (H, W) of images and predictions.
         seed: Seed of the initial weights.
-        output_means: Per task the training mean of its targets, shape (C,), as the initial output; tasks
-            that are not named start at zero (ours; it ends a stall of regression tasks at the start).
-        plugins: Files that may bring the decoder, ``plugins`` of the run.
+        output_means: Per task the training mean of its targets, shape (C,), as the initial output; other
+            tasks start at zero (ours; it avoids a stall of regression tasks at the start).
+        plugins: Files that may provide the decoder, ``plugins`` of the run.
 
     Raises:
         ConfigError: If the backbone, its weights, the decoder, options of either, or the image size cannot be

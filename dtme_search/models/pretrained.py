@@ -1,4 +1,4 @@
-"""Weights of others in a backbone of timm: renamed, resampled, cut, checked, and said in one line."""
+"""Load foreign weights into a timm backbone: renamed, resampled, cut, checked, and reported in one line."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def load_published(vit: Any, config: ModelConfig, image_size: tuple[int, int]) -
     """Load the weights that timm publishes under the name of the backbone.
 
     Raises:
-        ConfigError: If they cannot be had, or do not fit the options.
+        ConfigError: If they cannot be loaded, or do not fit the options.
     """
     import timm
 
@@ -58,7 +58,7 @@ def load_published(vit: Any, config: ModelConfig, image_size: tuple[int, int]) -
     if _is_cut(vit, config):
         del as_published["depth"]
     try:
-        # The model as published, head included: only then does timm insist that every weight fits.
+        # The model as published, head included, because only then does timm check that every weight fits.
         published = timm.create_model(config.backbone, pretrained=True, img_size=image_size, **as_published)
     except (AssertionError, RuntimeError) as error:
         way_out = "Remove model.backbone_options or set" if options else "Set"
@@ -66,7 +66,7 @@ def load_published(vit: Any, config: ModelConfig, image_size: tuple[int, int]) -
             f"{place}: timm cannot load weights for '{config.backbone}' with options {options}: "
             f"{first_line(error)}. {way_out} {place}: false."
         ) from error
-    except Exception as error:  # network, hub and cache have many ways to fail
+    except Exception as error:  # network, hub and cache can fail in many ways
         raise ConfigError(
             f"{place}: the weights of '{config.backbone}' could not be downloaded and are not in the cache "
             f"({type(error).__name__}). Go online once, set model.checkpoint: PATH, or set {place}: false."
@@ -109,12 +109,12 @@ def _load(vit: Any, weights: dict[str, Tensor], config: ModelConfig, place: str,
 
 @lru_cache
 def _say(line: str) -> None:
-    """Say a line once in a process: each trial builds its model anew."""
+    """Log a line once per process, because each trial builds its model again."""
     _log.warning("%s", line)
 
 
 def _merge_registers(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """DINOv2 with registers has a position for its class token; timm adds it to that for good."""
+    """In DINOv2 with registers the class token has a position, which timm adds to the token permanently."""
     if "register_tokens" not in weights:
         return dict(weights)
     merged = {name: tensor for name, tensor in weights.items() if name != "register_tokens"}
@@ -145,7 +145,7 @@ def _in_form_of(weights: dict[str, Tensor], vit: Any, place: str, notes: list[st
 
 
 def _as_attention_of(expected: Mapping[str, Tensor], weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Layer scale under the name, and the bias of attention in the form, that this kind of block has."""
+    """Layer scale under the name, and attention bias in the form, that this kind of block uses."""
     renamed: dict[str, Tensor] = {}
     for name, tensor in weights.items():
         for ours, other in ((".gamma_1", ".ls1.gamma"), (".gamma_2", ".ls2.gamma")):
@@ -157,7 +157,7 @@ def _as_attention_of(expected: Mapping[str, Tensor], weights: dict[str, Tensor])
         elif f"{prefix}q_bias" in expected:
             renamed[f"{prefix}q_bias"], _, renamed[f"{prefix}v_bias"] = tensor.chunk(3)
         elif tensor.any():
-            renamed[name] = tensor  # else a bias of zeros, for a model that has none
+            renamed[name] = tensor  # otherwise the bias is all zeros, and the model has none
     return renamed
 
 
@@ -206,7 +206,7 @@ def _source_grid(count: int, grid: tuple[int, int], config: ModelConfig, place: 
 
 
 def _cut_blocks(weights: Mapping[str, Tensor], num_layers: int, config: ModelConfig) -> set[str]:
-    """What goes with the blocks that ``backbone_options.depth`` leaves out."""
+    """Remove what belongs to the blocks that ``backbone_options.depth`` leaves out."""
     numbers = {name: int(found[1]) for name in weights if (found := _BLOCK.match(name))}
     surplus = {name for name, number in numbers.items() if number >= num_layers}
     if not surplus or "depth" not in config.backbone_options:
@@ -217,12 +217,12 @@ def _cut_blocks(weights: Mapping[str, Tensor], num_layers: int, config: ModelCon
 def _without_head(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
     body = {name: tensor for name, tensor in weights.items() if not name.startswith(HEAD_PREFIXES)}
     if "norm.weight" in expected and "norm.weight" not in body:
-        # Models that pool the average keep the same norm behind the pooling.
+        # Models that pool the average have the same norm after the pooling.
         body = {name.replace("fc_norm.", "norm.", 1): tensor for name, tensor in body.items()}
     return body
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of a message that says something; of torch's list of misfits the first misfit."""
+    """The first informative line of a message; of torch's list of mismatches, the first mismatch."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return (lines[1] if len(lines) > 1 else lines[0] if lines else type(error).__name__).rstrip(".:")

@@ -1,7 +1,8 @@
-"""Rotary positions in every block, also where task tokens stand behind the patches.
+"""Rotary positions in every block, even if task tokens come after the patches.
 
-EVA (arXiv 2303.11331) and DINOv3 (arXiv 2508.10104) turn queries and keys by the place of their patch. Class
-and register tokens, which come first, have no place; neither have task tokens [ours]: they are not turned.
+EVA (arXiv 2303.11331) and DINOv3 (arXiv 2508.10104) rotate queries and keys by the position of their patch.
+Class and register tokens, which come first, have no position, and neither have task tokens [ours]: they are
+not rotated.
 
 Shapes: N images times streams, L tokens, P embedding dim, h heads, E twice the width of a head (sines, then
 cosines).
@@ -16,9 +17,9 @@ from torch import Tensor, nn
 
 
 def give_rotary_positions(vit: Any) -> None:
-    """Let each block ask for the positions of its tokens itself, so that it is called with tokens alone.
+    """Let each block get the positions of its tokens itself, so that it is called with tokens only.
 
-    Nothing happens to a model without rotary positions.
+    A model without rotary positions does not change.
     """
     if getattr(vit, "rope", None) is None:
         return
@@ -27,7 +28,7 @@ def give_rotary_positions(vit: Any) -> None:
 
 
 class _Positions:
-    """Gives a block its positions; a caller that brings some keeps them."""
+    """Gives a block its positions, unless the caller passes some."""
 
     def __init__(self, vit: Any, number: int) -> None:
         self.rope: Any = vit.rope
@@ -50,7 +51,7 @@ class _Positions:
 
 
 def _with_unturned(positions: Tensor, num_more: int) -> Tensor:
-    """Positions (..., L, E) and ``num_more`` behind them that turn nothing: sine 0, cosine 1."""
+    """Positions (..., L, E), followed by ``num_more`` that rotate nothing: sine 0, cosine 1."""
     shape = (*positions.shape[:-2], num_more, positions.shape[-1] // 2)
     unturned = torch.cat((positions.new_zeros(shape), positions.new_ones(shape)), dim=-1)
     return torch.cat((positions, unturned), dim=-2)

@@ -11,11 +11,11 @@ import torch
 
 @contextmanager
 def seeded(seed: int, purpose: str) -> Iterator[None]:
-    """Draw from torch's CPU generator as if freshly seeded, and leave the caller's state as it was.
+    """Draw from torch's CPU generator as if freshly seeded, and restore the caller's state.
 
-    ``purpose`` keeps parts independent of each other: the decoder of a task starts the same whether its
-    model has one task or four, so that a single-task baseline differs from the multi-task model only in
-    what is trained.
+    ``purpose`` keeps parts independent of each other: the decoder of a task starts the same whether its model
+    has one task or four, so that a single-task baseline differs from the multi-task model only in what is
+    trained.
 
     Example:
         >>> with seeded(0, "decoder/depth"):
@@ -26,6 +26,6 @@ def seeded(seed: int, purpose: str) -> Iterator[None]:
     """
     digest = hashlib.sha256(f"{seed}/{purpose}".encode()).digest()
     with torch.random.fork_rng(devices=[]):
-        # torch.manual_seed would also reseed every GPU, which fork_rng was told to leave alone.
+        # Not torch.manual_seed: it would also reseed every GPU, whose state fork_rng does not save here.
         torch.default_generator.manual_seed(int.from_bytes(digest[:8], "little"))
         yield

@@ -1,11 +1,11 @@
 """Task streams through shared transformer blocks, and where operations act on them.
 
-Shapes: S streams, B images, L tokens (prefix tokens included), P embedding dim, G groups of tasks,
-M task tokens. Tokens of all streams lie in one batch, stream-major: (S * B, L, P), so that a block with
-shared weights runs once for all of them.
+Shapes: S streams, B images, L tokens (prefix tokens included), P embedding dim, G groups of tasks, M task
+tokens. Tokens of all streams are in one batch, stream-major: (S * B, L, P), so that a block with shared
+weights runs once for all of them.
 
 Source: DTME-MTL, arXiv 2507.07485v2, Sec. 4.3 and App. B.3. The paper has one stream per task; here tasks
-whose operations so far are identical share a stream (ours: the same result for less compute).
+share a stream as long as their operations are identical (ours: the same result for less compute).
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ if TYPE_CHECKING:
     from dtme_search.token_space import ExpansionPlan
 
 Streams = tuple[tuple[str, ...], ...]
-"""A partition of tasks; a stream has the position of its tasks in it."""
+"""A partition of tasks; the position in it is the index of the stream."""
 
 BlockOutput = Tensor | tuple[Tensor, ...]
-"""Tokens (N, L, P), and in a tuple further tensors (N, ...) that a decoder wants beside them; those must not
+"""Tokens (N, L, P), and in a tuple further tensors (N, ...) that a decoder needs beside them; those must not
 depend on how many task tokens there are."""
 
 
 class SharedDropPath(nn.Module):
-    """Stochastic depth with one draw per image, whatever the number of streams or of calls.
+    """Stochastic depth with one draw per image, however many streams or calls there are.
 
-    Streams that share a mask differ only by their operations (ours), so a run with shared streams equals
-    one with a stream per task, and token gradients of two tasks can be compared.
+    Streams with the same mask differ only by their operations (ours). So a run with shared streams equals one
+    with a stream per task, and token gradients of two tasks can be compared.
 
     Args:
         drop_prob: Probability that the residual branch of an image is dropped.
@@ -43,7 +43,7 @@ class SharedDropPath(nn.Module):
     def __init__(self, drop_prob: float) -> None:
         super().__init__()
         self.drop_prob = drop_prob
-        # Per image 0 or 1 / (1 - drop_prob); drawn anew for each forward pass, never part of a checkpoint.
+        # Per image 0 or 1 / (1 - drop_prob); drawn for each forward pass, never part of a checkpoint.
         self.mask_B: Tensor | None = None
 
     def forward(self, branch_NLP: Tensor) -> Tensor:
@@ -67,7 +67,7 @@ def draw_drop_paths(drop_paths: Sequence[SharedDropPath], keep_prob_D: Tensor, n
 
 @dataclass(frozen=True)
 class Pass:
-    """One call of a block, for streams that have the same number of tokens.
+    """One call of a block, for streams with equally many tokens.
 
     Attributes:
         positions: Which streams take part; ``None`` = all.
@@ -80,14 +80,14 @@ class Pass:
 
 @dataclass(frozen=True)
 class Route:
-    """How streams come into one layer and pass through it.
+    """How streams enter one layer and pass through it.
 
     Attributes:
         streams: Tasks of each stream while the block runs and after it.
-        parents: Which stream of the layer before each stream continues; ``None`` = nothing split.
+        parents: Which stream of the previous layer each stream continues; ``None`` = nothing split.
         groups: Operations that act before the block -> group of each stream, G = none.
         passes: Calls of the block, one for each set of operations that add tokens.
-        order: Puts the streams of several passes back in order; ``None`` after one pass.
+        order: Restores the order of the streams after several passes; ``None`` after one pass.
     """
 
     streams: Streams
@@ -105,13 +105,13 @@ def plan_routes(
     share_streams: bool,
     device: torch.device,
 ) -> tuple[Route, ...]:
-    """Work out the way of the streams of ``tasks`` through all layers.
+    """Find the route of the streams of ``tasks`` through all layers.
 
     Args:
-        plan: What the model was grown by; ``None`` before growth.
+        plan: The plan by which the model has grown; ``None`` before growth.
         tasks: Only these tasks run.
         num_layers: Layers of the backbone.
-        share_streams: Whether tasks share a stream until their operations differ, or have their own from
+        share_streams: Whether tasks share a stream until their operations differ, or each has its own from
             layer 0 on.
         device: Where the indices are needed.
     """
@@ -131,7 +131,7 @@ def plan_routes(
 def _route(before: Streams, streams: Streams, at_layer: Mapping[str, Streams], device: torch.device) -> Route:
     parents = _positions(streams, before)
     groups = {name: _positions(streams, of) for name, of in at_layer.items()}
-    # An operation that none of these streams has does not act.
+    # Skip an operation that none of these streams has.
     groups = {name: of for name, of in groups.items() if min(of) < len(at_layer[name])}
     lengthening = [name for name in groups if LAYER_OPERATIONS[name].kind.lengthens]
     calls: dict[tuple[bool, ...], list[int]] = {}
@@ -140,7 +140,7 @@ def _route(before: Streams, streams: Streams, at_layer: Mapping[str, Streams], d
         calls.setdefault(key, []).append(stream)
 
     def indices(values: Sequence[int]) -> Tensor:
-        # Routes are kept; a tensor made in inference mode could not be used by a later training step.
+        # Routes are cached, and a later training step could not use a tensor created in inference mode.
         with torch.inference_mode(False):
             return torch.tensor(values, device=device)
 
@@ -164,7 +164,7 @@ def _route(before: Streams, streams: Streams, at_layer: Mapping[str, Streams], d
 
 
 def _positions(streams: Streams, groups: Streams) -> list[int]:
-    """For each stream the index of the group that holds its tasks; the number of groups where none does."""
+    """For each stream the index of the group with its tasks, or the number of groups if there is none."""
     return [
         next((index for index, group in enumerate(groups) if stream[0] in group), len(groups))
         for stream in streams
@@ -178,19 +178,19 @@ def run_layer(
     route: Route,
     operations: Mapping[str, LayerOperation],
 ) -> tuple[Tensor, ...]:
-    """Split streams where they part, let the operations of the layer act, and run the block.
+    """Split streams where their tasks separate, apply the operations of the layer, and run the block.
 
-    TM comes before TE where a layer has both. The block runs once for each number of tokens.
+    TM comes before TE if a layer has both. The block runs once for each number of tokens.
 
     Args:
         block: Transformer block with weights shared by all streams.
-        tokens_NLP: Streams after the layer before, N = S * B.
+        tokens_NLP: Streams after the previous layer, N = S * B.
         num_images: B.
-        route: Way of the streams through this layer.
+        route: Route of the streams through this layer.
         operations: Operations of this layer by name.
 
     Returns:
-        Tokens of the streams ``route.streams``, without task tokens; then what the block gave beside them.
+        Tokens of the streams ``route.streams``, without task tokens; then further outputs of the block.
     """
     num_tokens = tokens_NLP.shape[1]
     tokens_SBLP = by_stream(tokens_NLP, num_images)

@@ -11,10 +11,11 @@ _TAKEN = frozenset(dir(nn.ModuleDict())) | {"training"}
 
 
 class TaskModules(nn.ModuleDict):
-    """A ``ModuleDict`` that takes tasks called ``values``, ``type``, ``half`` or ``training`` as well.
+    """A ``ModuleDict`` that also accepts tasks called ``values``, ``type``, ``half`` or ``training``.
 
-    Torch keeps a module as an attribute, so names of its own are taken. Such a task's module has another
-    name in a checkpoint, ``task-values``; no task can be called so. All others keep their name.
+    Torch stores modules as attributes, so the names of its own attributes are taken. The module of such a
+    task gets another name in a checkpoint, ``task-values``, which no task can have. All others keep their
+    name.
     """
 
     def __getitem__(self, key: str) -> Any:

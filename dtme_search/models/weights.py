@@ -1,4 +1,4 @@
-"""Weight files: read without running code from them, and loaded only where every key fits."""
+"""Weight files: read without running code from them, and loaded only if every key fits."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from dtme_search.errors import ConfigError
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
 WRAPPERS = ("teacher", "model_ema", "state_dict", "model_state_dict", "model", "module")
-"""Under which a file keeps its state dict, beside steps and optimisers; of several the first counts."""
+"""Keys under which a file keeps its state dict, beside steps and optimisers; the first match counts."""
 
 _FIRST_BLOCK = re.compile(r"^(.*?)(?:blocks\.0\.|(?:encoder\.|model\.)?layer\.0\.)")
-"""What stands before the first block of timm, or of transformers."""
+"""Prefixes before the names of the first block in timm or transformers."""
 
 
 def read_weights(path: Path, place: str) -> dict[str, Tensor]:
-    """Read the state dict of a backbone; what stands around it and before its names is taken off.
+    """Read the state dict of a backbone, without its wrapping and without prefixes of its names.
 
     Files of training loops keep it under ``model``, ``state_dict``, ``teacher`` and the like, and its names
-    begin with ``module.``, ``backbone.``, or in a checkpoint of this program ``backbone.vit.``.
+    begin with ``module.``, ``backbone.`` or, in a checkpoint of this program, ``backbone.vit.``.
 
     Args:
         path: A ``.safetensors`` file, or one that ``torch.load(weights_only=True)`` reads.
@@ -62,7 +62,7 @@ def read_weights(path: Path, place: str) -> dict[str, Tensor]:
 
 
 def _backbone_of(values: Mapping[str, Tensor], place: str) -> dict[str, Tensor]:
-    """The weights of the one network with blocks in a row, without what its names begin with."""
+    """The weights of the one network with blocks in a row, without the prefix of its names."""
     prefixes = Counter(found[1] for name in values if (found := _FIRST_BLOCK.match(name)))
     if not prefixes:
         return dict(values)
@@ -77,7 +77,7 @@ def _backbone_of(values: Mapping[str, Tensor], place: str) -> dict[str, Tensor]:
 
 
 def digest_of_weights(path: Path) -> str:
-    """SHA-256 of the content of a weight file; read once, unless the file changes.
+    """SHA-256 of the content of a weight file; computed once, unless the file changes.
 
     Raises:
         ConfigError: If there is no such file.

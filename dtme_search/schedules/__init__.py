@@ -25,7 +25,7 @@ __all__ = [
 
 
 def build_schedule(config: RunConfig) -> Schedule:
-    """Make the schedule of a run; without auxiliary tasks every kind is constant.
+    """Create the schedule of a run; without auxiliary tasks every kind is constant.
 
     Fractions of training (``half_life``, ``switch_at``) are those of ``config.total_steps``.
 
@@ -77,14 +77,14 @@ SCHEDULES: dict[str, Callable[[RunConfig, TaskWeights], Schedule]] = {
     "inverse_gradient_norm": _adaptive("gradient_norm"),
     "fisher_trace": _adaptive("fisher_trace"),
 }
-"""``schedule.kind`` -> what holds as long as auxiliary tasks are trained."""
+"""``schedule.kind`` -> the schedule while auxiliary tasks train."""
 
 
 def _decay_rate(config: RunConfig) -> float:
     schedule = config.schedule
     if schedule.decay_rate is not None:
         return schedule.decay_rate
-    assert schedule.half_life is not None  # the config refuses a diminish schedule without either
+    assert schedule.half_life is not None  # the config refuses a diminish schedule that has neither
     try:
         return decay_rate_of(schedule.half_life * config.total_steps, schedule.decay_power)
     except OverflowError:

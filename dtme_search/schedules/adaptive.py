@@ -9,7 +9,7 @@ from typing import Literal
 from dtme_search.schedules.base import ScheduleState, TaskWeights, check_state
 
 Measure = Literal["gradient_norm", "fisher_trace"]
-"""What is measured: |grad of L_k|, or the mean of the squared gradient norm of single images."""
+"""What is measured: |grad of L_k|, or the mean squared gradient norm of single images."""
 
 
 @dataclass
@@ -17,10 +17,11 @@ class GradientWeights:
     """gamma_k from the size of the gradient of task k on the shared parameters (arXiv 2406.18038v6).
 
     - ``gradient_norm`` (Eq. 13): gamma_k = |grad L_0| / (|grad L_k| + eps). The norm of the primary gradient
-      cancels, because the gammas are scaled to a sum: a loud task is turned down.
-    - ``fisher_trace`` (Eq. 14): gamma_k = lambda Tr F_k / sum over j of Tr F_j: a loud task is turned up.
+      cancels, because the gammas are scaled to a sum. Tasks with large gradients are turned down. -
+      ``fisher_trace`` (Eq. 14): gamma_k = lambda Tr F_k / sum over j of Tr F_j. Tasks with large gradients
+      are turned up.
 
-    The paper refreshes at every step and gives no value of lambda and eps; here weights are held for
+    The paper refreshes at every step and gives no values for lambda and eps. Here weights are held for
     ``every`` steps, and lambda is the number of auxiliary tasks unless given [ours]. A task without a
     gradient (no valid pixels) keeps its weight, and the others share the rest [ours].
 
@@ -47,7 +48,7 @@ class GradientWeights:
         return {task: weight * self._gammas.get(task, 1.0) for task, weight in self.tasks.weights.items()}
 
     def observe(self, step: int, improved: bool) -> None:
-        """Nothing follows from an evaluation."""
+        """Does nothing: evaluations have no effect."""
 
     def wants(self, step: int) -> str | None:
         return self.measure if step % self.every == 0 else None

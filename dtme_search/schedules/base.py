@@ -1,4 +1,4 @@
-"""What every schedule promises, and what those without a memory share.
+"""The interface of every schedule, and what schedules without memory share.
 
 MT2ST (arXiv 2406.18038v6, Sec. 3-4): the loss at step t is the sum over primary tasks of w L plus the sum
 over auxiliary tasks of w gamma(t) L. A schedule gives the factors of both sums.
@@ -19,7 +19,7 @@ class Schedule(Protocol):
 
     @property
     def plateau_step(self) -> int | None:
-        """First step without auxiliary tasks, where the primary metrics decided it; ``None`` before."""
+        """First step without auxiliary tasks, if the primary metrics decided it; ``None`` before that."""
         ...
 
     def weights(self, step: int) -> dict[str, float]:
@@ -36,14 +36,14 @@ class Schedule(Protocol):
         """Tell the schedule about an evaluation.
 
         Args:
-            step: Steps done so far, which is the index of the next step. What follows from the
-                evaluation holds from that step on.
-            improved: Whether the primary metrics are better than at every evaluation before.
+            step: Steps done so far, which is the index of the next step. Changes take effect from that step
+                on.
+            improved: Whether the primary metrics are better than in all earlier evaluations.
         """
         ...
 
     def wants(self, step: int) -> str | None:
-        """Size of the auxiliary gradients to be measured before a step, ``None`` if none is.
+        """Which size of the auxiliary gradients to measure before a step, ``None`` for none.
 
         ``gradient_norm`` is the norm of the gradient of the batch, ``fisher_trace`` the mean of the squared
         gradient norms of its images, both of the unweighted loss on the shared parameters.
@@ -51,15 +51,15 @@ class Schedule(Protocol):
         ...
 
     def refresh(self, sizes: Mapping[str, float]) -> None:
-        """Take in what was wanted, by auxiliary task."""
+        """Receive the requested sizes, by auxiliary task."""
         ...
 
     def state(self) -> dict[str, int | float | None]:
-        """What ``restore`` needs; empty for schedules without a memory."""
+        """What ``restore`` needs; empty for schedules without memory."""
         ...
 
     def restore(self, state: ScheduleState) -> None:
-        """Go on where ``state`` was taken.
+        """Continue from the result of ``state``.
 
         Raises:
             ValueError: If the state belongs to another kind of schedule.
@@ -93,29 +93,29 @@ class TaskWeights:
 
 
 class Memoryless:
-    """Half of a schedule that depends on the step alone."""
+    """The part of a schedule that depends on the step alone."""
 
     def observe(self, step: int, improved: bool) -> None:
-        """Nothing follows from an evaluation."""
+        """Does nothing: evaluations have no effect."""
 
     @property
     def plateau_step(self) -> int | None:
-        """No evaluation decides anything."""
+        """``None``: no evaluation decides anything."""
         return None
 
     def wants(self, step: int) -> str | None:  # noqa: ARG002
-        """Nothing is measured."""
+        """``None``: nothing is measured."""
         return None
 
     def refresh(self, sizes: Mapping[str, float]) -> None:
-        """Nothing follows from gradients."""
+        """Does nothing: gradients have no effect."""
 
     def state(self) -> dict[str, int | float | None]:
-        """Nothing to remember."""
+        """Empty: nothing to remember."""
         return {}
 
     def restore(self, state: ScheduleState) -> None:
-        """Accept the empty state only."""
+        """Accept only the empty state."""
         check_state(self, state, expected=())
 
 

@@ -27,10 +27,10 @@ class Diminish(Memoryless):
     decay_power: float
 
     def gamma(self, step: int) -> float:
-        """Factor of the auxiliary weights; becomes exactly 0.0 only where float64 underflows."""
+        """Factor of the auxiliary weights; exactly 0.0 only if float64 underflows."""
         try:
             return self.initial_weight * math.exp(-self.decay_rate * step**self.decay_power)
-        except OverflowError:  # step**nu beyond float64
+        except OverflowError:  # step**nu exceeds float64
             return 0.0
 
     def weights(self, step: int) -> dict[str, float]:

@@ -14,15 +14,15 @@ _OWN = ("stale_evaluations", "plateau_step")
 class Switch:
     """The weights of another schedule up to the switch, then exactly 0 (arXiv 2406.18038v6, Sec. 3-4).
 
-    With ``patience`` the switch comes early when the primary metrics stop improving: the paper names a
-    feedback mechanism without its details, which are [ours]: after ``patience`` evaluations in a row without
+    With ``patience`` the switch comes early if the primary metrics stop improving. The paper mentions a
+    feedback mechanism without details, so these are [ours]: after ``patience`` evaluations in a row without
     improvement, gamma is 0 from the next step on and stays 0.
 
     Attributes:
-        before: What holds up to the switch: constant weights in the paper, any schedule here [ours].
+        before: The schedule up to the switch: constant weights in the paper, any schedule here [ours].
         tasks: Weights and roles.
         switch_step: First step without auxiliary tasks, unless a plateau comes first; ``None`` plans none.
-        patience: Evaluations without improvement that make a plateau; ``None`` never looks.
+        patience: Evaluations without improvement that count as a plateau; ``None`` ignores evaluations.
     """
 
     before: Schedule

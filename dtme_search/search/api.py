@@ -1,4 +1,4 @@
-"""Run a study to its total, alone or with several workers; join one; or only train its baselines."""
+"""Run a study to its total with one or several workers, join one, or train only its baselines."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def train_baselines(
     overrides: Sequence[str] = (),
     listener: Listener | None = None,
 ) -> dict[str, BaselineRow]:
-    """Train the single-task baselines of a study that are missing; gives those of its base config by task."""
+    """Train the missing single-task baselines of a study; returns those of its base config by task."""
     config, base = read_study(study, overrides, data_root)
     hears = listener or Listener()
     shelf = DataShelf(pick_device(device), on_progress=hears.data_reading)
@@ -98,32 +98,31 @@ def optimize(
         study: Name of a study, the path of its YAML, or a study built in Python.
         storage: Database URL; see :func:`storage_url`.
         trials: Finished trials to reach, over all workers and runs; the study's own number by default.
-        timeout: Seconds after which the trials in hand are checkpointed and handed back.
-        device: ``cpu``, ``cuda`` or ``cuda:N`` for one worker; the best there is by default.
+        timeout: Seconds after which running trials are checkpointed and handed back.
+        device: ``cpu``, ``cuda`` or ``cuda:N`` for one worker; by default the best available.
         workers: How many trials run at once, never more than are left; ``None`` for one per GPU, or one per
-            core (at most 4) where there is none. One runs in this process, several in processes of their
-            own, which draw pictures whatever ``draw`` says.
+            core (at most 4) without a GPU. One worker runs in this process. Several run in processes of
+            their own, which always draw pictures, whatever ``draw`` says.
         devices: Where several workers run: numbers of visible GPUs, or ``cpu``. All GPUs by default.
         trials_per_device: Workers that may share a GPU.
-        engine: ``local`` for processes of this machine, ``dask`` for a Dask cluster.
-        scheduler: Address of a Dask scheduler, or its scheduler file. ``workers`` then says how many of the
-            cluster's places to take: GPUs that its Dask workers declare, or Dask workers where none declares
-            any; ``None`` for all that are there. Without it a cluster of this machine is made.
+        engine: ``local`` for processes on this machine, ``dask`` for a Dask cluster.
+        scheduler: Address of a Dask scheduler, or its scheduler file. ``workers`` then says how many places
+            of the cluster to use: GPUs that its Dask workers declare, or Dask workers if none declares any;
+            ``None`` for all. Without a scheduler a cluster is created on this machine.
         data_root: Folder of the data set.
-        workdir: Where checkpoints, pictures and by default the database lie.
+        workdir: Folder for checkpoints, pictures and, by default, the database.
         overrides: ``path=value`` strings for the base config.
         reuse: Whether trials may share work as the study's ``reuse`` section says; ``False`` shares nothing.
-        listener: Hears of progress.
+        listener: Receives progress.
         draw: Draws pictures of each finished trial.
-        warm_start_from: Another study whose finished trials the sampler should know, given as ``study`` is.
-        warm_start_storage: Its database; by default where it would lie with the other arguments of this
-            call.
-        publish: Called with the study after each trial, for what is shown of it.
-        callbacks: Hear of trials and their evaluations (:class:`Callback`): objects, or import paths
+        warm_start_from: Another study whose finished trials the sampler should know, given like ``study``.
+        warm_start_storage: Its database; by default where the other arguments of this call would put it.
+        publish: Called with the study after each trial, to refresh what is shown of it.
+        callbacks: Receive trials and their evaluations (:class:`Callback`): objects, or import paths
             ``module:attribute``, which several workers need.
 
     Raises:
-        DtmeSearchError: If something is wrong that the user can mend. What can be checked is checked
+        DtmeSearchError: If something is wrong that the user can fix. Whatever can be checked is checked
             before anything is written or trained.
     """
     hears = with_callbacks(listener or Listener(), callbacks)
@@ -144,7 +143,7 @@ def optimize(
         callbacks=() if alone else import_paths(callbacks),
     )
     with storage_errors(url):
-        # The parent of several workers reads the data to check it, and leaves the GPUs to them.
+        # The parent of several workers only reads the data to check it, and leaves the GPUs to them.
         here = pick_device(places[0].device if alone else "cpu")
         prepared = prepare(study, settings, here, hears)
         left = prepared.config.trials - num_finished(prepared.optuna)
@@ -176,19 +175,19 @@ def join(
     launcher: int | None = None,
     callbacks: Sequence[CallbackSource] = (),
 ) -> LoadedStudy:
-    """Work on a study that ``optimize`` made, beside its other workers, until no trial is left to start.
+    """Work on a study that ``optimize`` created, beside its other workers, until no trial is left to start.
 
     Args:
         study: Name of the study.
         storage: Database URL; see :func:`storage_url`.
-        timeout: Seconds after which the trial in hand is checkpointed and handed back.
-        device: ``cpu``, ``cuda`` or ``cuda:N``; the best there is by default.
-        data_root: Folder of the data set on this machine, where it is not that of ``optimize``.
-        workdir: Where checkpoints and pictures lie. Workers that share it share trunks, too.
-        listener: Hears of progress.
+        timeout: Seconds after which the running trial is checkpointed and handed back.
+        device: ``cpu``, ``cuda`` or ``cuda:N``; by default the best available.
+        data_root: Folder of the data set on this machine, if it differs from that of ``optimize``.
+        workdir: Folder for checkpoints and pictures. Workers that share it also share trunks.
+        listener: Receives progress.
         draw: Draws pictures of each finished trial.
         launcher: Process that started this worker. The worker then stays until the study has its total, to
-            take over what others leave, and stops with a checkpoint when that process has died.
+            take over trials of workers that stop, and stops with a checkpoint if that process dies.
         callbacks: As for :func:`optimize`.
 
     Raises:
@@ -218,7 +217,7 @@ def _work(
     stays: bool = False,
     threads: int | None = None,
 ) -> None:
-    """Train the baselines that are missing, then trials; ``threads`` for a study that has none fixed."""
+    """Train the missing baselines, then trials; ``threads`` is used if the study has no fixed number yet."""
     shelf, records, workspace = prepared.shelf, prepared.records, prepared.workspace
     base = prepared.base
     info = StudyInfo(
@@ -233,7 +232,7 @@ def _work(
             objective = _objective(prepared, info, baselines, draw)
             run_trials(prepared, objective, hears, switch, publish=publish, stays=stays)
     except TrainingInterrupted:
-        return  # while a baseline was trained
+        return  # stopped while a baseline was trained
     finally:
         hears.on_study_end(info, num_finished(prepared.optuna))
 
@@ -241,10 +240,10 @@ def _work(
 def _objective(
     prepared: Prepared, info: StudyInfo, baselines: Baselines, draw: DrawFiles | None
 ) -> Objective:
-    """What runs a trial; the baselines that all trials need are there by then."""
+    """What runs a trial; by then the baselines that all trials need exist."""
     space = settled(prepared.space, baselines)
     get = replace(baselines, tells_known=False).get
-    # Of all trials the tasks of the base config: a study may search the roles, too.
+    # Tasks of the base config, because a study may search the roles of tasks, too.
     tasks = space.base.primary_tasks
     return Objective(
         study=prepared.config,

@@ -13,7 +13,7 @@ from dtme_search.training.choices import as_chosen
 
 
 class DataShelf:
-    """Keeps the data of the last data config; trials of a study nearly always share it."""
+    """Keeps the data of the last data config; the trials of a study nearly always share it."""
 
     def __init__(
         self,
@@ -53,5 +53,5 @@ class DataShelf:
         return as_chosen(self._data, config)
 
     def clear(self) -> None:
-        """Give the memory back; the data is read again when it is needed."""
+        """Free the memory; the data is read again when it is needed."""
         self._key = self._data = None

@@ -1,4 +1,4 @@
-"""Can a search run here? Looks at everything it will need and changes nothing."""
+"""Can a search run here? Checks everything it will need and changes nothing."""
 
 from __future__ import annotations
 
@@ -33,36 +33,36 @@ from dtme_search.search.study.preparation import read_study
 from dtme_search.search.workers.places import visible_gpus
 
 SLOW_MS = 100.0
-"""A round trip longer than this makes the machinery around a short trial felt."""
+"""With a longer round trip the machinery around a short trial takes noticeable time."""
 CLOCK_SECONDS = 30.0
-"""Clocks further apart make start and end of trials on several machines misleading."""
+"""If clocks differ by more, start and end times of trials on several machines are misleading."""
 SCARCE_GB, LITTLE_GB = 0.5, 5.0
-"""Free disk below which checkpoints fail soon, and below which they may."""
+"""Free disk space below which checkpoints will soon fail, and below which they may."""
 FEW_HANDLES, MANY_HANDLES = 256, 1024
-"""Files that a process must be able to open to read with a loader, and those it may come to need."""
+"""Files that a process must be able to open to read with a loader, and those it may need later."""
 FEW_INODES = 10_000
 """A study makes about ten files for each trial."""
 FILE_CLOCK_SECONDS = 2.0
-"""A disk whose clock is further away makes young files look old: which trunks to remove is told by it."""
+"""If the clock of a disk differs by more, new files look old, and the wrong trunks are removed."""
 SHARED_MEMORY = Path("/dev/shm")
 _ROUND_TRIPS = 9
 _CLOCKS = {
     "postgresql": "SELECT extract(epoch FROM clock_timestamp())",
     "mysql": "SELECT UNIX_TIMESTAMP(NOW(6))",
 }
-"""Seconds since 1970 by the clock of a database server. SQLite has that of this machine."""
+"""Seconds since 1970 by the clock of a database server. SQLite uses that of this machine."""
 
 State = Literal["ok", "warning", "problem"]
 
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was looked at.
+    """One thing that was checked.
 
     Attributes:
         name: What.
         state: Whether a search can run (``ok``), may suffer (``warning``) or cannot run (``problem``).
-        found: What was found and, where something is wrong, what to do.
+        found: What was found and, if something is wrong, what to do.
     """
 
     name: str
@@ -77,13 +77,13 @@ def examine(
     data_root: str | None = None,
     workdir: Path = DEFAULT_WORKDIR,
 ) -> list[Check]:
-    """Check what a search needs, and what this study needs if one is named.
+    """Check what a search needs, and what this study needs if one is given.
 
     Args:
         study: Name of a study, or the path of its YAML.
         storage: Database URL; see :func:`storage_url`.
         data_root: Folder of the data set.
-        workdir: Where checkpoints, pictures and by default the database lie.
+        workdir: Folder for checkpoints, pictures and, by default, the database.
     """
     checks = [_versions(), _devices()]
     config = None
@@ -115,14 +115,14 @@ def examine(
 
 
 def can_run(checks: list[Check]) -> bool:
-    """Whether nothing stands in the way of a search."""
+    """Whether nothing prevents a search."""
     return all(check.state != "problem" for check in checks)
 
 
 def _definition(
     study: str, storage: str | None, data_root: str | None, workdir: Path
 ) -> tuple[StudyConfig, RunConfig]:
-    """Of the file of a study, or where no file has that name, of the study itself."""
+    """Read from the file of a study or, if no file has that name, from the study itself."""
     try:
         return read_study(study, (), data_root)
     except ConfigError:
@@ -216,7 +216,7 @@ def _clock(connection: Connection, query: str) -> Check:
     before = datetime.now(UTC).timestamp()
     there = float(connection.execute(text(query)).scalar_one())
     after = datetime.now(UTC).timestamp()
-    # The server read its clock at some moment in between.
+    # The server read its clock at some moment between our two readings.
     difference = max(0.0, there - after, before - there)
     state: State = "ok" if difference <= CLOCK_SECONDS else "warning"
     advice = (
@@ -237,7 +237,7 @@ def _folder(name: str, folder: Path) -> Check:
 
 
 def _privacy(folder: Path) -> Iterator[Check]:
-    """A study's folder is made private; one that was there before keeps its permissions."""
+    """A study's folder is created private; one that already existed keeps its permissions."""
     mode = stat.S_IMODE(folder.stat().st_mode) if folder.is_dir() else 0
     if mode & 0o077:
         cure = f"unless you meant that: chmod go= {folder}"
@@ -259,7 +259,7 @@ def _disk(workdir: Path, config: StudyConfig | None) -> Check:
 
 
 def _inodes(workdir: Path) -> Check:
-    """A disk can have space left and no place for another file."""
+    """A disk can have free space and still no room for another file (inodes)."""
     left = {}
     for folder in (workdir, cache_folder()):
         disk = os.statvfs(_existing(folder))
@@ -308,14 +308,14 @@ def _handles() -> Check:
 
 
 def _shared_memory(base: RunConfig) -> Iterator[Check]:
-    """Batches of the processes of a loader wait there: two of each, and one on its way."""
+    """Batches from the processes of a loader wait there: two per process, and one on its way."""
     workers = base.data.loader_workers
     if base.data.storage == "device" or not workers or not SHARED_MEMORY.is_dir():
         return
     try:
         known = build_dataset(base.data).tasks
     except DtmeSearchError:
-        return  # told already
+        return  # reported already
     specs = {task: known[task] for task in base.tasks if task in known}
     batch = max(base.train.batch_size, base.train.eval_batch_size)
     wanted = (2 * workers + 1) * batch * bytes_per_sample(specs, base.data.image_size) / 1e6
@@ -329,6 +329,6 @@ def _shared_memory(base: RunConfig) -> Iterator[Check]:
 
 
 def _existing(folder: Path) -> Path:
-    """The folder, or the nearest one above it that is there."""
+    """The folder, or its nearest parent that exists."""
     path = folder.absolute()
     return next((parent for parent in (path, *path.parents) if parent.exists()), path)

@@ -49,8 +49,8 @@ class FinalResult:
         num_images: Its number of images.
         size: Size of the labels that they were compared with, in words.
         specs: The tasks.
-        metrics: Task -> metric; what baselines, gains and delta_m are about.
-        baselines: Task -> single-task baseline trained on the same ids; empty if none were asked for.
+        metrics: Task -> metric; baselines, gains and delta_m refer to these.
+        baselines: Task -> single-task baseline trained on the same ids; empty if none were wanted.
         folder: Where checkpoint and config are.
         against: What the baselines are, in words.
         extra_metrics: Task -> further metric -> value, to compare with publications (exact odsF of edges).
@@ -102,17 +102,17 @@ def train_final(
         config: The run, for example an export.
         name: Names the folder of the run together with its fingerprint.
         workdir: Where runs lie.
-        device: ``cpu``, ``cuda`` or ``cuda:N``; the best there is by default.
+        device: ``cpu``, ``cuda`` or ``cuda:N``; by default the best available.
         storage: Database for the baselines; SQLite below ``workdir`` by default.
         with_baselines: Also train single-task baselines on the same ids; delta_m needs them.
-        listener: Hears of progress.
+        listener: Receives progress.
 
     Raises:
-        DtmeSearchError: If something is wrong that the user can mend.
-        TrainingInterrupted: If a signal stopped it; the same call goes on.
+        DtmeSearchError: If something is wrong that the user can fix.
+        TrainingInterrupted: If a signal stopped it; the same call continues.
     """
     hears = listener or Listener()
-    # The test images are read now: a broken one is named before the training, not after it.
+    # Read the test images now, so that a broken one is found before the training, not after it.
     shelf = DataShelf(pick_device(device), final=True, read=("train", "test"), on_progress=hears.data_reading)
     url = storage or default_storage_url(FINAL, workdir)
     if with_baselines:
@@ -154,7 +154,7 @@ def train_final(
 
 
 def _scored(listener: Listener, switch: StopSwitch) -> Callable[[int, int], None]:
-    """Tells how many images are scored, and stops if it should."""
+    """Reports how many images are scored, and stops if it should."""
 
     def scored(done: int, total: int) -> None:
         listener.scoring(done, total)
@@ -192,8 +192,8 @@ def evaluate_checkpoint(
         config: Config of the checkpoint.
         checkpoint: The file.
         split: Split to measure on.
-        device: ``cpu``, ``cuda`` or ``cuda:N``; the best there is by default.
-        listener: Hears of progress.
+        device: ``cpu``, ``cuda`` or ``cuda:N``; by default the best available.
+        listener: Receives progress.
         look: Called with the model and the data afterwards, for pictures.
     """
     hears = listener or Listener()
@@ -223,7 +223,7 @@ def evaluate_checkpoint(
 
 
 def _written_baselines(folder: Path, split: str, size: str) -> tuple[dict[str, BaselineRow], str]:
-    """Baselines that `train` compared a run with and what they are, if it measured what is measured now."""
+    """Baselines that `train` compared a run with, and what they are, if it measured the same thing."""
     with suppress(OSError, ValueError, KeyError, TypeError):
         values = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
         if (values["split"], values["size"]) == (split, size):

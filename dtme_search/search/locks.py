@@ -1,4 +1,4 @@
-"""Wait for what another worker does, without missing that this one was asked to stop."""
+"""Wait for another worker without missing a request to stop."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from filelock import FileLock, Timeout
 from dtme_search.training import TrainingInterrupted
 
 _LOOK_EVERY = 0.2
-"""Seconds between two looks at a lock, and at whether the run was asked to stop."""
+"""Seconds between two tries to take a lock; each try also checks whether the run should stop."""
 
 
 @contextmanager
@@ -22,16 +22,16 @@ def held(
     meanwhile: Callable[[], bool] = lambda: False,
     on_waited: Callable[[float], None] = lambda _: None,
 ) -> Iterator[None]:
-    """Hold a lock, however long its owner lives; the system frees that of a dead one.
+    """Hold a lock, waiting as long as its owner lives; the system frees the lock of a dead process.
 
     Args:
         lock: The lock.
-        should_stop: Asked while waiting.
-        on_wait: Told that this one waits, once; ``on_waited`` for how many seconds it did.
-        meanwhile: Does other work while the lock is taken, and tells whether there was any.
+        should_stop: Called while waiting.
+        on_wait: Called once if this process has to wait; ``on_waited`` with the seconds it waited.
+        meanwhile: Does other work while the lock is taken, and returns whether there was any.
 
     Raises:
-        TrainingInterrupted: If ``should_stop`` says so while waiting.
+        TrainingInterrupted: If ``should_stop`` returns true while waiting.
     """
     while True:
         try:
@@ -52,7 +52,7 @@ def held(
 
 
 def wait_for(lock: FileLock, should_stop: Callable[[], bool]) -> None:
-    """Acquire a lock; raises as :func:`held`."""
+    """Acquire a lock; raises like :func:`held`."""
     while True:
         try:
             lock.acquire(timeout=_LOOK_EVERY)

@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and time limits: stop at the next step with a checkpoint, or at once when asked twice."""
+"""Ctrl-C, SIGTERM and time limits: stop at the next step with a checkpoint, or at once the second time."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ _log = logging.getLogger(__name__)
 class StopSwitch:
     """Tells a run to stop: after the first SIGINT or SIGTERM, or when the time is up.
 
-    A second signal raises ``KeyboardInterrupt`` at once. Outside the main thread (a notebook's worker,
-    a test) signals stay as they are and only the time counts.
+    A second signal raises ``KeyboardInterrupt`` at once. Outside the main thread (a notebook's worker, a
+    test) signal handlers stay as they are and only the time limit applies.
 
     Args:
         timeout: Seconds from now, or ``None`` for no limit.
-        also: Further reason to stop.
+        also: A further condition for stopping.
     """
 
     def __init__(self, timeout: float | None = None, also: Callable[[], bool] = lambda: False) -> None:
         self._deadline = None if timeout is None else time.monotonic() + timeout
         self._also = also
         self.asked = False
-        """Whether a signal came."""
+        """Whether a signal arrived."""
         self._before: dict[signal.Signals, object] = {}
 
     def __call__(self) -> bool:

@@ -1,4 +1,4 @@
-"""Where the files of a study lie: checkpoints, artifacts and, by default, its database."""
+"""Where the files of a study are: checkpoints, artifacts and, by default, its database."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from dtme_search.training.disk import remove_checkpoint
 
 
 def private_folder(folder: Path) -> Path:
-    """Create a folder and those above it that are missing, for this user only, and give it back.
+    """Create a folder and its missing parents, for this user only, and return it.
 
-    What is there keeps its permissions: somebody may share it on purpose. ``doctor`` tells of it.
+    An existing folder keeps its permissions: somebody may share it on purpose. ``doctor`` reports it.
     """
     for path in reversed([folder, *folder.parents]):
         if not path.is_dir():
@@ -25,7 +25,7 @@ class Workspace:
     """Folder of one study, ``<workdir>/<study>``, private to the user.
 
     Attributes:
-        root: The folder; deleting it costs checkpoints and pictures, and the database if it lies there.
+        root: The folder; deleting it loses checkpoints and pictures, and the database if that is in it.
     """
 
     root: Path
@@ -44,49 +44,49 @@ class Workspace:
 
     @property
     def asking_lock(self) -> Path:
-        """Lock held from asking for a trial until its own lock is taken, so that none is unseen between."""
+        """Lock held from asking for a trial until its own lock is taken, so that none escapes notice."""
         return self.root / "asking.lock"
 
     def trial_lock(self, number: int) -> Path:
-        """Lock that the process of a trial holds; the system frees it when the process dies, however."""
+        """Lock that the process of a trial holds; the system frees it whenever the process dies."""
         return self.trial(number) / "running.lock"
 
     def trial(self, number: int) -> Path:
-        """Folder of a trial; a continued trial keeps the folder of the one it continues."""
+        """Folder of a trial; a continuation keeps the folder of the trial it continues."""
         return self.root / "trials" / f"{number:04d}"
 
     def result(self, number: int) -> Path:
-        """Result of a trial, there from when it is known until it is told."""
+        """Result of a trial; exists from when it is known until it is reported."""
         return self.trial(number) / "result.json"
 
     def forget(self, number: int) -> None:
-        """Remove what a trial needs only as long as it has not ended."""
+        """Remove what a trial needs only until it has ended."""
         remove_checkpoint(self.trial(number) / "checkpoint.pt")
         for path in (self.result(number), self.result(number).with_suffix(".partial")):
             path.unlink(missing_ok=True)
 
     def forget_all(self) -> None:
-        """Remove the files of all trials, their repeats and what they shared; baselines stay."""
+        """Remove the files of all trials, their repeats and their shared training; baselines stay."""
         for name in ("trials", "artifacts", "confirmations", "trunks", "work"):
             for path in (self.root / name).glob("*"):
                 shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
     def unfinished_trials(self) -> set[int]:
-        """Trials whose folders hold what they need only as long as they have not ended."""
+        """Trials whose folders hold files that are needed only until they have ended."""
         trials = self.root / "trials"
         files = [*trials.glob("*/checkpoint.pt*"), *trials.glob("*/result.*")]
         return {int(file.parent.name) for file in files}
 
     def claim_trial(self, number: int, current: int) -> None:
-        """Note that the work of trial ``number`` goes on here, as trial ``current``.
+        """Note that the work of trial ``number`` continues here, as trial ``current``.
 
-        Another machine may continue it in a folder of its own, whose lock nobody sees here.
+        Another machine may continue it in its own folder, whose lock this machine cannot see.
         """
         folder = private_folder(self.trial(number))
         (folder / "number.txt").write_text(f"{current}\n", encoding="utf-8")
 
     def is_of_trial(self, number: int, current: int) -> bool:
-        """Whether trial ``current``, which does the work of ``number``, began here."""
+        """Whether trial ``current``, which does the work of ``number``, started here."""
         try:
             return (self.trial(number) / "number.txt").read_text(encoding="utf-8").strip() == str(current)
         except OSError:
@@ -98,7 +98,7 @@ class Workspace:
         return self.root / "trunks"
 
     def work_lock(self, fingerprint: str) -> Path:
-        """Lock of the trial that does a piece of resolved work."""
+        """Lock of the trial that is doing a piece of resolved work."""
         return private_folder(self.root / "work") / f"{fingerprint}.lock"
 
     def baseline(self, fingerprint: str) -> Path:
@@ -106,5 +106,5 @@ class Workspace:
         return self.root / "baselines" / fingerprint
 
     def repeat(self, trial: int, seed: int) -> Path:
-        """Folder of the repeat of a trial with a further seed."""
+        """Folder of a trial repeated with a further seed."""
         return self.root / "confirmations" / f"{trial:04d}-seed-{seed}"

@@ -1,9 +1,9 @@
 """Conflicts between task gradients in the range and the null space of each layer's tokens.
 
 Source: arXiv 2507.07485v2, Sec. 4.2. Two tasks conflict at a token when the projections of their gradients
-onto a subspace have a non-positive dot product. Only signs count, so losses may be scaled by any
-positive factor. A zero gradient conflicts with every other, to the letter of that rule; images without a
-label, whose gradient is always zero, are left out where they are known (ours).
+onto a subspace have a non-positive dot product. Only signs count, so losses may be scaled by any positive
+factor. Taken literally, the rule makes a zero gradient conflict with every other; images without a label,
+whose gradient is always zero, are left out if they are known (ours).
 
 Shapes: B images of a batch, L tokens of an image, P embedding dim, K tasks, D layers.
 """
@@ -26,13 +26,13 @@ BatchT = TypeVar("BatchT")
 Forward = Callable[[BatchT], tuple[Mapping[str, Tensor], Sequence[Tensor]]]
 """Batch -> scalar loss of each task, and the tokens that enter each layer, (B, L, P)."""
 Progress = Callable[[int, int], None]
-"""Called with the batches done and the number of batches."""
+"""Called with the number of batches done and in total."""
 
 
 def conflict_rates(gradients: Tensor, token_space: TokenSpace) -> tuple[Tensor, Tensor]:
     """Fraction of tokens at which each pair of tasks conflicts, in the range and in the null space.
 
-    In an empty subspace the rate is 0 (ours; to the letter ``0 <= 0`` would always conflict).
+    In an empty subspace the rate is 0 (ours; taken literally, ``0 <= 0`` would always conflict).
 
     Args:
         gradients: Gradient of each task's loss for every token, shape (K, B, L, P).
@@ -42,7 +42,7 @@ def conflict_rates(gradients: Tensor, token_space: TokenSpace) -> tuple[Tensor, 
         Two symmetric matrices, float64, shape (K, K), zero on the diagonal.
 
     Raises:
-        ValueError: If the gradients have another shape or another P than the token space.
+        ValueError: If the gradients have another shape, or another P than the token space.
 
     Example:
         >>> from dtme_search.token_space.subspace import split_token_space
@@ -74,27 +74,29 @@ def measure_conflicts(
 ) -> ConflictReport:
     """Measure the conflicts of all tasks at every layer on a set of images.
 
-    Two passes over the same batches, so that memory does not grow with the number of images: the first
-    accumulates the covariance of the tokens of each layer, the second takes one backward pass per task for
-    the gradients at all layers and counts. All tasks of a batch see the same forward pass. On a device it
-    waits for results between the passes and at the end, never in between.
+    Makes two passes over the same batches, so that memory does not grow with the number of images. The first
+    accumulates the covariance of the tokens of each layer. The second takes one backward pass per task for
+    the gradients at all layers and counts conflicts. All tasks of a batch share one forward pass. On a device
+    it waits for results between the passes and at the end, never in between.
 
     Args:
-        batches: Gives the same batches each time it is called.
+        batches: Returns the same batches each time it is called.
         forward: Runs the model; called outside autocast, which it may use inside. The first pass calls it
-            without gradients. In the second every layer input must be part of the graph of every loss.
-            Images must not influence each other (no batch statistics), else errors by image mislead.
+            without gradients. In the second, every layer input must be part of the graph of every loss.
+            Images must not influence each other (no batch statistics), otherwise the errors by image are
+            misleading.
         variance_ratio: Splits the token space, see :func:`split_token_space`.
         first_token: Tokens before this one are not shared by the tasks and do not count.
-        on_progress: Told after each batch of the second pass, which takes nearly all of the time.
+        on_progress: Called after each batch of the second pass, which takes nearly all of the time.
         labelled: Batch -> whether each image has a label of each task, bool (B, K). A pair counts on images
-            that have both, and images with fewer than two count for no pair. All have all if not given.
+            that have both labels; images with fewer than two labels are skipped. By default all images have
+            all labels.
 
     Returns:
-        The report, on the CPU. Parameters and their ``grad`` are as before.
+        The report, on the CPU. Parameters and their ``grad`` do not change.
 
     Raises:
-        ValueError: If there are no batches, not the same twice, or layer inputs are not (B, L, P).
+        ValueError: If there are no batches, they differ between the passes, or inputs are not (B, L, P).
         TrainingError: If a loss is not finite, or no image has the labels of two tasks.
     """
     covariances: list[CovarianceAccumulator] = []
@@ -153,7 +155,7 @@ def _pairs_of(labelled_BK: Tensor) -> Tensor:
 
 
 def _labelled_only(report: ConflictReport, both_IX: Tensor) -> ConflictReport:
-    """The report of the images and pairs that have labels."""
+    """The report over the images and pairs that have labels."""
     if both_IX.all():
         return report
     kept = both_IX.any(1)
@@ -226,7 +228,7 @@ def _count_in(gradients_KBLP: Tensor, basis_PR: Tensor) -> Tensor:
     first, second = torch.triu_indices(num_tasks, num_tasks, offset=1, device=gradients_KBLP.device)
     if not basis_PR.shape[1]:
         return torch.zeros(num_images, len(first), dtype=torch.int64, device=gradients_KBLP.device)
-    # The basis is orthonormal, so dot products of coordinates are those of the projections.
+    # The basis is orthonormal, so dot products of coordinates equal those of the projections.
     coordinates_KBLR = gradients_KBLP @ basis_PR
     dots_KKBL = torch.einsum("iblr,jblr->ijbl", coordinates_KBLR, coordinates_KBLR)
     return (dots_KKBL[first, second] <= 0).sum(2).T

@@ -24,15 +24,16 @@ from dtme_search.token_space.text import format_table
 class ExpansionPlan:
     """Groups of tasks per operation and layer.
 
-    Tasks that are in no group of a layer keep the stream they had. Groups are stored in the order of
-    ``tasks``, layers without groups and options of operations that take no part are dropped, so that plans
-    for the same growth are equal.
+    Tasks that are in no group of a layer keep their stream. Groups are stored in the order of ``tasks``.
+    Layers without groups and options of unused operations are dropped, so that plans for the same growth are
+    equal.
 
     Attributes:
         tasks: Every task of the model, in its order.
         num_layers: Layers (blocks) of the backbone.
         groups: Operation -> 0-based layer -> groups that share one there. Every known operation is in it.
-        options: Fields of ``expansion`` that the operations of the plan read; their defaults where not given.
+        options: Fields of ``expansion`` that the operations of the plan read; missing ones have their
+            defaults.
 
     Raises:
         ValueError: If a layer is out of range, a group is empty, a task is unknown or in two groups, or an
@@ -142,7 +143,7 @@ class ExpansionPlan:
 
     @property
     def first_layer(self) -> int | None:
-        """First layer that grows; step cost follows it. ``None`` for an empty plan."""
+        """First layer that grows, which determines the step cost. ``None`` for an empty plan."""
         return min(self.layers, default=None)
 
     @property
@@ -185,8 +186,8 @@ class ExpansionPlan:
     def streams(self, layer: int, tasks: Sequence[str] | None = None) -> TaskGroups:
         """Streams in which tasks run through the block of ``layer``.
 
-        Tasks share a stream as long as every operation so far, that of ``layer`` included, was the same for
-        them: the results are equal and the block runs once (ours; the paper has one stream per task).
+        Tasks share a stream as long as all their operations so far, including those of ``layer``, were the
+        same. The results are equal, and the block runs once (ours; the paper has one stream per task).
 
         Args:
             layer: 0-based layer.
@@ -231,7 +232,7 @@ class ExpansionPlan:
         return json.dumps(self._as_dict())
 
     def _as_dict(self) -> dict[str, Any]:
-        # The paper's operations are written always, so that older plans keep their names.
+        # The paper's operations are always written, so that older plans keep their names.
         return {
             "tasks": self.tasks,
             "num_layers": self.num_layers,
@@ -289,7 +290,7 @@ class ExpansionPlan:
 
     @property
     def shown(self) -> tuple[str, ...]:
-        """Operations that a table has a column for: the paper's, and whatever takes part."""
+        """Operations that get a column in a table: the paper's, and any other that takes part."""
         return tuple(name for name, layers in self.groups.items() if layers or name in OF_THE_PAPER)
 
     def _show(self, groups: TaskGroups) -> str:

@@ -21,10 +21,10 @@ from dtme_search.token_space.plan import ExpansionPlan, options_of
 from dtme_search.token_space.report import ConflictReport, Space
 
 _SPACES: tuple[Space, Space] = ("range", "null")
-"""Subspace that decides about token modulation, and the one that decides about token expansion."""
+"""The subspace that decides about token modulation, and the one that decides about token expansion."""
 _SPACE_OF: Mapping[str, tuple[Space, ...]] = {"modulate": ("range",), "expand": ("null",)}
-"""Whose conflicts say which tasks get an operation that ``expansion.layers`` names; both where the paper has
-no such operation [ours]."""
+"""Subspaces whose conflicts decide which tasks get an operation named in ``expansion.layers``; both subspaces
+if the paper does not have the operation [ours]."""
 
 
 def plan_expansion(
@@ -36,30 +36,28 @@ def plan_expansion(
 ) -> ExpansionPlan:
     """Decide which layers grow, how, and for which groups of tasks.
 
-    - ``policy``: none; conflict; per_layer (explicit choices, ``auto`` ones as conflict would decide over
-      all layers); fixed.
-    - How many layers: the share ``range_layer_ratio`` (``null_layer_ratio``) of all layers, rounded up,
-      less those whose score is below ``range_threshold`` (``null_threshold``).
-    - By what: ``range_operation`` where range conflicts decide, ``null_operation`` where null conflicts do;
-      the paper's are modulate and expand, other choices are ours.
-    - Which ones, by ``selection``: most conflicts first; or a control of the paper with as many layers:
-      random; reversed (fewest conflicts first); swapped (modulation by null conflicts, expansion by
-      range conflicts).
-    - Which tasks: all whose largest pair rate there reaches ``pair_threshold``, in the range space for
-      modulation, in the null space for expansion. The others keep their stream.
-    - ``max_streams``: see :func:`merge_tasks`. Where ``pair_threshold`` takes a task out of a merged group,
-      that task and the rest of its group part, and there can be more streams than groups.
+    - ``policy``: none; conflict; per_layer (explicit choices, ``auto`` ones as conflict would decide over all
+      layers); fixed. - How many layers: the share ``range_layer_ratio`` (``null_layer_ratio``) of all layers,
+      rounded up, minus those whose score is below ``range_threshold`` (``null_threshold``). - By what:
+      ``range_operation`` where range conflicts decide, ``null_operation`` where null conflicts do; the
+      paper's are modulate and expand, other choices are ours. - Which ones, by ``selection``: those with the
+      most conflicts, or a control of the paper with as many layers: random; reversed (fewest conflicts
+      first); swapped (modulation by null conflicts, expansion by range conflicts). - Which tasks: all whose
+      largest pair rate at the layer reaches ``pair_threshold``, in the range space for modulation, in the
+      null space for expansion. The others keep their stream. - ``max_streams``: see :func:`merge_tasks`. If
+      ``pair_threshold`` removes a task from a merged group, the task and the rest of its group separate, and
+      there can be more streams than groups.
 
     Args:
-        report: Measured conflicts; may be ``None`` where ``config.needs_conflicts`` is false.
+        report: Measured conflicts; may be ``None`` if ``config.needs_conflicts`` is false.
         config: The ``expansion`` section.
         tasks: Tasks of the model, in its order.
         num_layers: Layers of the backbone.
-        seed: Decides selection random, nothing else.
+        seed: Used by selection random only.
 
     Raises:
         ConfigError: If ``expansion.layers`` or ``expansion.plan`` does not fit the model.
-        ValueError: If a report is needed and missing, or is of other tasks or layers.
+        ValueError: If a report is needed and missing, or has other tasks or layers.
     """
     if config.policy == "none":
         return ExpansionPlan.empty(tasks, num_layers)
@@ -94,7 +92,7 @@ def merge_tasks(conflicts: Tensor, tasks: Sequence[str], max_groups: int) -> Tas
     """Merge tasks until at most ``max_groups`` groups remain, those with fewest conflicts first (ours).
 
     Agglomerative clustering with average linkage: the conflict of two groups is the mean over all pairs
-    between them. Equal conflicts: the groups that come first in ``tasks``.
+    between them. Ties go to the groups that come first in ``tasks``.
 
     Args:
         conflicts: Symmetric pair conflicts, shape (K, K).
@@ -136,7 +134,7 @@ def _check_report(report: ConflictReport | None, tasks: Sequence[str], num_layer
 def _choose_layers(
     report: ConflictReport | None, config: ExpansionConfig, num_layers: int, seed: int
 ) -> dict[str, dict[int, tuple[Space, ...]]]:
-    """Operation -> layer -> subspaces whose conflicts say which tasks get it there."""
+    """Operation -> layer -> subspaces whose conflicts decide which tasks get it there."""
     choices = config.layers if config.policy == "per_layer" else ("auto",) * num_layers
     chosen: dict[str, dict[int, tuple[Space, ...]]] = {name: {} for name in OPERATIONS}
     if "auto" in choices:
@@ -169,7 +167,7 @@ def _by_conflicts(report: ConflictReport, config: ExpansionConfig, seed: int) ->
         if config.selection == "reversed":
             order.sort(key=lambda layer: (scores[layer], layer))
         elif config.selection == "random":
-            # From the layer order, so that the draw does not depend on what was measured.
+            # Drawn from the layer order, so that the draw does not depend on what was measured.
             order.sort()
             random.Random(f"expansion {space} {seed}").shuffle(order)
         chosen.append(set(order[:num_chosen]))
@@ -177,8 +175,8 @@ def _by_conflicts(report: ConflictReport, config: ExpansionConfig, seed: int) ->
 
 
 def _num_chosen(ratio: float, num_layers: int) -> int:
-    # Rounded first: 0.1 * 3 * 10 layers are 3, and steps of 0.0833333 or a typed 0.66667 mean twelfths and
-    # two thirds.
+    # Rounded first: 0.1 * 3 * 10 layers must give 3, and steps of 0.0833333 or a typed 0.66667 mean twelfths
+    # and two thirds.
     return math.ceil(round(ratio * num_layers, 4))
 
 
@@ -200,7 +198,7 @@ def _mean_conflicts(
     chosen: Mapping[str, Mapping[int, tuple[Space, ...]]],
     active: Mapping[str, Mapping[int, set[str]]],
 ) -> Tensor:
-    """Mean pair conflict (K, K) over the operations that take place, each in its own subspace."""
+    """Mean pair conflict (K, K) over the operations that take part, each in its own subspace."""
     rates = [
         report.rates(space)[layer]
         for operation, layers in active.items()

@@ -29,8 +29,8 @@ SIGNIFICANCE = 0.05
 class ConflictReport:
     """Conflict counts of one model on one set of images; everything else follows from them.
 
-    Only integers are stored, so that a report does not depend on how the images were batched. Standard
-    errors are by image: tokens of one image are not independent of each other (ours).
+    Only integers are stored, so that a report does not depend on how the images were batched. Standard errors
+    are over images, because tokens of one image are not independent of each other (ours).
 
     Attributes:
         tasks: Names of the K tasks.
@@ -40,12 +40,13 @@ class ConflictReport:
         range_dims: Dimension of the range space of each layer.
         range_counts: Tokens at which the range projections of a pair conflict, int64, shape (I, D, pairs).
         null_counts: The same in the null space.
-        both: Whether an image has the labels of both tasks of a pair, bool, shape (I, pairs); the counts are
-            0 elsewhere. ``None`` where all have. Each pair is then a mean over its own images, a score is the
-            mean over the pairs that have any, and its standard error that of a ratio, linearised (ours).
+        both: Whether an image has the labels of both tasks of a pair, bool, shape (I, pairs); elsewhere the
+            counts are 0. ``None`` if all images have all labels. Each pair is then a mean over its own
+            images, a score is the mean over the pairs that have any, and its standard error that of a ratio,
+            linearised (ours).
 
     Raises:
-        ValueError: If the shapes do not fit together, or there is no image.
+        ValueError: If the shapes do not match, or there is no image.
     """
 
     tasks: tuple[str, ...]
@@ -125,11 +126,11 @@ class ConflictReport:
         return self._layer_counts(space).sum(0).to(torch.float64) / positions
 
     def score_errors(self, space: Space) -> Tensor:
-        """Standard errors of the scores by image: float64, (D,); infinite for a single image."""
+        """Standard errors of the scores over images: float64, (D,); infinite for a single image."""
         return _standard_error(self._image_scores(space))
 
     def pair_errors(self, space: Space) -> Tensor:
-        """Standard errors of the rates by image: float64, (D, K, K); infinite for a single image."""
+        """Standard errors of the rates over images: float64, (D, K, K); infinite for a single image."""
         rates_IDX = self._counts(space).to(torch.float64) / self.num_positions
         if self.both is None:
             return pair_matrices(_standard_error(rates_IDX), len(self.tasks))
@@ -143,7 +144,8 @@ class ConflictReport:
 
     def ranking(self, space: Space) -> tuple[int, ...]:
         """Layers, most conflicts first; equal scores by lower layer index. Compared as integers."""
-        # As if every pair had equally many images, which 1 / images of the pair would not do exactly.
+        # As if every pair had equally many images, which dividing by the images of the pair would only
+        # approximate.
         images = [max(1, each) for each in self._images_X.tolist()]
         common = math.lcm(*images)
         totals = [
@@ -153,10 +155,10 @@ class ConflictReport:
         return tuple(sorted(range(self.num_layers), key=lambda layer: (-totals[layer], layer)))
 
     def ties(self, space: Space) -> tuple[bool, ...]:
-        """Whether each layer of the ranking cannot be told from the next one (D - 1 answers; ours).
+        """Whether each layer of the ranking cannot be distinguished from the next (D - 1 answers; ours).
 
-        Two layers tie when their mean difference over the images is within 2 of its standard errors. The
-        differences are paired by image, so what makes an image hard at every layer cancels.
+        Two layers tie if their mean difference over the images is within 2 of its standard errors. The
+        differences are paired by image, so effects that make an image hard at every layer cancel.
         """
         order = list(self.ranking(space))
         of_images = self._layer_counts(space) if self.both is None else self._image_scores(space)
@@ -166,7 +168,7 @@ class ConflictReport:
         return tuple(bool(tie) for tie in within)
 
     def distinguishable(self, space: Space) -> float:
-        """Probability of layer differences this large if all layers conflicted alike (ours).
+        """Probability of layer differences this large if all layers had equal conflict rates (ours).
 
         Friedman's test with images as blocks and layers as treatments: mid-ranks, correction for ties,
         chi-square with D - 1 degrees of freedom. 1 when there is nothing to compare.
@@ -174,7 +176,7 @@ class ConflictReport:
         return _friedman_p_value(self._layer_counts(space))
 
     def summary(self) -> str:
-        """One sentence per subspace: spread, error, and whether the ranking is more than chance."""
+        """One sentence per subspace: spread, error, and whether the ranking differs from chance."""
         if not self.pairs:
             return f"There is one task ({self.tasks[0]}), so there are no conflicts."
         return "\n".join((self._sentence("range"), self._sentence("null")))
@@ -256,8 +258,8 @@ class ConflictReport:
         return self._counts(space).sum(2)
 
     def _image_scores(self, space: Space) -> Tensor:
-        """Score that each image alone would give, float64, (I, D); without all labels, values whose mean is
-        the score and that vary as it does."""
+        """Score of each single image, float64, (I, D). If labels are missing: values with the score as their
+        mean and the same variation."""
         positions = self.num_positions * max(1, len(self.pairs))
         if self.both is not None:
             images_X = self._images_X.to(torch.float64)

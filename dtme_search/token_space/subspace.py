@@ -15,7 +15,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class TokenSpace:
-    """Two orthogonal subspaces that together are the token space of one layer.
+    """Two orthogonal subspaces that together form the token space of one layer.
 
     Attributes:
         range_basis: Directions of much variance, orthonormal columns, float64, shape (P, R). R may be 0.
@@ -39,8 +39,8 @@ class TokenSpace:
 class CovarianceAccumulator:
     """Uncentered covariance of tokens, ``C = (1/n) sum t t^T``, streamed over batches in float64.
 
-    The paper writes the covariance of the tokens that enter a layer and does not subtract their mean; all
-    tokens count, class and register tokens included (ours).
+    The paper uses the covariance of the tokens that enter a layer and does not subtract their mean. All
+    tokens count, including class and register tokens (ours).
 
     Example:
         >>> accumulator = CovarianceAccumulator()
@@ -64,7 +64,7 @@ class CovarianceAccumulator:
         """Covariance of all tokens so far, float64, shape (P, P).
 
         Raises:
-            ValueError: If there were none.
+            ValueError: If there were no tokens.
         """
         if self._sum_PP is None or not self._num_tokens:
             raise ValueError("covariance: tokens must be at least one, got none. Call update first.")
@@ -74,16 +74,16 @@ class CovarianceAccumulator:
 def split_token_space(covariance: Tensor, variance_ratio: float) -> TokenSpace:
     """Split the token space of one layer into its range space and its null space.
 
-    With eigenvalues in descending order, the range space is spanned by the first m eigenvectors, m the
-    smallest with ``sum(lambda[:m]) >= variance_ratio * sum(lambda[m:])`` (arXiv 2507.07485v2, Sec. 4.1).
-    Eq. 3 as printed is the inverse ratio, which does not fit the paper's values 1 to 1000; range over
-    null is our reading. Eigenvalues below rounding (P times machine precision times the largest) count as
-    0, so that tokens of rank q give m <= q. Tokens that are all zero have an empty range space; full rank
-    and a huge ratio leave an empty null space.
+    With eigenvalues in descending order, the range space is spanned by the first m eigenvectors, where m is
+    the smallest number with ``sum(lambda[:m]) >= variance_ratio * sum(lambda[m:])`` (arXiv 2507.07485v2, Sec.
+    4.1). Eq. 3 as printed is the inverse ratio, which does not fit the paper's values 1 to 1000; range over
+    null is our reading. Eigenvalues below rounding (P times machine precision times the largest) count as 0,
+    so that tokens of rank q give m <= q. If all tokens are zero, the range space is empty; with full rank and
+    a huge ratio, the null space is.
 
     Args:
         covariance: Uncentered covariance of the tokens, symmetric, shape (P, P).
-        variance_ratio: Variance of the range space over that of the null space, above 0; the paper uses 100.
+        variance_ratio: Variance of the range space over that of the null space, above 0; 100 in the paper.
 
     Returns:
         The two bases in float64, on the device of ``covariance``.
@@ -102,7 +102,7 @@ def split_token_space(covariance: Tensor, variance_ratio: float) -> TokenSpace:
 
 
 def split_token_spaces(covariances: Sequence[Tensor], variance_ratio: float) -> list[TokenSpace]:
-    """:func:`split_token_space` of every layer. Waits for the device three times, not at every layer."""
+    """:func:`split_token_space` for every layer, waiting for the device three times in total."""
     if not (math.isfinite(variance_ratio) and variance_ratio > 0):
         raise ValueError(f"variance_ratio must be a number above 0, got {variance_ratio}.")
     stacked_DPP = torch.stack(list(covariances))
@@ -110,7 +110,7 @@ def split_token_spaces(covariances: Sequence[Tensor], variance_ratio: float) -> 
         raise ValueError("covariance must be finite, got NaN or infinity.")
     ascending_DP, vectors_DPP = torch.linalg.eigh(stacked_DPP.to(torch.float64))
     precision = torch.finfo(stacked_DPP.dtype if stacked_DPP.is_floating_point() else torch.float64).eps
-    # The sums are taken on the CPU: cumsum on CUDA fails under deterministic algorithms (torch 2.x).
+    # Sums are computed on the CPU: cumsum on CUDA fails under deterministic algorithms (torch 2.x).
     spaces = []
     for ascending, vectors in zip(ascending_DP.cpu(), vectors_DPP, strict=True):
         range_dim = _range_dim(ascending.flip(0).clamp(min=0.0), precision, variance_ratio)
@@ -122,8 +122,8 @@ def split_token_spaces(covariances: Sequence[Tensor], variance_ratio: float) -> 
 def _range_dim(eigenvalues: Tensor, precision: float, variance_ratio: float) -> int:
     rounding = len(eigenvalues) * precision * eigenvalues.max()
     eigenvalues = torch.where(eigenvalues > rounding, eigenvalues, 0.0)
-    # Sums of the first m and of the rest for m = 0..P. The rest is summed from its small end, because a
-    # difference to the total would lose it where it matters.
+    # Sums of the first m and of the rest for m = 0..P. The rest is summed from its small end, because as a
+    # difference from the total it would lose precision where it matters.
     zero = eigenvalues.new_zeros(1)
     head = torch.cat([zero, eigenvalues.cumsum(0)])
     rest = torch.cat([eigenvalues.flip(0).cumsum(0).flip(0), zero])

@@ -1,4 +1,4 @@
-"""Plain text tables, the same for reports and plans."""
+"""Plain text tables for reports and plans."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Sequence
 
 
 def format_table(header: Sequence[str], rows: Sequence[Sequence[str]], max_cell: int = 28) -> str:
-    """Align columns under their header; numbers to the right, words to the left.
+    """Align columns under their headers; numbers to the right, words to the left.
 
     Args:
         header: Column titles.
         rows: Cells as text, one sequence per row.
-        max_cell: Longer cells go on in the next line of the same column.
+        max_cell: Longer cells continue in the next line of the same column.
 
     Returns:
         Lines without trailing blanks, joined by newlines.

@@ -1,4 +1,4 @@
-"""What a run tells its owner, and how the owner ends it."""
+"""What a run reports to its owner, and how the owner ends it."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ class Progress:
 
 @dataclass(frozen=True)
 class Callbacks:
-    """Who hears of a run.
+    """The functions that a run calls.
 
     Attributes:
         on_progress: A sign of life, every few steps.
-        on_expand: The plan and the conflicts behind it, right before the growth, and once more when a run
-            that has grown is taken up again; may raise to end the run.
-        on_evaluate: An evaluation, made here or taken over from a trunk; may raise to end the run.
-        on_gradients: A look at the gradients: steps done, whether the network has grown, what was seen.
-        on_reuse: Steps taken over from a trunk, and the seconds that saved.
-        should_stop: Asked after every step.
+        on_expand: The plan and the conflicts behind it, right before the growth, and again when a run that
+            has already grown is resumed; may raise to end the run.
+        on_evaluate: An evaluation, made here or taken from a trunk; may raise to end the run.
+        on_gradients: Gradient statistics: steps done, whether the network has grown, the statistics.
+        on_reuse: Steps taken from a trunk, and the seconds that saved.
+        should_stop: Called after every step.
     """
 
     on_progress: Callable[[Progress], None] = lambda _: None

@@ -20,10 +20,10 @@ _log = logging.getLogger(__name__)
 
 
 def save_checkpoint(path: Path, fingerprint: str, content: Mapping[str, Any]) -> None:
-    """Write tensors and plain values so that a reader sees the old file or the new one, never half.
+    """Write tensors and plain values so that a reader sees the old file or the new one, never a partial one.
 
     Raises:
-        DiskFullError: If the disk does not take it; the old file stays.
+        DiskFullError: If the disk refuses it; the old file stays.
         OSError: If the folder cannot be written.
     """
     partial = _partial(path)
@@ -39,7 +39,7 @@ def save_checkpoint(path: Path, fingerprint: str, content: Mapping[str, Any]) ->
 
 
 def save_snapshot(folder: Path, fingerprint: str, content: Mapping[str, Any]) -> Path:
-    """Write a state that other runs will begin from; its file name carries its SHA-256.
+    """Write a state from which other runs will start; its file name contains its SHA-256.
 
     Raises:
         OSError: If the disk is full or the folder cannot be written; nothing is left behind.
@@ -53,7 +53,7 @@ def save_snapshot(folder: Path, fingerprint: str, content: Mapping[str, Any]) ->
 
 
 def load_snapshot(path: Path, fingerprint: str, device: torch.device) -> dict[str, Any] | None:
-    """Read what :func:`save_snapshot` wrote; a file that is not what its name says is removed and logged."""
+    """Read what :func:`save_snapshot` wrote; a file whose content does not match its name is removed."""
     try:
         intact = _digest(path) == path.stem.removeprefix("snapshot-")
     except FileNotFoundError:
@@ -75,7 +75,7 @@ def _write(partial: Path, fingerprint: str, content: Mapping[str, Any]) -> None:
         try:
             torch.save({"format": FORMAT, "fingerprint": fingerprint, **content}, file)
         except RuntimeError as error:
-            # torch hides the reason of a failed write behind an error of its own format.
+            # torch reports a failed write as an error of its own format, which hides the reason.
             cause = error.__context__
             if not isinstance(cause, OSError) or cause.errno is None:
                 raise
@@ -90,12 +90,12 @@ def _digest(path: Path) -> str:
 
 
 def load_checkpoint(path: Path, fingerprint: str | None, device: torch.device) -> dict[str, Any] | None:
-    """Read a checkpoint, or ``None`` when there is none or it is broken (then it is removed and logged).
+    """Read a checkpoint, or ``None`` if there is none or it is broken (then it is removed and logged).
 
     Args:
         path: File written by :func:`save_checkpoint`.
         fingerprint: Work it must belong to; ``None`` accepts any.
-        device: Where its tensors go.
+        device: Where its tensors are loaded.
 
     Raises:
         TrainingError: If it belongs to other work or to another version of this program.
@@ -107,7 +107,7 @@ def load_checkpoint(path: Path, fingerprint: str | None, device: torch.device) -
         content: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
         if not isinstance(content, dict):
             raise TypeError("it holds no names")
-    except Exception as error:  # torch raises many kinds here: a cut zip, a bad pickle, a wrong header
+    except Exception as error:  # torch raises many kinds here: a truncated zip, a bad pickle, a wrong header
         if fingerprint is None:
             raise TrainingError(f"{path}: cannot be read as a checkpoint: {_why(error)}.") from error
         _log.warning("%s cannot be read (%s); it is removed and the run starts again.", path, _why(error))
@@ -125,6 +125,6 @@ def load_checkpoint(path: Path, fingerprint: str | None, device: torch.device) -
 
 def _why(error: Exception) -> str:
     if isinstance(error, pickle.UnpicklingError):
-        # torch's own words recommend to load it all the same.
+        # torch's own message recommends loading it anyway, which could run code.
         return "it is damaged or holds more than tensors and plain values, which could run code; none was run"
     return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -1,4 +1,4 @@
-"""Losses and metrics that a config chooses in place of those that its data set gives the tasks."""
+"""Losses and metrics that a config chooses instead of those that the data set gives its tasks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dtme_search.training.losses import LOSSES
 
 
 def as_chosen(data: TaskData, config: RunConfig) -> TaskData:
-    """The same data for the tasks of a run, described as ``tasks`` of its config says.
+    """The same data for the tasks of a run, described as in ``tasks`` of its config.
 
     Raises:
         ConfigError: If a loss or metric is unknown, does not suit the kind of its task, or has wrong options.
@@ -41,7 +41,7 @@ def _chosen(spec: TaskSpec, task: TaskConfig, files: tuple[str, ...]) -> TaskSpe
 def _changes(
     spec: TaskSpec, part: str, name: str, found: Any, given: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, Any]:
-    """What a chosen loss or metric changes in a description, its options checked by the part's own model."""
+    """What a chosen loss or metric changes in a task's description, with options checked by its own model."""
     _check_kind(spec, part, name, found.kinds)
     where = f"tasks.{spec.name}.{part}_options"
     options = validate(found.options, given.get(name, {}), f"{where}.{name}")

@@ -27,7 +27,7 @@ from dtme_search.training.task_gradients import Draws, TaskGradients, task_gradi
 
 
 def method_of(config: RunConfig, device: torch.device) -> Method | None:
-    """The method that ``train.combine`` names; ``None`` adds plainly."""
+    """The method that ``train.combine`` names; ``None`` means a plain sum."""
     return build_method(
         Setting(
             options=config.train.combine,
@@ -45,18 +45,18 @@ def state_of(method: Method | None) -> dict[str, Tensor]:
 
 
 def restore(method: Method | None, state: CombineState) -> None:
-    """Go on where :func:`state_of` was called."""
+    """Continue from the result of :func:`state_of`."""
     if isinstance(method, LossWeighting):
         method.restore(state)
 
 
 class Combination:
-    """Leaves the gradients of a step in the parameters, as ``train.combine`` says.
+    """Writes the combined gradients of a step into the parameters, following ``train.combine``.
 
     Args:
         config: The run.
-        losses: Its losses; gives the model and the device.
-        method: As :func:`method_of` makes it; its state is that of the run.
+        losses: Its losses, with the model and the device.
+        method: From :func:`method_of`; its state belongs to the run.
     """
 
     def __init__(self, config: RunConfig, losses: TaskLosses, method: Method | None) -> None:
@@ -72,20 +72,20 @@ class Combination:
 
     @property
     def is_plain(self) -> bool:
-        """Whether losses are simply added up."""
+        """Whether losses are simply summed."""
         return self.method is None
 
     def backward(
         self, step: int, batch: Batch, weights: Mapping[str, float], parts: int = 1
     ) -> dict[str, Tensor]:
-        """Add the combined gradients of a batch to ``.grad``; gives the losses.
+        """Add the combined gradients of a batch to ``.grad``; returns the losses.
 
         Args:
             step: 0-based step.
             batch: The batch.
-            weights: Active task -> task weight times the factor of the schedule; they multiply what the
-                method gives. One task is trained plainly, whatever the method.
-            parts: In how many parts the batch goes through the network.
+            weights: Active task -> task weight times the factor of the schedule, applied to the result of the
+                method. A single task is trained plainly, whatever the method.
+            parts: Number of parts in which the batch goes through the network.
         """
         self._seen = None
         if self.method is None or len(weights) == 1:
@@ -101,7 +101,7 @@ class Combination:
         return found.losses
 
     def after_update(self, batch: Batch, parts: int = 1) -> None:
-        """Let the method learn from the step whose update has just been made."""
+        """Let the method learn from the step whose update has just been applied."""
         if self._seen is None or not isinstance(self.method, LossWeighting):
             return
         seen, self._seen = self._seen, None
@@ -111,7 +111,7 @@ class Combination:
 
     @contextmanager
     def rehearsal(self) -> Iterator[None]:
-        """Forget afterwards what the method learns inside."""
+        """Undo afterwards what the method learns inside."""
         before = state_of(self.method)
         try:
             yield
@@ -148,7 +148,7 @@ class Combination:
         self, method: Weighted, step: int, found: TaskGradients, weights: Mapping[str, float]
     ) -> None:
         gram = found.gram()
-        # A task without valid pixels has a gradient of 0, which some methods would take for the best common
+        # A task without valid pixels has gradient 0, which some methods would choose as the best common
         # direction. A gradient that is not finite is left to the loss log, which names the task.
         kept = (gram.diagonal() > 0).nonzero()[:, 0]
         factors = torch.ones(len(gram), dtype=torch.float64)
@@ -173,7 +173,7 @@ class Combination:
 
     @torch.no_grad()
     def _look(self, batch: Batch, tasks: tuple[str, ...], parts: int) -> dict[str, Tensor]:
-        """Losses of the batch with the random draws of this step; running statistics stay as they are."""
+        """Losses of the batch with the random draws of this step; running statistics do not change."""
         assert self._draws is not None
         here = Draws(self.device)
         self._draws.repeat()
@@ -186,12 +186,12 @@ class Combination:
         return sums
 
     def _vector(self, values: Mapping[str, Tensor]) -> Tensor:
-        """One entry per task of the run, 0 for those that are not there; shape (K)."""
+        """One entry per task of the run, 0 for inactive tasks; shape (K)."""
         zero = torch.zeros((), device=self.device)
         return torch.stack([values.get(name, zero).detach().float() for name in self.tasks])
 
     def _mask(self, tasks: tuple[str, ...]) -> Tensor:
-        # Kept: to make one on a GPU waits for it.
+        # Cached, because creating a tensor on a GPU makes the CPU wait for it.
         if tasks not in self._masks:
             self._masks[tasks] = torch.tensor([name in tasks for name in self.tasks], device=self.device)
         return self._masks[tasks]
@@ -229,7 +229,7 @@ def _generator(seed: int, step: int, device: torch.device) -> torch.Generator:
 
 @contextmanager
 def kept_buffers(model: nn.Module) -> Iterator[None]:
-    """Give running statistics back as they were."""
+    """Restore running statistics."""
     before = [buffer.clone() for buffer in model.buffers()]
     try:
         yield
@@ -239,10 +239,10 @@ def kept_buffers(model: nn.Module) -> Iterator[None]:
 
 
 def graphs_survive(config: RunConfig) -> Any:
-    """Context in which the graph of a compiled block may serve several backward passes."""
+    """Context in which the graph of a compiled block allows several backward passes."""
     if not config.train.compile or config.train.combine.kind == "sum":
         return nullcontext()
-    # Before 2.15 torch reuses the memory of a compiled graph, and refuses a second pass through it.
+    # Before 2.15 torch reuses the memory of a compiled graph and refuses a second pass through it.
     import torch._functorch.config as functorch
 
     return functorch.patch(donated_buffer=False) if hasattr(functorch, "donated_buffer") else nullcontext()
@@ -255,13 +255,13 @@ def _sum_rows(found: TaskGradients, indices: range, factors: list[float]) -> Non
             gradient = row[index]
             if gradient is not None:
                 total = gradient * factor if total is None else total.add_(gradient, alpha=factor)
-                row[index] = None  # as memory is needed for the sums, that of the rows is given back
+                row[index] = None  # free the rows as the sums grow, to keep the peak memory low
         if total is not None:
             _add_gradient(found.parameters[index], total)
 
 
 def _add_gradient(parameter: nn.Parameter, gradient: Tensor) -> None:
     if gradient.stride() != parameter.stride():
-        # Convolutions give other layouts, which torch would warn of where a backward pass adds to them.
+        # Convolutions return other memory layouts, which torch warns about when a backward pass adds to them.
         gradient = torch.empty_like(parameter).copy_(gradient)
     parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient

@@ -1,11 +1,11 @@
 """How hard each training image is for each task, at one step of a training.
 
-The scores of several steps are a data map: the mean of an image's scores is its confidence, their spread its
+The scores of several steps form a data map: the mean of an image's scores is its confidence, their spread its
 variability.
 
 Source: Swayamdipta et al., "Dataset Cartography" (arXiv 2009.10795), for classes of whole images; Islam et
-al., STG-MTL (arXiv 2307.03374), groups tasks by it. Ours: scores of dense tasks, and a fixed set of images
-without augmentation in place of every batch, so that runs can be compared.
+al., STG-MTL (arXiv 2307.03374), groups tasks by it. Ours: scores for dense tasks, and a fixed set of images
+without augmentation instead of every batch, so that runs can be compared.
 
 Shapes: B images, C channels, H height, W width.
 """
@@ -35,14 +35,14 @@ _DIGITS = 4
 def image_scores(
     model: MultiTaskViT, data: TaskData, tasks: Sequence[str], train: TrainConfig, num_images: int, seed: int
 ) -> Scores:
-    """Score training images that ``seed`` chooses, always in the same order.
+    """Score training images chosen by ``seed``, always in the same order.
 
-    - classes: mean probability of the true class over the valid pixels;
-    - masks: the same, where edges are scored on edge pixels only, which the background would drown;
-    - numbers: exp(-e / e0), e the mean error of the image (L1, for normals degrees), e0 that of the best
-      constant, as a mean over these images.
+    - classes: mean probability of the true class over the valid pixels; - masks: the same, but edges are
+    scored on edge pixels only, because the background would dominate; - numbers: exp(-e / e0), where e is the
+    mean error of the image (L1, for normals degrees) and e0 that of the best constant, as a mean over these
+    images.
 
-    The model's mode is left as it was.
+    The model's mode does not change.
     """
     means = {name: mean.to(data.device) for name, mean in data.target_means().items()}
     found: dict[str, list[Tensor]] = {name: [] for name in tasks}
@@ -76,7 +76,7 @@ def _in_numbers(values: Tensor, constant: Tensor | None) -> tuple[float | None, 
 
 
 def _per_image(spec: TaskSpec, prediction: Tensor, target: Tensor, valid: Tensor) -> Tensor:
-    """Probability of the truth, or the error, as a mean over the counted pixels: (B,), NaN without any."""
+    """Probability of the truth, or the error, as a mean over the counted pixels: (B,), NaN if none."""
     counted = valid[:, 0]
     if spec.kind == "classes":
         true = target.clamp(0, spec.channels - 1).unsqueeze(1)

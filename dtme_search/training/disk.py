@@ -1,4 +1,4 @@
-"""Files of a run without a look inside: when a disk is full, which have served."""
+"""Files of a run, regardless of their content: full disks, and files that are no longer needed."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from pathlib import Path
 from dtme_search.errors import DiskFullError
 
 DISK_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
-"""What the system says when a file cannot grow any more, or a disk is broken and takes nothing."""
+"""Error numbers for a file that cannot grow any more, or for a broken disk that accepts no writes."""
 _OF_BROKEN_DISKS = (errno.EIO, errno.EROFS)
 
 
 def disk_full(error: OSError, place: Path) -> DiskFullError:
-    """What to say of a file below or at ``place`` that the disk did not take."""
+    """Error message for a file below or at ``place`` that the disk refused."""
     cure = "Look after the disk" if error.errno in _OF_BROKEN_DISKS else "Free some space"
     return DiskFullError(
         f"{error.filename or place}: {error.strerror}. {cure}, then run the same command again to "
@@ -23,16 +23,16 @@ def disk_full(error: OSError, place: Path) -> DiskFullError:
 
 
 def remove_checkpoint(path: Path) -> None:
-    """Remove a checkpoint that has served, and what processes that died while they wrote it left."""
+    """Remove a checkpoint that is no longer needed, and files of processes that died while writing."""
     for file in (path, *path.parent.glob(f"{path.name}.*.partial")):
         file.unlink(missing_ok=True)
 
 
 def check_sums(path: Path) -> None:
-    """Compare all that torch wrote to a file with the checksums beside it, which torch does not do itself.
+    """Compare everything torch wrote to a file with the checksums next to it, which torch itself does not do.
 
     Raises:
-        ValueError: If a disk gave back something else than was written, or the file is not torch's.
+        ValueError: If the disk returned something else than was written, or the file is not torch's.
     """
     try:
         with zipfile.ZipFile(path) as file:

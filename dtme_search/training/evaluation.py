@@ -19,10 +19,10 @@ from dtme_search.training.runtime import autocast
 
 
 def check_scoring(config: RunConfig, split: Split) -> None:
-    """Refuse a run in which the test split would decide how it is trained.
+    """Refuse a run in which the test split would influence the training.
 
     Raises:
-        ConfigError: If task weights follow evaluations, and there is nothing but the test split for them.
+        ConfigError: If task weights follow evaluations and only the test split is available for them.
     """
     if split == "test" and config.auxiliary_tasks and config.schedule.patience is not None:
         raise ConfigError(
@@ -35,7 +35,7 @@ def check_scoring(config: RunConfig, split: Split) -> None:
 def evaluate(
     model: MultiTaskViT, data: TaskData, split: Split, train: TrainConfig, tasks: Sequence[str] | None = None
 ) -> dict[str, float]:
-    """Metric of every task (or of ``tasks``) on a split; the model's mode is left as it was."""
+    """Metric of every task (or of ``tasks``) on a split; the model's mode does not change."""
     meters = {name: build_meter(data.specs[name]) for name in tasks or data.specs}
     _measure(model, data, split, train, {name: (meter,) for name, meter in meters.items()})
     return {name: meter.compute() for name, meter in meters.items()}
@@ -49,21 +49,21 @@ def evaluate_extra(
     tasks: Sequence[str],
     on_images: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> dict[str, dict[str, float]]:
-    """What publications report beside the metrics of ``evaluate``, for example the exact odsF of edges.
+    """Further metrics for comparison with publications, for example the exact odsF of edges.
 
-    Exact matching takes a third of a second of processor time for an image of 425x560, so this is for final
-    evaluations.
+    Exact matching takes a third of a second of processor time for an image of 425x560, so use it only in
+    final evaluations.
 
     Args:
-        model: Its mode is left as it was.
+        model: Its mode does not change.
         data: Its data.
         split: Where to measure.
         train: Batch size and precision.
         tasks: Tasks that were evaluated.
-        on_images: Called with images done and images in all; may raise to stop.
+        on_images: Called with the number of images done and in total; may raise to stop.
 
     Returns:
-        Task -> metric -> value, in the unit of the task; only tasks that have such metrics.
+        Task -> metric -> value, in the unit of the task; only tasks with such metrics.
     """
     meters = {name: extra_meters(data.specs[name]) for name in tasks}
     meters = {name: of_task for name, of_task in meters.items() if of_task}
@@ -79,9 +79,9 @@ def evaluate_extra(
 def evaluate_each(
     model: MultiTaskViT, data: TaskData, split: Split, train: TrainConfig
 ) -> list[tuple[str, dict[str, float | None]]]:
-    """Id and metric of every task for each image of a split alone; ``None`` where no pixel of it counts.
+    """Id and metric of every task for each single image of a split; ``None`` if no pixel of it counts.
 
-    Their mean is not the metric of the split: that pools pixels, or takes one threshold for all images.
+    Their mean is not the metric of the split, which pools pixels or uses one threshold for all images.
     """
     meters = {name: (build_meter(spec),) for name, spec in data.specs.items()}
     ids, rows = data.splits.ids(split), []
@@ -111,7 +111,7 @@ def _measure(
     meters: Mapping[str, Sequence[Meter]],
     on_images: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> None:
-    """Show the outputs of a model on a split to the meters of each task."""
+    """Pass the outputs of a model on a split to the meters of each task."""
     names = tuple(meters)
     done, total = 0, len(data.splits.ids(split))
     was_training = model.training
@@ -137,7 +137,7 @@ def _show(
     batch: Batch,
     own: Iterator[OwnLabels] | None,
 ) -> None:
-    """Show outputs (B, C, H, W) to the meters, at their size or at that of each image's labels."""
+    """Pass outputs (B, C, H, W) to the meters, at their size or at that of each image's labels."""
     if own is None:
         for name, of_task in meters.items():
             for meter in of_task:
@@ -152,9 +152,9 @@ def _show(
 
 @torch.no_grad()
 def no_image_priors(data: TaskData, split: Split, batch_size: int) -> dict[str, float]:
-    """Metric of the best guess without looking: per pixel, the mean or most frequent training label.
+    """Metric of the best guess that ignores the image: per pixel the mean or most frequent training label.
 
-    A model that does not clearly beat this has learnt the average scene, and a delta_m built on it says
+    A model that does not clearly beat this has only learnt the average scene, and a delta_m built on it says
     nothing about sharing [ours].
     """
     maps = _average_labels(data, batch_size)
@@ -183,7 +183,7 @@ def _average_labels(data: TaskData, batch_size: int) -> dict[str, Tensor]:
             valid, target = batch.valid[name], batch.targets[name]
             counts[name] += valid.sum(dim=0)
             if spec.kind == "classes":
-                # Counted in place: one plane per class and image would take gigabytes.
+                # Count in place: one plane per class and image would take gigabytes.
                 sums[name].scatter_add_(0, target.clamp(0, spec.channels - 1), valid[:, 0].double())
             else:
                 sums[name] += torch.where(valid, target.double(), 0).sum(dim=0)
@@ -191,7 +191,7 @@ def _average_labels(data: TaskData, batch_size: int) -> dict[str, Tensor]:
     for name, spec in data.specs.items():
         mean = sums[name] / counts[name].clamp(min=1)
         if spec.kind == "mask":
-            # Where the mean is highest, as many pixels as make the best guess of a region.
+            # The best guess of a region: as many pixels as that takes, where the mean is highest.
             level = _best_region(mean) if spec.metric == "iou" else torch.tensor(0.5)
             mean = torch.logit(mean, eps=1e-6) - torch.logit(level.to(mean), eps=1e-6)
         maps[name] = mean.float()
@@ -199,7 +199,7 @@ def _average_labels(data: TaskData, batch_size: int) -> dict[str, Tensor]:
 
 
 def _best_region(mean: Tensor) -> Tensor:
-    """Just below the lowest mean of the pixels whose union has the best IoU with the labels on average."""
+    """A threshold just below the lowest mean of the pixel set with the best average IoU with the labels."""
     ranked = mean.flatten().sort(descending=True).values
     hits = ranked.cumsum(0)
     union = hits[-1] + torch.arange(1, len(ranked) + 1, device=mean.device) - hits

@@ -1,8 +1,8 @@
-"""Selective fine-tuning: once auxiliary tasks have stopped, only the parts that matter go on training.
+"""Selective fine-tuning: once auxiliary tasks have stopped, only the parts that matter keep training.
 
 A summary of MT2ST says that its last phase "updates only the most relevant parts"; the paper (arXiv
 2406.18038v6) has no formula for it, so all of this is [ours]. Parts are the embedding, every block and the
-final norm. Decoders, modulations and task tokens always train. What is frozen keeps its optimiser state.
+final norm. Decoders, modulations and task tokens always train. Frozen parts keep their optimiser state.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from dtme_search.training.task_gradients import Draws, task_gradients, trained_p
 def choose_parts(
     losses: TaskLosses, tasks: Sequence[str], settings: FinetuneConfig, seed: int
 ) -> tuple[str, ...]:
-    """Parts that go on training, in the order of the model.
+    """Parts that keep training, in the order of the model.
 
     Args:
-        losses: Losses of the run; gives the model, which is left as it is.
+        losses: Losses of the run, with the model, which does not change.
         tasks: Primary tasks.
         settings: How many parts, and which.
         seed: Chooses images, and parts for the control ``random``.
@@ -44,7 +44,7 @@ def choose_parts(
     else:
         scores = importances(losses, tasks, settings, seed)
         sign = -1.0 if settings.selection == "importance" else 1.0
-        order = sorted(names, key=lambda name: sign * scores[name])  # stable: a tie goes to the lower layer
+        order = sorted(names, key=lambda name: sign * scores[name])  # stable: ties go to the lower layer
     chosen = set(order[:count])
     return tuple(name for name in names if name in chosen)
 
@@ -54,9 +54,9 @@ def importances(
 ) -> dict[str, float]:
     """Importance of each part: a mean over its parameters, over images, summed over tasks.
 
-    Of every parameter theta with gradient g of a single image: g^2 (``fisher_trace``), the size of theta g
-    (``taylor``) or that of g (``magnitude``). Without the division by the number of parameters large parts
-    would always win.
+    For a parameter theta with gradient g of a single image it is g^2 (``fisher_trace``), |theta g|
+    (``taylor``) or |g| (``magnitude``). It is divided by the number of parameters, because otherwise large
+    parts would always win.
     """
     model, draws = losses.model, Draws(losses.data.device)
     groups = layer_groups(model)
@@ -66,7 +66,7 @@ def importances(
     num_images = 0
     model.eval()
     try:
-        # A graph serves a backward pass per task, which compiled blocks may refuse.
+        # One graph serves a backward pass per task, which compiled blocks may refuse.
         with torch.compiler.set_stance("force_eager"):
             for batch in losses.data.analysis_batches(settings.images, 1, seed):
                 num_images += 1
@@ -82,7 +82,7 @@ def importances(
 
 
 def freeze_all_but(model: MultiTaskViT, parts: Sequence[str]) -> None:
-    """Stop training the shared parameters of all other parts."""
+    """Freeze the shared parameters of all other parts."""
     for name, parameters in layer_groups(model).items():
         if name not in parts:
             for parameter in parameters:

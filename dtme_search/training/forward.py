@@ -1,4 +1,4 @@
-"""From a batch to one loss per task: what training, measuring and timing share."""
+"""From a batch to one loss per task, for training, measuring and timing."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class TaskLosses:
     Attributes:
         train: Precision and edge weight.
         model: The model of the run.
-        data: Its data; gives the task descriptions and the device.
+        data: Its data, with the task descriptions and the device.
     """
 
     train: TrainConfig
@@ -35,7 +35,7 @@ class TaskLosses:
         return {name: find_loss(spec) for name, spec in self.data.specs.items()}
 
     def __call__(self, batch: Batch, tasks: Sequence[str], whole: Batch | None = None) -> dict[str, Tensor]:
-        """Forward pass under autocast, then :meth:`of`; tasks that are not named cost nothing."""
+        """Forward pass under autocast, then :meth:`of`; tasks that are not listed cost nothing."""
         with autocast(self.train, self.data.device):
             predictions = self.model.forward_with_auxiliary(batch.images, tasks)
         return self.of(predictions, batch, tasks, whole)
@@ -47,8 +47,8 @@ class TaskLosses:
         tasks: Sequence[str],
         whole: Batch | None = None,
     ) -> dict[str, Tensor]:
-        """Loss of each of ``tasks`` for predictions that are there already, auxiliary outputs included; of a
-        part of a ``whole`` batch, its share in the loss of that."""
+        """Loss of each of ``tasks`` for existing predictions, auxiliary outputs included; for a part of a
+        ``whole`` batch, its share of the loss of the whole."""
         losses = {}
         for name in tasks:
             output = predictions.outputs[name]
@@ -70,13 +70,14 @@ class TaskLosses:
         )
 
     def backward(self, batch: Batch, weights: Mapping[str, float], parts: int = 1) -> dict[str, Tensor]:
-        """Add the gradients of the weighted sum of the losses; gives the losses.
+        """Add the gradients of the weighted sum of the losses; returns the losses.
 
         Args:
             batch: The batch.
-            weights: Task -> weight; tasks that are not named cost nothing.
-            parts: In how many parts the batch goes through the network, one after the other. The loss is the
-                same; batch norm and stochastic depth see one part at a time, so the gradients are not quite.
+            weights: Task -> weight; tasks that are not listed cost nothing.
+            parts: Number of parts in which the batch goes through the network, one after the other. The loss
+                is the same. The gradients differ slightly, because batch norm and stochastic depth see one
+                part at a time.
         """
         tasks = tuple(weights)
         sums: dict[str, Tensor] = {}
@@ -89,5 +90,5 @@ class TaskLosses:
 
 
 def part_of(size: int, parts: int) -> int:
-    """Images of one part of a batch, at least one."""
+    """Images in one part of a batch, at least one."""
     return max(1, -(-size // parts))

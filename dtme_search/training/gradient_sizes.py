@@ -1,4 +1,4 @@
-"""How large the gradients of tasks are, for schedules that follow them."""
+"""The size of task gradients, for schedules that follow them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dtme_search.training.task_gradients import Draws, task_gradients
 def gradient_norms(losses: TaskLosses, batch: Batch, tasks: Sequence[str], parts: int) -> dict[str, float]:
     """Norm of each task's gradient of a batch on the shared parameters, with the draws of its step.
 
-    Running statistics and random generators are given back as they were, as by :func:`fisher_traces`.
+    Running statistics and random generators are restored, as by :func:`fisher_traces`.
     """
     draws = Draws(losses.data.device)
     with kept_buffers(losses.model):
@@ -28,7 +28,8 @@ def fisher_traces(
     """Mean over the first images of a batch of the squared norm of each task's gradient.
 
     Every image goes through the network alone, with running statistics in the decoders and without stochastic
-    depth [ours]: batch norm would mix the images. Images without valid pixels of a task do not count for it.
+    depth [ours], because batch norm would mix the images. Images without valid pixels of a task do not count
+    for it.
     """
     model, draws = losses.model, Draws(losses.data.device)
     was_training = model.training

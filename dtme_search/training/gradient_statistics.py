@@ -1,12 +1,12 @@
-"""How task gradients compare during a training: between tasks, and between images of one task.
+"""How task gradients compare during training: between tasks, and between images of one task.
 
 Source: Elich et al., "Examining Common Paradigms in Multi-Task Learning" (arXiv 2311.04698); DTME-MTL shows
-the cosines between tasks (arXiv 2507.07485v2, Fig. 4). Whether tasks conflict more than images of one task
-do is the question behind both. Looking changes nothing: neither the model nor its running statistics, nor
-what is drawn later.
+the cosines between tasks (arXiv 2507.07485v2, Fig. 4). The question behind both is whether tasks conflict
+more than images of one task do. Measuring changes nothing: neither the model, nor its running statistics, nor
+later random draws.
 
-Here every image goes through the network alone, with the decoders' running statistics and without stochastic
-depth: gradients out of one batch are coupled by batch norm [ours].
+Every image goes through the network alone, with the decoders' running statistics and without stochastic
+depth, because batch norm would couple the gradients of one batch [ours].
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from dtme_search.training.forward import TaskLosses
 from dtme_search.training.task_gradients import Draws, Gradients, task_gradients, trained_parameters
 
 ALL = "all"
-"""The layer group that holds all shared parameters."""
+"""The layer group with all shared parameters."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class PairSimilarity:
         pair: ``tasks``: two tasks, one image. ``images``: one task, two images.
         task_a: First task.
         task_b: Second task; the first one again for two images.
-        num_pairs: Pairs averaged over; a gradient of 0 (no valid pixel) makes none.
+        num_pairs: Pairs averaged over; a gradient of 0 (no valid pixel) is left out.
         cosine: g h / (|g| |h|).
         cosine_std: Its standard deviation, 0 for one pair.
         magnitude_similarity: 2 |g| |h| / (|g|^2 + |h|^2), between 0 and 1.
@@ -73,19 +73,19 @@ def layer_groups(model: MultiTaskViT) -> dict[str, list[nn.Parameter]]:
 def compare_gradients(
     losses: TaskLosses, tasks: Sequence[str], num_images: int, seed: int
 ) -> list[PairSimilarity]:
-    """Compare the gradients of ``tasks`` on training images without augmentation, which ``seed`` chooses.
+    """Compare the gradients of ``tasks`` on training images without augmentation, chosen by ``seed``.
 
     Costs ``num_images`` times the number of tasks single-image gradients.
     """
     model = losses.model
-    if not layer_groups(model):  # nothing that tasks share is trained
+    if not layer_groups(model):  # no shared parameter trains
         return []
     draws, was_training = Draws(losses.data.device), model.training
     tally = _Tally(model)
     before: dict[str, Gradients] = {}
     model.eval()
     try:
-        # A graph serves a backward pass per task, which compiled blocks may refuse.
+        # One graph serves a backward pass per task, which compiled blocks may refuse.
         with torch.compiler.set_stance("force_eager"):
             for batch in losses.data.analysis_batches(num_images, 1, seed):
                 rows = task_gradients(losses, batch, tasks).rows
@@ -115,12 +115,12 @@ class _Tally:
         }
 
     def add(self, pair: str, first: str, second: str, one: Gradients, other: Gradients) -> None:
-        """Take in one pair of gradients."""
+        """Add one pair of gradients."""
         of_group = {
             name: torch.stack([_sums(one[index], other[index]) for index in group]).sum(0)
             for name, group in self.groups.items()
         }
-        # One wait for the device for all groups.
+        # All groups are read with a single wait for the device.
         table = torch.stack(list(of_group.values()))
         table = torch.cat((table, table.sum(0, keepdim=True)))
         for name, (inner, square, square_other, opposed, count) in zip(
@@ -132,7 +132,7 @@ class _Tally:
                 self.seen.setdefault((name, pair, first, second), []).append(values)
 
     def means(self) -> Iterator[PairSimilarity]:
-        """Mean of each pair, in the order in which they were met."""
+        """Mean of each pair, in the order of first occurrence."""
         for key, values in self.seen.items():
             cosines, magnitudes, opposed = zip(*values, strict=True)
             yield PairSimilarity(

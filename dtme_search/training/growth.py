@@ -1,4 +1,4 @@
-"""What happens at the expansion step: measure conflicts, plan, and time what the growth costs."""
+"""The expansion step: measure conflicts, plan, and time what the growth costs."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from dtme_search.training.runtime import Stopwatch
 PROBE_STEPS = 3
 """Passes timed before and after the growth to measure what a grown step costs."""
 
-_WARMUP_SEED = 7919  # keeps the batches of the decoder warm-up apart from those of the training
+_WARMUP_SEED = 7919  # keeps the batches of the decoder warm-up different from those of the training
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,8 @@ class Growth:
         model: Not grown yet.
         data: Its data.
         losses: Task losses of the run.
-        tasks: Tasks that are trained at this step; switched-off auxiliary tasks take no part.
-        parts: In how many parts a batch goes through the network, where memory is short.
+        tasks: Tasks that train at this step; switched-off auxiliary tasks take no part.
+        parts: Number of parts in which a batch goes through the network if memory is short.
     """
 
     config: RunConfig
@@ -54,7 +54,7 @@ class Growth:
 
     @property
     def num_passes(self) -> int:
-        """In how many parts a training batch goes through the network."""
+        """Number of parts in which a training batch goes through the network."""
         return self.parts * self.config.train.accumulate
 
     @property
@@ -65,9 +65,9 @@ class Growth:
     def measure(self, on_progress: Callable[[str], None] = lambda _: None) -> ConflictReport:
         """Conflict report on training images without augmentation.
 
-        The model is in evaluation mode [ours]: batch norm by its running statistics and no stochastic depth.
-        So images do not influence each other, the report is that of the model whatever the batch size, and
-        its standard errors by image say what they claim to.
+        The model is in evaluation mode [ours]: batch norm uses its running statistics, and there is no
+        stochastic depth. So images do not influence each other, the report does not depend on the batch size,
+        and the standard errors by image are valid.
         """
         settings = self.config.expansion
 
@@ -80,7 +80,7 @@ class Growth:
             each = [has_label(specs[name], batch.targets[name], batch.valid[name]) for name in self.tasks]
             return torch.stack(each, dim=1)
 
-        # Without compiled blocks: one forward pass serves a backward pass per task, which they refuse.
+        # Without compiled blocks, which refuse the backward pass per task that follows one forward pass.
         with torch.compiler.set_stance("force_eager"), untouched(self.model):
             self._warm_up_decoders()
             self.model.eval()
@@ -96,16 +96,16 @@ class Growth:
             )
 
     def plan(self, report: ConflictReport | None) -> ExpansionPlan:
-        """Plan over the tasks that are trained; the others keep the shared stream."""
+        """Plan over the tasks that train; the others keep the shared stream."""
         return plan_for(self.config, report, self.tasks, self.model.info.num_layers)
 
     def probe(self, tasks: Sequence[str], combination: Combination | None = None) -> Probe:
-        """Least seconds of a forward and backward pass of ``tasks`` on a training batch; changes nothing.
+        """Shortest time of a forward and backward pass of ``tasks`` on a training batch; changes nothing.
 
-        Losses are added up plainly, or as a ``combination`` does it.
+        Losses are summed, or combined by ``combination``.
 
-        The least, because first allocations only ever make a pass slower. On the CPU these are processor
-        seconds: beside other workers the clock on the wall would measure them, too.
+        The shortest, because first allocations only ever make a pass slower. On the CPU these are processor
+        seconds, because wall-clock time would include the work of other processes.
         """
         train = self.config.train
         batch = next(iter(self.data.train_batches(train.batch_size, self.config.seed + _WARMUP_SEED)))
@@ -114,7 +114,7 @@ class Growth:
         weights = dict.fromkeys(tasks, 1.0)
         with untouched(self.model), nullcontext() if combination is None else combination.rehearsal():
             for number in range(PROBE_STEPS):
-                # The first pass is the slowest anyway: it counts.
+                # The first pass is the slowest anyway, so use it to count operations.
                 counter = FlopCounterMode(display=False) if number == 0 else nullcontext()
                 started = clock()
                 # Operations inside compiled blocks cannot be counted.
@@ -135,7 +135,7 @@ class Growth:
             combination.after_update(batch, self.num_passes)
 
     def _warm_up_decoders(self) -> None:
-        """Train the decoders alone, so that conflicts are not those of random decoders [ours]."""
+        """Train only the decoders, so that conflicts are not those of random decoders [ours]."""
         settings, train = self.config.expansion, self.config.train
         if settings.decoder_warmup_steps == 0:
             return
@@ -163,13 +163,13 @@ def resolved_config(
     plateau_step: int | None = None,
     trained_parts: tuple[str, ...] | None = None,
 ) -> RunConfig:
-    """The run with all that it found out written down: it trains to the same model without looking.
+    """The run with everything it found out written down: it trains to the same model without measuring.
 
     Args:
         config: The run.
         plan: What it grew by.
         plateau_step: Step at which its auxiliary tasks were switched off early, if they were.
-        trained_parts: What went on training then, if it was chosen.
+        trained_parts: Parts that kept training then, if they were chosen.
     """
     if trained_parts:
         finetune = config.schedule.finetune.model_copy(update={"parts": trained_parts})
@@ -194,7 +194,7 @@ def resolved_config(
 
 @contextmanager
 def untouched(model: nn.Module) -> Iterator[None]:
-    """Give the model back as it was: weights, running statistics and mode; gradients are dropped."""
+    """Restore the model: weights, running statistics and mode; gradients are dropped."""
     before = {name: value.clone() for name, value in model.state_dict().items()}
     was_training = model.training
     try:

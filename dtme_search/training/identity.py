@@ -1,8 +1,8 @@
-"""When two runs are the same work: as they stand, up to a step (a trunk), or once their plan is known.
+"""When two runs are the same work: as configured, up to a step (a trunk), or once their plan is known.
 
-Whatever decides the numbers is in the name: config and data, the content of the weights it begins with, and
-for results the arithmetic. What a schedule, a threshold or a ratio says does not count in trunks and resolved
-work, only what it does to the training.
+The name contains everything that determines the numbers: config and data, the content of the initial weights
+and, for results, the arithmetic. For trunks and resolved work, schedules, thresholds and ratios count only
+through their effect on the training.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ _CODE_THAT_TRAINS = (
 
 @dataclass(frozen=True)
 class RunContext:
-    """With which arithmetic a run comes to its numbers; results of another one are not compared with it.
+    """The arithmetic with which a run gets its numbers; results with different arithmetic are not compared.
 
     Attributes:
         device: Kind of device, ``cpu`` or ``cuda``.
-        precision: ``float32`` or ``bfloat16``, as ``train.precision`` comes to on the device.
+        precision: ``float32`` or ``bfloat16``: what ``train.precision`` means on the device.
         torch_version: Version of torch.
-        timm_version: Version of timm, which builds the backbone and draws its weights.
+        timm_version: Version of timm, which builds the backbone and draws its initial weights.
     """
 
     device: str
@@ -61,20 +61,20 @@ class RunContext:
 
 
 def checkpoint_fingerprint(config: RunConfig, data_fingerprint: str) -> str:
-    """Names the training that a checkpoint belongs to. It may go on with another arithmetic: on the device
-    that is free, after an update.
+    """Names the training that a checkpoint belongs to. It may continue with other arithmetic: on whichever
+    device is free, or after an update.
 
     Raises:
-        ConfigError: If the weights that the run begins with cannot be read.
+        ConfigError: If the initial weights cannot be read.
     """
     return run_fingerprint(config, data_fingerprint, name_weights(config.model))
 
 
 def result_fingerprint(config: RunConfig, data_fingerprint: str, context: RunContext) -> str:
-    """Names the result of a config as it stands: a baseline, a final training.
+    """Names the result of a config: a baseline, a final training.
 
     Raises:
-        ConfigError: If the weights that the run begins with cannot be read.
+        ConfigError: If the initial weights cannot be read.
     """
     return run_fingerprint(config, data_fingerprint, name_weights(config.model), astuple(context))
 
@@ -82,9 +82,9 @@ def result_fingerprint(config: RunConfig, data_fingerprint: str, context: RunCon
 def trunk_fingerprint(config: RunConfig, step: int, data_fingerprint: str, context: RunContext) -> str:
     """Names the state of the unexpanded network after ``step`` steps of a run.
 
-    Equal for runs that share everything that shaped the training so far: a switch that comes later, or a
-    decay whose weights have been equal, makes no difference. Another seed, recipe, length, data, kind of
-    device, torch or version of this code does.
+    Equal for runs that share everything that shaped the training so far. A later switch makes no difference,
+    nor does a decay whose weights have been equal so far. Another seed, recipe, length, data, kind of device,
+    version of torch or of this code does.
 
     Args:
         config: The run.
@@ -105,10 +105,10 @@ def trunk_fingerprint(config: RunConfig, step: int, data_fingerprint: str, conte
 def work_fingerprint(
     config: RunConfig, plan: ExpansionPlan, data_fingerprint: str, context: RunContext
 ) -> str:
-    """Names a whole run by what it trains to: equal for runs that end with the same numbers.
+    """Names a whole run by what it trains: equal for runs that end with the same numbers.
 
-    Thresholds and ratios have done their work when the plan is known, and a plan without layers is no
-    growth, whenever it was to come.
+    Thresholds and ratios no longer matter once the plan is known, and a plan without layers means no growth,
+    whenever it was planned.
     """
     growth: dict[str, Any] = {}
     if not plan.is_empty:
@@ -129,21 +129,21 @@ def analysis_fingerprint(config: RunConfig, tasks: tuple[str, ...]) -> str:
 
     Args:
         config: The run.
-        tasks: Tasks that are trained at the expansion step.
+        tasks: Tasks that train at the expansion step.
     """
     settings = {name: getattr(config.expansion, name) for name in MEASURING}
     return fingerprint("conflicts", settings, tasks)
 
 
 def weights_follow_results(config: RunConfig) -> bool:
-    """Whether task weights depend on evaluations or gradients, so that nobody knows them beforehand."""
+    """Whether task weights depend on evaluations or gradients, so that they are not known in advance."""
     schedule = config.schedule
     return bool(config.auxiliary_tasks) and (schedule.patience is not None or schedule.kind in ADAPTIVE)
 
 
 @cache
 def code_fingerprint() -> str:
-    """Version of this package and a digest of the source that trains: an edited decoder is another one."""
+    """Version of this package and a digest of the training code: an edited decoder counts as another."""
     digest = hashlib.sha256()
     root = Path(__file__).parent.parent
     for name in _CODE_THAT_TRAINS:

@@ -1,4 +1,4 @@
-"""Look at runs without training them to the end: conflicts at the expansion step, models of checkpoints."""
+"""Inspect runs without training them to the end: conflicts at the expansion step, models of checkpoints."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from dtme_search.training.trainer import Trainer
 
 
 def check_run(config: RunConfig, data: TaskData) -> None:
-    """Build the model of a run and the part of its plan that needs no measuring, and forget both.
+    """Build the model of a run and the part of its plan that needs no measuring, then discard both.
 
-    What a config or a file of weights gets wrong shows here instead of in mid-training.
+    Errors in a config or a weight file show up here instead of in the middle of the training.
 
     Raises:
-        ConfigError: From the model or the plan, or because the test split would decide something.
+        ConfigError: From the model or the plan, or because the test split would influence the training.
     """
     check_scoring(config, data.scoring_split)
     model = build_model(config.model, data.specs, data.image_size, seed=config.seed, plugins=config.plugins)
@@ -38,9 +38,9 @@ def check_run(config: RunConfig, data: TaskData) -> None:
 def conflicts_at_expansion(
     config: RunConfig, data: TaskData, callbacks: Callbacks | None = None
 ) -> tuple[ConflictReport, ExpansionPlan]:
-    """Train to the expansion step, measure there, and give the report with the plan that follows from it.
+    """Train to the expansion step, measure there, and return the report with the plan that follows from it.
 
-    A policy that needs no measuring is taken as ``conflict``.
+    A policy that needs no measuring is treated as ``conflict``.
     """
     if config.expansion.policy != "conflict":
         expansion = config.expansion.model_copy(update={"policy": "conflict"})
@@ -51,7 +51,7 @@ def conflicts_at_expansion(
         on_expand=lambda plan, report: seen.append((plan, report)),
         should_stop=lambda: bool(seen),
     )
-    with suppress(TrainingInterrupted):  # the step after the growth is where it stops
+    with suppress(TrainingInterrupted):  # it stops at the step after the growth
         Trainer.of_config(config, data, callbacks=heard).run()
     plan, report = seen[0]
     assert report is not None
@@ -61,7 +61,7 @@ def conflicts_at_expansion(
 def restore_model(
     path: Path, config: RunConfig, specs: Mapping[str, TaskSpec], device: torch.device
 ) -> MultiTaskViT:
-    """The model of a checkpoint, grown as its plan says.
+    """The model of a checkpoint, grown according to its plan.
 
     Raises:
         TrainingError: If there is no checkpoint or it does not fit the config.
@@ -79,7 +79,7 @@ def restore_model(
             model.grow(plan, token_std=config.expansion.token_std, seed=config.seed)
         model.load_state_dict(saved["model"])
     except (RuntimeError, ValueError) as error:
-        # Of torch's list the first misfit.
+        # The first mismatch of torch's list.
         reason = [line.strip() for line in str(error).splitlines()][:2][-1].rstrip(".")
         raise TrainingError(f"{path}: does not fit the config beside it: {reason}.") from error
     return model

@@ -13,7 +13,7 @@ from dtme_search.errors import DivergedError
 
 
 class LossLog:
-    """Collects losses on the device and reads them in blocks, because each look waits for the device."""
+    """Collects losses on the device and reads them in blocks, because each read waits for the device."""
 
     def __init__(self) -> None:
         self.latest: dict[str, float] = {}
@@ -22,11 +22,11 @@ class LossLog:
         self._counts: dict[str, int] = {}
 
     def record(self, step: int, losses: Mapping[str, Tensor]) -> None:
-        """Keep the losses of one step, by task; a task that was not trained is not in it."""
+        """Record the losses of one step, by task; tasks that were not trained are absent."""
         self._unread.append((step, {name: loss.detach() for name, loss in losses.items()}))
 
     def read(self) -> None:
-        """Take in what was recorded.
+        """Read what was recorded.
 
         Raises:
             DivergedError: With the step, the task and its last finite loss.
@@ -41,12 +41,12 @@ class LossLog:
                     raise DivergedError(step, name, self.latest.get(name))
                 self.latest[name] = value
                 self._sums[name] = self._sums.get(name, 0.0) + value
-                # Exactly 0 is a batch without a label of the task.
+                # Exactly 0 means a batch without a label of the task.
                 self._counts[name] = self._counts.get(name, 0) + (value != 0)
         self._unread.clear()
 
     def take_means(self) -> dict[str, float]:
-        """Mean loss by task since the last call; starts over."""
+        """Mean loss by task since the last call; resets the log."""
         self.read()
         means = {name: total / max(self._counts[name], 1) for name, total in self._sums.items()}
         self._sums, self._counts = {}, {}

@@ -1,8 +1,8 @@
 """The training loss of each kind of task, averaged over valid pixels.
 
-A pixel that is not valid is cut off before any arithmetic: whatever its target holds (NaN, infinity, a
-class that does not exist), neither the loss nor a gradient sees it. A batch without a valid pixel gives a
-loss of 0 that is still connected to the prediction, so that every decoder receives a (zero) gradient.
+Invalid pixels are removed before any arithmetic: whatever their target holds (NaN, infinity, a class that
+does not exist), neither the loss nor a gradient depends on it. A batch without a valid pixel has loss 0,
+still connected to the prediction, so that every decoder receives a (zero) gradient.
 
 Shapes: B images, C channels, H height, W width.
 """
@@ -21,12 +21,12 @@ from dtme_search.plugins import Family
 from dtme_search.tasks import TargetKind, TaskSpec
 
 _SHORTEST_NORMAL = 1e-4
-"""Below this length a predicted normal is not stretched further, which bounds the gradient [ours]."""
+"""Predicted normals shorter than this are not stretched to unit length, which bounds the gradient [ours]."""
 
 
 @dataclass(frozen=True)
 class LossSetting:
-    """What a loss may look at beside prediction and target.
+    """What a loss may use besides prediction and target.
 
     Attributes:
         spec: The task.
@@ -64,7 +64,7 @@ def find_loss(spec: TaskSpec) -> Loss:
     """The loss of a task.
 
     Raises:
-        ConfigError: If it is unknown or brought by a file or package that cannot be used.
+        ConfigError: If it is unknown, or comes from a file or package that cannot be used.
     """
     kind = LOSSES.find(spec.loss, f"loss of task {spec.name}", spec.plugins)
     return kind, kind.options.model_validate(dict(spec.loss_options))
@@ -86,8 +86,8 @@ def task_loss(
     the number n of valid pixels of the batch (1 where there is none):
 
     - ``cross_entropy``: sum of the cross-entropy / n.
-    - ``parts_cross_entropy``: the same over the images that show a part: one whose valid pixels are all of
-      class 0 (background) does not count, and n is without it.
+    - ``parts_cross_entropy``: the same over the images that show a part. Images whose valid pixels are all of
+      class 0 (background) do not count, and n excludes them.
     - ``l1``: sum of |p - g| / n; several channels are averaged [ours].
     - ``mse``: sum of (p - g)^2 / n; several channels are averaged [ours].
     - ``normals_l1``: the prediction is scaled to unit length, the target is not; |p - g| summed over the
@@ -104,13 +104,13 @@ def task_loss(
         edge_positive_weight: Weight of edge pixels, between 0 and 1; read by ``balanced_bce`` only.
         whole: Target and valid of the batch that this is a part of. n and the share of negatives are then
             those of the whole batch, so that the losses of its parts add up to its loss.
-        loss: What :func:`find_loss` gives, to look it up once for many batches.
+        loss: Result of :func:`find_loss`, to avoid a lookup per batch.
 
     Returns:
         float32 scalar, differentiable with respect to ``prediction``.
 
     Raises:
-        ValueError: If the shapes do not belong together.
+        ValueError: If the shapes do not match.
 
     Example:
         >>> from dtme_search.tasks import depth
@@ -135,7 +135,7 @@ def task_loss(
 
 
 def has_label(spec: TaskSpec, target: Tensor, valid: Tensor) -> Tensor:
-    """Whether the loss sees anything of each image, bool (B,); shapes as for :func:`task_loss`."""
+    """Whether the loss uses any pixel of each image, bool (B,); shapes as for :func:`task_loss`."""
     return _counted(spec, target, valid)[1].flatten(1).any(1)
 
 
@@ -147,7 +147,7 @@ def _counted(spec: TaskSpec, target: Tensor, valid: Tensor) -> tuple[Tensor, Ten
 
 
 def _cross_entropy(prediction: Tensor, target: Tensor, _: LossSetting) -> Tensor:
-    # Without reduction: the reduced form has no deterministic kernel on CUDA.
+    # Without reduction, because the reduced form has no deterministic kernel on CUDA.
     return cross_entropy(prediction, target, reduction="none")
 
 

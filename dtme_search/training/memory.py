@@ -1,4 +1,4 @@
-"""What does not fit into memory is tried again with batches in two parts, or with smaller ones."""
+"""What does not fit into memory is retried with batches in two parts, or with smaller ones."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _IN_WORDS = (
     "CUDNN_STATUS_ALLOC_FAILED",
     "Unable to find a valid cuDNN",
 )
-"""What torch's plain ``RuntimeError`` says when an allocation failed, its libraries included."""
+"""Messages of torch's plain ``RuntimeError`` when an allocation failed, including its libraries."""
 
 Result = TypeVar("Result")
 
@@ -30,14 +30,14 @@ Result = TypeVar("Result")
 def run_within_memory(
     make: Callable[[int], Trainer], on_short: Callable[[str], None] = lambda _: None
 ) -> tuple[Trainer, RunResult]:
-    """Run to the end; short of memory, once more from the last checkpoint with every batch in two parts.
+    """Run to the end; if memory is short, retry once from the last checkpoint with batches in two parts.
 
     Args:
-        make: Makes the trainer of the run for a number of parts.
-        on_short: Told in a sentence that memory ran out and what is done about it.
+        make: Creates the trainer of the run for a number of parts.
+        on_short: Called with a sentence that says that memory ran out and what is done about it.
 
     Returns:
-        The trainer that came to the end, and its result.
+        The trainer that reached the end, and its result.
 
     Raises:
         OutOfMemoryError: If that did not help, or a batch has one image.
@@ -54,7 +54,7 @@ def run_within_memory(
             where, what = f"step {trainer.state.step}", str(error).strip().splitlines()[0].rstrip(".")
             size, parts = trainer.config.train.batch_size, trainer.state.parts
             device = trainer.data.device
-        # Out of the handler: the traceback held the tensors of the failed step.
+        # Outside the handler, because the traceback keeps the tensors of the failed step alive.
         del trainer
         free_memory(device)
         if size < _PARTS or parts >= _PARTS:
@@ -69,7 +69,7 @@ def run_within_memory(
 
 
 def with_smaller_batches(work: Callable[[int], Result], size: int, device: torch.device) -> Result:
-    """Do something over batches of ``size`` images; short of memory, again with half as many, down to one.
+    """Do something over batches of ``size`` images; if memory is short, with half as many, down to one.
 
     For evaluations, whose result does not depend on it.
     """
@@ -84,14 +84,14 @@ def with_smaller_batches(work: Callable[[int], Result], size: int, device: torch
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that the device or the machine has no memory left."""
+    """Whether an error means that the device or the machine is out of memory."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     return isinstance(error, RuntimeError) and any(words in str(error) for words in _IN_WORDS)
 
 
 def free_memory(device: torch.device) -> None:
-    """Give memory that nothing refers to any more back to the device."""
+    """Return memory without references to the device."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()

@@ -1,4 +1,4 @@
-"""The papers' optimiser: Adam (or AdamW) under a polynomial learning rate, new parameters joining later."""
+"""The papers' optimiser: Adam (or AdamW) with a polynomial learning rate; new parameters join later."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dtme_search.config import TrainConfig
 
 _BLOCK = re.compile(r"^backbone\.vit\.blocks\.(\d+)\.")
 _BACKBONE = "backbone.vit."
-"""What the names of parameters begin with that may be pretrained."""
+"""Name prefixes of parameters that may be pretrained."""
 
 
 def build_optimizer(train: TrainConfig, model: nn.Module, device: torch.device) -> torch.optim.Optimizer:
@@ -24,11 +24,11 @@ def build_optimizer(train: TrainConfig, model: nn.Module, device: torch.device) 
 
 
 def parameter_groups(train: TrainConfig, model: nn.Module) -> list[dict[str, Any]]:
-    """Parameters by their learning rate: ``base_lr``, and ``first_step``, before which they stand still.
+    """Parameters by learning rate: ``base_lr``, and ``first_step``, before which they are not trained.
 
     A pretrained backbone may learn more slowly (``backbone_lr_multiplier``), its early layers more slowly
     still (``layer_decay`` d, as in BEiT, arXiv 2106.08254: block i of D learns at d ** (D - i), embeddings at
-    d ** (D + 1), the final norm at 1), and not in the first ``decoder_warmup_steps`` [ours].
+    d ** (D + 1), the final norm at 1), and not at all during the first ``decoder_warmup_steps`` [ours].
     """
     named = list(model.named_parameters())
     blocks = [int(found[1]) for name, _ in named if (found := _BLOCK.match(name))]
@@ -47,7 +47,7 @@ def parameter_groups(train: TrainConfig, model: nn.Module) -> list[dict[str, Any
 
 
 def _layers_above(name: str, num_layers: int) -> int:
-    """How many layers stand between a parameter of the backbone and its end."""
+    """Number of layers between a parameter of the backbone and its end."""
     block = _BLOCK.match(name)
     if block is not None:
         return num_layers - int(block[1])
@@ -57,14 +57,14 @@ def _layers_above(name: str, num_layers: int) -> int:
 def join_optimizer(
     optimizer: torch.optim.Optimizer, train: TrainConfig, added: Sequence[nn.Parameter], lr_multiplier: float
 ) -> None:
-    """Add new parameters as a group of their own; the state of the old ones stays as it is."""
+    """Add new parameters as a separate group; the state of the old ones is kept."""
     optimizer.add_param_group({"params": list(added), "base_lr": train.lr * lr_multiplier})
 
 
 def set_learning_rates(
     optimizer: torch.optim.Optimizer, step: int, total_steps: int, train: TrainConfig
 ) -> None:
-    """Learning rate of each group at a 0-based step; 0 for those whose first step has not come."""
+    """Learning rate of each group at a 0-based step; 0 before the first step of the group."""
     factor = learning_rate_factor(step, total_steps, train)
     for group in optimizer.param_groups:
         group["lr"] = group["base_lr"] * factor if step >= group.get("first_step", 0) else 0.0

@@ -26,16 +26,16 @@ Picture = npt.NDArray[np.uint8]
 Array = npt.NDArray[Any]
 
 _BAND_VALUES = 4_000_000
-"""Raw outputs that are enlarged at once: 16 MB in float32, of which a few copies live at a time."""
+"""Number of raw outputs enlarged at once: 16 MB in float32, of which a few copies exist at a time."""
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a model says of one image; small, whatever the size of the image.
+    """What a model predicts for one image; small, whatever the size of the image.
 
     Attributes:
         specs: The tasks.
-        outputs: Task -> raw outputs of the part of the model's image that shows the picture, (C, h, w).
+        outputs: Task -> raw outputs for the part of the model's image that shows the picture, (C, h, w).
         size: (H, W) of the picture.
     """
 
@@ -44,11 +44,11 @@ class Prediction:
     size: tuple[int, int]
 
     def label(self, task: str, longest: int | None = None) -> Array:
-        """The prediction in the form of a label, see :func:`as_label`; whole, so mind the memory.
+        """The whole prediction in the form of a label, see :func:`as_label`; may need much memory.
 
         Args:
             task: Its name.
-            longest: Make the longer side at most so many pixels; that of the picture by default.
+            longest: Largest number of pixels on the longer side; by default that of the picture.
         """
         return np.concatenate(list(self.bands(task, longest)))
 
@@ -68,7 +68,7 @@ class Prediction:
 
 
 def shown_size(size: tuple[int, int], longest: int | None) -> tuple[int, int]:
-    """Size of a picture whose longer side is at most ``longest``, the aspect kept."""
+    """Size of a picture whose longer side is at most ``longest``, with the same aspect ratio."""
     if longest is None or max(size) <= longest:
         return size
     ratio = longest / max(size)
@@ -76,7 +76,7 @@ def shown_size(size: tuple[int, int], longest: int | None) -> tuple[int, int]:
 
 
 def _between(before: int, after: int) -> list[Tensor]:
-    """For each of ``after`` positions the two of ``before`` beside it, and the weight of the second one."""
+    """For each of ``after`` positions its two neighbours among ``before``, and the weight of the second."""
     place = ((torch.arange(after, dtype=torch.float64) + 0.5) * before / after - 0.5).clamp(min=0)
     first = place.long().clamp(max=before - 1)
     return [first, (first + 1).clamp(max=before - 1), (place - first).float()]
@@ -126,8 +126,8 @@ class Predictor:
     def __call__(self, picture: Picture) -> Prediction:
         """Predict every task for one picture.
 
-        It is scaled to fit the model's size with its aspect kept and padded symmetrically, as an evaluation
-        does with images that are too large [ours].
+        The picture is scaled to fit the model's size, keeping its aspect ratio, and padded symmetrically, as
+        in an evaluation with images that are too large [ours].
 
         Args:
             picture: RGB, uint8, shape (H, W, 3).
@@ -137,7 +137,7 @@ class Predictor:
         inner = [max(1, round(side * ratio)) for side in size]
         starts = [(whole - part) // 2 for whole, part in zip(self.image_size, inner, strict=True)]
         rows, columns = (slice(start, start + part) for start, part in zip(starts, inner, strict=True))
-        # Pillow shrinks whole numbers: of a large picture a copy in floats would take gigabytes.
+        # Pillow scales whole numbers; a float copy of a large picture would take gigabytes.
         fitted = Image.fromarray(picture).resize((inner[1], inner[0]), Image.Resampling.BILINEAR)
         images = torch.zeros(1, 3, *self.image_size, dtype=torch.uint8)
         images[0, :, rows, columns] = torch.from_numpy(np.array(fitted)).permute(2, 0, 1)

@@ -1,4 +1,4 @@
-"""What a run measured: its evaluations, what its steps cost, and both together with all the rest."""
+"""What a run measured: its evaluations, the cost of its steps, and everything together."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class Evaluation:
     Attributes:
         step: Optimiser steps done.
         metrics: Task -> metric on the split, in the units of its ``TaskSpec``.
-        losses: Task -> mean training loss since the evaluation before.
-        scores: Task -> scores of training images, where the run keeps a data map.
+        losses: Task -> mean training loss since the previous evaluation.
+        scores: Task -> scores of training images, if the run keeps a data map.
     """
 
     step: int
@@ -38,11 +38,12 @@ class Probe:
 class StepCost:
     """What a training step costs, in units of one step of the unexpanded model with all its tasks.
 
-    Comparisons at equal steps flatter whatever makes steps dearer, so every run measures this [ours].
+    Comparisons at equal steps flatter anything that makes steps more expensive, so every run measures this
+    [ours].
 
     Attributes:
-        phases: ``(first step, ratio)`` of each stretch of steps that cost the same, in order.
-        reference_seconds: Seconds of the unit, measured right before the first change; ``None`` before.
+        phases: ``(first step, ratio)`` of each stretch of steps with equal cost, in order.
+        reference_seconds: Seconds of the unit, measured right before the first change; ``None`` before that.
         flops: The same stretches with the ratio of floating point operations.
         reference_flops: Floating point operations of the unit.
     """
@@ -54,13 +55,13 @@ class StepCost:
 
     @property
     def reference(self) -> Probe | None:
-        """What a step of the unexpanded model takes; ``None`` before it was measured."""
+        """Seconds of a step of the unexpanded model; ``None`` before it was measured."""
         if self.reference_seconds is None or self.reference_flops is None:
             return None
         return Probe(self.reference_seconds, self.reference_flops)
 
     def entering(self, step: int, probe: Probe, reference: Probe) -> StepCost:
-        """The cost record with a new stretch that begins at ``step``."""
+        """The cost record with a new stretch that starts at ``step``."""
         counted = [(step, probe.flops / reference.flops)] if reference.flops else []
         return StepCost(
             phases=(*self.phases, (step, probe.seconds / reference.seconds)),
@@ -92,15 +93,16 @@ class RunResult:
         plan: What was built; an empty plan if nothing was.
         report: Conflicts as measured, ``None`` when nothing had to be measured.
         total_steps: Steps of the run.
-        steps_reused: Steps that came from a trunk and were not trained for this run.
+        steps_reused: Steps taken from a trunk, not trained for this run.
         seconds: Seconds per phase (``train``, ``evaluate``, ``measure``, ``checkpoint``), over all restarts.
-        seconds_saved: What those steps, and a conflict report that was known, took when they were paid for.
-        cost: What a step cost, in units of a step of the unexpanded model with all tasks.
-        peak_memory_mb: Largest memory on a GPU since the run was started or taken up; ``None`` on the CPU.
+        seconds_saved: What those steps, and a reused conflict report, took when they were done.
+        cost: Cost of a step, in units of a step of the unexpanded model with all tasks.
+        peak_memory_mb: Peak GPU memory since the run was started or resumed; ``None`` on the CPU.
         precision: ``float32`` or ``bfloat16``.
-        parts: In how many parts a batch went through the network at the end; 1 unless memory was short.
-        plateau_step: First step without auxiliary tasks, where ``schedule.patience`` ended them early.
-        trained_parts: Parts of the shared network that were trained after the switch; ``None`` for all.
+        parts: Number of parts in which a batch went through the network at the end; 1 unless memory was
+            short.
+        plateau_step: First step without auxiliary tasks, if ``schedule.patience`` stopped them early.
+        trained_parts: Parts of the shared network that trained after the switch; ``None`` for all.
     """
 
     evaluations: tuple[Evaluation, ...]
@@ -129,12 +131,12 @@ class RunResult:
 
     @property
     def step_flops_ratio(self) -> float | None:
-        """The same ratio by counted floating point operations, which no other process disturbs."""
+        """The same ratio by counted floating point operations, which other processes cannot disturb."""
         return self.cost.mean_flops(self.total_steps)
 
     @property
     def seconds_per_step(self) -> float:
-        """Mean training seconds of a step that was trained here."""
+        """Mean seconds of a training step in this run."""
         return self.seconds.get("train", 0.0) / max(1, self.total_steps - self.steps_reused)
 
 

@@ -1,4 +1,4 @@
-"""Where and with which arithmetic a run happens: device, autocast, determinism, timing."""
+"""Device, autocast, determinism and timing of a run."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from dtme_search.errors import ConfigError
 
 
 def pick_device(name: str | None = None) -> torch.device:
-    """Turn ``cpu``, ``cuda``, ``cuda:1`` or nothing (the best there is) into a device.
+    """Turn ``cpu``, ``cuda``, ``cuda:1`` or nothing (the best available) into a device.
 
-    A numbered GPU becomes the current one of this process, else torch's helpers open GPU 0 as well.
+    A numbered GPU becomes the current one of this process, otherwise torch's helpers open GPU 0 as well.
 
     Raises:
-        ConfigError: If the name means nothing to torch or the device is not there.
+        ConfigError: If torch does not know the name or the device does not exist.
     """
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -45,17 +45,17 @@ def pick_device(name: str | None = None) -> torch.device:
 
 
 def device_name(device: torch.device) -> str:
-    """What the device calls itself."""
+    """The name that the device reports."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "cpu"
 
 
 def autocast(train: TrainConfig, device: torch.device) -> torch.autocast:
-    """bfloat16 autocast where ``train.precision`` asks for it; a disabled one elsewhere."""
+    """bfloat16 autocast if ``train.precision`` asks for it, otherwise a disabled one."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision(train, device) == "bfloat16")
 
 
 def precision(train: TrainConfig, device: torch.device) -> str:
-    """Resolve ``train.precision: auto``: bfloat16 where a GPU computes with it and does not imitate it."""
+    """Resolve ``train.precision: auto``: bfloat16 only if the GPU supports it in hardware."""
     if train.precision == "auto":
         return "bfloat16" if device.type == "cuda" and _has_bfloat16(device) else "float32"
     return train.precision
@@ -69,26 +69,26 @@ def _has_bfloat16(device: torch.device) -> bool:
 
 @contextmanager
 def run_numerics(train: TrainConfig, device: torch.device) -> Iterator[None]:
-    """The arithmetic of a run; the caller's settings and RNG come back at the end.
+    """The arithmetic of a run; restores the caller's settings and RNG at the end.
 
-    Deterministic algorithms where asked for. On the CPU this is what makes a resumed run equal to an
-    undisturbed one bit for bit: without it, multi-threaded training of a grown model does not even equal
-    itself. float32 means float32: no TensorFloat32, neither in convolutions nor in products. cuDNN tries its
-    algorithms and keeps the fastest, unless the run is to be deterministic.
+    Deterministic algorithms if requested. On the CPU they make a resumed run equal to an undisturbed one bit
+    for bit; without them even two identical multi-threaded trainings of a grown model differ. float32 means
+    float32: no TensorFloat32, neither in convolutions nor in products. cuDNN tries its algorithms and keeps
+    the fastest, unless the run must be deterministic.
     """
     wanted = train.deterministic == "always" or (train.deterministic == "auto" and device.type == "cpu")
     memory: Any = torch.utils.deterministic
     before = torch.are_deterministic_algorithms_enabled(), memory.fill_uninitialized_memory
     cuda_devices = [device] if device.type == "cuda" else []
     if wanted and cuda_devices:
-        # cuBLAS reads it when it starts, and torch before 2.10 refuses deterministic products without it.
+        # cuBLAS reads it at start, and torch before 2.10 refuses deterministic products without it.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     convolutions = torch.backends.cudnn.flags(
         enabled=True, benchmark=not wanted, deterministic=wanted, allow_tf32=False
     )
     with torch.random.fork_rng(devices=cuda_devices), convolutions:
         torch.use_deterministic_algorithms(wanted)
-        # Filling fresh tensors with NaN finds bugs in torch, costs time, and changes no result.
+        # Filling new tensors with NaN finds bugs in torch, costs time, and changes no result.
         memory.fill_uninitialized_memory = False
         try:
             yield
@@ -100,8 +100,8 @@ def run_numerics(train: TrainConfig, device: torch.device) -> Iterator[None]:
 class Stopwatch:
     """Seconds per phase of a run. A phase inside another one pauses it, so the phases add up to the total.
 
-    CUDA work is waited for where a phase begins and ends, so the seconds are those of the work, and
-    never inside the training loop.
+    The clock waits for CUDA at the beginning and end of a phase, so the seconds are those of the work. It
+    never waits inside the training loop.
     """
 
     def __init__(self, device: torch.device, seconds: dict[str, float] | None = None) -> None:
@@ -122,7 +122,7 @@ class Stopwatch:
             self._phase = outer
 
     def lap(self) -> float:
-        """Bring ``seconds`` up to date; returns the clock."""
+        """Update ``seconds``; returns the clock."""
         now = self.now()
         if self._phase is not None:
             self.seconds[self._phase] = self.seconds.get(self._phase, 0.0) + now - self._last
@@ -137,14 +137,14 @@ class Stopwatch:
 
 
 def forget_peak_memory(device: torch.device) -> None:
-    """Let :func:`peak_memory_mb` begin anew: a process trains one run after the other."""
+    """Reset :func:`peak_memory_mb`, because a process trains one run after the other."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
 
 
 def peak_memory_mb(device: torch.device) -> float | None:
-    """Largest memory of a GPU that torch has taken since :func:`forget_peak_memory`.
+    """Largest GPU memory that torch has taken since :func:`forget_peak_memory`.
 
-    ``None`` on the CPU: all that a system tells there is the peak of the whole process, whichever run it was.
+    ``None`` on the CPU, where a system reports only the peak of the whole process, over all its runs.
     """
     return torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else None

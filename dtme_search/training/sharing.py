@@ -1,4 +1,4 @@
-"""Follow a trunk: take over what another run has trained, and leave there what this one trains."""
+"""Follow a trunk: reuse what another run has trained, and leave what this one trains for others."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Follower:
-    """One run on the way along a trunk.
+    """One run on its way along a trunk.
 
     Attributes:
         trunk: Unexpanded training shared with other runs.
-        state: Of the run, which has not grown or has grown by nothing.
-        callbacks: Who hears of what was taken over.
+        state: State of the run, which has not grown or has grown by nothing.
+        callbacks: Called with what was reused.
         train_until: Trains the run up to a step.
     """
 
@@ -30,7 +30,7 @@ class Follower:
     train_until: Callable[[int], None]
 
     def follow(self, until: int) -> None:
-        """Come to the last step of the trunk up to ``until`` on stretches shared with other runs."""
+        """Reach the last step of the trunk up to ``until``, over stretches shared with other runs."""
         for step in self.trunk.steps(self.state.step, until):
             with self.trunk.claim(step) as snapshot:
                 if snapshot is None:
@@ -39,18 +39,18 @@ class Follower:
                     self._fork(snapshot)
 
     def _train(self, step: int) -> None:
-        """Train the stretch that ends at ``step`` and keep it for others."""
+        """Train the stretch that ends at ``step`` and store it for others."""
         state = self.state
         begun_at, before = state.step, state.seconds_of_steps
         self.train_until(step)
-        if state.parts > 1:  # batch norm saw other batches than in a run that has the memory
+        if state.parts > 1:  # batch norm saw other batches than in a run with enough memory
             return
         seconds = state.seconds_of_steps - before
         content = state.to_saved() | {"seconds_of_steps": state.seconds_saved + before + seconds}
         self.trunk.keep(step, begun_at, seconds, content)
 
     def _fork(self, snapshot: Snapshot) -> None:
-        """Go on from the state of another run; what it evaluated is told as if it had happened here."""
+        """Continue from the state of another run; its evaluations are reported as if made here."""
         known = len(self.state.evaluations)
         self.state.fork(snapshot)
         self.callbacks.on_reuse(self.state.steps_reused, self.state.seconds_saved)

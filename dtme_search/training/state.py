@@ -1,6 +1,6 @@
-"""Where a run stands: all that a checkpoint, a snapshot and a resumed run share.
+"""The state of a run: all that a checkpoint, a snapshot and a resumed run share.
 
-Every random draw of a run is a function of (seed, purpose, step), so this is all there is to it.
+Every random draw of a run is a function of (seed, purpose, step), so nothing else is needed.
 """
 
 from __future__ import annotations
@@ -25,32 +25,31 @@ from dtme_search.training.result import Evaluation, RunResult, StepCost
 from dtme_search.training.runtime import Stopwatch, peak_memory_mb, precision
 
 Saved = Mapping[str, Any]
-"""A state in tensors and plain values, as :meth:`RunState.to_saved` gives it."""
+"""A state in tensors and plain values, as returned by :meth:`RunState.to_saved`."""
 
 
 @dataclass
 class RunState:
-    """The state of one run; grows, is saved and is taken up again here, and changes nowhere else but in the
-    trainer.
+    """The state of one run. It grows, is saved and is resumed here; otherwise only the trainer changes it.
 
     Attributes:
         config: The run.
         model: On the device of the run.
         optimizer: Of the model's parameters.
         schedule: Task weights by step.
-        method: How tasks are combined; ``None`` adds plainly.
+        method: How tasks are combined; ``None`` means a plain sum.
         watch: Seconds by phase, over all restarts.
         step: Optimiser steps done.
-        plan: What the model was grown by; ``None`` before the growth.
+        plan: The plan by which the model has grown; ``None`` before the growth.
         report: Conflicts, if they were measured.
         evaluations: So far.
-        cost: What steps cost so far.
+        cost: Cost of the steps so far.
         loss_log: Losses since the last evaluation.
-        steps_reused: Steps that came from a trunk.
+        steps_reused: Steps taken from a trunk.
         seconds_saved: What they took when they were trained.
-        parts: In how many parts a batch goes through the network, where memory is short.
-        trained_parts: Of the shared network, once only some of it is trained; ``None`` before.
-        active: Tasks that are trained in the step at hand.
+        parts: Number of parts in which a batch goes through the network if memory is short.
+        trained_parts: Parts of the shared network that train, once only some do; ``None`` before.
+        active: Tasks that train in the current step.
     """
 
     config: RunConfig
@@ -84,26 +83,26 @@ class RunState:
 
     @property
     def num_passes(self) -> int:
-        """In how many parts a batch goes through the network: as asked for, more where memory is short."""
+        """Number of parts of a batch in a step: as configured, more if memory is short."""
         return self.parts * self.config.train.accumulate
 
     def tasks_of(self, step: int) -> tuple[str, ...]:
-        """Tasks that are trained in the step after ``step`` steps."""
+        """Tasks that train in the step after ``step`` steps."""
         return tuple(name for name, weight in self.schedule.weights(step).items() if weight > 0)
 
     @property
     def seconds_of_steps(self) -> float:
-        """Seconds of training and evaluating up to now, without measuring and writing."""
+        """Seconds of training and evaluating so far, without measuring and writing."""
         self.watch.lap()
         return sum(self.watch.seconds.get(phase, 0.0) for phase in ("train", "evaluate"))
 
     def train_only(self, parts: Sequence[str]) -> None:
-        """Train only these parts of the shared network from here on."""
+        """From here on train only these parts of the shared network."""
         freeze_all_but(self.model, parts)
         self.trained_parts = tuple(parts)
 
     def grow(self, plan: ExpansionPlan) -> None:
-        """Build a plan into the model; its parameters join the optimiser."""
+        """Build a plan into the model; the new parameters join the optimiser."""
         settings = self.config.expansion
         added = self.model.grow(plan, token_std=settings.token_std, seed=self.config.seed)
         if settings.freeze_backbone and added:
@@ -113,7 +112,7 @@ class RunState:
         self.plan = plan
 
     def to_saved(self) -> dict[str, Any]:
-        """Tensors and plain values from which :meth:`resume` and :meth:`fork` go on."""
+        """Tensors and plain values from which :meth:`resume` and :meth:`fork` continue."""
         self.watch.lap()
         return {
             "step": self.step,
@@ -134,7 +133,7 @@ class RunState:
         }
 
     def resume(self, saved: Saved) -> None:
-        """Go on from an earlier state of the same run, on a fresh model."""
+        """Continue from an earlier state of the same run, on a new model."""
         if saved["plan"] is not None:
             self.report = None if saved["report"] is None else ConflictReport.from_json(saved["report"])
             self.grow(ExpansionPlan.from_json(saved["plan"]))
@@ -144,7 +143,7 @@ class RunState:
         self.parts = max(self.parts, saved.get("parts", 1))
 
     def fork(self, snapshot: Saved) -> None:
-        """Go on from the state of another run that trained the same so far, and count what that saves."""
+        """Continue from the state of another run with the same training so far, and count what that saves."""
         reused = snapshot["step"] - (self.step - self.steps_reused)
         self._load(snapshot)
         self.steps_reused = reused
@@ -161,12 +160,12 @@ class RunState:
         self.step = saved["step"]
         self.active = self.tasks_of(max(0, self.step - 1))
         self.evaluations = [Evaluation(**evaluation) for evaluation in saved["evaluations"]]
-        # A unit of time measured in another process, on another device or at another hour, is none here.
+        # A time unit measured in another process, on another device or at another time is not valid here.
         self.cost = replace(StepCost(**saved["cost"]), reference_seconds=None)
         self.loss_log.restore(saved["losses"])
 
     def result(self) -> RunResult:
-        """What the run measured, at its end."""
+        """What the run measured, once it has ended."""
         nothing = ExpansionPlan.empty(tuple(self.config.tasks), self.model.info.num_layers)
         return RunResult(
             evaluations=tuple(self.evaluations),

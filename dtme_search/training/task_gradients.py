@@ -1,9 +1,9 @@
-"""The gradients of several tasks apart from each other, stream by stream.
+"""Separate gradients for each of several tasks, stream by stream.
 
-After a split the streams of a network are independent, but autograd does not know it: the gradient of one
-task through a batched block runs over all streams. So each stream goes through the network alone, and each
-of its tasks takes its gradient from that graph. Unexpanded this is one forward pass; fully split it is one
-pass per task and needs less memory than a plain step.
+After a split the streams of a network are independent, but autograd does not know that: the gradient of one
+task through a batched block runs over all streams. So each stream goes through the network alone, and each of
+its tasks takes its gradient from that graph. Unexpanded this is one forward pass; fully split it is one pass
+per task and needs less memory than a plain step.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class TaskGradients:
 
     Attributes:
         parameters: Parameters that train, in the order of the model.
-        shared: How many of them, from the first on, all tasks share.
+        shared: Number of parameters at the beginning that all tasks share.
         rows: Task -> its gradients.
         losses: Task -> its loss.
     """
@@ -60,7 +60,7 @@ class TaskGradients:
 
 
 class Draws:
-    """The state of torch's random generators, so that several passes can draw the same."""
+    """The state of torch's random generators, so that several passes can use the same draws."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -68,7 +68,7 @@ class Draws:
         self.cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
 
     def repeat(self) -> None:
-        """Draw from here on what was drawn after this was made."""
+        """Repeat the draws made since this was created."""
         torch.set_rng_state(self.cpu)
         if self.cuda is not None:
             torch.cuda.set_rng_state(self.cuda, self.device)
@@ -77,14 +77,14 @@ class Draws:
 def task_gradients(losses: TaskLosses, batch: Batch, tasks: Sequence[str], parts: int = 1) -> TaskGradients:
     """Gradients of each task over a batch.
 
-    Equal to those of a pass with all streams up to rounding. Stochastic depth is the same for all streams,
+    They equal those of a pass with all streams up to rounding. Stochastic depth is the same for all streams,
     and every decoder sees the batch once.
 
     Args:
-        losses: Losses of the run; gives the model.
+        losses: Losses of the run, with the model.
         batch: The batch.
         tasks: Active tasks; the others cost nothing.
-        parts: In how many parts the batch goes through the network; the gradients are added up.
+        parts: Number of parts in which the batch goes through the network; the gradients are summed.
     """
     model = losses.model
     parameters, shared = trained_parameters(model)
@@ -112,8 +112,8 @@ def task_gradients(losses: TaskLosses, batch: Batch, tasks: Sequence[str], parts
 def trained_parameters(model: MultiTaskViT) -> tuple[list[nn.Parameter], int]:
     """Parameters that train, those of the backbone first, and the number of the latter.
 
-    Modulations and task tokens sit inside the backbone but belong to groups of tasks: they count as decoders
-    do.
+    Modulations and task tokens are inside the backbone but belong to groups of tasks, so they count like
+    decoders.
     """
     of_backbone = [each for each in model.backbone.parameters() if each.requires_grad]
     known = set(of_backbone)
@@ -122,7 +122,7 @@ def trained_parameters(model: MultiTaskViT) -> tuple[list[nn.Parameter], int]:
 
 
 def final_streams(model: MultiTaskViT, tasks: Sequence[str]) -> tuple[tuple[str, ...], ...]:
-    """Tasks that go through the network together: those of a stream, or all where decoders mix tasks."""
+    """Tasks that go through the network together: those of a stream, or all if decoders mix tasks."""
     named = tuple(name for name in model.tasks if name in tasks)
     if model.plan is None or not isinstance(model.decoders, PerTask):
         return (named,)

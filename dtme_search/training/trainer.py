@@ -1,7 +1,7 @@
 """One training run from its first step to its last: train, grow, evaluate, checkpoint, resume.
 
-The trainer knows nothing of Optuna or SQL. Whoever runs it hears of progress through callbacks, and an
-exception raised in ``on_evaluate`` (a pruned trial) ends the run.
+The trainer does not depend on Optuna or SQL. It reports progress through callbacks, and an exception raised
+in ``on_evaluate`` (a pruned trial) ends the run.
 """
 
 from __future__ import annotations
@@ -39,24 +39,24 @@ from dtme_search.training.trunk import Trunk
 _log = logging.getLogger(__name__)
 
 READ_LOSSES_EVERY = 20
-"""Steps between two looks at the losses; each look waits for the device."""
+"""Steps between two reads of the losses; each read waits for the device."""
 
 
 class Trainer:
-    """Trains one model as its config says.
+    """Trains one model according to its config.
 
-    Without a hold-out the test split is measured once, at the end, and decides nothing.
+    Without a hold-out the test split is measured once, at the end, and influences nothing.
 
     Args:
         config: The run.
         model: As built for this config, not grown yet.
         data: Data of the same tasks on the device of the run.
-        folder: Where the checkpoint lives; ``None`` writes none.
-        callbacks: Who hears of what happens.
+        folder: Where the checkpoint is kept; ``None`` writes none.
+        callbacks: Called as the run proceeds.
         trunk: Unexpanded training shared with other runs; ``None`` trains every step here. On the CPU both
             give the same numbers bit for bit.
-        parts: In how many parts a batch goes through the network, where memory is short. A run whose
-            checkpoint says more takes that; one in parts gives nothing to the trunk.
+        parts: Number of parts in which a batch goes through the network if memory is short. If the checkpoint
+            has a larger number, that is used. A run with its batches in parts adds nothing to the trunk.
 
     Example:
         >>> data = build_data(config.data, tuple(config.tasks), device)     # doctest: +SKIP
@@ -116,11 +116,11 @@ class Trainer:
         return cls(config, model, data, folder=folder, callbacks=callbacks, trunk=trunk, parts=parts)
 
     def run(self) -> RunResult:
-        """Train to the end, from the checkpoint if there is one.
+        """Train to the end, starting from the checkpoint if there is one.
 
         Raises:
-            DivergedError: If a loss is not finite any more.
-            TrainingInterrupted: If ``should_stop`` said so; a checkpoint was written.
+            DivergedError: If a loss is no longer finite.
+            TrainingInterrupted: If ``should_stop`` returned true; a checkpoint was written.
         """
         forget_peak_memory(self.data.device)
         with run_numerics(self.config.train, self.data.device), graphs_survive(self.config):
@@ -147,7 +147,7 @@ class Trainer:
         _log.info("resumed at step %d of %d", self.state.step, self.config.total_steps)
 
     def _share(self) -> None:
-        """Train on the trunk as long as the network is the unexpanded one, which may be to the end."""
+        """Train on the trunk as long as the network is unexpanded, which may be to the end."""
         if self.trunk is None:
             return
         trunk = Follower(self.trunk, self.state, self.callbacks, self._train_until)
@@ -173,7 +173,7 @@ class Trainer:
                 return
 
     def _save_or_stop(self) -> None:
-        """Write a checkpoint if it is time, the end is reached or the owner wants to stop."""
+        """Write a checkpoint if it is due, the end is reached or the owner wants to stop."""
         step, end = self.state.step, self.config.total_steps
         stop = self.callbacks.should_stop() and step != end
         waited = time.monotonic() - self._last_saved
@@ -191,11 +191,11 @@ class Trainer:
             save_checkpoint(self.checkpoint_path, self.fingerprint, self.state.to_saved())
 
     def _begin_step(self) -> None:
-        """Grow if it is time, and measure what a step costs wherever that changes."""
+        """Grow if it is time, and measure the cost of a step wherever that changes."""
         state = self.state
         grows = state.step == self.config.expansion_step and state.plan is None
         active = state.tasks_of(state.step)
-        # The unit of cost is a step that adds losses plainly: other methods cost more from the start.
+        # The unit of cost is a step with a plain sum of losses; other methods cost more from the start.
         begins = state.step == 0 and state.plan is None and not self.combination.is_plain
         stops = self._stops(active)
         if not grows and not begins and not stops and active == state.active:
@@ -220,17 +220,17 @@ class Trainer:
         state.active = active
 
     def _stops(self, active: tuple[str, ...]) -> bool:
-        """Whether from this step on only the most important parts are trained."""
+        """Whether only the most important parts train from this step on."""
         if not self.config.finetunes or self.state.trained_parts is not None:
             return False
         return not set(active) & set(self.config.auxiliary_tasks)
 
     def _reference(self, growth: Growth) -> Probe:
-        """What a step takes of the unexpanded model with all tasks, on this device and at this hour."""
+        """Seconds of a step of the unexpanded model with all tasks, on this device and at this time."""
         state = self.state
         if (state.plan is None or state.plan.is_empty) and state.trained_parts is None:
             return growth.probe(tuple(self.config.tasks))
-        # The run came from elsewhere after its growth: what its steps cost in that unit is known.
+        # The run came from another device after its growth: the cost of its steps in this unit is known.
         probe, cost = growth.probe(state.active, self.combination), state.cost
         return Probe(probe.seconds / cost.phases[-1][1], round(probe.flops / cost.flops[-1][1]))
 
@@ -275,13 +275,13 @@ class Trainer:
             self._tell_progress()
 
     def _refresh_weights(self, batch: Batch) -> None:
-        """Measure what the schedule wants to know before this step."""
+        """Measure what the schedule needs to know before this step."""
         state = self.state
         wanted = state.schedule.wants(state.step)
         if wanted is None:
             return
         tasks = [name for name in self.config.auxiliary_tasks if name in state.active]
-        # A graph serves a backward pass per task, which compiled blocks may refuse.
+        # One graph serves a backward pass per task, which compiled blocks may refuse.
         with torch.compiler.set_stance("force_eager"):
             if wanted == "gradient_norm":
                 sizes = gradient_norms(self.losses, batch, tasks, state.num_passes)
@@ -298,7 +298,7 @@ class Trainer:
         self.callbacks.on_gradients(state.step, grown, seen)
 
     def _seed_step(self) -> None:
-        """Make stochastic depth a function of the step, not of what was drawn before it."""
+        """Make stochastic depth a function of the step, independent of earlier draws."""
         if self.config.model.drop_path > 0:
             cpu = torch.device("cpu")
             generator = make_generator(cpu, self.config.seed, Purpose.STEP, self.state.step)
@@ -311,7 +311,7 @@ class Trainer:
     @property
     def _evaluation_steps(self) -> set[int]:
         total, count = self.config.total_steps, self.config.train.num_evaluations
-        if self.split == "test":  # which is looked at once
+        if self.split == "test":  # which is measured only once
             return {total}
         return {max(1, round(total * (index + 1) / count)) for index in range(count)}
 
@@ -332,7 +332,7 @@ class Trainer:
         self._tell_progress(f"evaluated: {', '.join(shown)}")
 
     def _improved(self, new: Evaluation) -> bool:
-        """Whether any primary metric is better than in every evaluation before."""
+        """Whether any primary metric is better than in all earlier evaluations."""
         for name in self.config.primary_tasks:
             sign = 1.0 if self.data.specs[name].higher_is_better else -1.0
             before = [sign * old.metrics[name] for old in self.state.evaluations]

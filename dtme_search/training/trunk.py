@@ -1,4 +1,4 @@
-"""What a trainer needs to share unexpanded training with other runs; the search layer keeps it."""
+"""What a trainer needs in order to share unexpanded training; the search layer stores it."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any, Protocol
 from dtme_search.token_space import ConflictReport
 
 Snapshot = Mapping[str, Any]
-"""State of an unexpanded run after a step: what a checkpoint holds, without a plan."""
+"""State of an unexpanded run after a step: the content of a checkpoint, without a plan."""
 
 
 class Trunk(Protocol):
     """The unexpanded training that a run has in common with others."""
 
     def steps(self, after: int, until: int) -> Sequence[int]:
-        """Steps at which the trunk is shared, ascending, beginning with the last one whose snapshot is there.
+        """Steps at which the trunk is shared, ascending, starting with the last one that has a snapshot.
 
         Args:
             after: Steps the run has done.
@@ -25,10 +25,10 @@ class Trunk(Protocol):
         ...
 
     def claim(self, step: int) -> AbstractContextManager[Snapshot | None]:
-        """Hold the stretch that ends at ``step``: nobody else trains it meanwhile.
+        """Hold the stretch that ends at ``step``, so that nobody else trains it.
 
-        Gives the snapshot when there is one, which may mean waiting for the run that trains it, or
-        ``None``: then whoever holds the stretch trains it and keeps the snapshot.
+        Yields its snapshot, possibly after waiting for the run that trains it, or ``None``: then the holder
+        trains the stretch and stores the snapshot.
 
         Raises:
             TrainingInterrupted: If the run was asked to stop while it waited.
@@ -36,14 +36,14 @@ class Trunk(Protocol):
         ...
 
     def keep(self, step: int, begun_at: int, seconds: float, snapshot: Snapshot) -> None:
-        """Keep the snapshot of a stretch that was trained from ``begun_at`` to ``step`` in ``seconds``.
+        """Store the snapshot of a stretch that was trained from ``begun_at`` to ``step`` in ``seconds``.
 
-        A trunk that cannot be written costs later runs their share of time, never this one its result.
+        If a trunk cannot be written, later runs lose the saved time, but this run never loses its result.
         """
         ...
 
     def report(
         self, step: int, tasks: tuple[str, ...], measure: Callable[[], ConflictReport]
     ) -> tuple[ConflictReport, float]:
-        """Conflicts of ``tasks`` at ``step``, measured unless they are known; and the seconds that saved."""
+        """Conflicts of ``tasks`` at ``step``, measured unless known, and the seconds saved if known."""
         ...

@@ -39,11 +39,11 @@ DECODERS = Family(
 
 
 def find_decoder(config: ModelConfig, plugins: Sequence[str] = ()) -> tuple[DecoderKind, Section]:
-    """The decoder that a config names, and its options; those of the others are checked as well.
+    """The decoder named by a config, and its options; the options of other decoders are checked as well.
 
     Args:
-        config: Names it.
-        plugins: Files that may bring it, ``plugins`` of the run.
+        config: Names the decoder.
+        plugins: Files that may provide it, ``plugins`` of the run.
 
     Raises:
         ConfigError: If the decoder or an option is unknown, or an option has a wrong value.

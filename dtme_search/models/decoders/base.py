@@ -1,4 +1,4 @@
-"""What every decoder is: feature levels of the task streams in, predictions of the tasks out.
+"""The interface of every decoder: feature levels of the task streams in, predictions of the tasks out.
 
 Shapes: S streams, B images, P embedding dim, C output channels, (h, w) token grid, (H, W) image.
 """
@@ -29,7 +29,7 @@ class Level:
     Attributes:
         streams: Tasks of each stream.
         maps: Shape (S, B, P, h, w).
-        beside: What the block gave beside its tokens, each of shape (S, B, ...); most blocks give nothing.
+        beside: Further outputs of the block, each of shape (S, B, ...); most blocks have none.
     """
 
     streams: Streams
@@ -53,12 +53,12 @@ class Level:
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a model says about the tasks that were asked for.
+    """Predictions for the requested tasks.
 
     Attributes:
         outputs: Task -> raw outputs, shape (B, C, H, W).
         auxiliary: Task -> further raw outputs of any size, (B, C, h', w'). In training each of them, enlarged
-            to the image, adds the loss of its task once more; nothing else reads them.
+            to the image, adds the loss of its task once more; nothing else uses them.
     """
 
     outputs: dict[str, Tensor]
@@ -66,17 +66,17 @@ class Predictions:
 
 
 class Decoder(Protocol):
-    """A decoder of all tasks: a module that is called like this."""
+    """A decoder of all tasks: a module with this call signature."""
 
     def __call__(self, levels: Sequence[Level], tasks: Sequence[str]) -> Predictions:
-        """Predict ``tasks``, which are in the order of the model and in the streams of every level.
+        """Predict ``tasks``, which are in the order of the model and occur in the streams of every level.
 
-        Other tasks cost nothing. A stream is read by its own tasks alone.
+        Other tasks cost nothing. Only its own tasks read a stream.
         """
 
 
 class PerTask(TaskModules):
-    """Decoders of one task each, from a list of maps (B, P, h, w) to (B, C, H, W), as one of all tasks."""
+    """Combines decoders of one task each, from lists of maps (B, P, h, w) to (B, C, H, W), into one."""
 
     def forward(self, levels: Sequence[Level], tasks: Sequence[str]) -> Predictions:
         """See :class:`Decoder`."""
@@ -91,11 +91,11 @@ class DecoderContext:
         specs: Tasks in the order of the model.
         info: The backbone.
         num_levels: Levels that it will get.
-        channels: ``model.decoder_channels``; ``None`` = the decoder's own default.
+        channels: ``model.decoder_channels``; ``None`` means the decoder's own default.
         image_size: (H, W) of the predictions.
-        output_means: Task -> training mean of its targets, shape (C,), where its output starts.
-        seed: Seed of the initial weights. What belongs to a task is drawn under ``decoder/<task>``, so that
-            it starts the same whichever other tasks there are.
+        output_means: Task -> training mean of its targets, shape (C,), as the initial output.
+        seed: Seed of the initial weights. The weights of a task are drawn under ``decoder/<task>``, so that
+            they start the same, whichever other tasks there are.
     """
 
     specs: Mapping[str, TaskSpec]
@@ -108,7 +108,7 @@ class DecoderContext:
 
 
 def fits_everywhere(info: BackboneInfo, channels: int | None, options: Any) -> None:
-    """Check of a decoder that any backbone, image size and width suit."""
+    """Check of a decoder that works with any backbone, image size and width."""
 
 
 @dataclass(frozen=True)
@@ -116,11 +116,11 @@ class DecoderKind:
     """Entry of the registry.
 
     Attributes:
-        build: Gives the :class:`Decoder`, a module, from the context and the options.
+        build: Returns the :class:`Decoder`, a module, from the context and the options.
         options: Section that checks ``model.decoder_options.<name>``.
-        num_levels: 4 = the levels after each quarter of the blocks; ``None`` = what ``model.levels`` says.
+        num_levels: 4 = the levels after each quarter of the blocks; ``None`` = as ``model.levels`` says.
         check: Called with the sizes of the backbone, ``model.decoder_channels`` and the options before
-            anything is built; raises ``ConfigError`` where they do not suit.
+            anything is built; raises ``ConfigError`` if they do not fit.
     """
 
     build: Callable[[DecoderContext, Any], nn.Module]
@@ -135,7 +135,7 @@ def of_each_task(
     """``DecoderKind.build`` from a function that builds the decoder of one task.
 
     Args:
-        build_one: Gives a module from a list of maps, each (B, P, h, w), to (B, C, H, W). Called under the
+        build_one: Returns a module from a list of maps, each (B, P, h, w), to (B, C, H, W). Called under the
             seed of the task.
     """
 
@@ -150,17 +150,17 @@ def of_each_task(
 
 
 class Predictor(nn.Conv2d):
-    """1x1 convolution from features to the outputs of a task, in full precision under autocast, too.
+    """1x1 convolution from features to the outputs of a task, in full precision even under autocast.
 
     The bias starts at the training mean of a regression target, so that training does not have to find the
-    average first [ours]. Small weights, N(0, 0.01²) as in ATRC's head, start closer still but learn more
+    average first [ours]. Small weights, N(0, 0.01²) as in ATRC's head, start even closer but learn more
     slowly: after 150 steps on the built-in scenes (two seeds, four tasks, simple decoder) seven of eight
     losses were 2 to 5 % higher.
 
     Args:
         in_channels: Channels of the features.
         out_channels: C of the task.
-        output_mean: Initial bias, shape (C,); zeros when ``None``.
+        output_mean: Initial bias, shape (C,); ``None`` means zeros.
 
     Raises:
         ValueError: If ``output_mean`` does not have shape (C,).
@@ -180,8 +180,8 @@ class Predictor(nn.Conv2d):
 
     def forward(self, features: Tensor) -> Tensor:
         """Features (B, D, h, w) to raw outputs (B, C, h, w)."""
-        # bfloat16 resolves depth to centimetres only; this convolution is cheap enough for full precision.
-        # On the meta device operations are counted; autocast does not know it.
+        # bfloat16 resolves depth to centimetres only, and full precision is cheap for this convolution.
+        # Autocast does not know the meta device, on which operations are counted.
         device = "cpu" if features.is_meta else features.device.type
         with torch.autocast(device, enabled=False):
             return super().forward(features.to(self.weight.dtype))

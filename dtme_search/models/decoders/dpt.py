@@ -1,4 +1,4 @@
-"""DPT heads: levels of a plain ViT put back together as a pyramid and fused from coarse to fine.
+"""DPT heads: levels of a plain ViT reassembled into a pyramid and fused from coarse to fine.
 
 Shapes: B images, P embedding dim, D width, C output channels, (h, w) token grid, (H, W) image.
 
@@ -25,7 +25,7 @@ NUM_LEVELS = 4
 class Reassemble(nn.Module):
     """One level as a map of the pyramid: 1x1 conv, resampling, 3x3 conv to D (Sec. 3).
 
-    The paper's way without a readout token: a decoder here gets patch tokens alone.
+    The paper's variant without a readout token: a decoder here gets patch tokens only.
 
     Args:
         in_channels: P.
@@ -52,7 +52,7 @@ class Reassemble(nn.Module):
 
 
 class ResidualUnit(nn.Module):
-    """Two times ReLU and 3x3 conv, without batch norm, around a skip."""
+    """Twice ReLU and 3x3 conv, without batch norm, inside a skip connection."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -65,11 +65,11 @@ class ResidualUnit(nn.Module):
 
 
 class Fusion(nn.Module):
-    """A map of the pyramid, and what is fused of the coarser ones, enlarged and projected (Fig. 1, right)."""
+    """A map of the pyramid plus the fused coarser ones, enlarged and projected (Fig. 1, right)."""
 
     def __init__(self, channels: int, *, is_coarsest: bool) -> None:
         super().__init__()
-        # The coarsest map meets no other, so it needs no unit of its own before they are added.
+        # The coarsest map is added to no other, so it needs no unit of its own before the addition.
         self.of_level = None if is_coarsest else ResidualUnit(channels)
         self.of_sum = ResidualUnit(channels)
         self.project = nn.Conv2d(channels, channels, kernel_size=1)
@@ -85,17 +85,18 @@ class Fusion(nn.Module):
 class DptDecoder(nn.Module):
     """Decode one task from four levels.
 
-    The paper gives reassembling, fusion and widths (D = 256); that levels are resampled at 1/8, 1/4, 1/2 and
-    1 of P is how heads for DINOv2 do it. Ours: enlargement without aligned corners, as everywhere here, and
-    one end for every task, that of the paper's segmentation head (3x3 conv without bias, BN, ReLU, 1x1 conv,
-    bilinear) without its dropout, at twice the size of the finest map as there, but not above the image's.
+    Reassembling, fusion and widths (D = 256) are the paper's; resampling levels at 1/8, 1/4, 1/2 and 1 of P
+    follows the heads for DINOv2. Ours: enlargement without aligned corners, as everywhere here, and the same
+    final layers for every task, those of the paper's segmentation head (3x3 conv without bias, BN, ReLU, 1x1
+    conv, bilinear) without its dropout, at twice the size of the finest map as there, but not above the
+    image's.
 
     Args:
         in_channels: P.
         channels: D.
         out_channels: C of the task.
         image_size: (H, W) of the prediction.
-        output_mean: Initial bias of the predictor, shape (C,); zeros when ``None``.
+        output_mean: Initial bias of the predictor, shape (C,); ``None`` means zeros.
 
     Raises:
         ValueError: If ``output_mean`` does not have shape (C,).

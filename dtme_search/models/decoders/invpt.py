@@ -4,8 +4,8 @@ Shapes: B images, P embedding dim, T active tasks, C output channels, (h, w) tok
 Widths: E of preliminary features, D0 = E + E' of the first stage, D0/2 and D0/4 of the next.
 
 Source: InvPT, Ye & Xu, ECCV 2022, arXiv 2203.07997; what the text leaves open follows the authors' published
-numbers. Layers of their model on which no output depends are left out: 6,639,562 of 402,092,888 parameters of
-the published NYUD model (a skip from the third level, and what would belong to it).
+numbers. Layers of their model that affect no output are left out: 6,639,562 of 402,092,888 parameters of the
+published NYUD model (a skip from the third level, and what belongs to it).
 """
 
 from __future__ import annotations
@@ -63,14 +63,14 @@ class JointNorm(nn.Module):
 
 
 class TaskBranch(nn.Module):
-    """What belongs to one task.
+    """The parts that belong to one task.
 
     Args:
         in_channels: P.
         channels: E.
         widths: D0, D1 and D2.
         out_channels: C.
-        output_mean: Where both predictions start, shape (C,).
+        output_mean: Initial output of both predictions, shape (C,).
     """
 
     def __init__(
@@ -109,30 +109,30 @@ class TaskBranch(nn.Module):
         return prediction, self.mix(torch.cat((feature, prediction), dim=1))
 
     def enlarge(self, stage: int, tokens: Tensor, skip: Tensor) -> Tensor:
-        """Tokens of the stage before, twice as large, with what is skipped from a level added."""
+        """Tokens of the previous stage, twice as large, plus the skip connection from a level."""
         height, width = tokens.shape[-2:]
         embedded: Tensor = self.up_embeds[stage - 1](resize(tokens, (2 * height, 2 * width)))
         return embedded + skip
 
     def end(self, aggregated: Tensor) -> Tensor:
-        """Raw outputs from what the stages add up to."""
+        """Raw outputs from the sum over the stages."""
         prediction: Tensor = self.predictor(F.relu(self.norm(self.conv(aggregated))))
         return prediction
 
 
 class InvPTDecoder(nn.Module):
-    """Decode all tasks together, as :class:`~dtme_search.models.decoders.Decoder` says.
+    """Decode all tasks together; see :class:`~dtme_search.models.decoders.Decoder`.
 
-    Tasks meet in the stages, so the outputs of a task depend on which others are active. The LayerNorm over
-    the channels of all tasks covers those of the active ones [ours; the original always has all]. What is
-    skipped from the first and the second level comes from a task's own stream [ours].
+    Tasks interact in the stages, so the outputs of a task depend on which others are active. The LayerNorm
+    over the channels of all tasks covers the active ones [ours; the original always has all]. The skip
+    connections from the first and the second level come from a task's own stream [ours].
 
     Args:
-        branches: Task -> what belongs to it.
+        branches: Task -> the parts that belong to it.
         in_channels: P.
         widths: D0, D1 and D2.
         image_size: (H, W) of the predictions.
-        supervise: Whether preliminary predictions are given as auxiliary outputs.
+        supervise: Whether preliminary predictions are returned as auxiliary outputs.
     """
 
     def __init__(
@@ -225,7 +225,7 @@ def _jointly_normed(tokens_BTDhw: Tensor, norms: Sequence[nn.Module]) -> Tensor:
 
 
 def build_invpt(context: DecoderContext, options: InvPTOptions) -> InvPTDecoder:
-    """InvPT's decoder, by default of the published width."""
+    """InvPT's decoder, by default with the published width."""
     channels, widths = _widths(context.channels, options)
     branches: dict[str, nn.Module] = {}
     for name, spec in context.specs.items():
@@ -244,10 +244,10 @@ def build_invpt(context: DecoderContext, options: InvPTOptions) -> InvPTDecoder:
 
 
 def check_invpt(info: BackboneInfo, channels: int | None, options: InvPTOptions) -> None:
-    """Each stage halves the grid of the one after it, and heads share its width.
+    """Check sizes: each stage halves the grid of the next one, and heads share its width.
 
     Raises:
-        ConfigError: If the token grid is no multiple of 4, or a width cannot be split.
+        ConfigError: If the token grid is not a multiple of 4, or a width cannot be split.
     """
     _, widths = _widths(channels, options)
     if widths[0] % 8:

@@ -1,4 +1,4 @@
-"""One stage of the InvPT decoder: attention among the tokens of all tasks, with scores handed on.
+"""One stage of the InvPT decoder: attention among the tokens of all tasks, with scores passed on.
 
 Shapes: B images, T active tasks, D width of the stage, (h, w) its grid, H heads, Q queries and K keys of
 each task.
@@ -19,7 +19,7 @@ from dtme_search.models.decoders.base import resize
 NUM_HEADS = 2
 MLP_RATIO = 4
 EPSILON = 1e-5
-"""Of every LayerNorm in the decoder."""
+"""Epsilon of every LayerNorm in the decoder."""
 
 
 class QueryConv(nn.Module):
@@ -41,13 +41,13 @@ class QueryConv(nn.Module):
 class CrossTaskAttention(nn.Module):
     """Attention of every task's queries to the keys of all tasks, with message passing.
 
-    Keys and values are averages over squares of tokens, so that every stage has the same number of them and
-    the scores of one stage fit the next. Scores are scaled by the full width D, not by that of a head.
+    Keys and values are averages over squares of tokens, so that every stage has equally many and the scores
+    of one stage fit the next. Scores are scaled by the full width D, not by that of a head.
 
     Args:
         channels: D.
         key_stride: Side of the squares in tokens.
-        receives: Whether scores of a stage before come in.
+        receives: Whether it receives scores from the previous stage.
     """
 
     def __init__(self, channels: int, key_stride: int, *, receives: bool) -> None:
@@ -67,7 +67,7 @@ class CrossTaskAttention(nn.Module):
         Args:
             maps_BTDhw: Normed tokens.
             query_convs: :class:`QueryConv` of each task.
-            previous: Scores of the stage before, (B, H, T, h/4, w/4, T * K).
+            previous: Scores of the previous stage, (B, H, T, h/4, w/4, T * K).
 
         Returns:
             What is added to the tokens, (B, T, D, h, w), and the scores before the softmax, (B, H, T, h/2,
@@ -100,7 +100,7 @@ class CrossTaskAttention(nn.Module):
         return enlarged.unflatten(0, (-1, num_tasks)), scores
 
     def _with_message(self, scores: Tensor, previous: Tensor) -> Tensor:
-        """Fuse own scores with those of the stage before, enlarged over the grid of the queries."""
+        """Fuse own scores with those of the previous stage, enlarged to the grid of the queries."""
         assert self.fuse is not None
         num_images, num_heads, num_tasks, height, width, num_keys = scores.shape
         message = previous.flatten(0, 2).permute(0, 3, 1, 2)
@@ -118,7 +118,7 @@ class Stage(nn.Module):
     Args:
         channels: D.
         key_stride: See :class:`CrossTaskAttention`.
-        receives: Whether scores of a stage before come in.
+        receives: Whether it receives scores from the previous stage.
     """
 
     def __init__(self, channels: int, key_stride: int, *, receives: bool) -> None:

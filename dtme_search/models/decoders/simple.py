@@ -19,15 +19,15 @@ from dtme_search.tasks import TaskSpec
 class SimpleDecoder(nn.Module):
     """Decode one task from one or several feature maps (arXiv 2507.07485v2, experimental set-up).
 
-    The paper gives the sequence of layers; widths and initial weights are ours: the 3x3 convolution has no
-    bias (BN follows), and weights start as PyTorch's do.
+    The sequence of layers is the paper's; widths and initial weights are ours: the 3x3 convolution has no
+    bias (BN follows), and weights start with PyTorch's defaults.
 
     Args:
         in_channels: Channels of all feature maps together.
         channels: Width between the two convolutions.
         out_channels: C of the task.
         image_size: (H, W) of the prediction.
-        output_mean: Initial bias of the predictor, shape (C,); zeros when ``None``.
+        output_mean: Initial bias of the predictor, shape (C,); ``None`` means zeros.
 
     Raises:
         ValueError: If ``output_mean`` does not have shape (C,).

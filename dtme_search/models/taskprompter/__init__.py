@@ -1,4 +1,4 @@
-"""TaskPrompter (Ye & Xu, ICLR 2023), ViT variant: task prompts go beside the patches through all blocks."""
+"""TaskPrompter (Ye & Xu, ICLR 2023), ViT variant: task prompts pass through all blocks beside the patches."""
 
 from dtme_search.models.taskprompter.blocks import PromptBlock
 from dtme_search.models.taskprompter.kind import (

@@ -1,4 +1,4 @@
-"""A plain ViT made to carry one prompt per task; pretrained weights are those of the ViT.
+"""A plain ViT extended to carry one prompt per task; its pretrained weights stay usable.
 
 Shapes: B images, T prompts, L patches, P embedding dim, (H, W) image.
 """
@@ -23,11 +23,11 @@ class PromptedBackbone(Backbone):
     """A ViT whose tokens are the prompts of the tasks, then the patches; it has no class token.
 
     Args:
-        plain: The ViT, with its weights; it is taken over. Class and register tokens and their positions
-            are dropped.
+        plain: The ViT, with its weights; it is modified. Class and register tokens and their positions are
+            dropped.
         tasks: Each gets a prompt, in this order.
-        decoded: Number of the block -> windows a side, for blocks that are decoded; blocks count from 1.
-        seed: Seed of the new weights. A prompt starts the same whichever other tasks there are.
+        decoded: Number of the block -> windows per side, for decoded blocks; blocks count from 1.
+        seed: Seed of the new weights. A prompt starts the same, whichever other tasks there are.
     """
 
     def __init__(self, plain: Backbone, tasks: Sequence[str], decoded: dict[int, int], seed: int) -> None:
@@ -45,14 +45,14 @@ class PromptedBackbone(Backbone):
 
     @property
     def first_shared_token(self) -> int:
-        """Prompts belong to their tasks: only patches are shared."""
+        """Prompts belong to their tasks; only patches are shared."""
         return len(self.prompts)
 
     def embed(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W) to tokens (B, T + L, P): prompts, which have no position, then patches.
 
         Raises:
-            ValueError: If the images have another size than the model was built for.
+            ValueError: If the size of the images differs from that of the model.
         """
         size = tuple(side * self.info.patch_size for side in self.info.grid)
         if tuple(images.shape[-2:]) != size:
@@ -66,7 +66,7 @@ class PromptedBackbone(Backbone):
 
 
 def _prompt(task: str, embed_dim: int, seed: int) -> Tensor:
-    """N(1, 1), cut off at -2 and 2."""
+    """N(1, 1), truncated at -2 and 2."""
     with seeded(seed, f"prompt/{task}"):
         return nn.init.trunc_normal_(torch.empty(embed_dim), mean=1.0, std=1.0, a=-2.0, b=2.0)
 

@@ -21,10 +21,10 @@ from dtme_search.models.task_modules import TaskModules
 
 @dataclass(frozen=True)
 class PromptedMap:
-    """What one task reads at one level, all of it in its own stream.
+    """What one task reads at one level, all from its own stream.
 
     Attributes:
-        patches: Patches that leave the block, as a map (B, P, h, w).
+        patches: Patches after the block, as a map (B, P, h, w).
         spatial: Its prompt against the patches, (B, H, h, w).
         prompts: Its prompt against the prompts of all tasks of the model, (B, H, T).
         channels: Its prompt against the channels of each window, (B, P, W, W).
@@ -68,7 +68,7 @@ class TaskFeature(nn.Module):
         )
 
     def forward(self, prompted: PromptedMap) -> Tensor:
-        """Weigh the map by place and by channel, and join both: (B, F, h, w)."""
+        """Weight the map by place and by channel, and join both: (B, F, h, w)."""
         spatial = self.spatial(_weighed_by_head(prompted.patches, prompted.spatial))
         channel = self.channel(_weighed_by_window(prompted.patches, prompted.channels))
         feature: Tensor = self.fuse(torch.cat((spatial, channel), dim=1))
@@ -76,20 +76,20 @@ class TaskFeature(nn.Module):
 
 
 def _weighed_by_head(map_BPhw: Tensor, scores_BHhw: Tensor) -> Tensor:
-    """Attention head k weighs the k-th group of channels; the map itself is added."""
+    """Attention head k weights the k-th group of channels; the map itself is added."""
     grouped_BHphw = map_BPhw.unflatten(1, (scores_BHhw.shape[1], -1))
     return torch.addcmul(grouped_BHphw, grouped_BHphw, scores_BHhw[:, :, None]).flatten(1, 2)
 
 
 def _weighed_by_window(map_BPhw: Tensor, scores_BPWW: Tensor) -> Tensor:
-    """The scores of a window weigh its channels; the map itself is added."""
+    """The scores of a window weight its channels; the map itself is added."""
     windows, (height, width) = scores_BPWW.shape[-1], map_BPhw.shape[2:]
     cut = map_BPhw.reshape(*map_BPhw.shape[:2], windows, height // windows, windows, width // windows)
     return torch.addcmul(cut, cut, scores_BPWW[:, :, :, None, :, None]).reshape(map_BPhw.shape)
 
 
 class Reweighting(nn.Module):
-    """Cross-task reweighting: how much a task takes of every task's feature, as its prompt sees theirs.
+    """Cross-task reweighting: how much a task takes of every task's feature, by how its prompt scores theirs.
 
     Args:
         num_heads: H.
@@ -142,7 +142,7 @@ class PrompterHead(nn.Module):
         channels: F.
         out_channels: C.
         image_size: (H, W) of the prediction.
-        output_mean: Where a regression output starts, shape (C,) [ours].
+        output_mean: Initial value of a regression output, shape (C,) [ours].
     """
 
     def __init__(
@@ -163,7 +163,7 @@ class PrompterHead(nn.Module):
 
 
 class PrompterDecoder(nn.Module):
-    """Decoder of all tasks: features at every level, exchanged between tasks, summed, predicted from.
+    """Decoder of all tasks: features at every level, exchanged between tasks, summed, then predictions.
 
     Args:
         levels: One decoder for each level.

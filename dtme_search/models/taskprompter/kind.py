@@ -33,7 +33,7 @@ def check_prompter(info: BackboneInfo, _channels: int | None, options: PrompterO
     """Check backbone and options.
 
     Raises:
-        ConfigError: If patches are turned by their positions, a width is below 1, or the grid cannot be cut
+        ConfigError: If patches are rotated by their positions, a width is below 1, or the grid cannot be cut
             into the windows.
     """
     if info.has_rotary_positions:
@@ -60,14 +60,14 @@ def check_prompter(info: BackboneInfo, _channels: int | None, options: PrompterO
 def prompted_backbone(
     plain: Backbone, context: DecoderContext, levels: tuple[int, ...], options: PrompterOptions
 ) -> Backbone:
-    """The ViT with a prompt for each task, scored at the blocks that are decoded."""
+    """The ViT with a prompt for each task, scored at the decoded blocks."""
     num_windows = windows_per_side(options.channel_heads, plain.info.grid)
     assert num_windows, "checked before anything is built"
     return PromptedBackbone(plain, tuple(context.specs), dict.fromkeys(levels, num_windows), context.seed)
 
 
 def build_prompter(context: DecoderContext, options: PrompterOptions) -> PrompterDecoder:
-    """The decoder of all tasks; what belongs to one starts the same whichever others there are."""
+    """The decoder of all tasks; the parts of one task start the same, whichever others there are."""
     embed_dim, num_heads = context.info.embed_dim, context.info.num_heads
     channels = context.channels or embed_dim
     branch_channels = options.branch_channels or embed_dim

@@ -1,1 +1,1 @@
-"""What a user does with studies that are there: list, rename, delete, clean, repair."""
+"""What users do with existing studies: list, rename, delete, clean, repair."""

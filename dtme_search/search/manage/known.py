@@ -1,4 +1,4 @@
-"""What studies there are in a folder or a database."""
+"""Which studies a folder or a database holds."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ class KnownStudy:
     Attributes:
         name: Its name.
         finished: Trials with a result or pruned, of ``planned``.
-        running: Trials that run.
-        interrupted: Trials that were begun and go on before another one begins.
-        size_mb: What its folder takes, with its database where that lies there.
-        last_activity: When a trial last began or ended; ``None`` before the first one.
+        running: Trials that are running.
+        interrupted: Trials that were started and will resume before another one starts.
+        size_mb: Size of its folder, and of its database if that is in there.
+        last_activity: When a trial last started or ended; ``None`` before the first one.
     """
 
     name: str
@@ -43,7 +43,7 @@ class KnownStudy:
 
 
 def known_studies(*, storage: str | None = None, workdir: Path = DEFAULT_WORKDIR) -> list[KnownStudy]:
-    """Studies of a database, or without one of all folders below ``workdir``, by name."""
+    """Studies of a database or, without one, of all folders below ``workdir``, by name."""
     url = storage or os.environ.get("DTME_STORAGE")
     folders = sorted(path.parent.name for path in workdir.glob("*/study.db"))
     urls = [url] if url else [default_storage_url(name, workdir) for name in folders]

@@ -1,4 +1,4 @@
-"""What nobody owns any more: rows of studies that are gone, files that belong to no trial."""
+"""Leftovers: rows of studies that no longer exist, files that belong to no trial."""
 
 from __future__ import annotations
 
@@ -22,10 +22,9 @@ from dtme_search.search.workspace import Workspace
 
 
 def find_leftovers(*, storage: str | None = None, workdir: Path = DEFAULT_WORKDIR) -> list[Removal]:
-    """What nobody owns in a database, or without one in all folders below ``workdir``.
+    """Leftovers in a database or, without one, in all folders below ``workdir``.
 
-    Studies that somebody works on are left alone. A database that cannot be read is passed over: ``examine``
-    tells of it.
+    Studies in use are left alone. A database that cannot be read is skipped; ``examine`` reports it.
     """
     url = storage or os.environ.get("DTME_STORAGE")
     folders = sorted(path.parent.name for path in workdir.glob("*/study.db"))
@@ -41,7 +40,7 @@ def _of_database(url: str, workdir: Path, *, is_own: bool) -> Iterator[Removal]:
     opened = open_storage(url, create=False)
     records = records_for(opened)
     if not records.is_current():
-        return  # an older release's, which the next look at a study brings up to date
+        return  # made by an older release; the next look at a study upgrades it
     with storage_errors(url):
         gone, names = ownerless(opened.engine), optuna.get_all_study_names(opened)
         for study in gone:

@@ -1,4 +1,4 @@
-"""What deleting and cleaning remove: told first, carried out when the user says so."""
+"""What deleting and cleaning remove: listed first, carried out once the user agrees."""
 
 from __future__ import annotations
 
@@ -43,20 +43,20 @@ class Removal:
 
     @property
     def size_mb(self) -> float:
-        """What the files take."""
+        """Size of the files."""
         return sum(map(size_of, self.files)) / 2**20
 
 
 def of_study(study: str, *, storage: str | None = None, workdir: Path = DEFAULT_WORKDIR) -> Removal:
-    """A study with all its rows and files; baselines stay in a database that others share.
+    """A study with all its rows and files; baselines stay if other studies share the database.
 
     Raises:
-        StorageError: If there is no such study, or somebody works on it.
+        StorageError: If there is no such study, or it is in use.
     """
     loaded = idle_study(study, storage=storage, workdir=workdir)
     url, root = storage_url(loaded.name, storage, workdir), workdir / loaded.name
     own = url == default_storage_url(loaded.name, workdir)
-    # The folder of another study of this name, which has its database there, is not this study's.
+    # The folder may hold the database of another study of the same name; then it is not ours to delete.
     files = (root,) if root.is_dir() and (own or not (root / "study.db").exists()) else ()
     engine = loaded.records.engine
 
@@ -74,10 +74,10 @@ def of_study(study: str, *, storage: str | None = None, workdir: Path = DEFAULT_
 def of_trials(
     study: str, numbers: Sequence[int], *, storage: str | None = None, workdir: Path = DEFAULT_WORKDIR
 ) -> Removal:
-    """Trials with all their attempts, rows and files; their numbers are not given again.
+    """Trials with all their attempts, rows and files; their numbers are not used again.
 
     Raises:
-        StorageError: If there is no such trial, another one took its result over, or somebody works on it.
+        StorageError: If there is no such trial, another one took over its result, or the study is in use.
     """
     loaded = idle_study(study, storage=storage, workdir=workdir)
     trials = {trial.number: trial for trial in loaded.optuna.get_trials(deepcopy=False)}
@@ -111,12 +111,12 @@ def of_trials(
 
 
 def of_spare(study: str, *, storage: str | None = None, workdir: Path = DEFAULT_WORKDIR) -> Removal:
-    """What a study can do without: shared training, logs of workers, and what belongs to no trial.
+    """What a study can do without: shared training, logs of workers, and files that belong to no trial.
 
-    Later trials that would have shared the training train it anew.
+    Later trials that would have shared the training train it again.
 
     Raises:
-        StorageError: If there is no such study, or somebody works on it.
+        StorageError: If there is no such study, or it is in use.
     """
     loaded = idle_study(study, storage=storage, workdir=workdir)
     workspace = Workspace(workdir / loaded.name)
@@ -146,10 +146,10 @@ def leftovers(study: LoadedStudy, workspace: Workspace) -> list[Path]:
 
 
 def idle_study(study: str, *, storage: str | None, workdir: Path) -> LoadedStudy:
-    """A study that nobody works on, with the trials of dead processes handed back.
+    """A study that nobody is working on, with the trials of dead processes handed back.
 
     Raises:
-        StorageError: If there is no such study, or somebody works on it.
+        StorageError: If there is no such study, or it is in use.
     """
     loaded = load_study(study, storage=storage, workdir=workdir, writes=True)
     engine = loaded.records.engine
@@ -173,7 +173,7 @@ def idle_study(study: str, *, storage: str | None, workdir: Path) -> LoadedStudy
 
 
 def remove(files: Iterable[Path]) -> None:
-    """Remove files and folders; one that is gone already is no error."""
+    """Remove files and folders; one that no longer exists is no error."""
     for path in files:
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
@@ -200,7 +200,7 @@ def _files_of(workspace: Workspace, trials: Collection[FrozenTrial]) -> list[Pat
 
 
 def _artifact(key: str) -> str:
-    """Name of the file that an attribute of Optuna's speaks of; empty for other attributes."""
+    """Name of the file that one of Optuna's attributes refers to; empty for other attributes."""
     return key.removeprefix("artifacts:") if key.startswith("artifacts:") else ""
 
 

@@ -1,4 +1,4 @@
-"""Another name for a study: in all tables, in its folder, in what it says of itself."""
+"""Rename a study: in all tables, in its folder, in its own attributes."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from dtme_search.search.study.place import DEFAULT_WORKDIR
 def rename_study(
     study: str, new: str, *, storage: str | None = None, workdir: Path = DEFAULT_WORKDIR
 ) -> tuple[LoadedStudy, str]:
-    """Rename a study; gives it, and the YAML whose ``name:`` the user has to change, or nothing.
+    """Rename a study; returns it, and the YAML in which the user must change ``name:``, if any.
 
-    A shipped study gets a YAML of its own in its folder, because the shipped one has the old name.
+    A shipped study gets its own YAML in its folder, because the shipped one has the old name.
 
     Raises:
-        ConfigError: If the name cannot be one.
-        StorageError: If the name is taken, there is no such study, or somebody works on it.
+        ConfigError: If the name is not allowed.
+        StorageError: If the name is taken, there is no such study, or it is in use.
     """
     loaded = idle_study(study, storage=storage, workdir=workdir)
     old, engine = loaded.name, loaded.records.engine

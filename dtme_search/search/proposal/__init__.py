@@ -1,4 +1,4 @@
-"""The mathematics of proposing plans: what a plan is in numbers, what it may be worth, what it still costs.
+"""The mathematics of proposing plans: a plan in numbers, what it may be worth, what it still costs.
 
-Nothing here knows Optuna, SQL or torch; everything is a function of what is handed in.
+Nothing here depends on Optuna, SQL or torch; every result is a function of the arguments.
 """

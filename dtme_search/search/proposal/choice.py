@@ -1,8 +1,8 @@
-"""Which plan to train next, with which seed: what it may add to the front, for what it still costs.
+"""Which plan to train next, and with which seed: what it may add to the front for what it still costs.
 
-With one seed the front is that of the gains that were seen, which a study shows. With several it is that of
-the expected gains: what was lucky with one seed is no reason to stop looking.
-Nothing is remembered: equal evidence gives equal choices in every process.
+With one seed the front consists of the gains that were seen, which is what a study shows. With several seeds
+it consists of the expected gains: a plan that was lucky with one seed must not stop the search for better
+ones. No state is kept: equal evidence gives equal choices in every process.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from dtme_search.search.proposal.gaussian import Observations, PlanModel, fit
 from dtme_search.search.proposal.plans import Plans
 
 NUM_FIRST = 2
-"""Plans that must have been trained, or be training, before a model says anything [ours, by replays]."""
+"""Plans that must have been trained, or be in training, before a model is used [ours, by replays]."""
 NUM_BEFORE_NEXT_SEED = 8
-"""Trainings of a seed after which the next one opens [ours]."""
+"""Trainings with one seed after which the next seed opens [ours]."""
 _SHARE_DRAWN = 1 / 8
-"""Share of the candidates among which the first plans are looked for [ours]."""
+"""Share of the candidates from which the first plans are chosen [ours]."""
 _MOST_LEARNT_FROM = 60
 _MOST_SEEN = 300
 _MOST_CLIMBED = 20
@@ -37,14 +37,15 @@ _TIE = 1e-9
 
 @dataclass(frozen=True)
 class Candidates:
-    """Plans that might be trained next.
+    """Plans that could be trained next.
 
     Attributes:
         plans: The n plans.
         prices: Their known prices, shape (n,).
         costs: Compute each would cost now, by seed, shape (n, S).
-        open: Whether it may be trained with a seed at all, shape (n, S): not if it was or is, or fails.
-        names: Different for different plans; decide between equals.
+        open: Whether it may be trained with a seed, shape (n, S): false if it was trained, is running, or
+            fails.
+        names: Different for different plans; break ties.
     """
 
     plans: Plans
@@ -59,10 +60,10 @@ class Evidence:
     """What a study knows. Its own seeds are 0 to S - 1; other studies come after them.
 
     Attributes:
-        finished: What trainings showed; ``prices`` of their plans, shape (n,).
+        finished: Results of finished trainings; ``prices`` of their plans, shape (n,).
         running: Plans and seeds in training; their gains are not read.
-        running_prices: Prices of these.
-        limit: Highest price that counts, where the study has a limit.
+        running_prices: Their prices.
+        limit: Highest price that counts, if the study has a limit.
     """
 
     finished: Observations
@@ -74,13 +75,13 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Choice:
-    """A plan to train, and why.
+    """A plan to train, and the reason.
 
     Attributes:
         name: Of the candidate; ``seed`` to train it with.
-        expected: Gain that is expected of it, ``deviation`` how sure that is; ``None`` without a model.
+        expected: Its expected gain, with standard deviation ``deviation``; ``None`` without a model.
         improvement: Expected growth of the hypervolume, in units of gain times price.
-        cost: Compute that it will cost, in unexpanded steps; ``price`` what it costs for ever.
+        cost: Compute it will cost, in unexpanded steps; ``price`` is what it costs permanently.
     """
 
     name: str
@@ -93,7 +94,7 @@ class Choice:
 
     @property
     def score(self) -> float:
-        """Logarithm of the improvement for each step that is still to pay."""
+        """Logarithm of the improvement per step still to be trained."""
         return float(np.log((self.improvement or 0.0) + 1e-300) - np.log(max(self.cost, 1.0)))
 
 
@@ -103,13 +104,13 @@ def choose(
     draw: int,
     more: Callable[[Sequence[str]], Candidates | None] = lambda _: None,
 ) -> Choice | None:
-    """The open candidate that is expected to enlarge the hypervolume most for what it still costs.
+    """The open candidate with the largest expected growth of the hypervolume for what it still costs.
 
     Args:
         evidence: What is known.
-        candidates: What may be trained.
-        draw: Decides the first plans, before there is a model, and nothing else.
-        more: Further candidates near the named best ones, where not all plans can be listed.
+        candidates: What could be trained.
+        draw: Seeds the choice of the first plans, before there is a model, and nothing else.
+        more: Further candidates near the given best ones, for spaces too large to list.
 
     Returns:
         ``None`` if nothing is open.
@@ -134,7 +135,7 @@ def choose(
 
 
 def model_of(evidence: Evidence) -> PlanModel:
-    """The model of what is finished; what runs is believed to come out as expected."""
+    """The model of what is finished; running plans are assumed to turn out as expected."""
     finished = evidence.finished
     seen = finished.take(_spread_over(evidence, min(len(finished), _MOST_SEEN)))
     learnt_from = finished.take(_spread_over(evidence, min(len(finished), _MOST_LEARNT_FROM)))
@@ -152,7 +153,7 @@ def model_of(evidence: Evidence) -> PlanModel:
 
 
 def _seeds_open(evidence: Evidence, candidates: Candidates) -> list[int]:
-    """Seeds that plans may be trained with: the next one opens when the one before has taught something."""
+    """Seeds that may be used: the next one opens once the one before has taught something."""
     begun = np.concatenate([evidence.finished.seeds, evidence.running.seeds])
     num_seeds = candidates.costs.shape[1]
     counts = [int((begun == seed).sum()) for seed in range(num_seeds)]
@@ -163,18 +164,18 @@ def _seeds_open(evidence: Evidence, candidates: Candidates) -> list[int]:
 
 
 def _unexpanded(candidates: Candidates, seed: int) -> int | None:
-    """The plan that never grows, if it is still to be trained with a seed."""
+    """The plan that never grows, if it must still be trained with a seed."""
     rows = np.flatnonzero((candidates.plans.reach == 0) & candidates.open[:, seed])
     return int(rows[0]) if len(rows) else None
 
 
 def _num_grown(evidence: Evidence) -> int:
-    """Plans that grow, finished or running, here or in another study."""
+    """Plans that grow, finished or running, in this or another study."""
     return int((evidence.finished.plans.reach > 0).sum() + (evidence.running.plans.reach > 0).sum())
 
 
 def _first_plan(evidence: Evidence, candidates: Candidates, draw: int) -> Choice:
-    """Before there is a model: far from what is known, and cheap, among a share drawn at random."""
+    """Before there is a model: cheap plans, far from the known ones, from a share drawn at random."""
     rows = np.flatnonzero(candidates.open[:, 0])
     rng = np.random.default_rng([draw, len(evidence.finished), len(evidence.running)])
     rows = rng.permutation(rows)[: max(1, round(len(rows) * _SHARE_DRAWN))]
@@ -203,7 +204,7 @@ def _ranked(
     highest = evidence.limit
     if highest is None:
         highest = max(float(candidates.prices.max(initial=0.0)), float(prices.max()))
-    # A little beyond the dearest plan, so that this one counts, too.
+    # A little beyond the most expensive plan, so that it counts, too.
     reference = float(reached.min()), highest * 1.0001 + _TIE
     mean, deviation = model.average(candidates.plans) if several else model.shown_by(candidates.plans, 0)
     found = []
@@ -236,13 +237,13 @@ def _order(choice: Choice) -> float:
 
 
 def _first_of(best: Sequence[Choice]) -> Choice | None:
-    """The best; of equals the cheaper, then the smaller, then by name: workers with equal states agree."""
+    """The best; ties go to the cheaper, the smaller, then by name, so workers in equal states agree."""
     equal = [choice for choice in best if choice.score >= best[0].score - _TIE]
     return min(equal, key=lambda choice: (choice.cost, choice.price, choice.name, choice.seed), default=None)
 
 
 def _spread_over(evidence: Evidence, most: int) -> Rows:
-    """Rows of finished trainings, at most so many: the front, and the others evenly over time."""
+    """Rows of finished trainings, at most that many: the front, and the others spread evenly over time."""
     finished = evidence.finished
     if most >= len(finished):
         return np.arange(len(finished))

@@ -1,4 +1,4 @@
-"""What a plan still costs, in unexpanded training steps, given the trunks that are paid for."""
+"""What a plan still costs, in unexpanded training steps, given the trunks that already exist."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _OPERATION_SHARE = 0.02
 
 @dataclass(frozen=True)
 class Shape:
-    """What the cost of a step follows, for n plans; shape (n,) each.
+    """What determines the cost of a step, for n plans; shape (n,) each.
 
     Attributes:
-        depth: Share of the layers from the first grown one on, 0 without growth: they run once per stream.
+        depth: Share of the layers from the first grown one on, 0 without growth; these run once per stream.
         streams: Streams through the last layer.
         operations: Share of the layers with each operation, shape (n, operations).
     """
@@ -31,18 +31,18 @@ class Shape:
         return Shape(self.depth[rows], self.streams[rows], self.operations[rows])
 
     def formula(self) -> Array:
-        """Cost of a step before any was measured: further streams cost about half a step each [ours]."""
+        """Cost of a step before any is measured: each further stream costs about half a step [ours]."""
         per_layer = self.operations.sum(1)
         cost: Array = 1 + (self.streams - 1) * _STREAM_SHARE * self.depth + _OPERATION_SHARE * per_layer
         return cost
 
     def columns(self) -> Array:
-        """What a step costs beyond an unexpanded one is taken to be linear in."""
+        """Terms in which the cost of a step beyond an unexpanded one is assumed to be linear."""
         return np.column_stack([self.depth * (self.streams - 1), self.operations])
 
 
 def step_costs(shape: Shape, measured: Shape, costs: Array) -> Array:
-    """Cost of a step of each plan: by least squares on measured ones, by the formula below five of them.
+    """Cost of a step of each plan: least squares on the measured ones, the formula if fewer than five are.
 
     Example:
         >>> one = np.ones(5)
@@ -53,7 +53,7 @@ def step_costs(shape: Shape, measured: Shape, costs: Array) -> Array:
     """
     if len(costs) < _FEWEST_MEASURED or not len(shape.depth):
         return shape.formula()
-    # A little of the formula steadies what the measured plans do not tell apart.
+    # A small share of the formula steadies the fit where the measured plans do not determine it.
     columns, excess = measured.columns(), costs - measured.formula()
     steadied = columns.T @ columns + 1e-3 * np.eye(columns.shape[1])
     weights = np.linalg.solve(steadied, columns.T @ excess)
@@ -64,10 +64,11 @@ def cost_to_go(starts: Array, ends: Array, step_cost: Array, paid: Array) -> Arr
     """Compute that training each plan would cost now.
 
     Args:
-        starts: Step of the growth; the last step for a plan that never grows. Shape (n,), like all.
+        starts: Step of the growth; the last step for a plan that never grows. Shape (n,), as for all
+            arguments.
         ends: Steps of the whole run.
         step_cost: Cost of a step after the growth.
-        paid: Step up to which somebody has trained, or is training, the trunk that the plan shares.
+        paid: Step up to which the plan's trunk has been trained or is in training.
 
     Example:
         >>> one = np.ones(1)

@@ -1,8 +1,9 @@
-"""Fronts of (gain, price) pairs and how far one more plan is expected to push them.
+"""Fronts of (gain, price) pairs, and how far one more plan is expected to push them.
 
-A gain is to be high and uncertain before a training, a price (overhead, FLOPs, latency, step cost) is to be
-low and known before it. That is why the expected hypervolume improvement, an integral over two dimensions
-in general (Emmerich et al., 2006), is here an exact sum of one-dimensional expected improvements [ours].
+A gain should be high and is uncertain before training. A price (overhead, FLOPs, latency, step cost) should
+be low and is known before training. That is why the expected hypervolume improvement, in general an integral
+over two dimensions (Emmerich et al., 2006), is an exact sum of one-dimensional expected improvements here
+[ours].
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ Rows = NDArray[np.intp]
 
 
 def front(gains: Array, prices: Array) -> Rows:
-    """Rows that no other dominates, by ascending price; of equal pairs the first.
+    """Rows that no other row dominates, by ascending price; the first of equal pairs.
 
     Example:
         >>> front(np.array([1.0, 3.0, 2.0]), np.array([0.0, 1.0, 2.0])).tolist()
@@ -56,10 +57,10 @@ def expected_improvement(mean: Array, deviation: Array, level: float) -> Array:
 def expected_hypervolume_improvement(
     mean: Array, deviation: Array, prices: Array, reached: tuple[Array, Array], reference: tuple[float, float]
 ) -> Array:
-    """By how much a plan is expected to enlarge the hypervolume of what was reached, for each of n plans.
+    """By how much a plan is expected to enlarge the hypervolume reached so far, for each of n plans.
 
-    Between two neighbours of the front the height that must be beaten is constant: the improvement is the
-    width of each stretch to the right of the plan's price, times the expected improvement over its height.
+    Between two neighbours on the front the height to beat is constant. So the improvement is the sum, over
+    the stretches to the right of the plan's price, of width times expected improvement over the height.
 
     Args:
         mean: Expected gain, shape (n,); ``deviation`` above 0, likewise.

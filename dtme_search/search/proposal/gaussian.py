@@ -1,15 +1,15 @@
-"""A Gaussian process over plans that tells what a plan does from what a seed does to it.
+"""A Gaussian process over plans that separates the effect of a plan from the effect of a seed.
 
     gain(plan, seed) = mean(plan) + bias of the seed(plan) + offset of the seed + white noise
 
 after Pearce, Poloczek and Branke, "Bayesian optimization allowing for common random numbers" (1910.09259).
-Mean and bias are alike for plans that are alike: a product of squared exponentials, one length per group
-of columns; the mean has a linear part in the summary, too. The bias is scaled by the reach of the plan
-[ours]: a seed can do to a plan only what its growth has time to do. With one seed, bias and offset cannot
-be told from the mean and are left out. Trials of another study are one more seed: how much of them carries
-over is what the variances say.
+Mean and bias are similar for similar plans: a product of squared exponentials, one length per group of
+columns. The mean also has a linear part in the summary. The bias is scaled by the reach of the plan [ours]: a
+seed can affect a plan only as much as its growth has time to. With one seed, bias and offset cannot be
+separated from the mean and are left out. Trials of another study count as one more seed; the variances say
+how much of them carries over.
 
-Nothing is kept between fits: the same observations give the same model in every process.
+Nothing is kept between fits: equal observations give equal models in every process.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Seeds = NDArray[np.intp]
 _JITTER = 1e-8
 _MOST_STEPS = 20
 _LEAST_REACH = 0.1
-"""What a seed can do to a plan that grows at the very end; to one that never grows, a third of it."""
+"""Effect of a seed on a plan that grows at the very end; on one that never grows, a third of it."""
 
 # Logarithms of length or standard deviation: centre and width of the prior, lowest and highest value.
 _LENGTH = (0.0, 0.8, -3.0, 4.0)
@@ -42,7 +42,7 @@ _WHITE_OF_SEVERAL = (float(np.log(0.15)), 1.0, -4.6, 1.0)
 
 @dataclass(frozen=True)
 class Observations:
-    """Gains that n trainings showed, of which plans, with which seeds (numbered from 0); shape (n,) each."""
+    """Gains of n trainings, with their plans and seeds (numbered from 0); shape (n,) each."""
 
     plans: Plans
     seeds: Seeds
@@ -57,7 +57,7 @@ class Observations:
         return bool(np.any(self.seeds != self.seeds[0]))
 
     def take(self, rows: Rows) -> Observations:
-        """Some of them."""
+        """A subset of them."""
         return Observations(self.plans[rows], self.seeds[rows], self.gains[rows])
 
     def __add__(self, other: Observations) -> Observations:
@@ -94,11 +94,11 @@ class PlanModel:
         return self._posterior(self._of_average(plans, self._likeness(plans)), self._variance(plans))
 
     def shown_by(self, plans: Plans, seed: int) -> tuple[Array, Array]:
-        """Mean and standard deviation of what each plan will show with a seed, without white noise."""
+        """Mean and standard deviation of each plan's result with a seed, without white noise."""
         return self._posterior(self._with_seed(plans, seed), self._own(plans))
 
     def lesson(self, plans: Plans, seed: int) -> Array:
-        """By how much (one standard deviation) training a plan with a seed will move its average."""
+        """How far (one standard deviation) training a plan with a seed is expected to move its average."""
         likeness, of_seed = self._likeness(plans), self._with_seed(plans, seed)
         solved = cho_solve(self._factor, of_seed.T, check_finite=False).T
         covariance = self._variance(plans) - (self._of_average(plans, likeness) * solved).sum(1)
@@ -107,7 +107,7 @@ class PlanModel:
         return np.maximum(moved, 1e-9)
 
     def also(self, more: Observations) -> PlanModel:
-        """The same beliefs after further observations, hyperparameters left as they are."""
+        """The same beliefs after further observations, with unchanged hyperparameters."""
         return PlanModel(self.seen + more, self.parts, self.level, self.scale)
 
     def _posterior(self, cross: Array, prior: Array) -> tuple[Array, Array]:
@@ -167,7 +167,7 @@ def fit(seen: Observations, learn_from: Observations | None = None) -> PlanModel
 
     Args:
         seen: At least one observation.
-        learn_from: Those among them that hyperparameters are learnt from, where all would take too long.
+        learn_from: Subset used to fit the hyperparameters, if all would take too long.
     """
     sample = seen if learn_from is None else learn_from
     level, scale = float(sample.gains.mean()), float(sample.gains.std())
@@ -238,7 +238,7 @@ class _Likelihood:
 
 
 def _room(plans: Plans) -> Array:
-    """How far a seed can move each plan, relative to one that grows at once."""
+    """How far a seed can move each plan, relative to a plan that grows at once."""
     grown: Array = np.where(plans.reach > 0, _LEAST_REACH + plans.reach, _LEAST_REACH / 3)
     return grown
 

@@ -1,4 +1,4 @@
-"""Plans in numbers: columns in groups, each of which the model gives one length scale."""
+"""Plans in numbers: groups of columns, each with its own length scale in the model."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from dtme_search.search.proposal.front import Array, Rows
 
 @dataclass(frozen=True)
 class Plans:
-    """n plans as rows of numbers, about 0 to 1.
+    """n plans as rows of numbers, roughly from 0 to 1.
 
     Attributes:
         groups: Columns that share a length scale, shape (n, width) each: the start of the growth, each
             further choice, each operation by layer.
-        summary: Columns that a linear part is learnt for, shape (n, width); none are fine.
-        reach: Share of the training that the growth takes part in, shape (n,); 0 for a plan that never
-            grows. It bounds what a seed does to a plan: without growth there is nothing it could change.
+        summary: Columns that get a linear part, shape (n, width); may be empty.
+        reach: Share of the training during which the growth takes part, shape (n,); 0 for a plan that never
+            grows. It bounds the effect of a seed, because without growth there is nothing a seed could
+            change.
     """
 
     groups: tuple[Array, ...]
@@ -34,7 +35,7 @@ class Plans:
 
     @classmethod
     def join(cls, parts: Sequence[Plans]) -> Plans:
-        """The plans of all parts, one after the other."""
+        """The plans of all parts, concatenated."""
         return cls(
             tuple(np.concatenate(columns) for columns in zip(*(part.groups for part in parts), strict=True)),
             np.concatenate([part.summary for part in parts]),

@@ -1,4 +1,4 @@
-"""What everything that works for one trial needs to know of it."""
+"""What all code that works on one trial needs to know about it."""
 
 from __future__ import annotations
 
@@ -18,18 +18,19 @@ class TrialContext:
 
     Attributes:
         study: The study.
-        number: Number of the trial, of this attempt.
+        number: Number of the trial (of this attempt).
         first: Number of its first attempt, which names its folder and its lock.
         config: What it runs.
         data: Its data.
         records: Own SQL tables.
         workspace: Folders of the study.
-        expansion_steps: Steps at which runs of the study may grow, ascending; where they share a trunk.
+        expansion_steps: Steps at which runs of the study may grow, ascending; used where runs share a trunk.
         baselines: Task -> single-task baseline that it is compared with.
-        base_baselines: Those of the study's base config, where its trials differ by their architecture.
-        should_stop: Asked between steps and while waiting.
-        on_wait: Told once per wait for another worker, with what is waited for.
-        meanwhile: Runs another trial where this one would wait before it has begun; whether there was one.
+        base_baselines: Those of the study's base config, if its trials differ in architecture.
+        should_stop: Called between steps and while waiting.
+        on_wait: Called once per wait for another worker, with what is waited for.
+        meanwhile: Runs another trial while this one would wait before it has started; returns whether there
+            was one.
         waits: Seconds of every wait.
     """
 

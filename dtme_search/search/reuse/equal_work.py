@@ -1,4 +1,4 @@
-"""Work that a study has done already: many proposals come to the same training, which is paid for once."""
+"""Work that a study has already done: many proposals lead to the same training, which is paid for once."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ class AlreadyDone(Exception):
 
 
 class WorkClaim:
-    """The one trial of a study that may do a piece of work, as long as ``until`` is open.
+    """The only trial of a study that may do a piece of work, as long as ``until`` is open.
 
     Args:
         context: The trial.
-        until: Closed when it has ended.
+        until: Closed when the trial has ended.
     """
 
     def __init__(self, context: TrialContext, until: ExitStack) -> None:
@@ -40,12 +40,12 @@ class WorkClaim:
         self._fingerprint: str | None = None
 
     def take(self, plan: ExpansionPlan, meanwhile: Callable[[], bool] = lambda: False) -> str:
-        """Claim the work that a plan comes to, and give its fingerprint.
+        """Claim the work that a plan leads to, and return its fingerprint.
 
-        ``meanwhile`` does other work while another worker has this one, and tells whether there was any.
+        ``meanwhile`` does other work while another worker has this one, and returns whether there was any.
 
         Raises:
-            AlreadyDone: If a trial of the study finished it, perhaps while this one waited for it.
+            AlreadyDone: If a trial of the study has finished it, perhaps while this one waited.
             TrainingInterrupted: If the run was asked to stop while it waited.
         """
         context = self._context
@@ -72,7 +72,7 @@ class WorkClaim:
 def plan_ahead(
     config: RunConfig, trunk: TrialTrunk, num_layers: int
 ) -> tuple[ExpansionPlan, ConflictReport | None] | None:
-    """The plan that a run will come to and its conflicts, where both are known without training."""
+    """The plan that a run will lead to and its conflicts, if both are known without training."""
     step = config.expansion_step
     if step is None:
         return ExpansionPlan.empty(tuple(config.tasks), num_layers), None

@@ -1,4 +1,4 @@
-"""What sharing work saved a study, from the facts that every trial recorded."""
+"""What sharing work saved a study, from the facts recorded for each trial."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from dtme_search.search.storage.rows import RunRow
 
 @dataclass(frozen=True)
 class Savings:
-    """Steps of the finished trials of a study, by who paid for them.
+    """Steps of the finished trials of a study, by source.
 
     Attributes:
         trained: Trained by the trial itself.
-        from_trunks: Taken over from a trunk.
-        from_equal_work: Not trained because another trial had trained the same.
+        from_trunks: Taken from a trunk.
+        from_equal_work: Not trained because another trial had done the same training.
         pruned_away: Not trained because the trial was pruned.
-        seconds: What the reused steps and measurements took when they were paid for.
+        seconds: What the reused steps and measurements took when they were done.
         trials_taken_over: Trials that took over a whole result.
-        seconds_waited: Workers had nothing to do but to wait for each other.
+        seconds_waited: Time in which workers could only wait for each other.
     """
 
     trained: int = 0
@@ -32,12 +32,12 @@ class Savings:
 
     @property
     def total(self) -> int:
-        """Steps of the same trials, each trained from its start to its end."""
+        """Steps of the same trials if each were trained from start to end."""
         return self.trained + self.from_trunks + self.from_equal_work + self.pruned_away
 
     @property
     def trained_percent(self) -> float:
-        """Share of the steps that was trained."""
+        """Share of the steps that were trained."""
         return 100.0 * self.trained / self.total if self.total else 100.0
 
     def sentence(self) -> str:

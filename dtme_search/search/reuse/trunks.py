@@ -1,6 +1,6 @@
 """Trunks on disk: unexpanded training that trials share, and the conflicts measured on it.
 
-Every stretch of a trunk has a folder named by its fingerprint, with a lock, at most one snapshot and the
+Every stretch of a trunk has a folder named by its fingerprint, with a lock, at most one snapshot, and the
 conflict reports measured at its end. Deleting any of it costs time, never correctness.
 """
 
@@ -33,11 +33,11 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class TrunkStore:
-    """Snapshots and conflict reports of a study, least recently used ones leaving first.
+    """Snapshots and conflict reports of a study; the least recently used are deleted first.
 
     Attributes:
         root: Folder of all of them.
-        limit_bytes: Space they may take; one that is in use stays even above it.
+        limit_bytes: Space they may take; a stretch in use stays even above it.
         share_steps: Whether trials fork from snapshots.
         share_reports: Whether trials take over conflict reports.
     """
@@ -49,7 +49,7 @@ class TrunkStore:
 
     @classmethod
     def of_study(cls, workspace: Workspace, reuse: ReuseConfig) -> TrunkStore:
-        """The store in a study's folder, as its ``reuse`` section wants it."""
+        """The store in a study's folder, following its ``reuse`` section."""
         return cls(workspace.trunks, int(reuse.trunk_limit_gb * 2**30), reuse.trunks, reuse.conflicts)
 
     def folder(self, fingerprint: str) -> Path:
@@ -61,11 +61,11 @@ class TrunkStore:
         return next(self.folder(fingerprint).glob("snapshot-*.pt"), None)
 
     def lock(self, fingerprint: str) -> FileLock:
-        """Held by whoever trains the stretch, reads its snapshot, or measures at its end."""
+        """Held by whoever trains the stretch, reads its snapshot, or measures conflicts at its end."""
         return FileLock(private_folder(self.folder(fingerprint)) / "in_use.lock")
 
     def tidy(self) -> None:
-        """Remove what was used longest ago until the rest fits, and what killed processes left."""
+        """Delete the least recently used until the rest fits, and whatever killed processes left behind."""
         files = sorted((path for path in self.root.glob("*/*") if path.suffix != ".lock"), key=_last_used)
         excess = sum(_size(path) for path in files) - self.limit_bytes
         for path in files:
@@ -102,7 +102,7 @@ class TrialTrunk:
         return steps[known[-1] :] if known else steps
 
     def is_busy(self) -> bool:
-        """Whether another run trains the stretch that this one would train next."""
+        """Whether another run is training the stretch that this one needs next."""
         config = self.context.config
         for step in self.steps(0, config.expansion_step or config.total_steps):
             fingerprint = self._fingerprint(step)
@@ -158,7 +158,7 @@ class TrialTrunk:
         return report, 0.0
 
     def known_report(self, step: int, tasks: tuple[str, ...]) -> tuple[ConflictReport, float] | None:
-        """Conflicts of ``tasks`` at a step and the seconds they took, if somebody measured them."""
+        """Conflicts of ``tasks`` at a step and the seconds they took, if somebody has measured them."""
         path = self._report_path(step, tasks)
         if not self.store.share_reports or not path.is_file():
             return None

@@ -1,1 +1,1 @@
-"""What a study may propose: its search space, and the points that have names."""
+"""What a study may propose: its search space, and points with names."""

@@ -19,7 +19,7 @@ from dtme_search.search.space.search_space import SearchSpace
 _logger = logging.getLogger(__name__)
 
 _Wanted = Mapping[str, tuple[Scalar, ...]]
-"""Path -> the value a known point asks for, then what comes closest to it."""
+"""Path -> the value a known point wants, then the next best ones."""
 
 _UNEXPANDED: tuple[_Wanted, ...] = (
     {POLICY: ("none",)},
@@ -46,7 +46,7 @@ _PAPER: _Wanted = {
 
 
 def enqueued_point(space: SearchSpace, point: str | Mapping[str, Any]) -> dict[str, Any]:
-    """Parameters of what a study enqueues: a point by its name, or values by path.
+    """Parameters of an enqueued point: a named point, or values by path.
 
     Raises:
         ConfigError: As :func:`known_point` or :meth:`SearchSpace.point`.
@@ -55,16 +55,16 @@ def enqueued_point(space: SearchSpace, point: str | Mapping[str, Any]) -> dict[s
 
 
 def first_points(space: SearchSpace, study: StudyConfig) -> list[dict[str, Any]]:
-    """Parameters of all that a study enqueues; of the default points those that its space holds.
+    """Parameters of all enqueued points; of the default points, those that fit the space.
 
     Raises:
-        ConfigError: If the study names a point that its space does not hold.
+        ConfigError: If the study names a point that does not fit its space.
     """
     if "enqueue" in study.model_fields_set:
         return [enqueued_point(space, point) for point in study.enqueue]
     found = []
     for name in KNOWN_POINTS:
-        with suppress(ConfigError):  # nobody asked for it
+        with suppress(ConfigError):  # a default that the user did not ask for
             found.append(known_point(space, name))
     return found
 
@@ -72,13 +72,13 @@ def first_points(space: SearchSpace, study: StudyConfig) -> list[dict[str, Any]]
 def known_point(space: SearchSpace, name: str) -> dict[str, Any]:
     """Parameters of a named point, for ``study.enqueue_trial``.
 
-    ``unexpanded`` is the multi-task model that never grows, ``paper`` DTME as published: growth at step 0,
-    half of the layers by conflicts, variance ratio 100, one stream per task. What the distributions do not
-    hold becomes their nearest value; what the name leaves open becomes the base config's value, or the first
-    choice or low end where that is not among the values.
+    ``unexpanded`` is the multi-task model that never grows. ``paper`` is DTME as published: growth at step 0,
+    half of the layers by conflicts, variance ratio 100, one stream per task. Values outside a distribution
+    are replaced by its nearest value. What the name leaves open takes the base config's value or, if that is
+    not among the values, the first choice or the low end.
 
     Raises:
-        ConfigError: If no point has this name or the space does not hold it; says what to add.
+        ConfigError: If no point has this name, or it does not fit the space; says what to add.
     """
     where = f"study {space.study_name}: enqueue"
     if name == "unexpanded":
@@ -104,7 +104,7 @@ def known_point(space: SearchSpace, name: str) -> dict[str, Any]:
 
 
 def _closest(space: SearchSpace, wanted: _Wanted) -> dict[str, Any]:
-    """Values of all active parameters, as close as possible to ``wanted`` and then to the base config."""
+    """Values of all active parameters: as close as possible to ``wanted``, then to the base config."""
     base = space.base.model_dump(mode="json")
     params: dict[str, Scalar] = {}
     for parameter in space.parameters:
@@ -136,7 +136,7 @@ def _tell_differences(space: SearchSpace, config: RunConfig) -> None:
     values = config.model_dump(mode="json")
     for path, (asked, *_) in _PAPER.items():
         got = value_at(values, path, None)
-        # Half of the layers is still half at 0.4999998.
+        # Half of the layers is still half if the grid gives 0.4999998.
         close = isinstance(asked, float) and math.isclose(got, asked, rel_tol=1e-3)
         if not close and not same(got, asked):
             _logger.info(

@@ -17,7 +17,7 @@ from dtme_search.errors import ConfigError, nearest
 OptunaDistribution = CategoricalDistribution | IntDistribution | FloatDistribution
 
 _GRID_TOLERANCE = 1e-3
-"""Share of a step by which a typed value may miss the grid: 0.25 stands for 3 x 0.0833333."""
+"""Share of a step by which a typed value may be off the grid: 0.25 stands for 3 x 0.0833333."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Parameter:
         path: Dotted config path; also the name of the parameter in Optuna.
         pattern: The path as the study file writes it, with ``*`` where it was spread over the layers.
         distribution: What Optuna samples from.
-        when: Searched paths with the values under which this one is active; all must hold.
+        when: Searched paths and the values under which this one is active; all must hold.
     """
 
     path: str
@@ -37,14 +37,14 @@ class Parameter:
     when: tuple[tuple[str, tuple[Scalar, ...]], ...] = ()
 
     def unmet(self, params: Mapping[str, Scalar]) -> tuple[str, tuple[Scalar, ...]] | None:
-        """First condition that ``params`` does not fulfil, ``None`` when this parameter is active."""
+        """First condition that ``params`` does not meet, ``None`` if this parameter is active."""
         for path, values in self.when:
             if path not in params or not any(same(params[path], value) for value in values):
                 return path, values
         return None
 
     def suggest(self, trial: BaseTrial) -> Scalar:
-        """Ask a trial for a value; on a grid it comes as the decimals one would type (0.3, not 0.30...04)."""
+        """Ask a trial for a value; on a grid it is rounded as one would type it (0.3, not 0.30...04)."""
         ranged = self.distribution
         if isinstance(ranged, CategoricalDistribution):
             choice: Scalar = trial.suggest_categorical(self.path, ranged.choices)
@@ -55,10 +55,10 @@ class Parameter:
         return self._on_grid(value)
 
     def exact(self, value: object, where: str) -> Scalar:
-        """The value of the distribution that a user meant.
+        """The value of the distribution that the user meant.
 
         Raises:
-            ConfigError: ``<where>: <path> must ...`` if it is no choice, out of range or off the grid.
+            ConfigError: ``<where>: <path> must ...`` if it is not a choice, out of range or off the grid.
         """
         ranged = self.distribution
         if isinstance(ranged, CategoricalDistribution):
@@ -82,7 +82,7 @@ class Parameter:
         return snapped
 
     def nearest(self, wanted: Sequence[Scalar]) -> Scalar:
-        """Value closest to the first of ``wanted`` that compares; else the first choice or the low end."""
+        """Value closest to the first comparable one of ``wanted``; else the first choice or the low end."""
         ranged = self.distribution
         if isinstance(ranged, CategoricalDistribution):
             for value in wanted:
@@ -93,7 +93,7 @@ class Parameter:
             targets = [value for value in wanted if _is_number(value)]
             if not numbers or not targets:
                 return ranged.choices[0]
-            # inf asks for the largest; distances to it would all be equal.
+            # inf stands for the largest value; all distances to it would be equal.
             target = min(targets[0], max(numbers))
             return min(numbers, key=lambda number: abs(number - target))
         for value in wanted:
@@ -130,7 +130,7 @@ class Parameter:
 def make_parameter(path: str, pattern: str, searched: Distribution, where: str) -> Parameter:
     """Build the parameter of one path, its conditions not yet checked against the others.
 
-    A ``high`` that is not on the grid of ``low`` and ``step`` is lowered to it, as Optuna does.
+    A ``high`` that is off the grid of ``low`` and ``step`` is lowered to it, as Optuna does.
 
     Raises:
         ConfigError: If two choices are equal for Optuna (``1`` and ``1.0``, ``1`` and ``true``).

@@ -1,4 +1,4 @@
-"""Dotted paths that mean more to a search than their value."""
+"""Dotted paths with a special meaning for a search."""
 
 from __future__ import annotations
 
@@ -7,6 +7,6 @@ POLICY = "expansion.policy"
 START = "expansion.start"
 SEED = "seed"
 SEEDS = "seeds"
-"""Field of a study that makes the seed a parameter, which only the plan sampler chooses."""
+"""Field of a study that makes the seed a parameter; only the plan sampler chooses it."""
 ARCHITECTURE = ("model.backbone", "model.architecture", "model.decoder")
-"""What names the network of a run."""
+"""Fields that define the architecture of the network."""

@@ -1,8 +1,8 @@
-"""Which single-task recipes the trials of a study ask for, and what its baselines are trained with.
+"""Which single-task recipes the trials of a study use, and with which recipes its baselines are trained.
 
-A field that is searched may shape a single-task run as well: its learning rate, length, decoder, weight. A
-tuned trial must not be compared with an untuned baseline, so baselines follow the trial where that takes few
-of them, and are tuned themselves where it would take too many [ours].
+A searched field may also shape a single-task run: learning rate, length, decoder, weight. A tuned trial must
+not be compared with an untuned baseline. So baselines follow the trial if that takes only a few of them, and
+are tuned themselves if it would take too many [ours].
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from dtme_search.search.space.paths import ARCHITECTURE, SEEDS
 from dtme_search.search.space.search_space import SearchSpace
 
 FEW = 8
-"""So many recipes of a task are trained: all that trials ask for, or where those are more, to tune [ours]."""
+"""Number of recipes trained for a task: all that trials use or, if there are more, for tuning [ours]."""
 _LOOKED_AT = 48
-"""Points of the space that are drawn to count recipes [ours]."""
+"""Points drawn from the space to count recipes [ours]."""
 Recipe = dict[str, Scalar]
 _NEVER_READ = ("expansion.", "schedule.", "train.combine.")
 _OF_RECIPE = ("train.", "model.", "data.augment.", "data.normalize")
-"""Fields that a baseline may have other than the trial. What is measured, on which data, with which seed is
-always the trial's, and so is the architecture: a delta_m compares networks of one kind."""
+"""Fields in which a baseline may differ from the trial. What is measured, on which data and with which seed
+always match the trial, and so does the architecture: a delta_m compares networks of one kind."""
 
 
 def with_rule(study: StudyConfig, space: SearchSpace) -> SearchSpace:
-    """The space with the rule for baselines in its base config; where they are tuned, ``recipes`` are empty.
+    """The space with the rule for baselines in its base config; for tuned baselines ``recipes`` are empty.
 
-    Trials inherit it, and so do exports and what is confirmed. A study keeps its rule.
+    Trials inherit the rule, and so do exports and confirmations. A study keeps its rule.
     """
     tasks = space.base.primary_tasks
     fixed = BaselineRecipes(
@@ -44,11 +44,11 @@ def with_rule(study: StudyConfig, space: SearchSpace) -> SearchSpace:
     if most == 1:
         return space
     if wanted.recipe == "base":
-        return replace(space, base=_with(space.base, fixed))  # all there was before there were rules
+        return replace(space, base=_with(space.base, fixed))  # the only behaviour before there were rules
     if wanted.recipe == "trial" or (wanted.tune is None and most <= FEW):
         return replace(space, against="the recipe of the trial")
     tried = max(len(candidates(space, task, wanted.tune or FEW)) for task in tasks)
-    # Where only weights of losses are searched, there is nothing to tune.
+    # If only loss weights are searched, there is nothing to tune.
     rule = BaselineRecipes(rule="tuned", tried=tried) if tried > 1 else fixed
     return replace(space, base=_with(space.base, rule), against=rule.in_words())
 
@@ -56,7 +56,7 @@ def with_rule(study: StudyConfig, space: SearchSpace) -> SearchSpace:
 def candidates(space: SearchSpace, task: str, count: int) -> list[Recipe]:
     """Different recipes of a task, the base config's first: dotted path -> value of what is searched.
 
-    Weights stay those of the base config: Adam hardly sees the scale of a single loss.
+    Weights stay those of the base config: Adam is almost insensitive to the scale of a single loss.
     """
     found: dict[str, Recipe] = {}
     for config in islice(_points(space), 0, max(_LOOKED_AT, 8 * count)):
@@ -69,14 +69,14 @@ def candidates(space: SearchSpace, task: str, count: int) -> list[Recipe]:
 
 
 def judged_as(space: SearchSpace, config: RunConfig) -> RunConfig:
-    """The run whose baselines judge another: of a study's ``seeds`` all are judged by those of the first."""
+    """The run whose baselines judge another: all ``seeds`` of a study are judged by those of the first."""
     if any(each.pattern == SEEDS for each in space.parameters):
         return config.model_copy(update={"seed": space.base.seed})
     return config
 
 
 def recipes_of_trials(space: SearchSpace, task: str) -> list[RunConfig]:
-    """Different single-task runs of a task that trials may ask for, at most one more than :data:`FEW`."""
+    """Different single-task runs of a task that trials may use, at most one more than :data:`FEW`."""
     found: dict[str, RunConfig] = {}
     if _all_alike(space):
         return [space.base.for_single_task(task)]
@@ -89,7 +89,7 @@ def recipes_of_trials(space: SearchSpace, task: str) -> list[RunConfig]:
 
 
 def _all_alike(space: SearchSpace) -> bool:
-    """Whether nothing is searched that a single-task run could read; saves drawing points."""
+    """Whether nothing is searched that could affect a single-task run; then no points need to be drawn."""
     paths = [each.path for each in space.parameters if each.pattern != SEEDS]
     return space.base.train.count_from == "start" and all(path.startswith(_NEVER_READ) for path in paths)
 
@@ -114,7 +114,7 @@ def _points(space: SearchSpace) -> Iterator[RunConfig]:
     while True:
         try:
             yield judged_as(space, space.suggest(study.ask()))
-        except ConfigError:  # values that do not go together
+        except ConfigError:  # values that cannot be combined
             continue
 
 

@@ -28,7 +28,7 @@ from dtme_search.search.space.parameter import OptunaDistribution, Parameter, ma
 from dtme_search.search.space.paths import ARCHITECTURE, LAYERS, POLICY, SEED, SEEDS, START
 
 _MEETING_POINTS = 8
-"""Stretches into which a range of expansion starts without a grid is cut."""
+"""Number of parts into which a range of expansion starts without a grid is cut."""
 
 
 class SpaceRow(NamedTuple):
@@ -43,15 +43,15 @@ class SpaceRow(NamedTuple):
 class SearchSpace:
     """What a study searches around its base config.
 
-    A conditional parameter is suggested only while its ``when`` holds; otherwise the base config's value
-    stays. In a run with policy ``per_layer``, layers that are not listed are ``none``.
+    A conditional parameter is suggested only while its ``when`` holds; otherwise the base config's value is
+    used. With policy ``per_layer``, layers that are not listed are ``none``.
 
     Attributes:
         study_name: Name of the study, for messages.
         base: Config that every trial starts from.
         num_layers: Transformer layers of the backbone.
         parameters: Searched paths; a path that another one depends on comes before it, else YAML order.
-        against: Rule for the baselines of trials where it matters, in words; a study keeps it.
+        against: Rule for the baselines of trials, in words, if it matters; a study keeps it.
     """
 
     study_name: str
@@ -62,7 +62,7 @@ class SearchSpace:
 
     @property
     def searches_architecture(self) -> bool:
-        """Whether trials differ by their network, so that their baselines do."""
+        """Whether trials, and therefore their baselines, differ in their network."""
         return any(parameter.path in ARCHITECTURE for parameter in self.parameters)
 
     @classmethod
@@ -70,11 +70,11 @@ class SearchSpace:
         """Spread ``expansion.layers.*`` over the layers and check all that can be known before a trial.
 
         Raises:
-            ConfigError: For an unknown path, a value its field refuses, a layer that does not exist, a
-                ``when`` that can never hold or goes in a circle.
+            ConfigError: For an unknown path, a value that its field refuses, a layer that does not exist, a
+                ``when`` that can never hold or is circular.
         """
         parameters: dict[str, Parameter] = {}
-        # A single layer that is named replaces its share of the *, whichever comes first.
+        # A layer named on its own overrides its share of the *, in any order.
         for pattern in sorted(study.search, key=lambda pattern: "*" not in pattern):
             where = f"study {study.name}: search.{pattern}"
             check_path(pattern, where, base)
@@ -93,10 +93,10 @@ class SearchSpace:
         return space
 
     def suggest(self, trial: BaseTrial) -> RunConfig:
-        """Config of a trial; works for a running, a frozen (replay) and a fixed trial alike.
+        """Config of a trial; works for running, frozen (replayed) and fixed trials.
 
         Raises:
-            ConfigError: If the values do not go together; names the trial and its parameters.
+            ConfigError: If the values cannot be combined; names the trial and its parameters.
         """
         params: dict[str, Scalar] = {}
         for parameter in self.parameters:
@@ -105,19 +105,19 @@ class SearchSpace:
         return self.config(params, f"trial {trial.number}")
 
     def config(self, params: Mapping[str, Scalar], what: str = "point") -> RunConfig:
-        """The base config with ``params`` set; ``what`` they are is for the message.
+        """The base config with ``params`` set; ``what`` describes them in messages.
 
         Raises:
-            ConfigError: If the values do not go together; names them.
+            ConfigError: If the values cannot be combined; names them.
         """
         listed = ", ".join(f"{path}={value}" for path, value in params.items())
         return validate(RunConfig, self._values(params), f"study {self.study_name}: {what} ({listed})")
 
     def with_each_choice(self, section: str) -> Iterator[tuple[str, RunConfig]]:
-        """For each choice of a searched field of a section a config that makes it, near to the base config.
+        """For each choice of a searched field of a section, a config with that choice near the base config.
 
-        Gives the place of the choice in words as well. What cannot be known from the fields alone (whether
-        a decoder suits the images) can so be checked before any trial.
+        Also gives the place of the choice in words. This allows checks before any trial that the fields alone
+        do not allow, for example whether a decoder suits the images.
         """
         for parameter in self.parameters:
             ranged = parameter.distribution
@@ -134,13 +134,13 @@ class SearchSpace:
         """Parameters of a point to try first, for ``study.enqueue_trial``.
 
         A mapping may leave paths out (the sampler chooses them) and may use ``expansion.layers.*``. Values
-        that miss the grid by a rounding are put on it.
+        that are off the grid by rounding are moved onto it.
 
         Raises:
-            ConfigError: If a value lies outside the space or is not active beside the others.
+            ConfigError: If a value is outside the space or inactive next to the others.
         """
         where = f"study {self.study_name}: enqueue"
-        # A layer that is named stands above the *, whichever comes first.
+        # A layer named on its own overrides the *, in any order.
         names = sorted(point, key=lambda name: "*" not in name)
         wanted = {path: point[name] for name in names for path in self._matching(name, where)}
         params: dict[str, Scalar] = {}
@@ -159,10 +159,10 @@ class SearchSpace:
 
     @property
     def definition(self) -> dict[str, Any]:
-        """Plain, readable form of all that decides which runs the space holds.
+        """Plain, readable form of everything that determines the runs of the space.
 
-        The base config is in its canonical form, but sections with searched fields count in full, because
-        any of their fields may become active in some trial.
+        The base config is in its canonical form, but sections with searched fields count in full, because any
+        of their fields may become active in some trial.
         """
         search = {
             parameter.pattern: {
@@ -185,9 +185,9 @@ class SearchSpace:
         return fingerprint(self.definition)
 
     def expansion_steps(self, config: RunConfig) -> tuple[int, ...]:
-        """Steps after 0 at which runs that share their beginning with ``config`` may expand, ascending.
+        """Steps after 0 at which runs with the same beginning as ``config`` may grow, ascending.
 
-        A range without a grid has no such steps in common; runs are given a few to meet at [ours].
+        A range without a grid has no such steps in common, so runs get a few at which to meet [ours].
         """
         if config.train.count_from == "expansion":
             return (config.expansion_step,) if config.expansion_step else ()
@@ -211,7 +211,7 @@ class SearchSpace:
         return list(rows.values())
 
     def _params_with(self, chosen: Parameter, choice: Scalar) -> dict[str, Scalar]:
-        """Parameters with one choice: its conditions hold, all else is near to the base config."""
+        """Parameters with one choice: its conditions hold, everything else is near the base config."""
         by_path = {parameter.path: parameter for parameter in self.parameters}
         wanted, open_conditions = {chosen.path: choice}, list(chosen.when)
         while open_conditions:
@@ -262,7 +262,7 @@ class SearchSpace:
         by_pattern = {parameter.pattern: parameter for parameter in self.parameters}
         for parameter in by_pattern.values():
             ranged = parameter.distribution
-            # A third of the way up shows a fraction in the field of a whole number.
+            # A third of the way up is fractional, which shows a fraction in an integer field.
             probes: Sequence[Scalar] = (
                 ranged.choices
                 if isinstance(ranged, CategoricalDistribution)
@@ -301,7 +301,7 @@ def _spread(pattern: str, num_layers: int, where: str) -> list[str]:
 
 
 def _dependencies_first(parameters: Sequence[Parameter], study_name: str) -> tuple[Parameter, ...]:
-    """Order by ``when``, YAML order otherwise; the conditions get the exact values of what they name."""
+    """Order by ``when``, else YAML order; the conditions get the exact values they refer to."""
     by_path = {parameter.path: parameter for parameter in parameters}
     done: dict[str, Parameter] = {}
 
@@ -337,7 +337,7 @@ def _distribution_form(ranged: OptunaDistribution) -> dict[str, Any]:
 
 
 def _grid(ranged: OptunaDistribution) -> tuple[float, ...]:
-    """All values of a distribution of numbers, or a few between its ends where there is no grid."""
+    """All values of a numeric distribution, or a few between its ends if there is no grid."""
     if isinstance(ranged, CategoricalDistribution):
         return tuple(float(choice) for choice in ranged.choices if isinstance(choice, (int, float)))
     count = round((ranged.high - ranged.low) / ranged.step) if ranged.step else _MEETING_POINTS

@@ -1,4 +1,4 @@
-"""Rows of the processes that work on a study; their ages are by the clock of the database."""
+"""Rows of the processes working on a study; their ages are by the clock of the database."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dtme_search.search.storage.tables import WORKERS
 
 
 def save_worker(engine: Engine, study: str, row: WorkerRow) -> None:
-    """Write down what a process does now, in place of what it did before."""
+    """Record what a process is doing now, replacing what it did before."""
 
     def transaction() -> None:
         with Session(engine) as session, session.begin():
@@ -24,7 +24,7 @@ def save_worker(engine: Engine, study: str, row: WorkerRow) -> None:
 
 
 def workers(engine: Engine, study: str) -> list[tuple[WorkerRow, float]]:
-    """Processes that work on a study, each with the seconds since it last said so."""
+    """Processes working on a study, each with the seconds since its last sign of life."""
     columns = [WORKERS.c[each.name] for each in fields(WorkerRow)]
     query = select(*columns, WORKERS.c.seen_at).filter_by(study=study)
     with Session(engine) as session:

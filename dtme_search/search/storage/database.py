@@ -1,4 +1,4 @@
-"""Database URLs and engines: drivers pinned, passwords masked, sessions alike, errors in one line."""
+"""Database URLs and engines: drivers pinned, passwords masked, equal sessions, errors in one line."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ _logger = logging.getLogger(__name__)
 ResultT = TypeVar("ResultT")
 
 _DRIVERS = {
-    # SQLAlchemy 2.0 would take psycopg2 and mysqlclient, which the extras do not install.
+    # By default SQLAlchemy 2.0 would use psycopg2 and mysqlclient, which the extras do not install.
     "postgres": "postgresql+psycopg",
     "postgresql": "postgresql+psycopg",
     "mysql": "mysql+pymysql",
-    # SQLAlchemy finds out by itself that a server is MariaDB; Optuna does not know its other name.
+    # SQLAlchemy finds out by itself that a server is MariaDB; Optuna does not know that other name.
     "mariadb": "mysql+pymysql",
     "mariadb+pymysql": "mysql+pymysql",
 }
 _EXTRAS = {"postgresql": "postgres", "mysql": "mysql"}
 _EXAMPLE = "A URL reads postgresql://user:password@host/database or sqlite:////folder/study.db."
 _DEADLOCKS = {"40P01", "40001", 1205, 1213}
-"""As PostgreSQL and MySQL number them; waiting too long for a lock is one of MySQL's."""
+"""Error numbers of PostgreSQL and MySQL; waiting too long for a lock is one of MySQL's."""
 _TRIES = 8
 _NETWORK_DISKS = {
     "9p",
@@ -66,7 +66,7 @@ _OF_DATABASE = (SQLAlchemyError, StorageInternalError)
 DATABASE_ERRORS = (StorageError, *_OF_DATABASE)
 """What a database in trouble raises, through our own tables or through Optuna's."""
 PATIENCE_SECONDS = 600.0
-"""How long a server may be away before work in hand is left for the next start [ours]."""
+"""How long a server may be away before a running trial is left for the next start [ours]."""
 _TRY_EVERY = 1.0
 _MOUNTS = Path("/proc/self/mounts")
 
@@ -75,7 +75,7 @@ def parse_url(url: str) -> URL:
     """Read a database URL and pin the driver that our extras install.
 
     Raises:
-        StorageError: If it is no URL; nothing that may be a password is shown.
+        StorageError: If it is not a URL; nothing that may be a password is shown.
 
     Example:
         >>> parse_url("postgresql://ann:pw@host/studies").drivername
@@ -104,12 +104,12 @@ def mask_url(url: str) -> str:
     except StorageError:
         return _only_scheme(url)
     hidden = {name: "***" for name in parsed.query if _is_secret(name)}
-    # Stars are percent-encoded in a query; nobody needs that in a message.
+    # Stars are percent-encoded in a query, which would only confuse readers of a message.
     return parsed.update_query_dict(hidden).render_as_string(hide_password=True).replace("%2A", "*")
 
 
 def is_file(url: str) -> bool:
-    """Whether the database is a file of one machine.
+    """Whether the database is a file on one machine.
 
     Example:
         >>> is_file("sqlite:///study.db"), is_file("postgresql://host/studies")
@@ -119,7 +119,7 @@ def is_file(url: str) -> bool:
 
 
 def make_engine(url: str, *, tuned: bool = True) -> Engine:
-    """Engine of a database, not connected yet, see :func:`tune`; untuned it changes nothing in a file.
+    """Engine of a database, not yet connected, see :func:`tune`; untuned it changes nothing in a file.
 
     Raises:
         StorageError: If the URL is malformed, its kind unknown, or its driver missing.
@@ -141,24 +141,25 @@ def make_engine(url: str, *, tuned: bool = True) -> Engine:
 
 
 def engine_options(url: URL) -> dict[str, Any]:
-    """Options of ``create_engine``: patience with locks, a limit on connecting, lost connections replaced."""
+    """Options of ``create_engine``: long lock timeouts, a connect timeout, lost connections replaced."""
     if url.get_backend_name() == "sqlite":
         return {"connect_args": {"timeout": 60}}
     options: dict[str, Any] = {"pool_pre_ping": True}
     if url.get_backend_name() == "postgresql" and "connect_timeout" not in url.query:
         options["connect_args"] = {"connect_timeout": 10}
     if url.get_backend_name() == "mysql":
-        # Its default locks the gaps between rows, so that two workers that write new rows block each other.
+        # MySQL's default isolation locks the gaps between rows, so two workers that add rows block each
+        # other.
         options["isolation_level"] = "READ COMMITTED"
     return options
 
 
 def tune(engine: Engine) -> None:
-    """Make every new connection alike, however the server is set up.
+    """Make all new connections alike, however the server is set up.
 
-    SQLite gets a write-ahead log where the disk allows it. Servers keep time in UTC: heartbeats are compared
-    by their clock, which must not jump when summer begins. MySQL refuses what does not fit instead of cutting
-    it off.
+    SQLite gets a write-ahead log if the disk allows it. Servers keep time in UTC: heartbeats are compared by
+    their clock, which must not jump when daylight saving time begins. MySQL refuses values that do not fit
+    instead of truncating them.
     """
     if engine.dialect.name == "sqlite":
         _write_ahead(engine)
@@ -174,12 +175,12 @@ def tune(engine: Engine) -> None:
         cursor = connection.cursor()
         cursor.execute(settings)
         cursor.close()
-        # PostgreSQL would take the setting back with the transaction it was made in.
+        # PostgreSQL would undo the setting when the transaction that made it is rolled back.
         connection.commit()
 
 
 def _write_ahead(engine: Engine) -> None:
-    """Readers and one writer do not block each other.
+    """Let readers and one writer work at the same time.
 
     Network disks keep the rollback journal, because the log needs memory shared by all its readers.
     """
@@ -194,14 +195,15 @@ def _write_ahead(engine: Engine) -> None:
             _logger.debug("no write-ahead log for %s: %s", engine.url.database, error)
             return
         if mode == "wal":
-            # Safe in this mode: a power failure may undo the last commits but never breaks the file.
+            # Safe with a write-ahead log: a power failure may undo the last commits but never breaks the
+            # file.
             connection.execute("PRAGMA synchronous=NORMAL")
 
 
 def wait_for_server(engine: Engine) -> None:
-    """Let every new connection wait while the server is away: it is being restarted, or the network is.
+    """Let every new connection wait while the server is away: it is restarting, or the network is down.
 
-    For engines that have been connected before: what is wrong from the start should be told at once.
+    For engines that have been connected before: what is wrong from the start should be reported at once.
     """
     if engine.dialect.name == "sqlite":
         return
@@ -229,23 +231,23 @@ def storage_errors(url: str) -> Iterator[None]:
     """Turn a database error into one line without passwords.
 
     Raises:
-        StorageError: For everything that SQLAlchemy or Optuna's storage reports.
+        StorageError: For everything that SQLAlchemy or Optuna's storage raises.
     """
     try:
         yield
     except _OF_DATABASE as error:
-        # Not chained: a driver may quote the connection string, password included.
+        # Not chained: a driver may quote the connection string, including the password.
         raise StorageError(f"{mask_url(url)}: {_cause(error, url)}.") from None
 
 
 def repeated(work: Callable[[], ResultT], *, also_same_rows: bool = False) -> ResultT:
-    """Do one transaction, again where another process was in its way.
+    """Run one transaction, and again if another process was in its way.
 
-    Databases end one of two transactions that wait for each other, and ask for it to be repeated.
+    If two transactions wait for each other, the database aborts one and asks for it to be repeated.
 
     Args:
         work: The whole transaction, rolled back when it raises.
-        also_same_rows: Whether that may have been a process that wrote the same rows at the same time.
+        also_same_rows: Also repeat if another process wrote the same rows at the same time.
     """
     for attempt in range(1, _TRIES):
         try:
@@ -253,17 +255,17 @@ def repeated(work: Callable[[], ResultT], *, also_same_rows: bool = False) -> Re
         except (SQLAlchemyError, StorageInternalError) as error:
             if not is_lost_race(error, also_same_rows=also_same_rows):
                 raise
-            # Not in step with the other one, which waits as long.
+            # A random pause, so as not to stay in step with the other process, which pauses as long.
             time.sleep(random.uniform(0.05, 0.15) * attempt)
     return work()
 
 
 def is_lost_race(error: BaseException, *, also_same_rows: bool = True) -> bool:
-    """Whether another process was in the way of a transaction, which may simply be done again."""
+    """Whether another process was in the way of a transaction, so that it may simply be repeated."""
     if isinstance(error, StorageInternalError) and error.__cause__ is not None:
         error = error.__cause__
     if isinstance(error, IntegrityError):
-        return also_same_rows  # it wrote the same rows between our delete and insert
+        return also_same_rows  # the other process wrote the same rows between our delete and insert
     if not isinstance(error, OperationalError):
         return False
     sign = getattr(error.orig, "sqlstate", None) or next(iter(getattr(error.orig, "args", ())), None)
@@ -300,7 +302,7 @@ def _on_network_disk(folder: Path) -> bool:
     try:
         mounts = [line.split()[1:3] for line in _MOUNTS.read_text().splitlines()]
     except OSError:
-        # No such list outside Linux.
+        # Only Linux has this list.
         return False
     inside = [(len(point), kind) for point, kind in mounts if folder.is_relative_to(point)]
     return bool(inside) and max(inside)[1] in _NETWORK_DISKS

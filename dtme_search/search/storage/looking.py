@@ -1,4 +1,4 @@
-"""Look at a database without a right to write: where SQLite cannot work in place, in a copy."""
+"""Read a database without write access: if SQLite cannot work in place, in a copy."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from dtme_search.search.storage.database import is_file, parse_url
 
 
 def readable_url(url: str) -> str:
-    """The database itself, or a copy in a temporary folder where its own folder or file cannot be written.
+    """The database itself, or a copy in a temporary folder if its folder or file cannot be written.
 
-    SQLite needs files beside the database even to read one that has a write-ahead log. What is in that log
-    is copied too. The copy is removed when the process ends.
+    SQLite needs files beside the database even to read one that has a write-ahead log. The contents of that
+    log are copied too. The copy is removed when the process ends.
 
     Raises:
         StorageError: If there is no room for a copy, or the file cannot be read.

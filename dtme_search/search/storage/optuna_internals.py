@@ -1,7 +1,7 @@
-"""The private names of Optuna that this package relies on: all of them, here alone.
+"""All private names of Optuna that this package relies on.
 
-Optuna has no public way to do what they do. ``tests/search/storage/test_optuna_internals.py`` asks each of
-them whether it still does it, and pyproject.toml keeps Optuna below the next major version.
+Optuna has no public way to do these things. ``tests/search/storage/test_optuna_internals.py`` checks for each
+that it still works, and pyproject.toml keeps Optuna below the next major version.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ __all__ = [
 ]
 
 CachedStorage = _CachedStorage
-"""Keeps finished trials in memory; what ``optuna.load_study`` puts before a database."""
+"""Keeps finished trials in memory; ``optuna.load_study`` puts it in front of a database."""
 StudyAttribute = StudySystemAttributeModel
 """Table of the attributes of studies that Optuna and its dashboard write."""
 
 
 def id_of_study(study: optuna.Study) -> int:
-    """Number of a study in its database, as the dashboard's addresses have it."""
+    """Number of a study in its database, as used in the dashboard's addresses."""
     return study._study_id
 
 
 def id_of_frozen_study(study: FrozenStudy) -> int:
-    """The same of a study as a storage lists it."""
+    """The same for a study as a storage lists it."""
     return study._study_id
 
 
@@ -51,7 +51,7 @@ def id_of_trial(trial: optuna.Trial | FrozenTrial) -> int:
 
 
 def running_trial(study: optuna.Study, trial_id: int) -> optuna.Trial:
-    """A trial that runs, to be written to by another process than the one that asked for it."""
+    """A running trial, for writing from a process other than the one that asked for it."""
     return optuna.Trial(study, trial_id)
 
 

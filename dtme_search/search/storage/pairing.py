@@ -1,7 +1,7 @@
-"""Which unexpanded run a run is compared with: the one of its own seed, whose noise it shares.
+"""Which unexpanded run a run is compared with: the one with the same seed, whose noise it shares.
 
-Two runs of a seed see the same images in the same order and are the same network until one of them grows.
-Most of what a seed does to a result it therefore does to both, and their difference is free of it [ours].
+Two runs with the same seed see the same images in the same order and are the same network until one of them
+grows. So most of the effect of the seed is the same in both, and their difference is free of it [ours].
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from dtme_search.search.storage.tables import RUNS
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """What pairing looks at in a complete run; ``unexpanded`` names the same run without growth."""
+    """What pairing needs of a complete run; ``unexpanded`` names the same run without growth."""
 
     trial: int
     unexpanded: str | None
@@ -27,9 +27,9 @@ class FinishedRun:
 
 
 def partners(runs: Sequence[FinishedRun]) -> dict[int, FinishedRun]:
-    """The run without growth that each run of one seed is compared with, by trial; none, if it is the run.
+    """The run without growth that each run with one seed is compared with, by trial; itself excluded.
 
-    It differs from the run in nothing but growth: a run with another rate or decoder is no partner.
+    It differs from the run only in growth: a run with another learning rate or decoder is no partner.
 
     Example:
         >>> runs = [
@@ -49,9 +49,9 @@ def partners(runs: Sequence[FinishedRun]) -> dict[int, FinishedRun]:
 
 
 def write_pairs(session: Session, study: str, seed: int | None) -> None:
-    """Write the gain of every complete run of a seed over its partner; nothing that stands is written again.
+    """Write the gain of every complete run with a seed over its partner; existing gains are not rewritten.
 
-    To be called when a run of the seed is complete. Whichever of several workers calls it last sees all runs.
+    Call it whenever a run with the seed completes. Whichever of several workers calls it last sees all runs.
     """
     columns = (
         RUNS.c.trial,

@@ -56,9 +56,9 @@ _OF_TRIALS: tuple[Table, ...] = (*_MEASURED, RUNS, CONFIRMATIONS, WORKERS)
 
 
 class Records:
-    """Reads and writes the own tables of a database. Safe for several processes; not shared across a fork.
+    """Reads and writes our tables in a database. Safe for several processes; not shared across a fork.
 
-    All methods raise ``StorageError``, in one line without passwords, when the database does not answer.
+    All methods raise ``StorageError``, in one line without passwords, if the database does not answer.
 
     Args:
         engine_or_url: SQLAlchemy engine (Optuna's storage has one), or a database URL.
@@ -69,37 +69,37 @@ class Records:
         self._url = self.engine.url.render_as_string(hide_password=False)
 
     def create_tables(self) -> None:
-        """Create what is missing, columns of older tables included; several processes may do so at once.
+        """Create what is missing, including columns of older tables; several processes may do so at once.
 
         Raises:
-            StorageError: If the tables there are of a later version.
+            StorageError: If the existing tables are of a later version.
         """
         with storage_errors(self._url):
             create_tables(self.engine)
 
     def is_current(self) -> bool:
-        """Whether every table and column is there; nothing is written to find out.
+        """Whether every table and column exists; finding out writes nothing.
 
         Raises:
-            StorageError: If the tables there are of a later version.
+            StorageError: If the existing tables are of a later version.
         """
         with storage_errors(self._url):
             return is_current(self.engine)
 
     def save_baseline(self, row: BaselineRow) -> BaselineRow:
-        """Keep a baseline unless there is one of this fingerprint; gives the one that stands."""
+        """Store a baseline unless its fingerprint already has one; returns the stored one."""
         return self._keep_first(BASELINES, row)
 
     def find_baseline(self, fingerprint: str) -> BaselineRow | None:
-        """The baseline of a fingerprint, if there is one."""
+        """The baseline with a fingerprint, if there is one."""
         return self._find(BaselineRow, BASELINES, fingerprint)
 
     def save_inference(self, row: InferenceRow) -> InferenceRow:
-        """Keep what predictions cost unless it is known; gives what stands, so that equals stay equal."""
+        """Store what predictions cost unless it is known; returns the stored row, the same for all."""
         return self._keep_first(INFERENCE, row)
 
     def find_inference(self, fingerprint: str) -> InferenceRow | None:
-        """What predictions cost by the fingerprint of a measurement, if somebody made it."""
+        """What predictions cost, by the fingerprint of a measurement, if there was one."""
         return self._find(InferenceRow, INFERENCE, fingerprint)
 
     def baselines(self) -> list[BaselineRow]:
@@ -108,7 +108,7 @@ class Records:
         return self._read(BaselineRow, _rows(BaselineRow, BASELINES).order_by(*order))
 
     def save_evaluation(self, study: str, trial: int, step: int, rows: Sequence[EvaluationRow]) -> None:
-        """Write the metrics of all tasks at a step; a resumed trial replaces what it had written there."""
+        """Write the metrics of all tasks at a step; a resumed trial replaces what it wrote before."""
         self._replace(EVALUATIONS, {"study": study, "trial": trial, "step": step}, rows)
 
     def evaluations(self, study: str, trial: int | None = None) -> list[StoredEvaluation]:
@@ -116,7 +116,7 @@ class Records:
         return self._of_trial(StoredEvaluation, EVALUATIONS, study, trial)
 
     def scored_evaluations(self, study: str) -> list[StoredEvaluation]:
-        """Evaluations of a study that hold scores of images, by trial, step and task."""
+        """Evaluations of a study that hold image scores, by trial, step and task."""
         place = EVALUATIONS.c
         query = _rows(StoredEvaluation, EVALUATIONS).where(place.study == study, place.scores.is_not(None))
         return self._read(StoredEvaluation, query.order_by(place.trial, place.step, place.task))
@@ -156,7 +156,7 @@ class Records:
         return self._of_trial(ConflictRow, CONFLICTS, study, trial)
 
     def save_gradients(self, study: str, trial: int, rows: Sequence[GradientRow]) -> None:
-        """Write one look at the gradients of a trial; a resumed trial replaces what it had written there."""
+        """Write one set of gradient statistics of a trial; a resumed trial replaces what it wrote before."""
         for step, grown in {(row.step, row.grown) for row in rows}:
             place = {"study": study, "trial": trial, "step": step, "grown": grown}
             self._replace(
@@ -164,11 +164,11 @@ class Records:
             )
 
     def gradients(self, study: str, trial: int) -> list[GradientRow]:
-        """All looks at the gradients of a trial, by step."""
+        """All gradient statistics of a trial, by step."""
         return self._of_trial(GradientRow, GRADIENTS, study, trial)
 
     def save_plan(self, study: str, trial: int, rows: Sequence[PlanRow]) -> None:
-        """Write the expansion plan of a trial, replacing the one it had; no growth, no rows."""
+        """Write the expansion plan of a trial, replacing any earlier one; no growth means no rows."""
         self._replace(PLANS, {"study": study, "trial": trial}, rows)
 
     def plan(self, study: str, trial: int) -> list[PlanRow]:
@@ -180,12 +180,12 @@ class Records:
         self._replace(RUNS, {"study": row.study, "trial": row.trial}, [row])
 
     def save_complete(self, row: RunRow) -> None:
-        """Write the facts of a complete run, and what it says about the gains of the runs of its seed."""
+        """Write the facts of a complete run, and what they mean for the gains of the runs with its seed."""
         self.save_run(row)
         self._write(lambda session: write_pairs(session, row.study, row.seed))
 
     def pair_again(self, study: str, seeds: Collection[int | None]) -> None:
-        """Say anew what the runs of some seeds are compared with, because one of them is gone."""
+        """Pair the runs with some seeds again, because one of them is gone."""
 
         def work(session: Session) -> None:
             alone = {"paired_gain_percent": None, "paired_trial": None}
@@ -200,16 +200,16 @@ class Records:
         return self._of_trial(RunRow, RUNS, study, trial)
 
     def save_trunk(self, study: str, row: TrunkRow) -> None:
-        """Note a stretch of a trunk that was trained."""
+        """Record a stretch of a trunk that was trained."""
         place = {"study": study, "fingerprint": row.fingerprint, "trial": row.trial}
         self._replace(TRUNKS, place, [row])
 
     def trunks(self, study: str) -> list[TrunkRow]:
-        """Stretches of trunks that the trials of a study trained."""
+        """Stretches of trunks trained by the trials of a study."""
         return self._of_trial(TrunkRow, TRUNKS, study, None)
 
     def save_rung(self, study: str, row: RungRow) -> None:
-        """Write what a trial is worth at an evaluation; a resumed trial replaces what it had written."""
+        """Write what a trial is worth at an evaluation; a resumed trial replaces what it wrote before."""
         self._replace(RUNGS, {"study": study, "rung": row.rung, "trial": row.trial}, [row])
 
     def rung(self, study: str, rung: int) -> list[RungRow]:
@@ -220,7 +220,7 @@ class Records:
     def competitors(self, study: str, rung: int) -> list[RungRow]:
         """Trials that pruning compares at an evaluation, by number.
 
-        Not those that failed later, and not those that took over a result: equal work counts once.
+        Excludes trials that failed later and trials that took over a result: equal work counts once.
         """
         query = (
             _rows(RungRow, RUNGS)
@@ -236,7 +236,7 @@ class Records:
         return self._of_trial(RungRow, RUNGS, study, trial)
 
     def save_confirmation(self, study: str, row: ConfirmationRow) -> None:
-        """Keep a confirmation, replacing that of the same trial and seed."""
+        """Store a confirmation, replacing that of the same trial and seed."""
         place = {"study": study, "trial": row.trial, "seed": row.seed}
         self._replace(CONFIRMATIONS, place, [row])
 
@@ -247,7 +247,7 @@ class Records:
     def finished_work(self, study: str, resolved_fingerprint: str) -> RunRow | None:
         """The first run of a study that trained this resolved work to its end, or was pruned in it.
 
-        Not one that was short of memory: batch norm saw its batches in parts.
+        Excludes runs that were short of memory, because batch norm saw their batches in parts.
         """
         query = (
             _rows(RunRow, RUNS)
@@ -260,10 +260,10 @@ class Records:
         return next(iter(self._read(RunRow, query)), None)
 
     def continue_run(self, study: str, old: Sequence[int], new: int) -> list[RunRow]:
-        """Give what interrupted trials have measured to the one that continues them.
+        """Give the measurements of interrupted trials to the one that continues them.
 
-        The facts of their runs stay, as ``interrupted`` even where a process died without a word; they are
-        returned. Their steps count with those of the trial that goes on from there.
+        The facts of their runs stay, with state ``interrupted`` even if a process died without notice, and
+        are returned. Their steps count towards the trial that continues.
         """
 
         def move(session: Session) -> list[RunRow]:
@@ -279,7 +279,7 @@ class Records:
         return self._write(move)
 
     def delete_study(self, study: str) -> None:
-        """Forget all trials of a study; baselines stay. Optuna's tables are not touched."""
+        """Delete all trials of a study; baselines stay. Optuna's tables are not touched."""
 
         def forget(session: Session) -> None:
             for table in _OF_TRIALS:
@@ -344,12 +344,12 @@ def records_for(storage: RDBStorage) -> Records:
 
 
 def _at(table: Table, place: Mapping[str, Any]) -> list[ColumnElement[bool]]:
-    """The conditions of being at a place, such as a study and a trial."""
+    """Conditions that select the rows of a place, such as a study and a trial."""
     return [table.c[name] == value for name, value in place.items()]
 
 
 def _columns(table: Table, row: Any) -> dict[str, Any]:
-    """Values by column; a number that is not finite is unknown, which not every column may be."""
+    """Values by column; a number that is not finite is stored as unknown, which some columns refuse."""
     columns = table.c
     values = {}
     for field in fields(row):
@@ -363,5 +363,5 @@ def _columns(table: Table, row: Any) -> dict[str, Any]:
 
 
 def _rows(row: type[Any], table: Table) -> Select[Any]:
-    """The columns that make up a row. Not the table as such: its objects take twice the time to make."""
+    """The columns of a row. Not the table itself: its ORM objects take twice the time to create."""
     return select(*(table.c[field.name] for field in fields(row)))

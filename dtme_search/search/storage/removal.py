@@ -15,7 +15,7 @@ _TRIALS = "SELECT trial_id FROM trials WHERE number IN :numbers AND study_id = :
 
 
 def own_tables() -> list[Table]:
-    """Our tables whose rows belong to a study; baselines belong to all."""
+    """Our tables whose rows belong to a study; baselines belong to all studies."""
     return [table for table in METADATA.sorted_tables if "study" in table.c]
 
 
@@ -33,7 +33,7 @@ def count_rows(engine: Engine, study: str, trials: Collection[int] | None = None
 
 
 def ownerless(engine: Engine) -> dict[str, int]:
-    """Studies that Optuna does not know (any more) -> how many of our rows speak of them."""
+    """Studies that Optuna does not know (any more) -> number of our rows about them."""
     found: dict[str, int] = {}
     with engine.connect() as connection:
         known = set(connection.execute(text("SELECT study_name FROM studies")).scalars())
@@ -46,7 +46,7 @@ def ownerless(engine: Engine) -> dict[str, int]:
 
 
 def rename_study(engine: Engine, old: str, new: str) -> None:
-    """Give a study another name in all tables, in one transaction."""
+    """Rename a study in all tables, in one transaction."""
 
     def work(connection: Connection) -> None:
         names = {"old": old, "new": new}
@@ -58,9 +58,9 @@ def rename_study(engine: Engine, old: str, new: str) -> None:
 
 
 def delete_trials(engine: Engine, study: str, numbers: Collection[int]) -> None:
-    """Remove all that is known of some trials; only their numbers stay, because Optuna counts by them.
+    """Remove everything about some trials; only their numbers stay, because Optuna counts with them.
 
-    Optuna has them as failed, without values, so that no sampler learns from them.
+    Optuna keeps them as failed and without values, so that no sampler learns from them.
     """
 
     def work(connection: Connection) -> None:
@@ -96,7 +96,7 @@ def _is_of_trials(table: Table) -> bool:
 
 
 def _quoted(engine: Engine, name: str) -> str:
-    # A word of MySQL.
+    # A reserved word in MySQL.
     return engine.dialect.identifier_preparer.quote_identifier(name)
 
 

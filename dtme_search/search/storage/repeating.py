@@ -1,7 +1,7 @@
-"""Optuna's storage, which repeats what a database asks to be repeated.
+"""Optuna's storage, repeating transactions when the database asks for it.
 
-Each of these methods is one transaction. Of two that wait for each other the database ends one (a deadlock),
-on MySQL also one that has waited long; Optuna passes that on as an error.
+Each of these methods is one transaction. If two wait for each other (a deadlock), the database aborts one;
+MySQL also aborts one that has waited too long. Optuna passes that on as an error.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def _repeating(plain: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class RepeatingStorage(RDBStorage):
-    """The same storage; a write that lost to another process is done again."""
+    """The same storage; a write that lost against another process is repeated."""
 
     create_new_study = _repeating(RDBStorage.create_new_study)
     delete_study = _repeating(RDBStorage.delete_study)

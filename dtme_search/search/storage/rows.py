@@ -1,8 +1,8 @@
-"""Rows of the own SQL tables: what is written down about baselines, trials, trunks and repeats.
+"""Rows of our SQL tables: what is stored about baselines, trials, trunks and repeats.
 
-Each field is a column (``tables`` makes them from these classes) and is declared here alone. Rates are
-fractions, times are aware and in UTC, lists of names are comma separated. A field that comes later must be
-allowed to be ``None``: rows of earlier releases have nothing there.
+Each field is a column (``tables`` makes them from these classes) and is declared only here. Rates are
+fractions, times are aware and in UTC, lists of names are comma separated. A field added later must allow
+``None``, because rows of earlier releases have no value for it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class BaselineRow:
         value: Metric on ``split``, in ``unit``.
         prior_value: The same metric of a prediction that ignores the image.
         num_images: Images trained on.
-        seconds: Whole run; ``seconds_per_step`` a training step.
+        seconds: Whole run; ``seconds_per_step`` is for one training step.
         config: Canonical config as JSON.
     """
 
@@ -58,7 +58,7 @@ class BaselineRow:
 
     @classmethod
     def from_plain(cls, values: Mapping[str, Any]) -> BaselineRow:
-        """What :meth:`plain` gave."""
+        """Read what :meth:`plain` wrote."""
         return cls(**{**values, "created_at": datetime.fromisoformat(values["created_at"])})
 
 
@@ -66,7 +66,7 @@ class BaselineRow:
 class EvaluationRow:
     """Metric of one task, its signed gain over the baseline, its mean training loss, its unit.
 
-    An auxiliary task has no gain. ``scores`` are those of training images, as JSON, where a run keeps a data
+    An auxiliary task has no gain. ``scores`` are those of training images, as JSON, if a run keeps a data
     map.
     """
 
@@ -106,14 +106,14 @@ class ConflictRow:
 
 @dataclass(frozen=True, kw_only=True)
 class GradientRow:
-    """How the gradients of a pair on the shared parameters compare, at one look during the training.
+    """How the gradients of a pair on the shared parameters compare at one moment of the training.
 
     Attributes:
-        grown: 1 once the network has grown, else 0; the step of the growth has both.
+        grown: 1 once the network has grown, else 0; at the step of the growth there are both.
         layer_group: ``all``, ``embedding``, ``block 0`` and so on, ``norm``.
         pair: ``tasks`` (two tasks, one image) or ``images`` (one task, two images).
         task_a, task_b: The tasks; the same twice for two images.
-        num_pairs: Over how many images or pairs of images the rest is a mean.
+        num_pairs: Number of images or pairs of images behind the means.
         cosine, cosine_std: Cosine of the gradients, and its standard deviation over the pairs.
         magnitude_similarity: 2 |g| |h| / (|g|^2 + |h|^2), 1 for equal lengths.
         conflicting: Fraction of the entries with opposite signs.
@@ -144,31 +144,31 @@ class PlanRow:
 
 @dataclass(frozen=True, kw_only=True)
 class RunRow:
-    """Facts about a trial as a training run; what is not known yet is ``None``.
+    """Facts about a trial as a training run; ``None`` means not known yet.
 
     Attributes:
         state: ``running``, ``complete``, ``pruned``, ``failed`` or ``interrupted``.
-        fingerprint: Identity of the proposed config; ``resolved_fingerprint`` that of the plan it came to,
+        fingerprint: Identity of the proposed config; ``resolved_fingerprint`` that of the plan it led to,
             ``unexpanded_fingerprint`` that of the same run, seed included, without growth.
-        delta_m_base_percent: delta_m over the baselines of the study's base config, where the architecture is
-            searched; ``delta_m_percent`` is over baselines of the trial's own.
-        paired_gain_percent: delta_m less that of ``paired_trial``, the run without growth of the same seed.
-        operations: Operation of every layer, blank separated.
+        delta_m_base_percent: delta_m over the baselines of the study's base config, if the architecture is
+            searched; ``delta_m_percent`` is over the trial's own baselines.
+        paired_gain_percent: delta_m minus that of ``paired_trial``, the run without growth of the same seed.
+        operations: Operation of every layer, separated by blanks.
         baselines: Task -> fingerprint of the baseline it is compared with, as JSON; ``None`` before schema 4.
         step_cost_ratio: Mean cost of a step in units of an unexpanded one.
         step_flops_ratio: The same by counted floating point operations.
         measures: Further measures that the study names, as JSON: name -> value.
-        threads: Threads that it computed with on a CPU.
+        threads: Number of CPU threads used.
         total_steps: Steps of the run, of which ``steps_trained`` were trained for this trial and
             ``steps_reused`` came from a trunk or from ``origin_trial``.
-        origin_trial: Finished trial of the same resolved work, whose result this one took over.
-        seconds_saved: What the reused steps and measurements took when they were paid for.
-        compiled: Whether its blocks were compiled, all of them and to the end.
-        batch_parts: In how many parts a batch went through the network; more than 1 where memory was short.
+        origin_trial: Finished trial with the same resolved work, whose result this one took over.
+        seconds_saved: What the reused steps and measurements took when they were done.
+        compiled: Whether all blocks were compiled, to the end.
+        batch_parts: Number of parts in which a batch went through the network; above 1 if memory was short.
         reason: Why the trial was pruned, took over a result or trained in parts, in a sentence.
         dead_tasks: Tasks that do not clearly beat the no-image prior.
-        seconds_waited: Waiting for other workers, in which nothing else was to do.
-        seconds_overhead: Time beside training, evaluating, measuring and checkpoints.
+        seconds_waited: Time spent waiting for other workers with nothing else to do.
+        seconds_overhead: Time not spent on training, evaluating, measuring and checkpoints.
         split: What the metrics were measured on.
     """
 
@@ -239,7 +239,7 @@ class RunRow:
 
 @dataclass(frozen=True, kw_only=True)
 class TrunkRow:
-    """Unexpanded training from ``from_step`` to ``to_step`` that a trial paid for, for all that share it."""
+    """Unexpanded training from ``from_step`` to ``to_step`` that one trial trained for all that share it."""
 
     fingerprint: str
     trial: int
@@ -251,7 +251,7 @@ class TrunkRow:
 
 @dataclass(frozen=True, kw_only=True)
 class RungRow:
-    """A trial at one evaluation (``rung``, from 0). The cost is unknown before the network has grown.
+    """A trial at one evaluation (``rung``, from 0). Its cost is unknown before the network has grown.
 
     ``measures`` are further ones that the study names, as JSON.
     """
@@ -294,13 +294,13 @@ class InferenceRow:
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerRow:
-    """A process that works on a study, as long as it does.
+    """A process working on a study, for as long as it does.
 
     Attributes:
         worker: Names the process.
-        host, pid: Its machine and its number there; ``machine`` and ``begun`` tell it from all others.
-        command: What was called, such as ``optimize``.
-        doing: What it does, in words; ``step`` of ``total_steps`` where that has steps.
+        host, pid: Its machine and its process id there; ``machine`` and ``begun`` make it unique.
+        command: The command, such as ``optimize``.
+        doing: What it is doing, in words; ``step`` of ``total_steps`` if that has steps.
     """
 
     worker: str
@@ -323,7 +323,7 @@ class ConfirmationRow:
         gains_percent: Task -> signed gain over the baseline of ``baseline_seed``, as JSON; ``metrics``
             likewise. ``search_gains_percent`` are those over the baselines of the search.
         baseline_seed: Seed of these baselines; ``None`` for the same seed.
-        seconds: What it took here.
+        seconds: Time it took here.
     """
 
     trial: int

@@ -1,4 +1,4 @@
-"""The database of a study: opened without surprises, continued only when it is still the same search."""
+"""The database of a study: opened safely, continued only if it is still the same search."""
 
 from __future__ import annotations
 
@@ -58,13 +58,13 @@ def default_storage_url(study_name: str, workdir: Path = Path("dtme-runs")) -> s
 
 
 def open_storage(url: str, *, create: bool = True) -> RDBStorage:
-    """Open a database and create Optuna's tables where they are missing; safe for several processes at once.
+    """Open a database and create Optuna's tables if missing; safe for several processes at once.
 
-    Optuna's heartbeats stay off: those of :mod:`dtme_search.search.trial.heartbeat` take their place.
+    Optuna's heartbeats stay off: :mod:`dtme_search.search.trial.heartbeat` replaces them.
 
     Args:
         url: Any URL that SQLAlchemy knows; ``postgresql://`` and ``mysql://`` get the driver of our extras.
-        create: Whether a database that is not there yet may be created.
+        create: Whether a database that does not exist yet may be created.
 
     Raises:
         StorageError: One line without passwords: malformed, driver missing, unreachable, or not ours.
@@ -76,7 +76,7 @@ def open_storage(url: str, *, create: bool = True) -> RDBStorage:
         raise StorageError(f"{mask_url(url)} holds no study yet. `dtme-search optimize` starts one.")
     storage = _create_tables(url)
     tune(storage.engine)
-    # Connections made so far do not know the tuning.
+    # Connections opened before this point are not tuned.
     storage.engine.dispose()
     if create:
         with storage_errors(url):
@@ -104,7 +104,7 @@ def check_storage(url: str) -> bool:
 
 
 def check_continues(storage: RDBStorage, study: StudyConfig, space: SearchSpace) -> None:
-    """Find out whether :func:`open_study` will continue what is there, without changing anything.
+    """Find out whether :func:`open_study` will continue the existing study, without changing anything.
 
     Raises:
         StorageError: As :func:`open_study`.
@@ -126,7 +126,7 @@ def open_study(
     """Create a study, or continue it if objectives, limits and search space are the same as before.
 
     Raises:
-        StorageError: If a study of this name searches something else; names what differs and the ways out.
+        StorageError: If a study of this name searches something else; names the differences and what to do.
     """
     with storage_errors(storage.url):
         opened = optuna.create_study(
@@ -149,16 +149,16 @@ def open_study(
 
 
 def check_same_search(opened: optuna.Study, study: StudyConfig, space: SearchSpace, url: str) -> None:
-    """Find out whether a study still searches the same.
+    """Check that a study still searches the same.
 
     Raises:
-        StorageError: If not; names what differs and the ways out.
+        StorageError: If not; names the differences and what to do.
     """
     stored = opened.user_attrs.get(DEFINITION_ATTR)
     has_trials = False
     if stored is None:
-        # Who makes a study writes its definition before its first trial, so a trial seen here without a
-        # definition read after it is somebody else's. All trials are read in this case only.
+        # Whoever creates a study writes its definition before its first trial. So a trial seen here, with no
+        # definition when read after it, belongs to another program. All trials are read only in this case.
         has_trials = bool(opened.get_trials(deepcopy=False))
         stored = opened.user_attrs.get(DEFINITION_ATTR)
     if stored is not None:
@@ -166,7 +166,7 @@ def check_same_search(opened: optuna.Study, study: StudyConfig, space: SearchSpa
         if changes:
             raise StorageError(_refusal(study.name, url, changes))
         return
-    # Optuna keeps the old directions without a word.
+    # Optuna would silently keep the old directions.
     directions = [direction.name.lower() for direction in opened.directions]
     if directions != [*study.objectives.values()] or has_trials:
         raise StorageError(
@@ -176,10 +176,10 @@ def check_same_search(opened: optuna.Study, study: StudyConfig, space: SearchSpa
 
 
 def load_existing(storage: RDBStorage, name: str) -> optuna.Study:
-    """Load a study to look at.
+    """Load a study for reading.
 
     Raises:
-        StorageError: If there is none of this name; lists those that are there.
+        StorageError: If there is none of this name; lists the existing ones.
     """
     with storage_errors(storage.url):
         try:
@@ -191,10 +191,10 @@ def load_existing(storage: RDBStorage, name: str) -> optuna.Study:
 
 
 def stored_base_config(study: optuna.Study) -> RunConfig:
-    """Base config of a study as it last ran; of a study of an older release without where its data lie.
+    """Base config of a study as it last ran; from an older release without the data folder.
 
     Raises:
-        StorageError: If dtme-search did not make the study.
+        StorageError: If dtme-search did not create the study.
     """
     if DEFINITION_ATTR not in study.user_attrs:
         raise StorageError(f"study '{study.study_name}' was not made by dtme-search. Give another.")
@@ -205,7 +205,7 @@ def stored_base_config(study: optuna.Study) -> RunConfig:
 
 
 def _has_studies(url: str) -> bool:
-    engine = make_engine(url, tuned=False)  # it may be of another program
+    engine = make_engine(url, tuned=False)  # it may belong to another program
     try:
         with storage_errors(url), engine.connect():
             return sqlalchemy.inspect(engine).has_table("studies")
@@ -228,8 +228,8 @@ def _prepare_file(url: sqlalchemy.URL, create: bool) -> None:
     try:
         if create:
             private_folder(path.parent)
-            # SQLite would let others read it; its log gets the mode of the file. Only a new one is opened:
-            # closing a file drops all locks that this process has on it.
+            # SQLite would create it readable by others; its log inherits the mode of the file. Only a new
+            # file is opened here, because closing a file drops all locks that this process has on it.
             with suppress(FileExistsError):
                 os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
     except OSError as error:
@@ -243,7 +243,7 @@ def _create_tables(url: str) -> RDBStorage:
         try:
             return _rdb_storage(url)
         except (SQLAlchemyError, StorageInternalError) as error:
-            # Processes that start on an empty database at once create the same tables; one of them wins.
+            # Processes that start on an empty database at once all create the tables; one of them wins.
             _logger.debug("creating the tables of %s: %s", mask_url(url), type(error).__name__)
             time.sleep(0.1 * attempt)
     with storage_errors(url):
@@ -254,7 +254,7 @@ def _rdb_storage(url: str) -> RDBStorage:
     parsed = parse_url(url)
     try:
         return RepeatingStorage(
-            # RDBStorage formats the URL as a template.
+            # RDBStorage treats the URL as a format string.
             parsed.render_as_string(hide_password=False).replace("{", "{{").replace("}", "}}"),
             engine_kwargs=engine_options(parsed),
         )

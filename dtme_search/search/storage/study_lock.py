@@ -1,7 +1,7 @@
-"""One worker of a study asks for a trial at a time, whichever machine it runs on.
+"""Lets one worker of a study at a time ask for a trial, on any machine.
 
-Whether a trial is left and beginning it are two steps; a study would get more trials than it should if two
-workers took them at once.
+Finding out whether a trial is left and starting it are two steps. If two workers did them at once, a study
+would get more trials than it should.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from dtme_search.search.storage.database import storage_errors
 from dtme_search.search.workspace import Workspace
 
 _LOOK_EVERY = 0.05
-"""Seconds between two tries to get the lock of a database."""
+"""Seconds between two tries to take the lock of a database."""
 
 
 class AskingLock:
-    """Held from looking whether a trial is left until that trial has a lock of its own.
+    """Held from checking whether a trial is left until that trial has a lock of its own.
 
-    Made of the lock of the study's folder, which tells a trial that is about to begin from a dead one, and
-    of a lock of the database, which workers with other folders share. The system frees both when the
+    Consists of the lock of the study's folder, which distinguishes a trial that is about to start from a dead
+    one, and of a lock in the database, which workers with other folders share. The system frees both when the
     process dies.
 
     Args:
@@ -51,7 +51,7 @@ class AskingLock:
         self.release()
 
     def release(self) -> None:
-        """Let the next one ask; nothing happens if the lock is not held."""
+        """Let the next worker ask; does nothing if the lock is not held."""
         self._everywhere.release()
         self._here.release()
 
@@ -86,7 +86,7 @@ class _SessionLock:
 
     def __init__(self, engine: Engine, study_name: str, take: str, free: str) -> None:
         self._engine, self._take, self._free = engine, text(take), text(free)
-        # MySQL's locks are those of the whole server.
+        # MySQL's locks have one name space for the whole server.
         digest = hashlib.sha256(f"dtme-search/{engine.url.database}/{study_name}".encode()).digest()
         self._key = {"key": int.from_bytes(digest[:8], "big", signed=True)}
         self._connection: Connection | None = None
@@ -98,7 +98,7 @@ class _SessionLock:
             StorageError: If the database does not answer.
         """
         with storage_errors(self._engine.url.render_as_string(hide_password=False)):
-            # A transaction left open while a trial is proposed would hold back the server's cleaning.
+            # A transaction left open while a trial is proposed would hold back the server's clean-up.
             connection = self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
             try:
                 while not connection.scalar(self._take, self._key):
@@ -116,12 +116,12 @@ class _SessionLock:
             connection.scalar(self._free, self._key)
             connection.close()
         except SQLAlchemyError:
-            connection.invalidate()  # the server, or the way to it, has gone, and the lock with it
+            connection.invalidate()  # the server or the connection is gone, and the lock with it
 
 
 class _NoLock:
     def acquire(self) -> None:
-        """Other kinds of databases have the lock of the folder only."""
+        """Other kinds of databases have only the lock of the folder."""
 
     def release(self) -> None:
         """Nothing to do."""

@@ -1,4 +1,4 @@
-"""The own SQL tables, beside Optuna's in the same database, made from the rows they hold.
+"""Our SQL tables, beside Optuna's in the same database, made from the row classes.
 
 ``study`` and ``trial`` are the name of a study and the number of a trial as Optuna shows them. Times are UTC
 without a zone.
@@ -52,13 +52,13 @@ of each trial, units;
 
 
 class UtcTime(TypeDecorator[datetime]):
-    """An aware time, stored as naive UTC because not every database keeps zones."""
+    """An aware time, stored as naive UTC because not every database stores time zones."""
 
     impl = DateTime
     cache_ok = True
 
     def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[datetime]:
-        # MySQL's plain type has whole seconds.
+        # MySQL's plain type stores whole seconds only.
         return mysql.DATETIME(fsp=6) if dialect.name == "mysql" else DateTime()
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
@@ -71,7 +71,7 @@ class UtcTime(TypeDecorator[datetime]):
 METADATA = MetaData()
 
 _TYPES: dict[Any, TypeEngine[Any] | type[TypeEngine[Any]]] = {
-    # A seed may need more than 32 bits. MySQL's plain float has seven digits, its text ends after 64 kB.
+    # A seed may need more than 32 bits. MySQL's plain float has seven digits; its text ends after 64 kB.
     int: BigInteger,
     float: Double,
     bool: Boolean,
@@ -83,11 +83,11 @@ _PLACES = {"study": str, "trial": int}
 
 
 def _table(name: str, row: type, key: Sequence[str]) -> Table:
-    """The table of a row: its fields, and before them what ``key`` names of the place of a row."""
+    """The table of a row: the columns of ``key``, which say where a row belongs, then its fields."""
     hints = get_type_hints(row, include_extras=True)
     kinds = {each: hints.get(each, _PLACES.get(each)) for each in key} | hints
     columns = [_column(each, kind, each in key) for each, kind in kinds.items()]
-    # Whatever the database was made for: every character, and names that differ in case differ.
+    # Whatever the database's defaults: allow every character, and distinguish upper and lower case in names.
     return Table(name, METADATA, *columns, mysql_charset="utf8mb4", mysql_collate="utf8mb4_bin")
 
 
@@ -95,7 +95,7 @@ def _column(name: str, kind: Any, is_key: bool) -> Column[Any]:
     nullable = get_origin(kind) in (Union, types.UnionType) and type(None) in get_args(kind)
     if nullable:
         (kind,) = (each for each in get_args(kind) if each is not type(None))
-    # Keys of MySQL have room for few long names.
+    # A key in MySQL has room for only a few long names.
     of_key = String(64) if is_key and kind is str and name != "study" else None
     return Column(name, of_key or _TYPES[kind], primary_key=is_key, autoincrement=False, nullable=nullable)
 
@@ -126,17 +126,18 @@ GRADIENTS = _table(
 PLANS = _table("dtme_plans", PlanRow, ("study", "trial", "layer", "operation", "group_index"))
 """A group of tasks that shares an operation at a layer."""
 RUNS = _table("dtme_runs", RunRow, ("study", "trial"))
-"""What is known about a trial as a training run."""
+"""Facts about a trial as a training run."""
 TRUNKS = _table("dtme_trunks", TrunkRow, ("study", "fingerprint", "trial"))
-"""A stretch of a trunk that a trial trained: one row each time it was paid for."""
+"""A stretch of a trunk that a trial trained: one row each time it was trained."""
 RUNGS = _table("dtme_rungs", RungRow, ("study", "rung", "trial"))
 """What a trial was worth at an evaluation: the numbers that pruning compares."""
 CONFIRMATIONS = _table("dtme_confirmations", ConfirmationRow, ("study", "trial", "seed"))
 """The configuration of a trial trained again with another seed."""
 
 WORKERS = _table("dtme_workers", WorkerRow, ("study", "worker"))
-"""A process that works on a study."""
+"""A process working on a study."""
 WORKERS.append_column(Column("seen_at", DateTime, nullable=True))  # by the clock of the database
 
-# Every trial asks for the first run that did its work; without an index that reads all runs of the study.
+# Every trial looks up the first run with the same work; without an index that would read all runs of the
+# study.
 Index("ix_dtme_runs_work", RUNS.c.study, RUNS.c.resolved_fingerprint, RUNS.c.trial)

@@ -1,4 +1,4 @@
-"""Which trials are results of a study: those of another study that warmed its sampler are not."""
+"""Which trials are results of a study; those of another study that warmed up its sampler are not."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ DELETED_ATTR = "dtme:deleted"
 
 
 def is_foreign(trial: FrozenTrial) -> bool:
-    """Whether a trial is knowledge from another study, there for the sampler only."""
+    """Whether a trial comes from another study and only informs the sampler."""
     return FOREIGN_ATTR in trial.user_attrs
 
 
 def own_trials(study: optuna.Study, states: Container[TrialState] | None = None) -> list[FrozenTrial]:
-    """Trials of the study itself, by number; everything that counts or shows results asks here.
+    """Trials of the study itself, by number; everything that counts or shows results uses this.
 
-    The sampler alone sees the others too. Numbers are not positions in this list.
+    Only the sampler sees the others too. Numbers are not positions in this list.
 
     Args:
         study: The study.
@@ -41,9 +41,9 @@ def own_trials(study: optuna.Study, states: Container[TrialState] | None = None)
 
 
 def enqueue(study: optuna.Study, point: Mapping[str, Any]) -> None:
-    """Queue a point unless the study has or had it.
+    """Queue a point unless the study already has it.
 
-    Optuna's own ``skip_if_exists`` would skip a point that only a foreign trial has.
+    Optuna's own ``skip_if_exists`` would also skip a point that only a foreign trial has.
     """
     for trial in own_trials(study):
         known = trial.system_attrs.get("fixed_params", trial.params)

@@ -1,4 +1,4 @@
-"""Bring tables up to date: older ones of ours, and Optuna's where MySQL makes them too small."""
+"""Upgrade tables: older ones of ours, and Optuna's where MySQL makes them too small."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ _NAME = "VARCHAR(512) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NOT NULL"
 
 
 def create_tables(engine: Engine) -> None:
-    """Create the own tables that are missing, and what older ones lack; several processes may do so at once.
+    """Create our missing tables and whatever older ones lack; several processes may do so at once.
 
     Raises:
-        StorageError: If the tables there are of a later version.
+        StorageError: If the existing tables are of a later version.
     """
     _check_version(engine)
     for attempt in range(1, _TRIES + 1):
@@ -43,7 +43,7 @@ def create_tables(engine: Engine) -> None:
                     connection.execute(update(SCHEMA).values(version=SCHEMA_VERSION))
             break
         except SQLAlchemyError:
-            # Another process created the same table in between; the next look finds it.
+            # Another process created the same table in between; the next round finds it.
             if attempt == _TRIES:
                 raise
             time.sleep(0.1 * attempt)
@@ -51,10 +51,10 @@ def create_tables(engine: Engine) -> None:
 
 
 def is_current(engine: Engine) -> bool:
-    """Whether every own table and column is there; nothing is written to find out.
+    """Whether all our tables and columns exist; finding out writes nothing.
 
     Raises:
-        StorageError: If the tables there are of a later version.
+        StorageError: If the existing tables are of a later version.
     """
     _check_version(engine)
     found = inspect(engine)
@@ -83,12 +83,12 @@ def _check_version(engine: Engine) -> None:
 
 
 def add_what_is_missing(engine: Engine, wanted: MetaData) -> None:
-    """Add the columns and indexes of ``wanted`` that existing tables lack; rows have NULL in new columns.
+    """Add the columns and indexes of ``wanted`` that existing tables lack; existing rows get NULL there.
 
-    Nothing else was ever added, and all the columns may be empty.
+    Nothing else was ever added, and all such columns allow NULL.
 
     Raises:
-        ValueError: If a missing column may not be empty, which no release has asked for.
+        ValueError: If a missing column does not allow NULL, which no release has required.
     """
     present = inspect(engine)
     prepare = engine.dialect.identifier_preparer
@@ -113,8 +113,9 @@ def add_what_is_missing(engine: Engine, wanted: MetaData) -> None:
 def make_room(engine: Engine) -> None:
     """Let Optuna's tables on MySQL hold what they hold elsewhere.
 
-    Optuna asks for plain text, which ends after 64 kB there and everywhere else after a gigabyte: a base
-    config or a list of choices may be longer. Names of studies that differ in case only would be one name.
+    Optuna's text columns end after 64 kB on MySQL and after a gigabyte everywhere else; a base config or a
+    list of choices may be longer than 64 kB. MySQL would also treat names of studies that differ only in case
+    as equal.
     """
     if engine.dialect.name != "mysql":
         return

@@ -1,4 +1,4 @@
-"""Single-task baselines: trained when missing, kept by fingerprint, shared by all studies of a database.
+"""Single-task baselines: trained when missing, stored by fingerprint, shared by all studies of a database.
 
 Which recipe they follow is part of the config of a run, see :mod:`dtme_search.search.space.recipes`.
 """
@@ -35,15 +35,15 @@ from dtme_search.version import __version__
 
 @dataclass(frozen=True)
 class Baselines:
-    """Finds or trains baselines.
+    """Loads or trains baselines.
 
     Attributes:
-        records: Where they are kept.
+        records: Where they are stored.
         shelf: Data.
         folder: Fingerprint -> folder of checkpoints.
-        listener: Who hears of it.
-        should_stop: Asked between steps; a stopped baseline resumes later.
-        tells_known: Whether the listener hears of baselines that the database has.
+        listener: Receives progress.
+        should_stop: Called between steps; a stopped baseline resumes later.
+        tells_known: Whether the listener also receives baselines that the database already has.
     """
 
     records: Records
@@ -54,7 +54,7 @@ class Baselines:
     tells_known: bool = True
 
     def get(self, config: RunConfig, tasks: Sequence[str] = ()) -> dict[str, BaselineRow]:
-        """Baselines of a run by task, training those that are missing.
+        """Baselines of a run by task, training the missing ones.
 
         Args:
             config: The run.
@@ -62,7 +62,7 @@ class Baselines:
 
         Raises:
             BaselineError: If one of them diverges.
-            TrainingInterrupted: If ``should_stop`` said so.
+            TrainingInterrupted: If ``should_stop`` returned true.
         """
         wanted = list(tasks or config.primary_tasks)
         rows = self.of_runs([(task, config.for_single_task(task)) for task in wanted])
@@ -73,10 +73,10 @@ class Baselines:
     ) -> list[BaselineRow | None]:
         """Rows of single-task runs, given with their task, in order; the missing ones are trained.
 
-        ``may_diverge`` gives ``None`` for a run that diverges, which raises otherwise.
+        With ``may_diverge`` a run that diverges gives ``None``; otherwise it raises.
         """
         rows: dict[int, BaselineRow | None] = {}
-        # Workers that start together take one each; what is then left is waited for.
+        # Workers that start together take one each, then wait for those that others are training.
         for waits in (False, True):
             for index, (task, single) in enumerate(runs):
                 if index in rows:
@@ -94,7 +94,7 @@ class Baselines:
     def _one(
         self, single: RunConfig, task: str, index: int, count: int, *, waits: bool
     ) -> BaselineRow | None:
-        """A baseline, trained if it is missing; ``None`` if another worker trains it and this one goes on."""
+        """A baseline, trained if missing; ``None`` if another worker is training it and this one moves on."""
         data = self.shelf.get(single)
         fingerprint = result_fingerprint(single, data.fingerprint, RunContext.of(single, data.device))
         if not self.tells_known and (stored := self.records.find_baseline(fingerprint)) is not None:

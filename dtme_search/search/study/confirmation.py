@@ -1,9 +1,9 @@
 """Repeat the leaders of a study with further seeds: how much of their lead was luck?
 
-A repeat trains what an export would train, the resolved config with its plan written out, and is judged
-against single-task baselines of the same seed, where they are wanted, and against the unexpanded network of
-the same seed, which is repeated too. The search's own seed is not among them: its value was chosen for being
-high [ours].
+A repeat trains what an export would train: the resolved config with its plan written out. It is judged
+against single-task baselines of the same seed, if they are wanted, and against the unexpanded network of the
+same seed, which is repeated too. The search's own seed is excluded, because the trial was selected for its
+high value with that seed [ours].
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ from dtme_search.training.runtime import device_name
 from dtme_search.version import __version__
 
 _LOOK_AGAIN_SECONDS = 1.0
-"""Time between two looks at repeats that another process trains."""
+"""Seconds between two looks at repeats that another process is training."""
 
 _Against = Mapping[int, Mapping[str, BaselineRow]]
 """Seed -> task -> baseline."""
@@ -61,7 +61,7 @@ _Against = Mapping[int, Mapping[str, BaselineRow]]
 
 @dataclass(frozen=True)
 class Repeat:
-    """A trial to train again: its resolved config with another seed."""
+    """A trial to be trained again: its resolved config with another seed."""
 
     trial: int
     config: RunConfig
@@ -81,26 +81,26 @@ def confirm(
 ) -> LoadedStudy:
     """Repeat the leaders of a study (front first, then by delta_m) with further seeds.
 
-    Only repeats that are missing are trained; one that was interrupted goes on from its checkpoint. Two
-    processes share the work. All leaders get the same seeds, those after the seed of the base config, and so
-    does the unexpanded trial that their gains are paired with, if the study has one.
+    Only missing repeats are trained; an interrupted one resumes from its checkpoint. Two processes share the
+    work. All leaders get the same seeds, those after the seed of the base config, and so does the unexpanded
+    trial that their gains are paired with, if the study has one.
 
     Args:
         study: Name of the study, the path of its YAML, or the study as it was built in Python.
         top: Number of leaders; trials of the same configuration count as one.
-        seeds: Further seeds of each, counted with those it already has.
-        new_baselines: Whether to train single-task baselines of each seed. Without them delta_m is over those
-            of the search, which only scale the gains over the unexpanded network.
+        seeds: Further seeds of each, including those it already has.
+        new_baselines: Whether to train single-task baselines for each seed. Without them delta_m is over
+            those of the search, which only scale the gains over the unexpanded network.
         storage: Database URL; see :func:`storage_url`.
-        workdir: Where studies lie by default.
-        device: ``cpu``, ``cuda`` or ``cuda:N``; the best there is by default.
-        data_root: Folder of the data set; that of the search by default.
-        listener: Hears of progress.
+        workdir: Default folder of studies.
+        device: ``cpu``, ``cuda`` or ``cuda:N``; by default the best available.
+        data_root: Folder of the data set; by default that of the search.
+        listener: Receives progress.
 
     Raises:
         TrainingError: If the study has no leader, or a repeat failed; the others are done by then.
-        TrainingInterrupted: If a signal stopped it; the same call goes on.
-        DtmeSearchError: If something else is wrong that the user can mend.
+        TrainingInterrupted: If a signal stopped it; the same call continues.
+        DtmeSearchError: If something else is wrong that the user can fix.
     """
     for name, number in (("top", top), ("seeds", seeds)):
         if number < 1:
@@ -146,7 +146,7 @@ def confirm(
 def _planned(
     study: LoadedStudy, base_seed: int, top: int, seeds: int, data_root: str | Path | None
 ) -> Iterator[Repeat]:
-    """Seed by seed, so that leaders can be compared early, and baselines are needed one seed at a time."""
+    """Seed by seed, so that leaders can be compared early and baselines are needed for one seed at a time."""
     chosen = []
     first = base_seed + study.config.seeds
     best = leaders(study, top)
@@ -161,7 +161,7 @@ def _planned(
 
 
 def _unexpanded(study: LoadedStudy, first: Sequence[RunRow]) -> list[RunRow]:
-    """Runs without growth that the leaders are paired with and that are no leaders themselves."""
+    """Runs without growth that the leaders are paired with and that are not leaders themselves."""
     runs = study.records.runs(study.name)
     origin = origins(runs)
     partners = {origin[run.paired_trial] for run in first if run.paired_trial in origin}
@@ -181,7 +181,7 @@ class _Repeater:
     new_baselines: bool
 
     def run(self, repeats: Sequence[Repeat]) -> list[str]:
-        """Do what is missing; gives the reasons of those that failed."""
+        """Train the missing repeats; returns the reasons of those that failed."""
         waiting = [repeat for repeat in repeats if not self._is_done(repeat)]
         total, failed = len(waiting), list[str]()
         while waiting:
@@ -216,7 +216,7 @@ class _Repeater:
         time.sleep(_LOOK_AGAIN_SECONDS)
 
     def _one(self, repeat: Repeat, folder: Path, index: int, total: int) -> str | None:
-        """Train a repeat and keep its result; gives the reason if it failed."""
+        """Train a repeat and store its result; returns the reason if it failed."""
         number, seed = repeat.trial, repeat.config.seed
         standing = self._standing(repeat)
         if standing is not None:
@@ -241,7 +241,7 @@ class _Repeater:
         return None
 
     def _against(self, repeat: Repeat) -> _Against:
-        """Baselines of the seed of the search, and of the repeat's own where they are wanted."""
+        """Baselines for the seed of the search and, if wanted, for the repeat's own seed."""
         seeds = {self.base.seed, *([repeat.config.seed] if self.new_baselines else [])}
         configs = {seed: repeat.config.model_copy(update={"seed": seed}) for seed in sorted(seeds)}
         tasks = self.base.primary_tasks
@@ -274,7 +274,7 @@ class _Repeater:
     def _judged(
         self, metrics: Mapping[str, float], against: _Against, seed: int, data: TaskData
     ) -> dict[str, Any]:
-        """What a repeat is worth, over the baselines of its seed or of the search, and over the latter."""
+        """What a repeat is worth over the baselines of its seed (or of the search), and over the latter."""
         of_search = compare(metrics, against[self.base.seed], data.specs)
         chosen = of_search
         if self.new_baselines:
@@ -287,7 +287,7 @@ class _Repeater:
         }
 
     def _trunk(self, repeat: Repeat, data: TaskData) -> TrialTrunk:
-        """Leaders that grow later share what comes before, as trials do; each seed has its own trunks."""
+        """Leaders that grow later share the training before that, as trials do; seeds share no trunks."""
         context = TrialContext(
             study=self.study.config,
             number=repeat.trial,

@@ -1,7 +1,7 @@
-"""What a study with several seeds believes of its plans: their delta_m in the mean over seeds.
+"""What a study with several seeds believes about its plans: their delta_m as a mean over seeds.
 
-With one seed a study shows what it saw. With several, a plan that was trained with the seed that suits it
-would lead; the model of the plan sampler tells what the plan does from what its seed does.
+With one seed a study shows what it saw. With several, a plan trained only with a seed that suits it would
+lead. So the model of the plan sampler separates the effect of the plan from the effect of its seed.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _FEWEST = 3
 
 @dataclass(frozen=True)
 class Expectation:
-    """delta_m of a plan over seeds, in percent: mean and standard deviation of what is believed."""
+    """delta_m of a plan over seeds, in percent: mean and standard deviation of the belief."""
 
     mean: float
     deviation: float
@@ -35,7 +35,7 @@ def expectations(study: LoadedStudy) -> dict[int, Expectation]:
     complete = own_trials(study.optuna, (TrialState.COMPLETE,))
     if study.config.seeds == 1 or len(complete) < _FEWEST:
         return {}
-    # Only here: to look at another study must not load what proposes and trains.
+    # Imported here, so that looking at another kind of study does not load what proposes and trains.
     from threadpoolctl import threadpool_limits
 
     from dtme_search.models import describe_backbone

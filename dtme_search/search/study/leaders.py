@@ -1,8 +1,8 @@
-"""Who leads a study: its front, and what further seeds made of the leaders.
+"""Who leads a study: its front, and the results of the leaders with further seeds.
 
-The search looked at its one seed when it chose, so the chosen value is too good on average (the winner's
-curse). Means and standard deviations are therefore over the further seeds only [ours]; the value of the
-search stands beside them and is never part of them.
+The search saw only its own seed when it chose, so the value of the chosen trial is biased upwards (the
+winner's curse). Means and standard deviations are therefore over the further seeds only [ours]; the value
+from the search is shown beside them and is never part of them.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ FAILED_REPEAT_ATTR = "dtme:failed_repeat:{trial}:{seed}"
 
 @dataclass(frozen=True)
 class Lead:
-    """By how much a configuration is ahead of another, over the further seeds that both have.
+    """By how much one configuration leads another, over the further seeds that both have.
 
     Attributes:
         points: Mean difference of delta_m, in points.
@@ -40,7 +40,7 @@ class Lead:
 
 @dataclass(frozen=True)
 class Confirmed:
-    """What further seeds made of a configuration.
+    """Results of a configuration with further seeds.
 
     Attributes:
         trial: Trial that the repeats belong to.
@@ -59,12 +59,12 @@ class Confirmed:
 
     @property
     def seeds(self) -> tuple[int, ...]:
-        """The further seeds that the mean is over."""
+        """The further seeds behind the mean."""
         return tuple(sorted(self.by_seed))
 
     @property
     def delta_m_mean(self) -> float:
-        """Mean delta_m in percent over the further seeds, without that of the search."""
+        """Mean delta_m in percent over the further seeds, without the seed of the search."""
         return fmean(self.by_seed.values())
 
     @property
@@ -74,7 +74,7 @@ class Confirmed:
 
     @property
     def paired(self) -> Lead | None:
-        """By how much it is ahead of the unexpanded network, seed by seed; ``None`` below two seeds."""
+        """By how much it leads the unexpanded network, seed by seed; ``None`` below two seeds."""
         return _lead(list(self.paired_by_seed.values()))
 
     def in_words(self) -> str:
@@ -98,9 +98,9 @@ class Confirmed:
 
 
 def feasible_values(study: LoadedStudy) -> dict[int, tuple[float, ...]]:
-    """Feasible trial -> values of the objectives: what was seen, or with several seeds what is expected.
+    """Feasible trial -> values of the objectives: as seen or, with several seeds, as expected.
 
-    With several seeds a plan counts once, under the first trial that trained it.
+    With several seeds a plan counts once, as the first trial that trained it.
     """
     expected, place = expectations(study), list(study.config.objectives)
     values = {trial.number: tuple(trial.values) for trial in _feasible(study)}
@@ -117,7 +117,7 @@ def feasible_values(study: LoadedStudy) -> dict[int, tuple[float, ...]]:
 def front_numbers(study: LoadedStudy) -> set[int]:
     """Numbers of the best feasible trial (one objective) or of the feasible front (several).
 
-    By :func:`feasible_values`, also where further seeds of ``confirm`` say otherwise.
+    By :func:`feasible_values`, even if further seeds of ``confirm`` disagree.
     """
     signs = [1 if direction == "maximize" else -1 for direction in study.config.objectives.values()]
     points = {
@@ -127,7 +127,7 @@ def front_numbers(study: LoadedStudy) -> set[int]:
     if len(signs) == 1:
         return {max(points, key=lambda number: (points[number], -number))} if points else set()
     front: list[tuple[float, ...]] = []
-    # Who dominates a point comes before it, and is dominated by one of the front itself if it is not on it.
+    # Trials that dominate a point come before it, and one of them is on the front or dominated by the front.
     for point in sorted(set(points.values()), reverse=True):
         if not any(_dominates(other, point) for other in reversed(front)):
             front.append(point)
@@ -135,10 +135,10 @@ def front_numbers(study: LoadedStudy) -> set[int]:
 
 
 def leaders(study: LoadedStudy, top: int) -> list[RunRow]:
-    """The first ``top`` feasible configurations: those of the front first, then by delta_m.
+    """The first ``top`` feasible configurations: those on the front first, then by delta_m.
 
-    By the values of the search, so that another call means the same trials. Trials of the same
-    configuration count once, under the one that trained it.
+    Uses the values of the search, so that every call means the same trials. Trials with the same
+    configuration count once, as the one that trained it.
     """
     feasible = {trial.number for trial in _feasible(study)}
     runs = [run for run in study.records.runs(study.name) if run.trial in feasible and run.config]
@@ -149,12 +149,12 @@ def leaders(study: LoadedStudy, top: int) -> list[RunRow]:
     runs = [run for run in runs if not expected or run.trial in expected]
     runs.sort(key=lambda run: (run.trial not in front, -gain[run.trial], run.trial))
     by_number = {run.trial: run for run in runs}
-    first = dict.fromkeys(origin[run.trial] for run in runs)  # in order, each once
+    first = dict.fromkeys(origin[run.trial] for run in runs)  # keeps the order, without repeats
     return [by_number[number] for number in first if number in by_number][:top]
 
 
 def origins(runs: Sequence[RunRow]) -> dict[int, int]:
-    """Complete trial -> trial that stands for its configuration: the first that trained the same."""
+    """Complete trial -> trial that represents its configuration: the first that trained the same."""
     complete = {run.trial: run for run in runs if run.state == "complete"}
 
     def work(run: RunRow) -> str:
@@ -168,7 +168,7 @@ def origins(runs: Sequence[RunRow]) -> dict[int, int]:
 
 
 def confirmations(study: LoadedStudy) -> dict[int, Confirmed]:
-    """Trial -> what further seeds made of its configuration; unconfirmed trials are absent."""
+    """Trial -> results of its configuration with further seeds; unconfirmed trials are absent."""
     by_trial: dict[int, list[ConfirmationRow]] = defaultdict(list)
     for row in study.records.confirmations(study.name):
         by_trial[row.trial].append(row)
@@ -185,7 +185,7 @@ def confirmations(study: LoadedStudy) -> dict[int, Confirmed]:
 
 
 def ranking(study: LoadedStudy) -> list[Confirmed]:
-    """Confirmed feasible configurations by their mean, the best first, each once."""
+    """Confirmed feasible configurations by their mean, best first, each once."""
     feasible = {trial.number for trial in _feasible(study)}
     known = confirmations(study)
     different = {each.trial: each for number, each in known.items() if number in feasible}
@@ -195,7 +195,7 @@ def ranking(study: LoadedStudy) -> list[Confirmed]:
 def lead_of(first: Confirmed, second: Confirmed) -> Lead | None:
     """Compare two configurations seed by seed; ``None`` if they share fewer than two further seeds.
 
-    Repeats of a seed share its baselines and so their noise, which their difference does not have: its
+    Repeats with the same seed share its baselines and so their noise, which cancels in their difference: its
     standard error is that of the mean over the seeds that both have [ours].
 
     Example:

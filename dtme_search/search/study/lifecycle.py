@@ -1,4 +1,4 @@
-"""Trials between two runs of ``optimize``: what counts, what is continued, when to give up."""
+"""Trials between two runs of ``optimize``: what counts, what is resumed, when to give up."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def num_finished(study: optuna.Study) -> int:
 
 
 def num_left(study: optuna.Study, total: int) -> int:
-    """Trials that may still begin here; those running elsewhere are counted as done."""
+    """Trials that may still start here; those running elsewhere count as done."""
     return total - len(own_trials(study, (*FINISHED, TrialState.RUNNING)))
 
 
@@ -50,21 +50,22 @@ def put_right(study: optuna.Study, workspace: Workspace, records: Records) -> di
 
 
 def recover(study: optuna.Study, workspace: Workspace, records: Records, *, is_local: bool) -> dict[int, str]:
-    """Tell the results that dead processes left on disk, and hand back the trials they had in hand.
+    """Report results that dead processes left on disk, and hand back the trials they were running.
 
-    To be called under the study's :class:`AskingLock`: a living process holds that until its trial has
-    parameters and the lock of its folder. A trial that runs elsewhere is dead when its heartbeat stopped; for
-    one that lives here this function beats, so that no clock and no outage makes others take it for dead.
+    Call it under the study's :class:`AskingLock`: a living process holds that until its trial has parameters
+    and the lock of its folder. A trial that runs elsewhere is dead if its heartbeat has stopped. For a trial
+    that is alive on this machine this function beats, so that no wrong clock and no outage makes others treat
+    it as dead.
 
     Args:
         study: The study.
         workspace: Its folders.
         records: Own tables, in the same database.
-        is_local: Whether no other machine works on this database.
+        is_local: Whether no other machine uses this database.
 
     Returns:
-        Number of each trial of a dead process -> what became of it: ``told`` (its result lay on disk),
-        ``continued`` (queued again) or ``given up`` (it died too often and counts as failed).
+        Number of each trial of a dead process -> what became of it: ``told`` (its result was on disk and has
+        been reported), ``continued`` (queued again) or ``given up`` (it died too often and counts as failed).
     """
     running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
     if not running:
@@ -76,7 +77,7 @@ def recover(study: optuna.Study, workspace: Workspace, records: Records, *, is_l
         if workspace.is_of_trial(first, trial.number):
             try:
                 with FileLock(workspace.trial_lock(first), timeout=0):
-                    # A process tells how its trial ended before it lets go of the lock.
+                    # A process reports how its trial ended before it releases the lock.
                     if not _has_ended(study, trial.number):
                         ends[trial.number] = _end(study, trial, workspace, records)
             except Timeout:
@@ -88,7 +89,7 @@ def recover(study: optuna.Study, workspace: Workspace, records: Records, *, is_l
 
 
 def _has_ended(study: optuna.Study, number: int) -> bool:
-    """Whether a trial has ended since it was seen running."""
+    """Whether a trial has ended since it was last seen running."""
     return study.get_trials(deepcopy=False)[number].state.is_finished()
 
 
@@ -97,7 +98,7 @@ def _is_dead_elsewhere(trial: FrozenTrial, silent: float | None, *, is_local: bo
 
 
 def _end(study: optuna.Study, trial: FrozenTrial, workspace: Workspace, records: Records) -> str:
-    """End a trial of a dead process; gives how."""
+    """End a trial of a dead process; returns how."""
     result = Result.load(workspace.result(first_number(trial)), trial.number)
     if result is not None:
         result.write_down(running_trial(study, id_of_trial(trial)), records)
@@ -123,7 +124,7 @@ def _end(study: optuna.Study, trial: FrozenTrial, workspace: Workspace, records:
 
 
 def tidy(study: optuna.Study, workspace: Workspace) -> None:
-    """Remove what processes that died right after the end of a trial left in its folder."""
+    """Remove files left by processes that died right after the end of a trial."""
     left = workspace.unfinished_trials()
     if not left:
         return
@@ -140,7 +141,7 @@ def check_failures(study: optuna.Study, in_a_row: int) -> None:
         TrainingError: With that reason.
     """
     ended = own_trials(study, (*FINISHED, TrialState.FAIL))
-    # A failed trial without an error was interrupted; its continuation stands for it.
+    # A failed trial without an error was interrupted; its continuation counts instead.
     latest = (trial for trial in reversed(ended) if trial.state in FINISHED or "error" in trial.user_attrs)
     reasons = [_reason(trial) for trial in islice(latest, in_a_row)]
     if len(reasons) == in_a_row and None not in reasons and len({_cause(str(r)) for r in reasons}) == 1:
@@ -158,5 +159,5 @@ def _reason(trial: FrozenTrial) -> str | None:
 
 
 def _cause(reason: str) -> str:
-    """What two trials that fail alike have in common: numbers and what follows them differ."""
+    """What two trials with the same failure have in common; numbers and what follows them differ."""
     return re.split(r"\d", reason, maxsplit=1)[0]

@@ -1,4 +1,4 @@
-"""Open a study that exists, to look at it or to go on from it."""
+"""Open an existing study, to look at it or to continue it."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ class LoadedStudy:
         config: As it was when the study was created.
         optuna: Trials, parameters, values.
         records: Baselines, evaluations, conflicts, plans, run facts.
-        place: Where it lies, for the commands that find it again.
-        stopped: Whether a signal ended the ``optimize`` that gave this; the same call goes on.
+        place: Where it is, for commands that refer to it.
+        stopped: Whether a signal ended the ``optimize`` that returned this; the same call continues.
     """
 
     config: StudyConfig
@@ -53,7 +53,7 @@ class LoadedStudy:
 
 
 def study_name(study: StudySource) -> str:
-    """Name of a study that is given by name, by the path of its YAML or as it was built in Python."""
+    """Name of a study given by name, by the path of its YAML, or as built in Python."""
     if isinstance(study, StudyConfig):
         return study.name
     return load_study_config(study).name if str(study).endswith((".yaml", ".yml")) else str(study)
@@ -71,13 +71,13 @@ def load_study(
     workdir: str | Path = DEFAULT_WORKDIR,
     writes: bool = False,
 ) -> LoadedStudy:
-    """Open a study that exists. Looking at it writes nothing, unless an older release made it.
+    """Open an existing study. Looking at it writes nothing, unless an older release created it.
 
     Args:
         study: Name of the study, the path of its YAML, or the study as it was built in Python.
         storage: Database URL; see :func:`storage_url`.
-        workdir: Where studies lie by default.
-        writes: Whether the caller will write; else a database on a disk that is read-only is copied.
+        workdir: Default folder of studies.
+        writes: Whether the caller will write; if not, a database on a read-only disk is copied.
 
     Raises:
         StorageError: If there is no such study or the database cannot be reached.
@@ -99,6 +99,6 @@ def load_study(
     config = validate(StudyConfig, values, f"study {name}")
     records = records_for(opened)
     if not records.is_current():
-        records.create_tables()  # a study of an older release is brought up to date
+        records.create_tables()  # upgrades a study of an older release
     place = Place(name, Path(workdir), storage, attributes.get(FILE_ATTR))
     return LoadedStudy(config, found, records, place)

@@ -1,4 +1,4 @@
-"""A worker's way through a study: ask for a trial, run it, tell how it ended, until none is left."""
+"""A worker's loop over a study: ask for a trial, run it, report how it ended, until none is left."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from dtme_search.search.trial.retries import goes_on_later
 from dtme_search.training.disk import disk_full
 
 _LOOK_EVERY = 1.0
-"""Seconds between two looks whether a trial is left after all."""
+"""Seconds between two checks whether a trial is left after all."""
 _MOST_ASIDE = 3
-"""Trials that a worker has in hand while their trunk, or equal work, is trained by others [ours]."""
+"""Trials that a worker may hold while others train their trunk or equal work [ours]."""
 _MOST_TROUBLES = 5
-"""Troubles with the database, with no trial told between them, after which it is no use to go on."""
+"""Database failures in a row, with no trial reported in between, after which a worker gives up."""
 
 _log = logging.getLogger(__name__)
 
@@ -38,20 +38,20 @@ def run_trials(
     publish: Callable[[LoadedStudy], None] | None = None,
     stays: bool = False,
 ) -> None:
-    """Run trials until the study has its total, or until the switch says so.
+    """Run trials until the study has its total or the switch stops it.
 
     Args:
         prepared: The study.
         objective: Runs one trial.
-        listener: Hears of the trials of dead workers, and of knowledge from another study.
-        switch: Tells to stop.
+        listener: Receives the trials of dead workers, and knowledge from another study.
+        switch: Says when to stop.
         publish: Called with the study after each trial.
-        stays: Whether a worker that finds no trial left stays until the study has its total: another one
-            may die, or fail.
+        stays: Whether a worker that finds no trial left waits until the study has its total, because another
+            worker may die, or its trial may fail.
 
     Raises:
         TrainingError: If the last trials all failed for the same reason, or the disk is full.
-        StorageError: If the database was in trouble again and again.
+        StorageError: If the database failed again and again.
     """
     study, workspace, total = prepared.optuna, prepared.workspace, prepared.config.trials
     warm_start, asking, troubles = prepared.warm_start(listener), prepared.asking(), 0
@@ -63,7 +63,7 @@ def run_trials(
         return True
 
     def run_one(inside: int = 0) -> bool:
-        """Run a trial, if one is left; ``inside`` so many that would wait for other workers."""
+        """Run a trial, if one is left; ``inside`` counts the trials on hold that wait for other workers."""
         with next_trial(study, asking, workspace, is_left, switch) as claimed:
             if claimed is None:
                 return False
@@ -94,7 +94,7 @@ def run_trials(
 
 
 def _raise_trouble(error: BaseException | None, root: Path) -> None:
-    """Raise again what ended a trial where it ends, or may end, the worker too."""
+    """Re-raise what ended a trial if it ends, or may end, the worker too."""
     if isinstance(error, (KeyboardInterrupt, DiskFullError, *DATABASE_ERRORS)):
         raise error
     if isinstance(error, OSError) and goes_on_later(error):

@@ -1,4 +1,4 @@
-"""Where a study lies, and the commands that find it again."""
+"""Where a study is, and the commands that refer to it."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from dtme_search.search.storage.database import mask_url
 
 DEFAULT_WORKDIR = Path("dtme-runs")
 _READ_THE_FILE = ("optimize", "baseline")
-"""Commands that need the YAML of a study; the others know it from the database."""
+"""Commands that need the YAML of a study; the others get everything from the database."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """A study as the next command has to name it.
+    """A study as the next command has to refer to it.
 
     Attributes:
         name: Name of the study.
-        workdir: Where it lies by default.
-        storage: Database URL, if one was given; what the user set as DTME_STORAGE needs no saying.
+        workdir: Its default folder.
+        storage: Database URL, if one was given; a URL in DTME_STORAGE need not be repeated.
         file: Its YAML, if it is not a shipped one.
     """
 
@@ -31,7 +31,7 @@ class Place:
     file: str | None = None
 
     def command(self, verb: str, *words: str) -> str:
-        """A command that works when it is copied; passwords are masked.
+        """A command that works when copied; passwords are masked.
 
         Example:
             >>> Place("demo").command("export", "--best", "--out", "best.yaml")
@@ -56,6 +56,6 @@ class Place:
 
 
 def _from_here(file: str) -> str:
-    """The path as short as it can be given in this folder."""
+    """The shortest form of the path that works in this folder."""
     path = Path(file)
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else file

@@ -1,8 +1,8 @@
-"""``sampler: {name: plan}``: proposes what a plan may bring for what it still costs.
+"""``sampler: {name: plan}``: weighs what a plan may gain against what it still costs.
 
-Everything is read from the database at every proposal, under the study's lock: what is finished, what runs,
-which trunks are paid for. Nothing is kept beside it, so resuming, several workers and a warm start are one
-and the same, and a worker that is killed leaves nothing behind.
+Everything is read from the database at every proposal, under the study's lock: what is finished, what is
+running, which trunks exist. Nothing else is kept. So resuming, several workers and a warm start need no
+special handling, and a killed worker leaves nothing behind.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _TRIES = 20
 
 
 def serves(study: StudyConfig) -> bool:
-    """Whether the sampler can weigh the objectives: a result, alone or against a price known ahead."""
+    """Whether the sampler can handle the objectives: a result, alone or against a price known in advance."""
     others = [name for name in study.objectives if name != study.goal]
     if study.goal is None or len(others) > 1:
         return False
@@ -61,7 +61,7 @@ def study_sampler(
     backbone: BackboneInfo,
     flops: Callable[[RunConfig, ExpansionPlan], float] | None = None,
 ) -> BaseSampler:
-    """The sampler of a study that is there; TPE for ``plan`` where it cannot weigh the objectives."""
+    """The sampler of an existing study; TPE instead of ``plan`` if it cannot handle the objectives."""
     sampler = build_sampler(study, seed)
     if study.sampler.name != "plan" or not serves(study):
         return sampler
@@ -70,14 +70,14 @@ def study_sampler(
 
 @dataclass
 class PlanSampler(BaseSampler):
-    """Optuna's view of the sampler: parameters are handed out one by one, chosen together.
+    """The sampler as Optuna sees it: parameters are returned one by one but chosen together.
 
     Attributes:
         study: The study.
         space: Its search space.
         records: Its own tables.
         backbone: The network that grows.
-        fallback: Completes points that leave parameters out, and proposes where no new work is left.
+        fallback: Completes points that leave parameters out, and proposes when no new work is left.
         flops: Counts the operations of a prediction, where an objective or limit depends on them.
     """
 
@@ -94,7 +94,7 @@ class PlanSampler(BaseSampler):
         self._pool = Pool(self.space, {SEED: self.space.base.seed})
 
     def reseed_rng(self) -> None:
-        """Nothing here is drawn but by the state of the study."""
+        """Does nothing: the only randomness comes from the state of the study."""
         self.fallback.reseed_rng()
 
     def infer_relative_search_space(
@@ -102,7 +102,7 @@ class PlanSampler(BaseSampler):
         study: optuna.Study,  # noqa: ARG002
         trial: FrozenTrial,  # noqa: ARG002
     ) -> dict[str, BaseDistribution]:
-        """None: which parameters are active follows from their values."""
+        """Empty: which parameters are active depends on their values."""
         return {}
 
     def sample_relative(
@@ -111,13 +111,13 @@ class PlanSampler(BaseSampler):
         trial: FrozenTrial,  # noqa: ARG002
         search_space: dict[str, BaseDistribution],  # noqa: ARG002
     ) -> dict[str, Any]:
-        """None, likewise."""
+        """Empty, for the same reason."""
         return {}
 
     def sample_independent(
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
-        """Value of one parameter of the set that is chosen when the first one is asked for."""
+        """Value of one parameter of the set, which is chosen when its first parameter is asked for."""
         if self._chosen[0] != trial.number:
             is_given = "fixed_params" in trial.system_attrs
             self._chosen = trial.number, {} if is_given else self._choose(study, trial)
@@ -129,7 +129,7 @@ class PlanSampler(BaseSampler):
         return self.fallback.sample_independent(study, trial, param_name, param_distribution)
 
     def _choose(self, study: optuna.Study, trial: FrozenTrial) -> Params:
-        """Parameters of the next plan; none, if no new work is left."""
+        """Parameters of the next plan; empty if no new work is left."""
         standing = self.standing(study, trial.number)
         for _ in range(_TRIES):
             proposed = standing.propose(self._pool)
@@ -137,7 +137,7 @@ class PlanSampler(BaseSampler):
                 break
             try:
                 self.space.config(proposed.params)
-            except ConfigError:  # the values do not go together; thousands are looked at, one is checked
+            except ConfigError:  # an impossible combination; only the chosen candidate is checked
                 standing.close(proposed.plan, proposed.seed)
                 continue
             storage_of(study).set_trial_user_attr(id_of_trial(trial), PROPOSAL_ATTR, proposed.reason)
@@ -145,7 +145,7 @@ class PlanSampler(BaseSampler):
         return {}
 
     def standing(self, study: optuna.Study, asking: int | None = None) -> Standing:
-        """What the study knows, as seen by the trial that asks."""
+        """What the study knows, from the point of view of the trial that asks."""
         name = self.study.name
         runs = {run.trial: run for run in self.records.runs(name)}
         trials = [trial for trial in study.get_trials(deepcopy=False) if trial.number != asking]
@@ -167,7 +167,7 @@ class PlanSampler(BaseSampler):
         for parameter in self.space.parameters:
             if parameter.unmet(params) is None:
                 if parameter.path not in known:
-                    return  # nobody knows yet what it will be
+                    return  # its plan is not known yet
                 params[parameter.path] = parameter.nearest([known[parameter.path]])
         plan = self._resolver(params)
         source = str(trial.user_attrs[FOREIGN_ATTR]["study"]) if is_foreign(trial) else None

@@ -1,4 +1,4 @@
-"""Parameter sets that might be proposed: all of a small space, else random ones and some near good ones."""
+"""Parameter sets that could be proposed: all of a small space, else random ones and some near good ones."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Pool:
 
     Attributes:
         space: The space.
-        fixed: Paths that are not drawn, with their value.
+        fixed: Paths that are not drawn, with their values.
     """
 
     space: SearchSpace
@@ -35,7 +35,7 @@ class Pool:
 
     @cached_property
     def listed(self) -> list[Params] | None:
-        """All sets of the space, if they are at most some thousands."""
+        """All sets of the space, if there are at most a few thousand."""
         sets: list[dict[str, Scalar]] = [{}]
         for parameter in self.space.parameters:
             values = [self.fixed[parameter.path]] if parameter.path in self.fixed else _grid(parameter)
@@ -53,7 +53,7 @@ class Pool:
         return list(sets)
 
     def around(self, good: Sequence[Params], draw: Sequence[int]) -> list[Params]:
-        """All sets, or random ones and such as differ from good ones in one to three values."""
+        """All sets, or random ones and variants of good ones that differ in one to three values."""
         if self.listed is not None:
             return self.listed
         rng = np.random.default_rng(draw)
@@ -62,12 +62,12 @@ class Pool:
     def near(
         self, good: Sequence[Params], draw: Sequence[int], number: int = _NUM_NEIGHBOURS
     ) -> list[Params]:
-        """Sets that differ from good ones in one to three values."""
+        """Variants of good sets that differ in one to three values."""
         rng = np.random.default_rng([*draw, 1])
         return [self._changed(good[int(rng.integers(len(good)))], rng) for _ in range(number if good else 0)]
 
     def _random(self, rng: np.random.Generator) -> Params:
-        """How many layers grow is drawn first: layers drawn one by one almost never give sparse plans."""
+        """Draws the number of grown layers first: drawn layer by layer, plans would hardly ever be sparse."""
         share = rng.uniform(0.05, 0.95)
         params: dict[str, Scalar] = {}
         for parameter in self.space.parameters:
@@ -87,7 +87,7 @@ class Pool:
             return params
         chosen = rng.permutation(len(free))[: int(rng.integers(1, 4))]
         changed = {**params, **{free[at].path: _draw(free[at], rng) for at in chosen}}
-        # A change may make others active, or what was there inactive.
+        # A change may make other parameters active or inactive.
         active: dict[str, Scalar] = {}
         for parameter in self.space.parameters:
             if parameter.unmet(active) is None:
@@ -108,7 +108,7 @@ def _may_stay(parameter: Parameter) -> bool:
 
 
 def _grid(parameter: Parameter) -> Sequence[Scalar] | None:
-    """All values of a parameter, if it has a grid of some length."""
+    """All values of a parameter, if it has a grid that is not too long."""
     ranged = parameter.distribution
     if isinstance(ranged, CategoricalDistribution):
         return ranged.choices

@@ -1,4 +1,4 @@
-"""What comes before the first trial: everything checked, the study there, its dead trials handed back."""
+"""Before the first trial: check everything, create or load the study, hand back trials of dead processes."""
 
 from __future__ import annotations
 
@@ -62,14 +62,14 @@ from dtme_search.training import check_run
 DATA_ATTR = "dtme:data"
 """Study attribute: fingerprint of the data of its baselines and trials."""
 WEIGHTS_ATTR = "dtme:weights"
-"""Study attribute: names the weights that its base config begins with."""
+"""Study attribute: identifies the weights that its base config starts from."""
 
 _SHARES_NOTHING = ReuseConfig(trunks=False, conflicts=False, equal_work=False)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """A study that is there and may be worked on.
+    """A study that exists and may be worked on.
 
     Attributes:
         config: The study; ``trials`` is its total over all workers and runs.
@@ -80,7 +80,7 @@ class Prepared:
         workspace: Folders.
         shelf: Data.
         url: Database, passwords included.
-        place: Where it lies, for the commands that find it again.
+        place: Where it is, for commands that refer to it.
         knowledge: What another study knows, for the sampler.
         callbacks: Import paths of the callbacks of its workers.
     """
@@ -98,7 +98,7 @@ class Prepared:
     callbacks: tuple[str, ...] = ()
 
     def loaded(self, *, stopped: bool = False) -> LoadedStudy:
-        """The study for whoever looks at it."""
+        """The study for those who look at it."""
         return LoadedStudy(self.config, self.optuna, self.records, self.place, stopped)
 
     def asking(self) -> AskingLock:
@@ -106,15 +106,15 @@ class Prepared:
         return AskingLock(self.workspace, self.records.engine, self.config.name)
 
     def warm_start(self, listener: Listener) -> WarmStart:
-        """Hands the knowledge to the study when it is due."""
+        """Passes the knowledge to the study when it is due."""
         return WarmStart(self.knowledge, self.space, self.records, listener)
 
     def present(self, command: str, doing: str = "starting") -> AbstractContextManager[Hear]:
-        """Show in the database that this process works on the study."""
+        """Show in the database that this process is working on the study."""
         return present(self.records.engine, self.config.name, command, doing)
 
     def recover(self, listener: Listener) -> None:
-        """Tell the results that dead workers left on disk, and hand back the trials they had in hand."""
+        """Report results that dead workers left on disk, and hand back the trials they were running."""
         for number, how in put_right(self.optuna, self.workspace, self.records).items():
             listener.trial_recovered(number, how)
 
@@ -128,7 +128,7 @@ class Prepared:
 def read_study(
     study: StudySource, overrides: Sequence[str] = (), data_root: str | Path | None = None
 ) -> tuple[StudyConfig, RunConfig]:
-    """A study's definition and its base config with overrides and the data folder put in.
+    """A study's definition and its base config, with overrides and the data folder inserted.
 
     Raises:
         ConfigError: If either is wrong.
@@ -140,23 +140,23 @@ def read_study(
 
 
 def prepare(study: StudySource, settings: Settings, device: torch.device, listener: Listener) -> Prepared:
-    """Create a study or go on with it.
+    """Create a study or continue it.
 
     Args:
         study: Its name, the path of its YAML, or the study itself.
-        settings: What was asked for.
+        settings: Options of the call.
         device: Where its data are read to.
-        listener: Hears of progress.
+        listener: Receives progress.
 
     Raises:
-        DtmeSearchError: Before anything is written, for all that can be checked.
+        DtmeSearchError: Before anything is written, for everything that can be checked.
     """
     config, base = read_study(study, settings.overrides, settings.data_root)
     reuse = config.reuse if settings.reuse else _SHARES_NOTHING
     config = config.model_copy(update={"trials": settings.trials or config.trials, "reuse": reuse})
-    optuna.logging.set_verbosity(optuna.logging.CRITICAL)  # the listener tells the same in our words
+    optuna.logging.set_verbosity(optuna.logging.CRITICAL)  # the listener reports the same in our words
 
-    # Whatever can be wrong is found here, the quickest first, before anything is written.
+    # Find everything that can be wrong before anything is written, starting with the quickest checks.
     shelf = DataShelf(device, on_progress=listener.data_reading)
     url = storage_url(config.name, settings.storage, settings.workdir)
     known = open_storage(url) if check_storage(url) else None
@@ -200,10 +200,10 @@ def prepare(study: StudySource, settings: Settings, device: torch.device, listen
 def _begin(prepared: Prepared, points: Sequence[Mapping[str, Any]]) -> None:
     """Queue the points that the study wants tried first, once."""
     study, records = prepared.optuna, prepared.records
-    # Whether a point is there and adding it are two steps: workers that start together would add it twice.
+    # Checking for a point and adding it are two steps: workers that start together would add it twice.
     with prepared.asking():
         if not study.get_trials(deepcopy=False) and records.runs(prepared.config.name):
-            # A study of this name was deleted, in Optuna's tables only.
+            # A study of this name was deleted, but only from Optuna's tables.
             records.delete_study(prepared.config.name)
             prepared.workspace.forget_all()
         for point in points:
@@ -213,7 +213,7 @@ def _begin(prepared: Prepared, points: Sequence[Mapping[str, Any]]) -> None:
 def _knowledge(
     config: StudyConfig, space: SearchSpace, settings: Settings, url: str, listener: Listener
 ) -> Knowledge | None:
-    """What another study knows, if one was named."""
+    """What another study knows, if one was given."""
     if settings.warm_start_from is None:
         return None
     there = settings.warm_start_storage or settings.storage
@@ -225,7 +225,7 @@ def _knowledge(
 
 
 def _remember(found: optuna.Study, config: StudyConfig, base: RunConfig, file: str | None) -> str | None:
-    """Keep with a study what it runs with, for workers that join; gives its own YAML, if it has one."""
+    """Store what a study runs with, for workers that join; returns its own YAML, if it has one."""
     found.set_user_attr(BASE_ATTR, base.model_dump_json())
     found.set_user_attr(STUDY_ATTR, config.model_dump_json())
     if file != found.user_attrs.get(FILE_ATTR):
@@ -236,14 +236,14 @@ def _remember(found: optuna.Study, config: StudyConfig, base: RunConfig, file: s
 def join_prepared(
     study: StudySource, settings: Settings, device: torch.device, worker: int, listener: Listener
 ) -> Prepared:
-    """Load a study as ``optimize`` left it, to work on it; nothing of it is created or changed.
+    """Load a study as ``optimize`` left it, to work on it; it is neither created nor changed.
 
     Args:
-        study: Its name, or the path of its YAML, of which only the name is read.
-        settings: What was asked for; only where everything lies is read.
+        study: Its name, or the path of its YAML, from which only the name is read.
+        settings: Options of the call; only the locations are used.
         device: Where to train.
         worker: A number that no other worker has; the sampler's seed depends on it.
-        listener: Hears of progress.
+        listener: Receives progress.
 
     Raises:
         DtmeSearchError: If there is no such study, or this machine sees other data or other backbones.
@@ -283,7 +283,7 @@ def join_prepared(
 
 
 def check_same_inputs(study: optuna.Study, base: RunConfig, data_fingerprint: str) -> None:
-    """Remember the data of a study and the weights that it begins with, or refuse others.
+    """Store the identity of a study's data and of its initial weights, or refuse different ones.
 
     Raises:
         StorageError: If its trials were trained on other data or from other weights.
@@ -309,9 +309,9 @@ def _sampler(
 
 
 def _own_file(study: StudySource, workspace: Workspace) -> str | None:
-    """Absolute path of the YAML of a study, unless another command finds it by its name anywhere.
+    """Absolute path of the YAML of a study, unless its name is enough for other commands.
 
-    A study that was built in Python gets one, so that the command line can go on with it.
+    A study built in Python gets a YAML, so that the command line can continue it.
     """
     if isinstance(study, StudyConfig):
         path = (workspace.root / "study.yaml").absolute()

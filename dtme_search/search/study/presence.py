@@ -1,4 +1,4 @@
-"""Who works on a study at this moment: a row for each process, which others read."""
+"""Who is working on a study right now: one row per process, for others to read."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from dtme_search.search.trial.heartbeat import GRACE_SECONDS
 from dtme_search.search.trial.process import Process
 
 SECONDS_BETWEEN = 20.0
-"""Between two signs of life; what a process does is told sooner when that changes."""
+"""Seconds between two signs of life; a change of activity is reported sooner."""
 _AT_LEAST = 1.0
 _JOIN_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
 class AtWork:
-    """A process that works on a study.
+    """A process working on a study.
 
     Attributes:
-        row: What it told.
+        row: What it reported.
         silent: Seconds since then, by the clock of the database.
     """
 
@@ -40,13 +40,13 @@ class AtWork:
 
 
 def at_work(engine: Engine, study: str) -> list[AtWork]:
-    """Processes that work on a study, the first to begin first; none that is known to be dead."""
+    """Processes working on a study, oldest first; known dead ones are left out."""
     found = [AtWork(row, silent) for row, silent in workers(engine, study)]
     return sorted((each for each in found if not _is_dead(each)), key=lambda each: each.row.started_at)
 
 
 def forget_dead(engine: Engine, study: str) -> None:
-    """Remove the rows of processes that ended without a word."""
+    """Remove the rows of processes that ended without notice."""
     for row, silent in workers(engine, study):
         if _is_dead(AtWork(row, silent)):
             forget_worker(engine, study, row.worker)
@@ -54,10 +54,10 @@ def forget_dead(engine: Engine, study: str) -> None:
 
 @contextmanager
 def present(engine: Engine, study: str, command: str, doing: str = "starting") -> Iterator[Hear]:
-    """Show that this process works on a study, and what it does, as long as the context is open.
+    """Show that this process is working on a study, and what it is doing, while the context is open.
 
-    Gives what wants to hear the events of the search. Everything is written by a thread, and a database in
-    trouble is no reason to stop: it is looked at by people only.
+    Yields a listener for the events of the search. A separate thread does the writing, and a database in
+    trouble is no reason to stop, because only people look at these rows.
     """
     process = Process.here()
     row = WorkerRow(

@@ -1,4 +1,4 @@
-"""Baselines before the first trial: those that all trials share, and the small search of tuned ones."""
+"""Baselines before the first trial: those that all trials share, and the small search for tuned ones."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from dtme_search.search.study.baselines import Baselines
 
 
 def settled(space: SearchSpace, baselines: Baselines, *, all_recipes: bool = False) -> SearchSpace:
-    """The space whose trials know what they are compared with; baselines that all share are trained.
+    """The space whose trials know what they are compared with; shared baselines are trained.
 
     Args:
-        space: Its base config has the rule for baselines written down.
+        space: Its base config contains the rule for baselines.
         baselines: Trains them.
-        all_recipes: Train those that only some trials ask for, too, rather than when a trial does.
+        all_recipes: Also train those that only some trials use now, not when such a trial comes.
 
     Raises:
-        BaselineError: If a baseline that all share diverges, or every recipe of a tuned one.
-        TrainingInterrupted: If a signal stopped it; the same call goes on.
+        BaselineError: If a shared baseline diverges, or every recipe of a tuned one.
+        TrainingInterrupted: If a signal stopped it; the same call continues.
     """
     base = space.base
     if base.baselines.rule == "tuned" and not base.baselines.recipes:
@@ -36,7 +36,7 @@ def settled(space: SearchSpace, baselines: Baselines, *, all_recipes: bool = Fal
 
 
 def _tuned(space: SearchSpace, baselines: Baselines) -> dict[str, Recipe]:
-    """Task -> recipe with which it becomes best alone, on the hold-out; one that diverges is out."""
+    """Task -> recipe with the best result on the hold-out when trained alone; diverging ones are out."""
     tried = [
         (task, recipe)
         for task in space.base.primary_tasks

@@ -1,4 +1,4 @@
-"""What a set of parameters comes to before it is trained: plan, price, and what it shares with others."""
+"""What a set of parameters leads to, before training: plan, price, and what it shares with others."""
 
 from __future__ import annotations
 
@@ -33,24 +33,24 @@ _FURTHER = {
         *(option for spec in OPERATIONS.values() for option in spec.options),
     )
 }
-"""Fields of the growth that a plan does not say."""
+"""Fields of the growth that are not part of a plan."""
 _MOST_KNOWN = 20_000
 _POSITIONS = 10**9
-"""Rates of a report that is put together again are exact to one in so many."""
+"""Denominator of the rates in a reconstructed report, which bounds their rounding error."""
 
 
 @dataclass(frozen=True)
 class Resolved:
-    """A set of parameters and what it comes to.
+    """A set of parameters and what it leads to.
 
     Attributes:
         params: The parameters, seed included.
-        key: Equal for equal work, seed left out.
+        key: Equal for equal work, seed excluded.
         trunk: Equal for runs that are the same until they grow.
-        shares: Of each operation that the space can give, groups by layer, as share of the tasks.
+        shares: For each possible operation, the groups in each layer, as a share of the tasks.
         streams: Streams through the last layer.
-        start: Step of the growth, the last step if it never grows; ``end`` the number of steps.
-        further: Searched choices that the plan does not say, each in numbers; zeros without effect.
+        start: Step of the growth, the last step if it never grows; ``end`` is the number of steps.
+        further: Searched choices that are not part of the plan, in numbers; zeros if they have no effect.
         overhead: Added parameters in percent.
         seed: Of the run.
         flops: Operations of a prediction in units of the unexpanded network; ``None`` where nobody counts.
@@ -104,7 +104,7 @@ class Resolver:
     _known: dict[Hashable, Resolved] = field(default_factory=dict)
 
     def learn(self, params: Mapping[str, Scalar], rows: Sequence[ConflictRow]) -> None:
-        """Take the conflicts that a trial with these parameters measured."""
+        """Add the conflicts that a trial with these parameters measured."""
         config = self._config(params)
         step, where = config.expansion_step, self._measured_as(config, params)
         if not rows or step is None or step in self._reports.get(where, {}):
@@ -113,14 +113,14 @@ class Resolver:
         self._known.clear()
 
     def is_unknown(self, params: Mapping[str, Scalar]) -> bool:
-        """Whether conflicts could decide the plan of these parameters and are not known here."""
+        """Whether the plan of these parameters could depend on conflicts that are not known here."""
         config = self._config(params)
         if config.expansion_step is None or not config.expansion.needs_conflicts:
             return False
         return config.expansion_step not in self._reports.get(self._measured_as(config, params), {})
 
     def __call__(self, params: Mapping[str, Scalar]) -> Resolved:
-        """What they come to; where conflicts are not measured yet, by those of the nearest step."""
+        """What they lead to; if conflicts are not measured yet, by those of the nearest step."""
         place = tuple(params.items())
         if place not in self._known:
             if len(self._known) >= _MOST_KNOWN:
@@ -171,11 +171,11 @@ class Resolver:
 
     @property
     def further(self) -> list[Parameter]:
-        """Searched paths that a plan does not say."""
+        """Searched paths that are not part of a plan."""
         return [parameter for parameter in self.space.parameters if _is_further(parameter.path)]
 
     def _planned(self, config: RunConfig, params: Mapping[str, Scalar]) -> ExpansionPlan | None:
-        """The plan; ``None`` while no conflicts are known that could decide it."""
+        """The plan; ``None`` if it could depend on conflicts that are not known."""
         step = config.expansion_step
         if step is None:
             return ExpansionPlan.empty(tuple(config.tasks), self.space.num_layers)
@@ -194,7 +194,7 @@ class Resolver:
 
     @property
     def operations(self) -> tuple[str, ...]:
-        """Operations that a plan of this space can have; the paper's always."""
+        """Operations that a plan of this space can have; always those of the paper."""
         base = self.space.base.expansion
         named = {base.range_operation, base.null_operation, *base.possible_operations}
         for parameter in self.space.parameters:
@@ -204,7 +204,7 @@ class Resolver:
         return tuple(name for name in OPERATIONS if name in named or name in OF_THE_PAPER)
 
     def _overhead(self, config: RunConfig, shares: Mapping[str, tuple[float, ...]]) -> float:
-        """Percent of parameters that shares of layers and tasks come to."""
+        """Added parameters in percent for given shares of layers and tasks."""
         options = options_of(config.expansion)
         added = sum(
             sum(by_layer)
@@ -214,7 +214,7 @@ class Resolver:
         return 100.0 * len(config.tasks) * added / self.backbone.num_parameters
 
     def _evenly(self, config: RunConfig) -> tuple[dict[str, tuple[float, ...]], int]:
-        """Shares of all layers alike: how many grow is known, not which."""
+        """Equal shares for all layers: it is known how many grow, but not which."""
         expansion, layers = config.expansion, self.space.num_layers
         streams = expansion.max_streams or len(config.tasks)
         share = streams / len(config.tasks)
@@ -227,7 +227,7 @@ class Resolver:
         return self._trunk(params), tuple(getattr(config.expansion, name) for name in _MEASURING)
 
     def _trunk(self, params: Mapping[str, Scalar]) -> Hashable:
-        """All that decides a run until it grows, the seed left out: every path outside of the growth."""
+        """Everything that determines a run until it grows, seed excluded: all paths outside the growth."""
         outside = [(path, value) for path, value in params.items() if not path.startswith("expansion.")]
         return tuple(item for item in outside if item[0] != SEED)
 
@@ -236,7 +236,7 @@ class Resolver:
         return tuple(item for item in params.items() if item[0].startswith(("model.", "tasks.", "data.")))
 
     def _config(self, params: Mapping[str, Scalar]) -> RunConfig:
-        """As ``SearchSpace.config``, without its checks: thousands of sets are looked at, one is trained."""
+        """Like ``SearchSpace.config`` but unchecked: thousands of sets are looked at, one is trained."""
         config: Any = self.space.base
         layers = list(config.expansion.layers or ("none",) * self.space.num_layers)
         growth: dict[str, Any] = {}
@@ -261,7 +261,7 @@ def _is_further(path: str) -> bool:
 
 
 def _in_numbers(parameter: Parameter, params: Mapping[str, Scalar], counts: bool) -> tuple[float, ...]:
-    """A value between 0 and 1 along its scale; one column per choice where choices have no order."""
+    """A value from 0 to 1 along its scale; one column per choice if choices have no order."""
     ranged = parameter.distribution
     value = params.get(parameter.path)
     if isinstance(ranged, CategoricalDistribution):
@@ -281,7 +281,7 @@ def _in_numbers(parameter: Parameter, params: Mapping[str, Scalar], counts: bool
 
 
 def _num_streams(plan: ExpansionPlan) -> int:
-    """Streams through the last layer: tasks that were in other groups anywhere have parted."""
+    """Streams through the last layer: tasks that were in different groups in any layer have separated."""
     operations = [groups for by_layer in plan.groups.values() for groups in by_layer.values()]
     if any(len(groups) == len(plan.tasks) for groups in operations):
         return len(plan.tasks)
@@ -302,7 +302,7 @@ def _put(node: Any, parts: Sequence[str], value: Any) -> Any:
 
 
 def _report(rows: Sequence[ConflictRow], everything: Iterable[str], num_layers: int) -> ConflictReport:
-    """A report that ranks layers as the one that the rows were written from."""
+    """A report that ranks layers like the one that the rows were written from."""
     named = {name for row in rows for name in (row.task_a, row.task_b)}
     tasks = tuple(task for task in everything if task in named)
     pairs = {pair: index for index, pair in enumerate(combinations(tasks, 2))}

@@ -1,4 +1,4 @@
-"""Optuna's samplers and pruners as a study asks for them."""
+"""Optuna's samplers and pruners as a study configures them."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from dtme_search.errors import ConfigError
 
 
 def build_sampler(study: StudyConfig, seed: int) -> BaseSampler:
-    """Optuna sampler of a study, every default that changes results pinned.
+    """Optuna sampler of a study, with every default that changes results pinned.
 
-    For ``plan`` it is the sampler that helps out, see ``plan_sampler``.
+    For ``plan`` it is the fallback sampler, see ``plan_sampler``.
 
     Raises:
-        ConfigError: If ``gp`` is asked for with conditional parameters, which it would sample at random.
+        ConfigError: If ``gp`` is used with conditional parameters, which it would sample at random.
     """
     num_startup = study.sampler.num_startup_trials
-    seed %= 2**32  # numpy's generators take no larger one
+    seed %= 2**32  # numpy's generators refuse larger seeds
     match study.sampler.name:
         case "tpe" | "plan":
             with warnings.catch_warnings():
-                # group=True is marked experimental; it is what makes `when` and multivariate go together.
+                # group=True is marked experimental, but `when` and multivariate only work together with it.
                 warnings.simplefilter("ignore", ExperimentalWarning)
                 return TPESampler(
                     multivariate=True,
@@ -52,7 +52,7 @@ def build_sampler(study: StudyConfig, seed: int) -> BaseSampler:
 def build_pruner(study: StudyConfig, num_evaluations: int) -> BasePruner:
     """Optuna pruner of a study with one objective; steps are evaluations, counted from 0.
 
-    Optuna's part in pruning several objectives is none, see ``pruning``.
+    Optuna takes no part in pruning several objectives, see ``pruning``.
     """
     pruner = study.pruner
     match pruner.name:
@@ -62,7 +62,7 @@ def build_pruner(study: StudyConfig, num_evaluations: int) -> BasePruner:
             return MedianPruner(
                 n_startup_trials=pruner.num_startup_trials,
                 n_warmup_steps=pruner.num_warmup_evaluations,
-                # The first counts foreign trials too, which have no curve; this one does not.
+                # n_startup_trials would also count foreign trials, which have no curve; this one does not.
                 n_min_trials=max(pruner.num_startup_trials, 1),
             )
         case "halving":
@@ -74,7 +74,7 @@ def build_pruner(study: StudyConfig, num_evaluations: int) -> BasePruner:
 def sampler_seed(base_seed: int, worker: int, num_existing_trials: int) -> int:
     """Seed of a worker's sampler, below 2**32.
 
-    Equal seeds would make two workers, or a resumed one, propose the same first points.
+    With equal seeds two workers, or a resumed one, would propose the same first points.
 
     Example:
         >>> len({sampler_seed(0, worker, trials) for worker in range(3) for trials in range(3)})

@@ -1,4 +1,4 @@
-"""What a command asks for, beside the study itself: where everything lies, and how much to do."""
+"""The options of a command, apart from the study: where everything is, and how much to do."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from dtme_search.search.study.place import DEFAULT_WORKDIR
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """One call of ``optimize``, or one worker.
+    """Options of one call of ``optimize``, or of one worker.
 
     Attributes:
-        storage: Database URL, which may hold a password; see ``storage_url``.
-        workdir: Where checkpoints, pictures and by default the database lie.
-        data_root: Folder of the data set; that of the config by default.
+        storage: Database URL, which may contain a password; see ``storage_url``.
+        workdir: Folder for checkpoints, pictures and, by default, the database.
+        data_root: Folder of the data set; by default that of the config.
         overrides: ``path=value`` strings for the base config.
         trials: Finished trials to reach; the study's own number by default.
         reuse: Whether trials may share work as the study's ``reuse`` section says.

@@ -1,4 +1,4 @@
-"""What a study knows at one moment, in numbers, and the proposal that it leads to."""
+"""What a study knows at one moment, in numbers, and the proposal that follows from it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from dtme_search.search.study.resolving import Resolved
 from dtme_search.words import cell, heading
 
 _MANY_LAYERS = 8
-"""Layers above which a linear part in the number of operations is learnt, too [ours, by replays]."""
+"""Number of layers above which the number of operations also gets a linear part [ours, by replays]."""
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,8 @@ class Entry:
     Attributes:
         plan: The plan.
         gain: What the study is after (delta_m in percent), higher is better; ``None`` while it runs.
-        step_cost_ratio: Mean cost of a step, where it was measured.
-        source: Name of the study it comes from, where it is another one.
+        step_cost_ratio: Mean cost of a step, if measured.
+        source: Name of the study it comes from, if it is another one.
         closed: Failed or pruned: not tried again, and no gain to learn from.
         price: Value of the second objective, where it was measured.
     """
@@ -57,13 +57,13 @@ class Proposed:
 
 @dataclass
 class Standing:
-    """What is known, and what is paid for.
+    """What is known, and which training already exists.
 
     Attributes:
         study: The study.
         space: Its search space.
-        resolve: What parameters come to.
-        entries: Trials of this study, and of others whose knowledge it got.
+        resolve: What parameters lead to.
+        entries: Trials of this study, and of others whose knowledge it received.
     """
 
     study: StudyConfig
@@ -83,21 +83,21 @@ class Standing:
         sources = dict.fromkeys(entry.source for entry in self.entries if entry.source is not None)
         self._index = {source: len(self.seeds) + at for at, source in enumerate(sources)}
         self._by_name: dict[str, Resolved] = {}
-        for entry in self._running:  # somebody trains the trunk they share
+        for entry in self._running:  # another worker is training the trunk they share
             self.pay(entry.plan, entry.plan.start)
 
     def pay(self, plan: Resolved, step: int) -> None:
-        """Somebody has trained, or is training, the trunk of a plan up to a step."""
+        """Record that the trunk of a plan has been trained, or is in training, up to a step."""
         if self.study.reuse.trunks:
             place = plan.trunk, plan.seed
             self._paid[place] = max(self._paid.get(place, 0), step)
 
     def close(self, plan: Resolved, seed: int) -> None:
-        """A plan must not be proposed with a seed."""
+        """Record that a plan must not be proposed with a seed."""
         self._closed.add((plan.key, seed))
 
     def propose(self, pool: Pool) -> Proposed | None:
-        """The best plan of a pool; ``None``, if there is no new work in it."""
+        """The best plan of a pool; ``None`` if it has no new work."""
         draw = self.study.seed, len(self.entries)
         good = [plan.params for plan in self._good()]
         candidates = self.candidates(pool.around(good, draw))
@@ -116,7 +116,7 @@ class Standing:
 
     @property
     def evidence(self) -> Evidence:
-        """What is finished and what runs."""
+        """What is finished and what is running."""
         limit = self.study.limits.get(self.study.price or "")
         return Evidence(
             self._observed(self._finished),
@@ -127,7 +127,7 @@ class Standing:
         )
 
     def candidates(self, sets: Sequence[Params]) -> Candidates:
-        """What parameter sets come to, each plan once, within the limits."""
+        """What parameter sets lead to, each plan once, within the limits."""
         plans: dict[Hashable, Resolved] = {}
         for params in sets:
             plan = self.resolve(params)
@@ -172,7 +172,7 @@ class Standing:
 
     @property
     def _like(self) -> Plans:
-        """A plan whose columns those of no plan at all are like."""
+        """A plan whose columns serve as a template if there are no plans."""
         return in_numbers([self.resolve(self._any_params())])
 
     def _any_params(self) -> Params:
@@ -244,7 +244,7 @@ class Standing:
 
 
 def in_numbers(plans: Sequence[Resolved], like: Plans | None = None) -> Plans:
-    """Plans as the model sees them; ``like`` gives the columns where there is no plan."""
+    """Plans as the model sees them; ``like`` gives the columns if there is no plan."""
     if not plans:
         assert like is not None
         return like[slice(0, 0)]
@@ -274,7 +274,7 @@ def _shape(plans: Sequence[Resolved]) -> Shape:
 
 
 def _shares_above_0(plans: Sequence[Resolved]) -> Array:
-    """Share of the layers that have each operation, shape (n, operations)."""
+    """Share of the layers with each operation, shape (n, operations)."""
     shares = [[(np.array(of) > 0).mean() for of in plan.shares.values()] for plan in plans]
     return np.array(shares, dtype=float).reshape(len(plans), len(plans[0].shares) if plans else 0)
 
@@ -286,7 +286,7 @@ def _operations(plans: Sequence[Resolved]) -> Array:
 
 
 def _each_once(entries: Sequence[Entry]) -> list[Entry]:
-    """Equal work of one seed and study counts once, by its first trial."""
+    """Equal work with one seed in one study counts once, as its first trial."""
     first: dict[Hashable, Entry] = {}
     for entry in entries:
         first.setdefault((entry.plan.key, entry.plan.seed, entry.source), entry)

@@ -1,4 +1,4 @@
-"""What state a trial is in, in the words that every view uses, without asking its process."""
+"""The state of a trial, in the words that every view uses, without contacting its process."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from dtme_search.search.trial.retries import continued, retry_history
 STATES = ("complete", "pruned", "failed", "running", "interrupted", "waiting")
 """States of a trial, in the order in which they are counted.
 
-``interrupted`` was begun and goes on before another one begins; ``waiting`` was not begun.
+``interrupted`` was started and resumes before another one starts; ``waiting`` was not started.
 """
 
 
 def trial_states(study: optuna.Study, engine: Engine) -> dict[int, str]:
     """State of each trial of a study by number: one of ``STATES``.
 
-    A trial that went through several attempts is there once, as the last of them. One whose process has died
-    is interrupted from the moment at which that can be told: at once on its machine, after three minutes
-    without a sign of life elsewhere.
+    A trial with several attempts appears once, as the last of them. One whose process has died is interrupted
+    as soon as that can be known: at once on its machine, after three minutes without a sign of life
+    elsewhere.
     """
     trials = own_trials(study)
     earlier, dead = continued(trials), dead_trials(study, engine)
@@ -36,7 +36,7 @@ def trial_states(study: optuna.Study, engine: Engine) -> dict[int, str]:
 
 
 def state_of(trial: FrozenTrial, dead: Collection[int]) -> str:
-    """State of a trial, with the numbers of those whose process has died."""
+    """State of a trial, given the numbers of those whose process has died."""
     if trial.state == TrialState.FAIL:
         return "failed" if "error" in trial.user_attrs else "interrupted"
     if trial.state == TrialState.WAITING:
@@ -47,7 +47,7 @@ def state_of(trial: FrozenTrial, dead: Collection[int]) -> str:
 
 
 def dead_trials(study: optuna.Study, engine: Engine) -> set[int]:
-    """Numbers of the trials that run as far as Optuna knows, but whose process has died."""
+    """Numbers of the trials that Optuna believes to be running but whose process has died."""
     running = own_trials(study, (TrialState.RUNNING,))
     return dead_among(running, engine) if running else set()
 
@@ -70,12 +70,12 @@ def is_dead(trial: FrozenTrial, silent: float | None) -> bool:
         return True
     if silent is not None:
         return silent > GRACE_SECONDS
-    # Its process died between asking and its first sign of life.
+    # Its process died between asking for it and its first sign of life.
     return trial.datetime_start is not None and datetime.now() - trial.datetime_start > BEGIN_WITHIN
 
 
 def counts_in_words(states: Collection[str], planned: int | None) -> str:
-    """How many trials are in each state, and how many there shall be.
+    """How many trials are in each state, and how many are planned.
 
     Example:
         >>> counts_in_words(["waiting", "complete", "complete"], 3)

@@ -1,7 +1,7 @@
-"""How many threads a study computes with on CPUs: one number, whoever trains its trials.
+"""How many CPU threads a study computes with: one number for all workers.
 
-Sums come out differently in the last digits with another number of threads, and a training enlarges that. So
-the first worker fixes the number, and the results of a study do not depend on how many workers it had.
+With another number of threads, sums differ in the last digits, and training amplifies that. So the first
+worker fixes the number, and the results of a study do not depend on how many workers it had.
 """
 
 from __future__ import annotations
@@ -12,22 +12,22 @@ from typing import TYPE_CHECKING
 
 import optuna
 
-if TYPE_CHECKING:  # looking at a study does without torch
+if TYPE_CHECKING:  # looking at a study must not import torch
     import torch
 
 THREADS_ATTR = "dtme:threads"
-"""Study attribute: threads of the worker that began it."""
+"""Study attribute: threads of its first worker."""
 
 
 def threads_of(study: optuna.Study) -> int | None:
-    """Threads that a study is fixed to; ``None`` before it has begun, and on GPUs."""
+    """The fixed number of threads of a study; ``None`` before it has started, and on GPUs."""
     return study.user_attrs.get(THREADS_ATTR)
 
 
 def fix_threads(study: optuna.Study, device: torch.device, otherwise: int | None = None) -> None:
-    """Fix a study to ``otherwise`` threads, by default those of this process, unless it is fixed.
+    """Fix a study to ``otherwise`` threads, by default those of this process, unless it is already fixed.
 
-    To be called with the lock for asking: workers that start together must agree.
+    Call it with the lock for asking held: workers that start together must agree.
     """
     import torch
 
@@ -37,7 +37,7 @@ def fix_threads(study: optuna.Study, device: torch.device, otherwise: int | None
 
 @contextmanager
 def same_threads(study: optuna.Study, device: torch.device) -> Iterator[None]:
-    """Compute with the threads of the study; the caller's number comes back at the end."""
+    """Compute with the threads of the study; restores the caller's number at the end."""
     import torch
 
     here, fixed = torch.get_num_threads(), threads_of(study)

@@ -1,13 +1,13 @@
-"""Finished trials of another study as knowledge for the sampler, and for nothing else.
+"""Finished trials of another study as knowledge for the sampler only.
 
-They are translated by parameter name onto the space at hand, marked as foreign, and never results of this
-study (see ``trials.own_trials``).
+They are translated by parameter name into this study's space, marked as foreign, and never count as results
+of this study (see ``trials.own_trials``).
 
-The level of delta_m depends on budget, backbone and data, its order much less. When both studies hold the
-same unexpanded point, the foreign delta_m is shifted by the difference of the two, so that this point is
-worth the same in both; the shift carries the noise of two single runs. Otherwise the values are taken as
-they are, which assumes that the studies are on the same level [ours]. Overhead and step cost are never
-shifted: they are measured in units of each backbone's own.
+The level of delta_m depends on budget, backbone and data; its order does so much less. If both studies
+contain the same unexpanded point, the foreign delta_m is shifted by the difference between the two, so that
+this point has the same value in both; the shift carries the noise of two single runs. Otherwise the values
+are used as they are, which assumes that the studies are on the same level [ours]. Overhead and step cost are
+never shifted, because they are measured in units of each study's own backbone.
 """
 
 from __future__ import annotations
@@ -37,21 +37,21 @@ from dtme_search.search.study.loading import load_study, storage_url, study_name
 from dtme_search.search.trial.listener import Listener
 
 _LEARNING = ("tpe", "gp", "plan")
-"""Samplers that model trials they did not propose."""
+"""Samplers that learn from trials they did not propose."""
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class ForeignTrial:
-    """A finished trial of another study in the terms of this one.
+    """A finished trial of another study, translated into this one.
 
     Attributes:
         number: Its number there.
         params: Active parameters of this space.
         values: Values of the objectives, as measured there.
         constraints: Limit of this study -> how far it is exceeded.
-        never_grew: Whether the network stayed as it was.
+        never_grew: Whether the network never grew.
         delta_m_shift: What was added to its delta_m.
     """
 
@@ -84,7 +84,8 @@ class Knowledge:
     def add_when_due(self, study: optuna.Study, space: SearchSpace, records: Records) -> int:
         """Add what the study does not have yet, as soon as its sampler is about to propose.
 
-        Before that, enqueued points are waiting or running; the unexpanded one among them tells the shift.
+        Before that, enqueued points are waiting or running; the unexpanded one among them determines the
+        shift.
 
         Returns:
             How many trials were added.
@@ -143,17 +144,17 @@ def read_knowledge(
 ) -> Knowledge:
     """Read the finished trials of another study and translate those that fit.
 
-    A parameter that this space does not have is dropped. One that the other study did not search has the
-    value of its base config. A trial fits when every parameter that is active here has a value that its
-    distribution here holds.
+    Parameters that this space does not have are dropped. A parameter that the other study did not search gets
+    the value of its base config. A trial fits if every parameter that is active here has a value that its
+    distribution here contains.
 
     Args:
-        source: The other study: its name, its YAML, or built in Python.
+        source: The other study: its name, its YAML, or the study as built in Python.
         study: This study.
         space: Its space.
         storage: Database of the other study; SQLite in its folder by default.
         here: Database of this study.
-        workdir: Where studies lie by default.
+        workdir: Default folder of studies.
 
     Raises:
         ConfigError: If the objectives differ, or the sampler would not learn from them.
@@ -196,7 +197,7 @@ def read_knowledge(
 
 @dataclass(frozen=True)
 class WarmStart:
-    """Hands knowledge, if there is any, to a study when it is due; see :meth:`Knowledge.add_when_due`."""
+    """Passes knowledge, if there is any, to a study when it is due; see :meth:`Knowledge.add_when_due`."""
 
     knowledge: Knowledge | None
     space: SearchSpace
@@ -204,7 +205,7 @@ class WarmStart:
     listener: Listener
 
     def __call__(self, study: optuna.Study) -> None:
-        """To be called, with the study's lock held, before each proposal."""
+        """Call before each proposal, with the study's lock held."""
         if self.knowledge is None:
             return
         num_added = self.knowledge.add_when_due(study, self.space, self.records)
@@ -233,7 +234,7 @@ def _translated(
 
 
 class _Absent:
-    """Stands for a value that is not there; no distribution holds it."""
+    """Stands for a missing value; no distribution contains it."""
 
 
 def _never_grew(run: RunRow) -> bool:
@@ -257,7 +258,7 @@ def _unfinished(study: optuna.Study) -> list[FrozenTrial]:
 
 
 def _check_spelling(name: str, there: str, workdir: Path) -> None:
-    """A study that has no database where it would lie by default was probably misspelt."""
+    """A study that has no database in its default place was probably misspelt."""
     if there == default_storage_url(name, workdir):
         known = [path.parent.name for path in workdir.glob("*/study.db")]
         if name not in known:
@@ -265,7 +266,7 @@ def _check_spelling(name: str, there: str, workdir: Path) -> None:
 
 
 def _absolute(url: str) -> str:
-    """The same URL for the same SQLite file, wherever the command was given."""
+    """The same URL for the same SQLite file, wherever the command was run."""
     parsed = parse_url(url)
     if parsed.get_backend_name() == "sqlite" and parsed.database:
         parsed = parsed.set(database=str(Path(parsed.database).resolve()))

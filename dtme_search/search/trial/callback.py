@@ -1,4 +1,4 @@
-"""What a search tells a callback: the events that trackers of experiments stand on."""
+"""What a search reports to a callback: the events that experiment trackers need."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class StudyInfo:
-    """A study that is worked on.
+    """A study being worked on.
 
     Attributes:
         config: The study; ``config.trials`` is its total.
@@ -39,13 +39,13 @@ class StudyInfo:
 
 @dataclass(frozen=True, kw_only=True)
 class TrialInfo:
-    """A trial that runs.
+    """A running trial.
 
     Attributes:
         study: Its study.
         number: Its number.
-        first: Number of the trial that it goes on from after an interruption, else its own: a tracker that
-            names runs by it has one run for both.
+        first: Number of the trial that it continues after an interruption, else its own: a tracker that names
+            its runs by it has one run for both.
         params: Searched path -> value.
         config: The config that it trains.
         baselines: Task -> the single-task baseline that it is compared with.
@@ -68,11 +68,11 @@ class EvaluationInfo:
     Attributes:
         step: Optimiser steps done.
         metrics: Task, auxiliary ones included -> metric, in the unit of its ``TaskSpec``.
-        losses: Task -> mean training loss since the evaluation before.
+        losses: Task -> mean training loss since the previous evaluation.
         gains_percent: Primary task -> signed gain over its baseline, in percent.
         delta_m_percent: Mean of the gains.
-        param_overhead_percent: Parameters that growth added, in percent; ``None`` while it is to come.
-        step_cost_ratio: Mean cost of a step of the whole run over an unexpanded one; ``None`` likewise.
+        param_overhead_percent: Parameters that growth added, in percent; ``None`` before the growth.
+        step_cost_ratio: Mean cost of a step over the whole run, in unexpanded steps; ``None`` likewise.
         plan: What was built; ``None`` before.
         report: The conflicts behind it; ``None`` where none were measured.
     """
@@ -93,12 +93,12 @@ class TrialEnd:
     """How a trial ended.
 
     Attributes:
-        state: ``complete``, ``pruned``, ``failed`` or ``interrupted`` (it goes on later).
+        state: ``complete``, ``pruned``, ``failed`` or ``interrupted`` (it will resume).
         run: Its row of ``dtme_runs``: delta_m, overhead, step cost, seconds, reason or error, and the config
-            as JSON, with the plan in it once the trial is complete.
+            as JSON, which contains the plan once the trial is complete.
         metrics: Task -> metric; empty unless it is complete.
         gains_percent: Primary task -> signed gain over its baseline; empty unless it is complete.
-        plan: What was built; ``None`` for a network that did not come to its growth.
+        plan: What was built; ``None`` if the network did not reach its growth.
         report: The conflicts behind it; ``None`` where none were measured.
     """
 
@@ -111,11 +111,12 @@ class TrialEnd:
 
 
 class Callback:
-    """Base of all callbacks: hears of a search and does nothing. Override what you need.
+    """Base of all callbacks: receives the events of a search and does nothing. Override what you need.
 
-    Each process that trains trials calls its own callbacks, with several workers made anew from their import
-    paths. A trial that takes over the result of equal work (``end.run.origin_trial``) has no evaluations of
-    its own. What a callback raises is logged as a warning, once for each kind, and disturbs no trial.
+    Each process that trains trials calls its own callbacks; with several workers each creates them from their
+    import paths. A trial that takes over the result of equal work (``end.run.origin_trial``) has no
+    evaluations of its own. An exception in a callback is logged as a warning, once per kind, and disturbs no
+    trial.
 
     Example:
         >>> class Curve(Callback):
@@ -125,19 +126,19 @@ class Callback:
     """
 
     def on_study_begin(self, study: StudyInfo) -> None:
-        """This process begins to work on the study."""
+        """This process starts to work on the study."""
 
     def on_baseline_end(self, baseline: BaselineRow, trained: bool) -> None:
-        """A single-task baseline is known; ``trained`` is false when the database had it."""
+        """A single-task baseline is known; ``trained`` is false if the database had it."""
 
     def on_trial_begin(self, trial: TrialInfo) -> None:
-        """A trial begins, or goes on from its checkpoint."""
+        """A trial starts, or resumes from its checkpoint."""
 
     def on_evaluation(self, trial: TrialInfo, evaluation: EvaluationInfo) -> None:
-        """A trial was evaluated on the hold-out, or took the evaluation over from shared training."""
+        """A trial was evaluated on the hold-out, or took the evaluation from shared training."""
 
     def on_trial_end(self, trial: TrialInfo, end: TrialEnd) -> None:
-        """A trial that began has ended, however."""
+        """A trial has ended, in whatever way."""
 
     def on_study_end(self, study: StudyInfo, finished: int) -> None:
-        """This process stops working on the study, which has ``finished`` of its trials."""
+        """This process stops working on the study, of which ``finished`` trials are done."""

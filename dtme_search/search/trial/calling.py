@@ -1,4 +1,4 @@
-"""Callbacks by object or import path, called beside a listener; none of them can disturb a trial."""
+"""Callbacks by object or import path, called next to a listener; none of them can disturb a trial."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dtme_search.search.trial.events import tee
 from dtme_search.search.trial.listener import Listener
 
 CallbackSource = Callback | str
-"""A callback, or its import path ``module:attribute``: one, or what makes one when it is called."""
+"""A callback, or the import path ``module:attribute`` of one or of a function that returns one."""
 
 _THEIRS = [name for name in vars(Callback) if name.startswith("on_")]
 
@@ -21,10 +21,10 @@ _log = logging.getLogger(__name__)
 
 
 class Calling:
-    """Has callbacks hear the events that are theirs, to be passed on by ``tee``.
+    """Passes the events on to callbacks; use it with ``tee``.
 
     Args:
-        callbacks: Who hears of them.
+        callbacks: Who receives them.
     """
 
     def __init__(self, callbacks: Sequence[Callback]) -> None:
@@ -35,7 +35,7 @@ class Calling:
         for callback in self._callbacks if event in _THEIRS else ():
             try:
                 getattr(callback, event)(*facts.values())
-            except Exception as error:  # whoever watches must not end what is watched
+            except Exception as error:  # an observer must not end what it observes
                 kind = (type(callback), event, type(error))
                 if kind not in self._warned:
                     self._warned.add(kind)
@@ -47,10 +47,10 @@ class Calling:
 
 
 def with_callbacks(listener: Listener, callbacks: Sequence[CallbackSource]) -> Listener:
-    """The listener, and callbacks beside it.
+    """The listener, together with callbacks.
 
     Raises:
-        ConfigError: If one is no callback.
+        ConfigError: If one is not a callback.
     """
     found = [_loaded(each) for each in callbacks]
     return tee(listener, Calling(found)) if found else listener

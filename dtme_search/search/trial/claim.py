@@ -1,14 +1,13 @@
-"""One trial for one worker: the only file that knows the order of the locks that a trial takes and frees.
+"""One trial for one worker: the only file that knows in which order a trial takes and frees its locks.
 
-1. The lock of the study: held from looking whether a trial is left until that trial has a sign of life, the
-   lock of its folder and parameters. Of two workers that see the last trial left, only one takes it.
-2. The lock of the trial's folder: held until Optuna knows how the trial ended. The system frees it when the
-   process dies, so whoever gets it knows that the process is gone.
-3. The lock of the study again, for the moment of telling: who looks for the dead finds a trial running or
-   told, never in between.
+1. The lock of the study: held from checking whether a trial is left until that trial has a sign of life, the
+   lock of its folder and parameters. If two workers see the last trial, only one takes it. 2. The lock of the
+   trial's folder: held until Optuna knows how the trial ended. The system frees it when the process dies, so
+   whoever gets it knows that the process is gone. 3. The lock of the study again, while the end is reported:
+   whoever looks for dead trials finds a trial running or reported, never in between.
 
-The heart beats from the first lock until the values are on disk. What trials share (``reuse``) has locks of
-its own, taken and freed inside.
+The heart beats from the first lock until the values are on disk. What trials share (``reuse``) has its own
+locks, taken and freed inside.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ class Ending:
     """How a trial ended.
 
     Attributes:
-        state: What Optuna is told.
+        state: What Optuna records.
         values: Values of the objectives of a complete trial.
         error: What ended it, if it has no result and was not pruned.
     """
@@ -54,14 +53,14 @@ def next_trial(
     is_left: Callable[[], bool],
     should_stop: Callable[[], bool],
 ) -> Iterator[ClaimedTrial | None]:
-    """Ask for a trial and hold it as long as the context is open; ``None`` if none is left.
+    """Ask for a trial and hold it while the context is open; ``None`` if none is left.
 
     Args:
         study: The study.
         asking: Its lock.
         workspace: Its folders.
-        is_left: Asked under the lock; may do there what no other worker must do at the same time.
-        should_stop: Asked while waiting for another process that has the trial's folder.
+        is_left: Called under the lock; may do things that no other worker must do at the same time.
+        should_stop: Called while waiting for another process that has the trial's folder.
     """
     with asking:
         if not is_left():
@@ -75,11 +74,11 @@ def next_trial(
 
 
 class ClaimedTrial:
-    """A trial in the hand of this worker.
+    """A trial held by this worker.
 
     Attributes:
         trial: Optuna's trial.
-        first: Number of the attempt that began its work.
+        first: Number of the attempt that started its work.
     """
 
     def __init__(
@@ -99,33 +98,33 @@ class ClaimedTrial:
 
     @contextmanager
     def begun(self, space: SearchSpace) -> Iterator[RunConfig]:
-        """Begin the trial, let the next worker ask, and give the config; the heart beats until the end.
+        """Start the trial, let the next worker ask, and return the config; the heart beats until the end.
 
         Raises:
             TrainingInterrupted: If asked to stop while another process still has the folder.
-            ConfigError: If the proposed values do not go together.
+            ConfigError: If the proposed values cannot be combined.
         """
         self.trial.set_user_attr(PROCESS_ATTR, Process.here().plain())
         self._workspace.claim_trial(self.first, self.trial.number)
-        # Not earlier: one with a sign of life that is not known to run here is taken to run elsewhere.
+        # Not earlier: a trial with a sign of life that is not known to run here is assumed to run elsewhere.
         with Heartbeat(self.trial.study, self.trial) as self._heart:
             try:
                 self._hold(FileLock(self._workspace.trial_lock(self.first)))
                 config = space.suggest(self.trial)
             finally:
-                # Not earlier: a trial without parameters that nobody asks for belongs to a dead process.
+                # Not earlier: a trial without parameters that nobody is asking for belongs to a dead process.
                 self._asking.release()
             yield config
 
     def should_stop(self) -> bool:
-        """Whether the run should stop: it was asked to, or others took this process for dead."""
+        """Whether the run should stop: it was asked to, or others treated this process as dead."""
         return self._should_stop() or (self._heart is not None and self._heart.is_lost)
 
     def tell(self, ending: Ending) -> None:
-        """Tell Optuna how the trial ended; then its checkpoint has served, unless it goes on later."""
-        self._asking.release()  # held still if the trial ended before it had begun
+        """Report to Optuna how the trial ended; then its checkpoint is obsolete, unless it will resume."""
+        self._asking.release()  # still held if the trial ended before it had started
         with self._asking:
-            # Finished already: it was taken for dead, and is not told twice.
+            # Already finished: others treated it as dead, so it must not be reported twice.
             told = self.trial.study.tell(
                 self.trial.number, ending.values, state=ending.state, skip_if_finished=True
             )
@@ -142,6 +141,6 @@ class ClaimedTrial:
         try:
             folder.acquire(timeout=0)
         except Timeout:
-            # Others took its former process for dead, which lives: it will notice, and leave a checkpoint.
+            # Others treated its former process as dead, but it lives: it will notice and leave a checkpoint.
             self._asking.release()
             wait_for(folder, self.should_stop)

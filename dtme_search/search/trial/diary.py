@@ -1,4 +1,4 @@
-"""What is written down about one trial while it runs: SQL rows, user attributes, files."""
+"""What is recorded about one trial while it runs: SQL rows, user attributes, files."""
 
 from __future__ import annotations
 
@@ -37,15 +37,15 @@ from dtme_search.training.runtime import device_name
 from dtme_search.version import __version__
 
 DrawFiles = Callable[[Path, RunResult], Sequence[Path]]
-"""Draws pictures of a finished run into a folder; the reporting layer brings it."""
+"""Draws pictures of a finished run into a folder; the reporting layer provides it."""
 
 
 @dataclass
 class Diary:
-    """Writes one trial down as it happens; a context that also notes how the trial ends.
+    """Records one trial as it happens; as a context manager it also records how the trial ends.
 
     Attributes:
-        context: What is known of the trial.
+        context: What is known about the trial.
         trial: Optuna's trial, running.
         draw: Draws the pictures, or ``None``.
     """
@@ -62,7 +62,7 @@ class Diary:
 
     def __enter__(self) -> Self:
         self.started = monotonic()
-        # First: whoever hears of a beginning that failed is told of this row.
+        # First, because listeners that hear of a failed start get this row.
         self.row = RunRow(
             study=self.study.name,
             trial=self.trial.number,
@@ -118,13 +118,13 @@ class Diary:
             (self.folder / "conflicts.txt").write_text(text, encoding="utf-8")
 
     def resolved(self, fingerprint: str) -> None:
-        """It is known what the trial trains."""
+        """The work of the trial is known."""
         if fingerprint != self.row.resolved_fingerprint:
             self.row = replace(self.row, resolved_fingerprint=fingerprint)
             self.records.save_run(self.row)
 
     def compared(self, step: int, grown: bool, seen: Sequence[PairSimilarity]) -> None:
-        """The gradients of the tasks were looked at."""
+        """Gradient statistics of the tasks were measured."""
         rows = [GradientRow(step=step, grown=int(grown), **asdict(each)) for each in seen]
         self.records.save_gradients(self.study.name, self.trial.number, rows)
 
@@ -133,7 +133,7 @@ class Diary:
         self.row = replace(self.row, steps_reused=steps, seconds_saved=seconds)
 
     def reached(self, step: int) -> None:
-        """The run has come to a step, on its own steps or on reused ones."""
+        """The run has reached a step, by training or by reuse."""
         self.row = replace(self.row, steps_trained=max(0, step - (self.row.steps_reused or 0)))
 
     def evaluated(self, evaluation: Evaluation, comparison: Comparison, parts: int) -> None:
@@ -155,7 +155,7 @@ class Diary:
         self.row = replace(self.row, delta_m_percent=comparison.delta_m_percent, batch_parts=parts)
 
     def judged(self, rung: RungRow) -> None:
-        """The numbers at an evaluation that pruning compares."""
+        """The numbers that pruning compares at an evaluation."""
         self.records.save_rung(self.study.name, rung)
         self.row = replace(
             self.row,
@@ -176,7 +176,7 @@ class Diary:
         pictures = () if self.draw is None else self.draw(self.folder, result)
         self._upload(pictures)
         inside = sum(result.seconds.values())
-        # A session that was killed left no total, but the seconds up to its checkpoint.
+        # A killed session left no total, only the seconds up to its checkpoint.
         total = max(self._seconds(), inside)
         return self._result(
             outcome,
@@ -200,7 +200,7 @@ class Diary:
         )
 
     def taken_over(self, origin: RunRow) -> tuple[Result, Outcome]:
-        """The trial came to work that another one had finished: it gets that result.
+        """The trial led to work that another one had finished: it gets that result.
 
         Raises:
             optuna.TrialPruned: If the other one was pruned.
@@ -251,20 +251,20 @@ class Diary:
         return result, outcome
 
     def _over_base(self, result: RunResult) -> float | None:
-        """delta_m over the baselines of the base config, where architectures are searched."""
+        """delta_m over the baselines of the base config, if architectures are searched."""
         rows = self.context.base_baselines
         return compare(result.metrics, rows, self.data.specs).delta_m_percent if rows else None
 
     def _report_as(self, number: int) -> None:
-        """Tell Optuna the values on the way: samplers judge a pruned trial by the last of them."""
+        """Report intermediate values to Optuna: samplers judge a pruned trial by the last of them."""
         trials = self.trial.study.get_trials(deepcopy=False)
-        known = trials[self.trial.number].intermediate_values  # a continued trial may have some
+        known = trials[self.trial.number].intermediate_values  # a continued trial may already have some
         for step, value in trials[number].intermediate_values.items():
             if step not in known:
                 self.trial.report(value, step)
 
     def short_of_memory(self, reason: str) -> None:
-        """The batch goes through the network in parts from here on."""
+        """From here on, the batch goes through the network in parts."""
         self.row = replace(self.row, reason=reason)
         self.records.save_run(self.row)
 
@@ -293,11 +293,11 @@ class Diary:
         )
 
     def _name_of(self, config: RunConfig) -> str:
-        """Names the result that a config comes to here."""
+        """Identifies the result that a config leads to here."""
         return result_fingerprint(config, self.data.fingerprint, RunContext.of(config, self.data.device))
 
     def _continue(self) -> float:
-        """Take over what the trials that this one continues had measured; gives the seconds they spent."""
+        """Take over the measurements of the trials that this one continues; returns the seconds they took."""
         history = retry_history(self.trial)
         runs = self.records.continue_run(self.study.name, history, self.trial.number) if history else []
         return max((run.seconds_total or 0.0 for run in runs), default=0.0)
@@ -332,5 +332,5 @@ class Diary:
 
 
 def _seconds_of(run: RunRow) -> float:
-    """What a run would have taken alone."""
+    """What a run would have taken without sharing."""
     return (run.seconds_total or 0.0) + (run.seconds_saved or 0.0)

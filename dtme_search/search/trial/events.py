@@ -1,4 +1,4 @@
-"""What a search tells, event by event: passed on to several listeners, and as what a process does now."""
+"""The events of a search: passed on to several listeners, and turned into what a process is doing."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import Any
 from dtme_search.search.trial.listener import Listener, WorkerStatus
 
 Hear = Callable[[str, Mapping[str, Any]], None]
-"""Called with the name of an event, a method of ``Listener``, and its arguments by name."""
+"""Called with the name of an event (a method of ``Listener``) and its arguments by name."""
 
 EVALUATED = "evaluated: "
-"""Beginning of the note of a sign of life that brings an evaluation."""
+"""Start of the message of a sign of life that belongs to an evaluation."""
 
 
 def tee(*listeners: Listener | Hear) -> Listener:
-    """A listener that passes everything on, in order."""
+    """A listener that passes every event on to others, in order."""
     told = Listener()
     for event in EVENTS:
         setattr(told, event, partial(_pass_on, event, listeners))
@@ -46,18 +46,18 @@ EVENTS = tuple(name for name, _ in inspect.getmembers(Listener, inspect.isfuncti
 
 @dataclass(frozen=True)
 class Doing:
-    """What a process does.
+    """What a process is doing.
 
     Attributes:
         what: In words, such as ``trial 3`` or ``baseline depth (1 of 4)``.
-        status: How far it is.
+        status: Its progress.
     """
 
     what: str = "starting"
     status: WorkerStatus = field(default_factory=lambda: WorkerStatus(0, ""))
 
     def after(self, event: str, facts: Mapping[str, Any], now: float) -> Doing:
-        """What it does after an event at a moment in seconds."""
+        """What it is doing after an event at a moment in seconds."""
         like = "data_reading" if event == "scoring" else event
         what = self.what
         match event:
@@ -82,7 +82,7 @@ class Doing:
 
     @property
     def in_words(self) -> str:
-        """What it does, how far it is, how fast, and how long that still takes.
+        """What it is doing, its progress and speed, and the time left.
 
         Example:
             >>> status = WorkerStatus(0, "", trial=3, step=40, total_steps=70, since=(0.0, 0), seen=20.0)
@@ -105,7 +105,7 @@ class Doing:
 
 
 def duration(seconds: float | None) -> str:
-    """Minutes and seconds, with hours where there are any.
+    """Minutes and seconds, and hours if there are any.
 
     Example:
         >>> duration(3725), duration(62.4), duration(None)

@@ -1,7 +1,7 @@
-"""Signs of life of running trials, by which other machines tell a living trial from a dead one.
+"""Signs of life of running trials, by which other machines distinguish a living trial from a dead one.
 
-Optuna's own heartbeat beats only inside ``Study.optimize``, in a thread that ends at the first error of the
-database, and ends silent trials before anybody can say why. This one uses its table and none of the rest.
+Optuna's own heartbeat runs only inside ``Study.optimize``, in a thread that ends at the first database error,
+and it ends silent trials before anybody can say why. This one uses its table and nothing else of it.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from sqlalchemy.exc import SQLAlchemyError
 from dtme_search.search.storage.optuna_internals import heartbeats_of, id_of_trial
 
 INTERVAL_SECONDS = 60.0
-"""Between two signs of life."""
+"""Seconds between two signs of life."""
 GRACE_SECONDS = 180.0
-"""A trial that was silent for longer is dead, as far as another machine can tell."""
+"""Another machine treats a trial that has been silent for longer as dead."""
 BEGIN_WITHIN = timedelta(minutes=3)
-"""A trial without a sign of life after this time lost its process while it was proposed."""
+"""A trial without a sign of life after this time lost its process while it was being proposed."""
 _JOIN_SECONDS = 5.0
 
 _BEATS = sqlalchemy.table(
@@ -39,7 +39,7 @@ _log = logging.getLogger(__name__)
 
 
 class Heartbeat:
-    """Beats as long as the context is open, and notices when the trial was given up.
+    """Beats while the context is open, and notices if the trial was given up.
 
     Args:
         study: The study.
@@ -52,10 +52,10 @@ class Heartbeat:
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._beat, daemon=True)
         self.is_lost = False
-        """Whether somebody took the trial for dead and ended it; its result is not wanted any more."""
+        """Whether somebody treated the trial as dead and ended it; then its result is no longer wanted."""
 
     def __enter__(self) -> Self:
-        # Here and not in the thread: who asked for the trial lets others ask when it has shown life.
+        # Here and not in the thread: the caller lets others ask as soon as the trial has a sign of life.
         self._storage.record_heartbeat(self._trial_id)
         self._thread.start()
         return self
@@ -64,7 +64,7 @@ class Heartbeat:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._ended.set()
-        # Not for ever: it may wait for a database that is away.
+        # With a time limit, because the thread may be waiting for a database that is away.
         self._thread.join(_JOIN_SECONDS)
 
     def _beat(self) -> None:
@@ -78,12 +78,12 @@ class Heartbeat:
 
 
 def vouch_for(study: optuna.Study, trial_id: int) -> None:
-    """Beat for a trial whose process is known to live, whatever its own beats look like."""
+    """Beat for a trial whose process is known to be alive, whatever its own heartbeat says."""
     heartbeats_of(study).record_heartbeat(trial_id)
 
 
 def silent_seconds(engine: Engine, trial_ids: Iterable[int]) -> dict[int, float]:
-    """Seconds since the last sign of life by the clock of the database; trials without any are left out."""
+    """Seconds since the last sign of life, by the clock of the database; trials without one are left out."""
     query = sqlalchemy.select(_BEATS).where(_BEATS.c.trial_id.in_(list(trial_ids)))
     with engine.connect() as connection:
         now = connection.execute(sqlalchemy.select(sqlalchemy.func.now())).scalar_one().replace(tzinfo=None)

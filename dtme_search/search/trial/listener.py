@@ -1,4 +1,4 @@
-"""What a search tells whoever watches it; the command line draws it, a notebook may ignore it."""
+"""What a search reports to observers; the command line draws it, a notebook may ignore it."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class WorkerStatus:
-    """What one worker does.
+    """What one worker is doing.
 
     Attributes:
         index: Its number on this machine.
         place: Where it runs.
-        doing: What it does, in words; empty once it has ended.
+        doing: What it is doing, in words; empty once it has ended.
         trial: Number of its trial.
-        step: Steps done of ``total_steps`` of the run in hand.
-        total_steps: Its length; ``None`` while that is unknown.
+        step: Steps done of the ``total_steps`` of the current run.
+        total_steps: Length of the run; ``None`` while unknown.
         delta_m_percent: Latest evaluation of the trial.
-        starts: How often it was started.
-        since: Moment and step of the first sign of life of the run in hand.
-        seen: Moment of the last one.
+        starts: How often the worker was started.
+        since: Time and step of the first sign of life of the current run.
+        seen: Time of the last one.
     """
 
     index: int
@@ -44,7 +44,7 @@ class WorkerStatus:
 
     @property
     def seconds_left(self) -> float | None:
-        """Time until the run in hand ends at its speed so far; ``None`` while that is unknown."""
+        """Time until the current run ends at its speed so far; ``None`` while unknown."""
         if self.since is None or self.total_steps is None or self.step <= self.since[1]:
             return None
         moment, step = self.since
@@ -84,31 +84,31 @@ class WorkerStatus:
 
 
 class Listener(Callback):
-    """Base of all listeners: hears everything, does nothing.
+    """Base of all listeners: receives every event, does nothing.
 
-    What is told beyond ``Callback`` is for a display: short, and the same with several workers.
+    Events beyond those of ``Callback`` are for a display: short, and the same with several workers.
     """
 
     def data_reading(self, done: int, total: int) -> None:
         """``done`` of ``total`` samples are in memory."""
 
     def baseline_started(self, task: str, index: int, count: int) -> None:
-        """Single-task baseline ``index`` of ``count`` (from 1) begins."""
+        """Single-task baseline ``index`` of ``count`` (from 1) starts."""
 
     def baseline_ended(self, task: str, row: BaselineRow, *, trained: bool) -> None:
-        """A baseline is known; ``trained`` is false when the database had it."""
+        """A baseline is known; ``trained`` is false if the database had it."""
 
     def trial_started(self, number: int, finished: int, total: int, params: Mapping[str, object]) -> None:
-        """Trial ``number`` begins after ``finished`` of ``total`` trials."""
+        """Trial ``number`` starts after ``finished`` of ``total`` trials."""
 
     def progress(self, progress: Progress) -> None:
-        """The run in hand is alive."""
+        """The current run is alive."""
 
     def waiting(self, what: str) -> None:
-        """The trial in hand waits for something that another worker does."""
+        """The current trial waits for something that another worker is doing."""
 
     def scoring(self, done: int, total: int) -> None:
-        """``done`` of ``total`` images are scored with the metrics that only a final evaluation pays for."""
+        """``done`` of ``total`` images are scored with the metrics that only a final evaluation uses."""
 
     def trial_evaluated(self, number: int, step: int, delta_m_percent: float) -> None:
         """A trial was evaluated on the hold-out."""
@@ -117,7 +117,7 @@ class Listener(Callback):
         """A trial has its result."""
 
     def short_of_memory(self, number: int, reason: str) -> None:
-        """A trial ran out of memory and goes on with its batches in parts."""
+        """A trial ran out of memory and continues with its batches in parts."""
 
     def trial_recovered(self, number: int, how: str) -> None:
         """What became of a trial whose process died: ``told``, ``continued`` or ``given up``."""
@@ -126,22 +126,22 @@ class Listener(Callback):
         """A trial ended without a result: ``pruned``, ``failed`` or ``interrupted``."""
 
     def repeat_started(self, trial: int, seed: int, index: int, count: int) -> None:
-        """Repeat ``index`` of ``count`` (from 1) begins: the configuration of a trial with another seed."""
+        """Repeat ``index`` of ``count`` (from 1) starts: the configuration of a trial with another seed."""
 
     def repeat_ended(self, row: ConfirmationRow) -> None:
         """A repeat has its result."""
 
     def repeat_failed(self, trial: int, seed: int, reason: str) -> None:
-        """A repeat came to nothing; the others go on."""
+        """A repeat failed; the others continue."""
 
     def knowledge_found(self, study: str, num_fitting: int, num_trials: int) -> None:
         """``num_fitting`` of ``num_trials`` finished trials of another study fit the space of this one."""
 
     def knowledge_added(self, study: str, num_added: int, delta_m_shift: float | None) -> None:
-        """Trials of another study are known to the sampler, their delta_m shifted if that could be told."""
+        """The sampler knows the trials of another study, with delta_m shifted if the shift could be found."""
 
     def workers(self, statuses: Sequence[WorkerStatus]) -> None:
-        """What each of several workers does; called several times a second."""
+        """What each of several workers is doing; called several times a second."""
 
     def worker_died(self, index: int, how: str, log: str) -> None:
-        """A worker ended before its time; another one takes its place. ``log`` is where its messages are."""
+        """A worker died; another one takes its place. ``log`` is the file with its messages."""

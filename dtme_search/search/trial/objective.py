@@ -1,4 +1,4 @@
-"""The story of one trial, from its parameters to its values."""
+"""One trial from its parameters to its values."""
 
 from __future__ import annotations
 
@@ -44,19 +44,19 @@ from dtme_search.training import Callbacks, Evaluation, RunResult, Trainer, run_
 
 @dataclass(frozen=True, kw_only=True)
 class Objective:
-    """Trains what a trial proposes and gives the values of the study's objectives.
+    """Trains what a trial proposes and returns the values of the study's objectives.
 
     Attributes:
         study: The study.
         info: The same for callbacks.
         space: Turns a trial into a config.
-        baselines: Gives the single-task baselines that a config is compared with, by task.
+        baselines: Returns the single-task baselines that a config is compared with, by task.
         shelf: Data.
         records: Own SQL tables.
         workspace: Folders.
         meter: Knows what predictions cost.
         num_trials: Trials the study should reach, for display.
-        listener: Who hears of it.
+        listener: Receives progress.
         draw: Draws the pictures of a finished trial, or ``None``.
     """
 
@@ -73,11 +73,12 @@ class Objective:
     draw: DrawFiles | None = None
 
     def run(self, claimed: ClaimedTrial, meanwhile: Callable[[], bool] = lambda: False) -> Ending:
-        """Run one trial; what goes wrong in it is how it ended.
+        """Run one trial; an error in it becomes part of how it ended.
 
         Args:
             claimed: The trial.
-            meanwhile: Runs another one where this one would wait for another worker; whether there was one.
+            meanwhile: Runs another trial while this one would wait for another worker; returns whether it
+                did.
         """
         try:
             return Ending(TrialState.COMPLETE, self._values(claimed, meanwhile))
@@ -133,13 +134,13 @@ class Objective:
 
     @contextmanager
     def _called(self, diary: Diary) -> Iterator[None]:
-        """Tell callbacks that a trial begins, and how it ends without a result."""
+        """Tell callbacks that a trial starts, and how it ends without a result."""
         self.listener.on_trial_begin(self._info_of(diary))
         try:
             yield
         except BaseException:
             plan, report = diary.grown
-            state = "interrupted" if diary.row.state == "running" else diary.row.state  # it had just begun
+            state = "interrupted" if diary.row.state == "running" else diary.row.state  # it had just started
             end = TrialEnd(state=state, run=diary.row, plan=plan, report=report)
             self.listener.on_trial_end(self._info_of(diary), end)
             raise
@@ -157,7 +158,7 @@ class Objective:
 
     @contextmanager
     def _told(self, trial: optuna.Trial) -> Iterator[None]:
-        """Tell the listener how a trial ends without a result; keep the reason of a failure."""
+        """Tell the listener how a trial ends without a result; store the reason of a failure."""
         try:
             yield
         except optuna.TrialPruned as pruned:
@@ -168,7 +169,7 @@ class Objective:
             if isinstance(error, UpdateFinishedTrialError):
                 reason = "presumed dead by another worker, which continues it"
             if goes_on_later(error):
-                # Before Optuna ends the trial: a process that dies in between must not lose it.
+                # Before Optuna ends the trial: if the process dies in between, the reason must not be lost.
                 hand_back(trial.study, trial.number)
                 self.listener.trial_stopped(trial.number, "interrupted", reason)
             elif isinstance(error, Exception):
@@ -178,10 +179,11 @@ class Objective:
             raise
 
     def _train(self, context: TrialContext, diary: Diary, claims: ExitStack) -> RunResult:
-        """Train, unless the same work is finished: that may be known now, or at the expansion step."""
+        """Train, unless the same work is finished, which may be known now or only at the expansion step."""
         config, data = context.config, context.data
         trunk, work = TrialTrunk(context), WorkClaim(context, claims)
-        # Before anything is held or built: whatever runs in between has the device and all locks for itself.
+        # Before anything is held or built: a trial that runs in between gets the device and all locks for
+        # itself.
         while trunk.is_busy() and context.meanwhile():
             pass
         num_layers = describe_backbone(config.model, data.image_size).num_layers
@@ -191,7 +193,7 @@ class Objective:
             diary.resolved(work.take(ahead[0], context.meanwhile))
 
         def on_expand(plan: ExpansionPlan, report: ConflictReport | None) -> None:
-            if ahead is None or plan != ahead[0]:  # a run in parts measures for itself
+            if ahead is None or plan != ahead[0]:  # a run in parts measures its own conflicts
                 diary.reached(config.expansion_step or 0)
                 diary.expanded(plan, report)
             diary.resolved(work.take(plan))
@@ -217,7 +219,7 @@ class Objective:
         return run_within_memory(make, on_short)[1]
 
     def _evaluated(self, diary: Diary, trainer: Trainer, evaluation: Evaluation) -> None:
-        """Write an evaluation down, and end the trial if the study's pruner says so."""
+        """Record an evaluation, and end the trial if the study's pruner says so."""
         trial, num_evaluations = diary.trial, trainer.config.train.num_evaluations
         comparison = compare(evaluation.metrics, diary.context.baselines, trainer.data.specs)
         rung = _rung(trial.number, trainer, evaluation.step, comparison.delta_m_percent)

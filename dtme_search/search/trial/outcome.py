@@ -1,4 +1,4 @@
-"""What a finished run is worth: delta_m against the baselines, overhead, cost, and whether to trust it."""
+"""What a finished run is worth: delta_m over the baselines, overhead, cost, and whether to trust it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from dtme_search.training import RunResult
 
 @dataclass(frozen=True)
 class Comparison:
-    """How metrics stand against baselines.
+    """How metrics compare with baselines.
 
     Attributes:
         delta_m_percent: Mean signed gain over the tasks that have a baseline.
@@ -62,7 +62,7 @@ class Outcome:
         step_cost_ratio: Mean cost of a step in units of an unexpanded one with all tasks.
         dead_tasks: Primary tasks whose baseline or result does not clearly beat the no-image prior.
         further: Measures beside these that the study names.
-        violations: Limit -> how far it is exceeded; at most 0 when kept.
+        violations: Limit -> by how much it is exceeded; at most 0 if it is met.
     """
 
     delta_m_percent: float
@@ -76,7 +76,7 @@ class Outcome:
 
     @property
     def feasible(self) -> bool:
-        """Whether every limit of the study is kept."""
+        """Whether every limit of the study is met."""
         return all(violation <= 0 for violation in self.violations.values())
 
     def values(self, study: StudyConfig) -> tuple[float, ...]:
@@ -122,7 +122,7 @@ def judge(
 
 
 def recorded_outcome(run: RunRow, last: Sequence[StoredEvaluation], study: StudyConfig) -> Outcome:
-    """The outcome that a complete run was recorded with, against the limits of its study.
+    """The outcome recorded for a complete run, judged by the limits of its study.
 
     Args:
         run: The facts of the run.

@@ -1,4 +1,4 @@
-"""Which process has a trial in hand, and whether it is gone, as far as that can be told from here."""
+"""Which process is running a trial, and whether it is gone, as far as this machine can tell."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from pathlib import Path
 from typing import Any, Self
 
 PROCESS_ATTR = "dtme:process"
-"""Trial attribute: the process that has it in hand, or had it last."""
+"""Trial attribute: the process that is running it, or ran it last."""
 
 
 @dataclass(frozen=True)
 class Process:
-    """A process of some machine.
+    """A process on some machine.
 
     Attributes:
         host: Name of the machine, for people.
-        pid: Its number there.
-        machine: Tells machines, restarts of one and containers apart; empty where the system has no names
-            for them, so that nothing is concluded from the number.
-        begun: When it began, in ticks of the machine: numbers of processes are given again.
+        pid: Its process id there.
+        machine: Distinguishes machines, reboots and containers; empty if the system has no name for them, so
+            that nothing is concluded from the process id.
+        begun: When it started, in ticks of the machine, because process ids are reused.
     """
 
     host: str
@@ -38,22 +38,22 @@ class Process:
 
     @classmethod
     def read(cls, values: Mapping[str, Any] | None) -> Self | None:
-        """As :meth:`plain` wrote it; ``None`` if nothing was written."""
+        """Read what :meth:`plain` wrote; ``None`` if nothing was written."""
         return None if values is None else cls(**values)
 
     def plain(self) -> dict[str, Any]:
-        """Values that JSON knows."""
+        """Values that JSON can hold."""
         return asdict(self)
 
     @property
     def is_gone(self) -> bool:
-        """Whether it has certainly ended. Of another machine's process nobody here can tell."""
+        """Whether it has certainly ended. About a process on another machine this machine knows nothing."""
         return bool(self.machine) and self.machine == _machine() and _begun(self.pid) != self.begun
 
 
 @cache
 def _machine() -> str:
-    """One boot of one system, and in it one space of process numbers; empty where there is no ``/proc``."""
+    """One boot of one system, and one name space of process ids in it; empty if there is no ``/proc``."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
         return f"{boot} {os.readlink('/proc/self/ns/pid')}"
@@ -62,11 +62,11 @@ def _machine() -> str:
 
 
 def _begun(pid: int) -> int | None:
-    """Ticks after the start of the machine; ``None`` if there is no such process, or only its remains."""
+    """Ticks since the start of the machine; ``None`` if there is no such process, or it is a zombie."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return None
-    # The name of the program, in brackets, may hold anything.
+    # The name of the program, in parentheses, may contain anything.
     state, *fields = text.rpartition(")")[2].split()
     return None if state in ("Z", "X") else int(fields[18])

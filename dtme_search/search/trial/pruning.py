@@ -1,19 +1,18 @@
 """Pruning by dominance: which trials of a study with several objectives are worth their remaining steps.
 
-Optuna's ``report`` and ``should_prune`` know one objective. Here the trials that reached an evaluation (a
-*rung*) are ranked by dominance on delta_m at that rung and the cost, which is exact from the growth on. Only
-the best 1 / ``eta`` of them go on, as in successive halving without waiting (ASHA, arXiv 1810.05934, section
-3). Ours [ours] are the order below and three exceptions:
+Optuna's ``report`` and ``should_prune`` support one objective only. Here the trials that reached an
+evaluation (a *rung*) are ranked by dominance on delta_m at that rung and the cost, which is exact from the
+growth on. Only the best 1 / ``eta`` of them continue, as in successive halving without waiting (ASHA, arXiv
+1810.05934, section 3). The order below and three exceptions are [ours]:
 
-- A trial's rank is the number of trials that dominate it (Fonseca and Fleming, 1993); it stays while fewer
-  than 1 / ``eta`` of the trials have a smaller one. So a trial of the front always stays, and who dominates a
-  trial that stays, stays.
-- A trial that has not grown yet is neither judged nor compared with: its delta_m is that of the shared
-  network. One that never grows takes part at cost 0.
-- A trial above a limit is dominated by every trial within the limits, as in Optuna's samplers.
-- A rung prunes only after it has shown that it can tell: among the trials that were trained to their end,
-  delta_m there and at the end must go together (Spearman's rank correlation). In short runs, and soon after a
-  growth, evaluations tell nothing, and a rule that trusts them loses the front (benchmarks/diary.md).
+- A trial's rank is the number of trials that dominate it (Fonseca and Fleming, 1993). It stays while fewer
+  than 1 / ``eta`` of the trials have a smaller rank. So a trial on the front always stays, and every trial
+  that dominates a trial that stays also stays. - A trial that has not grown yet is neither judged nor used
+  for comparison, because its delta_m is that of the shared network. One that never grows takes part at cost
+  0. - A trial above a limit is dominated by every trial within the limits, as in Optuna's samplers. - A rung
+  prunes only after it has proved predictive: among the trials that were trained to their end, delta_m at the
+  rung must correlate with delta_m at the end (Spearman's rank correlation). In short runs, and soon after a
+  growth, evaluations say nothing, and a rule that trusts them loses the front (benchmarks/diary.md).
 """
 
 from __future__ import annotations
@@ -40,16 +39,17 @@ _SHARES = {2.0: "half", 3.0: "third", 4.0: "quarter", 5.0: "fifth"}
 
 @dataclass(frozen=True)
 class ParetoPruner:
-    """Says whether a trial should stop, and why, from the numbers at one rung. Keeps no state.
+    """Says whether a trial should stop, and why, from the numbers at one rung. Has no state.
 
     Attributes:
         objectives: Measure -> direction, as in the study.
         limits: Measure -> upper limit.
-        eta: One trial in ``eta`` goes on.
-        min_trials: Trials that must have reached a rung, the judged one included, before one is pruned there.
+        eta: One trial in ``eta`` continues.
+        min_trials: Trials that must have reached a rung, including the judged one, before one is pruned
+            there.
         first_rung: First rung (from 0) at which a trial may be pruned.
         num_evaluations: Evaluations of a trial; at the last one it is finished anyway.
-        min_correlation: Rank correlation that a rung must have shown with the end, over at least
+        min_correlation: Rank correlation with the end that a rung must have shown, over at least
             ``min_trials`` finished trials; -1 trusts every rung at once.
 
     Example:
@@ -88,12 +88,12 @@ class ParetoPruner:
         )
 
     def judges(self, row: RungRow) -> bool:
-        """Whether a trial with this row may be stopped, if the others say so: it has grown, and goes on."""
+        """Whether a trial with this row may be stopped at all: it has grown, and is not at its end."""
         is_grown = all(row.measure(name) is not None for name in self.objectives)
         return is_grown and self.first_rung <= row.rung < self.num_evaluations - 1
 
     def reason(self, trial: int, rows: Sequence[RungRow], finished: Sequence[RungRow] = ()) -> str | None:
-        """Why ``trial`` should stop, in words, or ``None`` if it should go on.
+        """Why ``trial`` should stop, in words, or ``None`` if it should continue.
 
         Args:
             trial: Number of the trial.
@@ -124,7 +124,7 @@ class ParetoPruner:
         )
 
     def _can_tell(self, rows: Sequence[RungRow], finished: Sequence[RungRow]) -> bool:
-        """Whether the result (delta_m) at this rung has gone together with that at the end."""
+        """Whether the result (delta_m) at this rung has correlated with that at the end."""
         if self.min_correlation == -1:
             return True
         ends = {row.trial: _number(row, self.goal) for row in finished}
@@ -140,7 +140,7 @@ class ParetoPruner:
         return next(filter(is_result, self.objectives), "delta_m_percent")
 
     def _losses(self, row: RungRow) -> tuple[float, ...]:
-        """The objectives, signed so that smaller is better."""
+        """The objectives, with signs such that smaller is better."""
         return tuple(
             -_number(row, name) if direction == "maximize" else _number(row, name)
             for name, direction in self.objectives.items()
@@ -165,9 +165,9 @@ class ParetoPruner:
 def judge_rung(
     trial: optuna.Trial, study: StudyConfig, rung: RungRow, num_evaluations: int, records: Records
 ) -> str | None:
-    """Why the study's pruner would stop a trial at a rung, or ``None`` if it should go on.
+    """Why the study's pruner would stop a trial at a rung, or ``None`` if it should continue.
 
-    With several objectives nothing is reported to Optuna: its TPE fails on intermediate values there.
+    With several objectives nothing is reported to Optuna, because its TPE fails on intermediate values there.
     """
     pruner = study.pruner.name
     if pruner == "pareto":
@@ -191,14 +191,14 @@ def judge_rung(
 
 
 def dominance_ranks(losses: Tensor, violations: Tensor) -> Tensor:
-    """For each of N points, how many of the others dominate it.
+    """For each of N points, the number of points that dominate it.
 
-    One point dominates another if it violates the limits less, or if both keep them, no objective is worse
-    and one is better.
+    One point dominates another if it violates the limits less or, if both meet them, if no objective is worse
+    and at least one is better.
 
     Args:
         losses: (N, M) objectives, smaller is better.
-        violations: (N,) by how much the limits are exceeded in total, 0 when they are kept.
+        violations: (N,) total by which the limits are exceeded, 0 if they are met.
 
     Returns:
         (N,) counts; 0 on the front.
@@ -208,19 +208,19 @@ def dominance_ranks(losses: Tensor, violations: Tensor) -> Tensor:
         [0, 0, 2]
     """
     keeps = violations == 0
-    # Whoever keeps the limits comes before all who do not; among these the violation alone decides.
+    # Points that meet the limits come before all others; among the others only the violation counts.
     ranks = torch.searchsorted(violations.sort().values, violations.contiguous())
     ranks[keeps] = _dominating(losses[keeps])
     return ranks
 
 
 def _dominating(losses: Tensor) -> Tensor:
-    """For each of N points, how many of the others are nowhere worse and somewhere better: (N,)."""
+    """For each of N points, the number of points that are nowhere worse and somewhere better: (N,)."""
     if losses.shape[1] > 2:
         counts = [((losses <= point).all(1) & (losses < point).any(1)).sum() for point in losses]
         return torch.stack(counts) if counts else torch.zeros(0, dtype=torch.int64)
-    # A study of 10,000 trials has no room and no time for all pairs. In this order the points that dominate
-    # one come before it; of those before it, they are the ones whose second loss is not larger.
+    # With 10,000 trials all pairs would take too much memory and time. In this order the points that dominate
+    # one come before it: they are those before it whose second loss is not larger.
     points = [tuple(point) for point in losses.tolist()]
     rank_of: dict[tuple[float, ...], int] = {}
     seconds: list[float] = []
@@ -257,7 +257,7 @@ def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float:
 
 
 def violations(row: RungRow | RunRow, limits: Mapping[str, float]) -> dict[str, float]:
-    """Limit -> how far it is exceeded, at most 0 when kept; limits on what is not known yet are left out."""
+    """Limit -> by how much it is exceeded, at most 0 if met; limits on unknown values are left out."""
     measured = {name: row.measure(name) for name in limits}
     return {name: value - limits[name] for name, value in measured.items() if value is not None}
 
@@ -280,7 +280,7 @@ def _number(row: RungRow, name: str) -> float:
 
 
 def _mean_ranks(values: Tensor) -> Tensor:
-    """Places in order; equal values share the mean of theirs."""
+    """Ranks; equal values share the mean of theirs."""
     ordered = values.sort().values
     return (torch.searchsorted(ordered, values) + torch.searchsorted(ordered, values, right=True)) / 2
 

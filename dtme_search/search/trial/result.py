@@ -1,4 +1,4 @@
-"""The result of a trial: on disk before it is told, so that nothing that happens to a database loses it."""
+"""The result of a trial: on disk before it is reported, so that trouble with a database cannot lose it."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _TIMES = ("started_at", "finished_at")
 
 @dataclass(frozen=True)
 class Result:
-    """All that is told of a finished trial.
+    """Everything that is reported about a finished trial.
 
     Attributes:
         row: Facts of its run.
         attributes: Its user attributes.
-        constraints: Limit -> how far it is exceeded.
+        constraints: Limit -> by how much it is exceeded.
         values: Values of the study's objectives.
     """
 
@@ -37,14 +37,14 @@ class Result:
     values: tuple[float, ...]
 
     def save(self, path: Path) -> None:
-        """Write it so that a reader sees all of it or nothing."""
+        """Write it atomically: a reader sees all of it or nothing."""
         partial = path.with_suffix(".partial")
         partial.write_text(json.dumps(asdict(self), default=datetime.isoformat), encoding="utf-8")
         partial.replace(path)
 
     @classmethod
     def load(cls, path: Path, trial: int) -> Result | None:
-        """The result of a trial; ``None`` if there is none, or that of another, or it cannot be read."""
+        """The result of a trial; ``None`` if there is none, it belongs to another trial, or is unreadable."""
         try:
             form = json.loads(path.read_text(encoding="utf-8"))
             row = form["row"]
@@ -58,17 +58,17 @@ class Result:
         return found if found.row.trial == trial else None
 
     def write_down(self, trial: optuna.Trial, records: Records) -> None:
-        """Tell everything but the values; may be done again after a death in the middle of it.
+        """Report everything except the values; may be repeated after a crash in the middle.
 
-        The row says complete, so it comes last.
+        The row has state complete, so it comes last.
 
         Raises:
-            optuna.exceptions.UpdateFinishedTrialError: If the trial was taken for dead and ended.
+            optuna.exceptions.UpdateFinishedTrialError: If the trial was treated as dead and ended.
         """
         for name, value in self.attributes.items():
             trial.set_user_attr(name, value)
         for name, violation in self.constraints.items():
-            # Optuna keeps the first value of a constraint, and warns.
+            # Optuna keeps the first value of a constraint, and warns about a second one.
             if name not in trial.constraints:
                 trial.set_constraint(name, violation)
         records.save_complete(self.row)

@@ -1,4 +1,4 @@
-"""Queue a trial again that did not end, and tell which trials a trial continues."""
+"""Queue an unfinished trial again, and find out which trials a trial continues."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from dtme_search.training import TrainingInterrupted
 from dtme_search.training.disk import DISK_TROUBLE
 
 MOST_DEATHS = 5
-"""How often a trial may end its process without getting further before it counts as failed [ours]."""
+"""How often a trial may kill its process without making progress before it counts as failed [ours]."""
 DEATHS_ATTR = "dtme:deaths"
 """Trial attribute: deaths of the trials that it continues, and the step of their last evaluation then."""
 
 _OF_RESULT = ("constraints", "artifacts:")
-"""Beginnings of Optuna's attributes that a trial writes with its result; the continuation writes its own."""
+"""Prefixes of Optuna's attributes that a trial writes with its result; the continuation writes its own."""
 
 
 def retry_history(trial: optuna.Trial | FrozenTrial) -> list[int]:
     """Numbers of the interrupted trials that this one continues, oldest first; empty for a new trial."""
-    # A running trial asks for itself alone: reading all trials takes longer with each of them.
+    # Looks at a running trial alone, because reading all trials takes longer the more there are.
     attributes = (
         trial.storage.get_trial_system_attrs(id_of_trial(trial))
         if isinstance(trial, optuna.Trial)
@@ -38,19 +38,19 @@ def retry_history(trial: optuna.Trial | FrozenTrial) -> list[int]:
 
 
 def first_number(trial: optuna.Trial | FrozenTrial) -> int:
-    """Number of the trial that began the work, which is the trial itself when it continues none."""
+    """Number of the trial that started the work: the trial itself if it continues none."""
     return next(iter(retry_history(trial)), trial.number)
 
 
 def continued(trials: Iterable[FrozenTrial]) -> set[int]:
-    """Numbers of the attempts that a later trial continues: together with that one they are one trial."""
+    """Numbers of the attempts that a later trial continues; together they are one trial."""
     return {number for trial in trials for number in retry_history(trial)}
 
 
 def ask(study: optuna.Study) -> optuna.Trial:
-    """Ask Optuna for a trial; one that was begun comes before enqueued points and before new ones.
+    """Ask Optuna for a trial; a started one comes before enqueued points, and those before new ones.
 
-    To be called under the study's lock.
+    Call it under the study's lock.
     """
     for trial in study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
         number, storage = id_of_trial(trial), storage_of(study)
@@ -60,12 +60,12 @@ def ask(study: optuna.Study) -> optuna.Trial:
 
 
 def hand_back(study: optuna.Study, number: int, *, deaths: tuple[int, int | None] | None = None) -> None:
-    """Queue a trial that did not end again, once: same parameters and folder, so it uses its checkpoint.
+    """Queue an unfinished trial again, once: same parameters and folder, so that it uses its checkpoint.
 
     Args:
         study: The study.
         number: The trial.
-        deaths: What the continuation should know of deaths, as :func:`deaths_of` gives it; by default what
+        deaths: What the continuation should know of deaths, as returned by :func:`deaths_of`; by default what
             the trial itself knew.
     """
     trials = study.get_trials(deepcopy=False)
@@ -83,9 +83,9 @@ def hand_back(study: optuna.Study, number: int, *, deaths: tuple[int, int | None
 
 
 def goes_on_later(error: BaseException) -> bool:
-    """Whether what ended a trial says nothing about the trial, so that it is no failure.
+    """Whether what ended a trial says nothing about the trial, so that it has not failed.
 
-    It was asked to stop, the database or the disk was in trouble, or somebody took it for dead.
+    It was asked to stop, the database or the disk was in trouble, or somebody treated it as dead.
     """
     if isinstance(error, OSError):
         return error.errno in DISK_TROUBLE
@@ -94,11 +94,12 @@ def goes_on_later(error: BaseException) -> bool:
 
 
 def deaths_of(trial: FrozenTrial, step: int | None) -> tuple[int, int | None]:
-    """How often a trial that just died has died at this place, and the place.
+    """How often a trial that just died has died at this point, and the point.
 
     Args:
         trial: The trial.
-        step: Step of its last evaluation. One that came further since its last death begins to count anew.
+        step: Step of its last evaluation. A trial that made progress since its last death starts counting
+            again.
     """
     known, place = trial.user_attrs.get(DEATHS_ATTR, (0, None))
     return (known + 1 if place == step else 1), step

@@ -1,1 +1,1 @@
-"""Processes and machines that work on a study."""
+"""Processes and machines working on a study."""

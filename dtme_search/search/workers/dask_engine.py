@@ -1,4 +1,4 @@
-"""Dask clusters: one that is there already, or one of this machine that is made for a study."""
+"""Dask clusters: an existing one, or one created on this machine for a study."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from dtme_search.version import __version__
 
 @dataclass(frozen=True)
 class JoinedCluster:
-    """A cluster that is there.
+    """An existing cluster.
 
     Attributes:
         address: Of its scheduler, or the path of its scheduler file.
@@ -38,10 +38,10 @@ class JoinedCluster:
     workers: int | None = None
 
     def check(self, url: str) -> None:
-        """See whether the cluster can run a study with this database.
+        """Check that the cluster can run a study with this database.
 
         Raises:
-            ConfigError: If it cannot be reached, has no worker, or other software.
+            ConfigError: If it cannot be reached, has no worker, or has other software.
             StorageError: If it cannot reach the database.
         """
         with _connected(self.address) as client:
@@ -50,7 +50,7 @@ class JoinedCluster:
 
     @contextmanager
     def launcher(self, prepared: Prepared, most: int) -> Iterator[Launcher]:
-        """Starts workers there; on leaving, those that are left are told to stop."""
+        """Starts workers there; on exit, the remaining ones are told to stop."""
         with (
             _connected(self.address) as client,
             DaskLauncher(client, prepared, min(self._count(client), most)) as starts,
@@ -69,16 +69,16 @@ class JoinedCluster:
 
 @dataclass(frozen=True)
 class OwnCluster:
-    """A cluster of this machine for as long as a study runs.
+    """A cluster on this machine for the duration of a study.
 
     Attributes:
-        places: One for each worker, which gets a Dask worker for itself.
+        places: One for each worker, which gets its own Dask worker.
     """
 
     places: Sequence[Place]
 
     def check(self, url: str) -> None:
-        """Everything that reaches this machine's files reaches the database."""
+        """Nothing to check: everything that reaches this machine's files reaches the database."""
 
     @contextmanager
     def launcher(self, prepared: Prepared, most: int) -> Iterator[Launcher]:
@@ -98,7 +98,7 @@ class OwnCluster:
 
 
 def _nanny(place: Place, num_workers: int) -> dict[str, Any]:
-    """Options of the process that starts a Dask worker again when it dies."""
+    """Options of the process that restarts a Dask worker when it dies."""
     environment = place.environment(num_workers, joblib.cpu_count(), os.environ)
     return {
         "host": "127.0.0.1",
@@ -108,7 +108,7 @@ def _nanny(place: Place, num_workers: int) -> dict[str, Any]:
         "nthreads": int(environment["OMP_NUM_THREADS"].split(",")[0]),
         "memory_limit": 0,
         "silence_logs": logging.CRITICAL,
-        # Ctrl-C reaches all processes of a terminal; this one must stay to pass it on.
+        # Ctrl-C reaches all processes of a terminal; this one must survive to pass it on.
         "preload": ["import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"],
     }
 
@@ -156,13 +156,13 @@ def _check_dask_workers(found: Mapping[str, Any], url: str) -> None:
 
 
 def _address(given: str) -> str:
-    """Address of a scheduler; Dask would wait for a scheduler file until there is one."""
+    """Address of a scheduler, without waiting for a missing scheduler file, as Dask would."""
     return str(json.loads(Path(given).read_text())["address"]) if given.endswith(".json") else given
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """What Dask logs of dying workers and lost connections is told in our words."""
+    """Silence Dask's log of dying workers and lost connections; our own messages report them."""
     logger = logging.getLogger("distributed")
     propagate, levels = logger.propagate, {handler: handler.level for handler in logger.handlers}
     logger.propagate = False

@@ -1,9 +1,9 @@
 """Workers of a study as tasks of a Dask cluster.
 
-Each occupies one place of the cluster: a GPU that a Dask worker declares (``dask worker ... --resources
-"GPU=1"``), or a whole Dask worker where none declares any. What a worker tells comes back as Dask events;
-what it should do lies in a Dask variable, which also carries the heartbeat of this process: workers that
-miss it stop with a checkpoint.
+Each occupies one place on the cluster: a GPU that a Dask worker declares (``dask worker ... --resources
+"GPU=1"``), or a whole Dask worker if none declares any. Messages of a worker come back as Dask events.
+Instructions to it are in a Dask variable, which also carries the heartbeat of this process: workers that miss
+it stop with a checkpoint.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ from dtme_search.search.workers.process import in_words
 from dtme_search.version import __version__
 
 BEAT_EVERY = 2.0
-"""Seconds between two signs of life, and between two looks at the cluster."""
+"""Seconds between two signs of life, and between two checks of the cluster."""
 SILENCE = 60.0
-"""Seconds without one after which workers stop."""
+"""Seconds without a sign of life after which workers stop."""
 ANSWER_WITHIN = 15.0
-"""Seconds that the cluster has to answer."""
+"""Seconds within which the cluster must answer."""
 GPU = "GPU"
 """Name of the resource that a Dask worker declares for each of its GPUs."""
 _TRAVELLING = (process, hosting, workspace)
-"""Modules of what runs on a Dask worker."""
+"""Modules with the code that runs on a Dask worker."""
 
 _log = logging.getLogger(__name__)
 
@@ -68,15 +68,15 @@ class DaskPlace:
 
     @property
     def capacity(self) -> int:
-        """Workers that it takes at once: one for each GPU, one if it declares none."""
+        """Number of workers it takes at once: one per GPU, or one if it declares none."""
         return max(1, self.num_gpus)
 
 
 def dask_places(workers: Mapping[str, Mapping[str, Any]]) -> tuple[DaskPlace, ...]:
-    """The places of a cluster; once a Dask worker declares a GPU, only those that do.
+    """The places of a cluster; if any Dask worker declares a GPU, only those that do.
 
     Args:
-        workers: What the scheduler says of each, by address.
+        workers: What the scheduler knows about each, by address.
 
     Example:
         >>> facts = {"host": "a", "nthreads": 4, "status": "running"}
@@ -101,14 +101,14 @@ def places_of(client: Client) -> tuple[DaskPlace, ...]:
     """The places of the cluster that a client is connected to."""
     if client.scheduler is None:
         raise OSError("the connection is closed")
-    # Not scheduler_info(): what it gives may be what a background task of the client just stored, which
+    # Not scheduler_info(), which may return a dictionary just stored by a background task of the client that
     # names no workers (distributed 2026.8).
     info = client.sync(client.scheduler.identity, n_workers=-1, callback_timeout=ANSWER_WITHIN)
     return dask_places(info["workers"])
 
 
 class DaskLauncher:
-    """Starts workers on a cluster. A context manager; a thread of its own does all the talking.
+    """Starts workers on a cluster. A context manager; a separate thread does all the communication.
 
     Args:
         client: Connected to the cluster.
@@ -143,7 +143,7 @@ class DaskLauncher:
             )
         root, order = self._prepared.base.data.root, worker_order(self._prepared, index)
         if root is not None:
-            # The folder in which a Dask worker runs is another one.
+            # A Dask worker runs in a different folder.
             order = replace(order, data_root=str(Path(root).expanduser().absolute()))
         task = HostTask(
             order=order,
@@ -197,14 +197,14 @@ class DaskLauncher:
                 worker.lose("with the Dask scheduler")
 
     def _tick(self) -> None:
-        """See who ended, give a sign of life, and put those that wait where there is room."""
+        """Check which workers have ended, give a sign of life, and place waiting ones where there is room."""
         places = places_of(self._client)
         there = {place.address for place in places}
         for worker in list(self._workers.values()):
             worker.look(there)
         living = [worker for worker in list(self._workers.values()) if worker.ended() is None]
         self._beat += 1
-        # Before anybody is placed: a worker that finds itself unnamed takes itself for replaced.
+        # Before any is placed: a worker that does not find its name here concludes that it was replaced.
         signals = {worker.key: list(map(int, worker.signals)) for worker in living}
         self._variable.set({"beat": self._beat, "signals": signals}, timeout=ANSWER_WITHIN)
         taken = Counter(worker.address for worker in living)
@@ -220,8 +220,8 @@ class DaskWorker:
     """A worker that runs on a cluster, or waits for a place there.
 
     Args:
-        task: What it was told.
-        hear: Called with each line that it tells.
+        task: Its instructions.
+        hear: Called with each line that it sends.
         wake: Called when there is something to pass on.
     """
 
@@ -234,7 +234,7 @@ class DaskWorker:
         self._began: Mapping[str, Any] | None = None
         self._end: Ended | None = None
         self.signals: list[signal.Signals] = []
-        """Signals it was sent, oldest first."""
+        """Signals sent to it, oldest first."""
 
     @property
     def place(self) -> str:
@@ -273,7 +273,7 @@ class DaskWorker:
         return None if self._place is None else self._place.address
 
     def submit(self, client: Client, place: DaskPlace) -> None:
-        """Begin at a place."""
+        """Start at a place."""
         threads = max(1, place.num_threads // place.capacity)
         task = replace(self._task, num_gpus=place.num_gpus, num_threads=threads)
         self._future = client.submit(
@@ -288,10 +288,10 @@ class DaskWorker:
         self._place = place
 
     def look(self, addresses: set[str]) -> None:
-        """See whether it has ended.
+        """Check whether it has ended.
 
         Args:
-            addresses: Dask workers that are there.
+            addresses: Dask workers that exist now.
         """
         if self._future is None or self._end is not None:
             return
@@ -304,28 +304,28 @@ class DaskWorker:
             self.lose(f"with Dask worker {self.address}")
 
     def lose(self, how: str) -> None:
-        """Give it up, unless it has ended; what is left of it finds itself unnamed and stops."""
+        """Give it up, unless it has ended; if it is still alive, it misses its name and stops."""
         if self._end is None:
             self._end = Ended(None, how)
             if self._future is not None:
                 self._future.release()
 
     def hears(self, facts: Mapping[str, Any]) -> None:
-        """Take in an event."""
+        """Process an event."""
         if "line" in facts:
             self._hear(facts["line"])
         elif self._began is None:
             self._began = facts["began"]
         else:
-            # The Dask worker died, came back with the same address, and was given the task again.
+            # The Dask worker died, came back with the same address, and got the task again.
             self.lose(f"with Dask worker {self.address}")
 
 
 def by_value(function: Callable[[], Any]) -> tuple[Callable[[io.BytesIO], Any], io.BytesIO]:
-    """What to submit to Dask for a call that does not need our modules, or what they import.
+    """What to submit to Dask for a call that needs neither our modules nor their imports.
 
-    The scheduler takes functions apart and would look for our modules, too; a file it leaves as it is, and
-    shows nothing of what it holds. Reading the file makes the call.
+    The scheduler unpickles functions and would import our modules, too. It leaves a file object alone and
+    shows nothing of its contents; reading the file makes the call.
     """
     for module in _TRAVELLING:
         cloudpickle.register_pickle_by_value(module)

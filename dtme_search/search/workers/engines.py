@@ -1,4 +1,4 @@
-"""Which engine runs the workers of a study: processes of this machine, or a Dask cluster."""
+"""Which engine runs the workers of a study: processes on this machine, or a Dask cluster."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def engine_for(
     per_device: int,
     device: str | None,
 ) -> Engine:
-    """The engine that was asked for. Arguments as of :func:`dtme_search.search.optimize`.
+    """The engine for the given arguments, which are those of :func:`dtme_search.search.optimize`.
 
     Raises:
         ConfigError: If they exclude each other, or the packages of the engine are missing.
@@ -45,7 +45,7 @@ def engine_for(
     if device not in (None, "cpu"):
         raise ConfigError(f"--device is for one worker of --engine local, got {device}. Use --devices.")
     try:
-        # Heavy, and an extra: imported by those who ask for it.
+        # Heavy, and an extra: imported only when used.
         from dtme_search.search.workers.dask_engine import JoinedCluster, OwnCluster
     except ImportError as error:
         raise ConfigError(

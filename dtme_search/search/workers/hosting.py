@@ -1,7 +1,7 @@
-"""What a Dask worker does: it hosts one worker of a study, repeats what that tells, and passes signals on.
+"""What a Dask worker does: it hosts one worker of a study, forwards its messages, and passes signals on.
 
-These functions and those of ``process`` travel to the cluster by value and use nothing but Python and Dask,
-so no Dask worker imports torch: only the fresh process does, in its own environment.
+These functions and those of ``process`` are sent to the cluster by value and use nothing but Python and Dask.
+So no Dask worker imports torch; only the new process does, in its own environment.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from typing import Any
 from dtme_search.search.workers.process import THREADS, WorkerOrder, last_words, start_worker
 
 LISTEN_EVERY = 1.0
-"""Seconds between two looks at what the process that watches wishes."""
+"""Seconds between two reads of the instructions from the supervising process."""
 GRACE = 120.0
-"""Seconds that a worker without anybody who watches it has to end by itself."""
+"""Seconds that an unsupervised worker gets to end by itself."""
 _USER_MISTAKE = 2
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 
@@ -35,12 +35,12 @@ class HostTask:
     Attributes:
         order: What the worker must know.
         key: Name of the task in Dask.
-        channel: Topic of the events that it sends, and variable that holds what it should do.
+        channel: Topic of its events, and name of the variable with its instructions.
         num_gpus: GPUs that the Dask worker declares, of which the worker gets one; 0 for whatever it sees.
         num_threads: Threads to compute with.
         version: Version of this project that the cluster must have.
-        machine: The only machine that reaches the database; ``None`` if all do.
-        silence: Seconds without a sign of life of who watches, after which nobody does.
+        machine: The only machine that can reach the database; ``None`` if all can.
+        silence: Seconds without a sign of life from the supervising process after which it counts as gone.
     """
 
     order: WorkerOrder
@@ -54,18 +54,18 @@ class HostTask:
 
 
 def host(task: HostTask) -> tuple[int, str]:
-    """Run a worker to its end; gives its exit code (negative for a signal) and its last words."""
+    """Run a worker to its end; returns its exit code (negative for a signal) and its last words."""
     from dask.distributed import get_worker, secede
 
     dask_worker = get_worker()
-    # Trials take hours: the thread is given back, the GPU that the task asked for stays taken.
+    # Trials take hours: this frees the thread, while the GPU that the task asked for stays reserved.
     secede()
     trouble = trouble_here(task)
     if trouble is not None:
         return _USER_MISTAKE, trouble
     if task.num_gpus == 0:
         return _run(task, dask_worker, {})
-    # One pool for all tasks that this process hosts; setdefault decides which task's one it is.
+    # One pool for all tasks that this process hosts; setdefault decides whose pool it is.
     free: queue.SimpleQueue[str] = vars(dask_worker).setdefault(
         "_dtme_search_gpus", _pool(visible_gpus(task))
     )
@@ -77,7 +77,7 @@ def host(task: HostTask) -> tuple[int, str]:
 
 
 def look_around() -> dict[str, Any]:
-    """What the process that watches must know of a Dask worker before it relies on it."""
+    """What the supervising process must know about a Dask worker before it relies on it."""
     try:
         from dtme_search.version import __version__ as version
     except ImportError:
@@ -86,7 +86,7 @@ def look_around() -> dict[str, Any]:
         "machine": machine(),
         "version": version,
         "node": platform.node(),
-        # Without that variable every process of the machine takes the first GPU.
+        # Without that variable every process on the machine takes the first GPU.
         "unpinned": "CUDA_VISIBLE_DEVICES" not in os.environ and Path("/dev/nvidia0").exists(),
     }
 
@@ -100,7 +100,7 @@ def machine() -> str:
 
 
 def trouble_here(task: HostTask) -> str | None:
-    """Why the task cannot run here, if so."""
+    """Why the task cannot run here, if it cannot."""
     found, node = look_around(), platform.node()
     if found["version"] != task.version:
         return (
@@ -120,7 +120,7 @@ def trouble_here(task: HostTask) -> str | None:
 
 
 def visible_gpus(task: HostTask) -> list[str]:
-    """The declared GPUs, as ``CUDA_VISIBLE_DEVICES`` names them; the first ones if it is not set."""
+    """The declared GPUs as named in ``CUDA_VISIBLE_DEVICES``; the first ones if that is not set."""
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     if named is None:
         return [str(number) for number in range(task.num_gpus)]
@@ -162,7 +162,7 @@ def _repeat(process: subprocess.Popen[str], task: HostTask, dask_worker: Any) ->
 
 
 def _obey(process: subprocess.Popen[str], task: HostTask) -> None:
-    """Send the process the signals that are wished for, until it has ended."""
+    """Send the process the requested signals until it has ended."""
     from dask.distributed import Variable
 
     channel, sent = Variable(task.channel), 0
@@ -176,11 +176,11 @@ def _obey(process: subprocess.Popen[str], task: HostTask) -> None:
         try:
             said = channel.get(timeout=5)
         except Exception:
-            # Whatever is in the way (no scheduler, none who watches), it counts as silence.
+            # Any failure (no scheduler, no supervising process) counts as silence.
             said = {"beat": beat, "signals": {task.key: []}}
         if said["beat"] != beat:
             beat, heard = said["beat"], time.monotonic()
-        # A worker that is not named any more has been replaced.
+        # A worker that is no longer named has been replaced.
         wished = said["signals"].get(task.key, [signal.SIGTERM])
         silence = time.monotonic() - heard
         if silence > task.silence:

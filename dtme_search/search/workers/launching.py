@@ -1,4 +1,4 @@
-"""What starts the workers of a study, and what is known of one that was started, wherever it runs."""
+"""What starts the workers of a study, and what is known about a started one, wherever it runs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Ended:
     """How a worker ended.
 
     Attributes:
-        code: Exit code; negative for a signal; ``None`` when what it ran on is gone.
+        code: Exit code; negative for a signal; ``None`` if the machine or Dask worker it ran on is gone.
         how: The same in words.
         last_words: The last line that it wrote to stderr.
     """
@@ -41,13 +41,13 @@ class Started(Protocol):
 
     @property
     def log(self) -> str:
-        """Where its messages are."""
+        """Where its messages are written."""
 
     def ended(self) -> Ended | None:
-        """How it ended; ``None`` while it has not. Does not wait."""
+        """How it ended; ``None`` while it runs. Does not wait."""
 
     def send(self, number: signal.Signals) -> None:
-        """Send a signal to its process; nothing if there is none. Does not wait."""
+        """Send a signal to its process, if there is one. Does not wait."""
 
 
 class Launcher(Protocol):
@@ -62,5 +62,5 @@ class Launcher(Protocol):
 
         Args:
             index: Its number, from 0.
-            hear: Called with each line that the worker tells, from any thread.
+            hear: Called with each line that the worker sends, from any thread.
         """

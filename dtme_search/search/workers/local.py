@@ -1,4 +1,4 @@
-"""Workers as processes of this machine."""
+"""Workers as processes on this machine."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from dtme_search.search.workers.process import WorkerOrder, in_words, last_words
 
 @dataclass(frozen=True)
 class LocalProcesses:
-    """Processes of this machine.
+    """Processes on this machine.
 
     Attributes:
         places: One for each worker.
@@ -30,7 +30,7 @@ class LocalProcesses:
     places: Sequence[Place]
 
     def check(self, url: str) -> None:
-        """Nothing can be in the way."""
+        """Nothing to check."""
 
     def launcher(self, prepared: Prepared, most: int) -> AbstractContextManager[LocalLauncher]:
         """Starts workers."""
@@ -39,7 +39,7 @@ class LocalProcesses:
 
 @dataclass(frozen=True)
 class LocalLauncher:
-    """Starts each worker as a process of its own, with its GPU and its share of the threads.
+    """Starts each worker as a separate process, with its GPU and its share of the threads.
 
     Attributes:
         prepared: The study, checked and created.
@@ -57,7 +57,7 @@ class LocalLauncher:
         place = self.places[index]
         environment = place.environment(len(self.places), joblib.cpu_count(), os.environ)
         order = worker_order(self.prepared, index)
-        if order.callbacks:  # their modules are found there as they are here
+        if order.callbacks:  # lets the worker find their modules as this process does
             environment["PYTHONPATH"] = os.pathsep.join(path or os.getcwd() for path in sys.path)
         process = start_worker(order, environment)
         threading.Thread(target=_read, args=(process, hear), daemon=True).start()
@@ -70,7 +70,7 @@ class LocalWorker:
 
     Attributes:
         place: Its device.
-        order: What it was told.
+        order: What it must know.
         process: The child.
     """
 

@@ -1,4 +1,4 @@
-"""Where the workers of a machine run: which GPU each one sees, how many threads each one has."""
+"""Where the workers on a machine run: which GPU each one sees, how many threads each one has."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dtme_search.errors import ConfigError
 from dtme_search.search.workers.process import THREADS
 
 MOST_ON_CPU = 4
-"""Workers of a machine without a GPU, unless asked for: more of them want more memory than they bring."""
+"""Default number of workers without a GPU: more would cost more memory than they gain."""
 
 
 @dataclass(frozen=True)
@@ -22,9 +22,9 @@ class Place:
     """Where one worker runs.
 
     Attributes:
-        device: Name of the device for torch in this process; ``None`` for the best there is.
-        visible: What ``CUDA_VISIBLE_DEVICES`` must say in a process of its own; nothing for the CPU.
-        sharers: Workers on the same GPU, this one included.
+        device: Name of the device for torch in this process; ``None`` for the best available.
+        visible: Value of ``CUDA_VISIBLE_DEVICES`` in a process of its own; empty for the CPU.
+        sharers: Workers on the same GPU, including this one.
     """
 
     device: str | None
@@ -33,16 +33,16 @@ class Place:
 
     @property
     def name(self) -> str:
-        """What a table calls it."""
+        """Its name in tables."""
         return f"GPU {self.visible}" if self.visible else "CPU"
 
     def environment(self, num_workers: int, num_cores: int, inherited: Mapping[str, str]) -> dict[str, str]:
-        """Environment of a worker, complete before its Python starts: torch reads it once.
+        """Environment of a worker; must be complete before its Python starts, because torch reads it once.
 
         Args:
             num_workers: Workers on this machine, among which its threads are divided.
             num_cores: Cores of this machine.
-            inherited: Environment of the parent; a number of threads that the user set there holds.
+            inherited: Environment of the parent; a number of threads set there by the user is kept.
         """
         threads = str(self.threads(num_workers, num_cores, inherited))
         return {
@@ -61,7 +61,7 @@ class Place:
 
     @property
     def gpu(self) -> dict[str, str]:
-        """The part of the environment that says which GPU a worker sees, and how much of it is its own."""
+        """The part of the environment that says which GPU a worker sees and how much of it is its own."""
         return {"CUDA_VISIBLE_DEVICES": self.visible, WORKERS_PER_GPU: str(self.sharers)}
 
 
@@ -77,16 +77,16 @@ def places_for(
     """One place for each worker.
 
     Args:
-        workers: How many; ``None`` for as many as the devices take: ``per_device`` for each GPU, one for each
-            core of a machine without, but at most ``MOST_ON_CPU``.
-        devices: Positions among ``gpus``, or ``cpu``; all GPUs there are by default.
+        workers: How many; ``None`` for as many as the devices take: ``per_device`` for each GPU, or one for
+            each core of a machine without a GPU, but at most ``MOST_ON_CPU``.
+        devices: Positions among ``gpus``, or ``cpu``; all GPUs by default.
         per_device: Workers that may share a GPU.
-        device: Device of a single worker; ``cpu`` also for several, if ``workers`` says so.
-        gpus: As ``CUDA_VISIBLE_DEVICES`` names them; those this process sees by default.
-        num_cores: Cores; those this process may use by default.
+        device: Device of a single worker; ``cpu`` also works for several, if ``workers`` says so.
+        gpus: As named in ``CUDA_VISIBLE_DEVICES``; by default those this process sees.
+        num_cores: Cores; by default those this process may use.
 
     Raises:
-        ConfigError: If a device is not there, or takes fewer workers than asked for.
+        ConfigError: If a device does not exist, or takes fewer workers than requested.
 
     Example:
         >>> [place.visible for place in places_for(3, per_device=2, gpus=["4", "5"])]
@@ -115,7 +115,7 @@ def places_for(
 
 
 def visible_gpus() -> tuple[str, ...]:
-    """GPUs that this process may use, as ``CUDA_VISIBLE_DEVICES`` names them; none is touched."""
+    """GPUs that this process may use, as named in ``CUDA_VISIBLE_DEVICES``; does not initialise any."""
     count = torch.cuda.device_count()
     named = os.environ.get("CUDA_VISIBLE_DEVICES", "")
     names = [name.strip() for name in named.split(",")] if named else [str(n) for n in range(count)]
@@ -123,7 +123,7 @@ def visible_gpus() -> tuple[str, ...]:
 
 
 def _chosen(devices: Sequence[str] | None, gpus: Sequence[str]) -> list[int]:
-    """Positions of GPUs; none for the CPU."""
+    """Positions of GPUs; empty for the CPU."""
     if devices is None:
         return list(range(len(gpus)))
     if list(devices) == ["cpu"]:

@@ -1,8 +1,8 @@
-"""Starts a worker of a study as a fresh process, here or where a Dask worker runs.
+"""Starts a worker of a study as a new process, here or where a Dask worker runs.
 
-Fresh, because a process sees the GPUs that its environment names when it imports torch, and because the
-death of one must not take the others along. A worker is ``dtme-search worker``: it loads the study and
-shares nothing but its database and folder with the others.
+A new process, because a process sees the GPUs that its environment names when it imports torch, and because
+the death of one worker must not kill the others. A worker is ``dtme-search worker``: it loads the study and
+shares only its database and folder with the others.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 from dtme_search.search.workspace import private_folder
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-"""Variables that say how many threads a process computes with."""
+"""Variables that set the number of threads of a process."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class WorkerOrder:
         study: Name of the study.
         index: Number of the worker.
         workdir: Folder of studies; absolute.
-        url: Database; may hold a password, so it is never printed.
+        url: Database; may contain a password, so it is never printed.
         data_root: Folder of the data there; ``None`` for what the study says.
         callbacks: Import paths of its callbacks.
     """
@@ -48,11 +48,11 @@ class WorkerOrder:
 
 
 def start_worker(order: WorkerOrder, environment: Mapping[str, str]) -> subprocess.Popen[str]:
-    """Start the process; it tells what it does in lines on its stdout.
+    """Start the process; it reports what it does in lines on its stdout.
 
     Args:
         order: What it must know.
-        environment: All of its environment; an empty ``CUDA_VISIBLE_DEVICES`` puts it on the CPU.
+        environment: Its whole environment; an empty ``CUDA_VISIBLE_DEVICES`` puts it on the CPU.
     """
     private_folder(order.log.parent)
     command = [sys.executable, "-P", "-m", "dtme_search", "worker", "--study", order.study]
@@ -65,19 +65,19 @@ def start_worker(order: WorkerOrder, environment: Mapping[str, str]) -> subproce
     with order.log.open("ab") as errors:
         return subprocess.Popen(
             command,
-            # Not an argument: everybody on the machine sees those, and a URL may hold a password.
+            # Not an argument: everybody on the machine can see those, and a URL may contain a password.
             env={**environment, "DTME_STORAGE": order.url},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=errors,
             text=True,
-            # Ctrl-C reaches the process that watches alone, which tells the workers once.
+            # Ctrl-C then reaches only the supervising process, which tells the workers once.
             start_new_session=True,
         )
 
 
 def last_words(log: Path) -> str:
-    """The one line of a worker that gave up."""
+    """The one line with which a worker gave up."""
     try:
         text = log.read_text(encoding="utf-8", errors="replace")
     except OSError:

@@ -1,4 +1,4 @@
-"""The workers of a study: heard, watched, replaced when they die, stopped when they must."""
+"""Supervises the workers of a study: receives their messages, replaces dead ones, stops them if needed."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from dtme_search.search.workers.launching import Ended, Launcher, Started
 from dtme_search.search.workers.wire import parse_report, repeat_news
 
 MOST_DEATHS = 10
-"""Deaths of workers, with no trial finished between them, after which it is no use to start another."""
+"""Deaths of workers, with no trial finished in between, after which no further one is started."""
 _TICK = 0.25
 _LOOK_EVERY = 2.0
-"""Seconds between two looks into the database."""
+"""Seconds between two looks at the database."""
 PATIENCE = 15.0
-"""Seconds that workers have to end when this process is about to; what they had in hand goes on later."""
+"""Seconds that workers get to end when this process is about to; unfinished trials resume later."""
 _USER_MISTAKE = 2
 
 _log = logging.getLogger(__name__)
@@ -47,8 +47,8 @@ class Workers:
     Args:
         prepared: The study, checked and created.
         launcher: Starts them.
-        listener: Hears the results of all workers, and what each one does.
-        switch: Tells to stop: the workers then do so with a checkpoint.
+        listener: Receives the results of all workers, and what each one is doing.
+        switch: Says when to stop; workers then stop with a checkpoint.
         publish: Called with the study when trials have finished.
     """
 
@@ -74,8 +74,8 @@ class Workers:
         """Return when every worker has ended, because the study has its total or was stopped.
 
         Raises:
-            DtmeSearchError: What a worker found that only the user can mend, or that they keep dying.
-            KeyboardInterrupt: After a second signal, when all workers have ended.
+            DtmeSearchError: If a worker found something that only the user can fix, or they keep dying.
+            KeyboardInterrupt: After a second signal, once all workers have ended.
         """
         told = False
         try:
@@ -112,7 +112,7 @@ class Workers:
         return _Worker(started, WorkerStatus(index, started.place, starts=starts), lines)
 
     def _hear(self) -> None:
-        """Take in what workers told during one tick."""
+        """Process the messages of the workers during one tick."""
         time.sleep(_TICK)
         for worker in self._workers:
             while not worker.lines.empty():
@@ -127,7 +127,7 @@ class Workers:
         self._listener.workers([worker.status for worker in self._workers])
 
     def _look(self, *, now: bool = False) -> None:
-        """See what finished, and hand over what the sampler should know."""
+        """Check what has finished, and pass on what the sampler should know."""
         if not now and time.monotonic() - self._looked < _LOOK_EVERY:
             return
         study = self._prepared.optuna
@@ -168,7 +168,7 @@ class Workers:
 
     def _count_death(self, end: Ended, log: str) -> None:
         self._deaths += 1
-        # A machine that is lost takes many along, and those that follow them find it lost once more.
+        # A lost machine takes many workers with it, and their replacements may fail there once more.
         if self._deaths > max(MOST_DEATHS, 2 * self._launcher.num_workers):
             raise TrainingError(
                 f"study {self._prepared.config.name}: {self._deaths} workers in a row ended before a "
@@ -184,11 +184,11 @@ class Workers:
         if not self._wait(PATIENCE):
             self._signal(signal.SIGKILL)
             self._wait(PATIENCE)
-            with suppress(*DATABASE_ERRORS):  # the next start does it, too
+            with suppress(*DATABASE_ERRORS):  # the next start does it instead
                 self._prepared.recover(self._listener)
 
     def _wait(self, seconds: float) -> bool:
-        """Whether all workers have ended by then."""
+        """Whether all workers have ended by a deadline."""
         until = time.monotonic() + seconds
         while any(worker.started.ended() is None for worker in self._workers):
             if time.monotonic() >= until:

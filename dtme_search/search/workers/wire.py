@@ -1,4 +1,4 @@
-"""What a worker tells the process that started it: a line of JSON on its standard output for each event."""
+"""What a worker sends to the process that started it: one line of JSON on its stdout per event."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from dtme_search.search.trial.outcome import Outcome
 from dtme_search.training import Progress
 
 _SECONDS_BETWEEN = 0.5
-"""Between two signs of life."""
+"""Seconds between two signs of life."""
 
 
 class Reporter(Listener):
-    """Writes what it hears as lines.
+    """Writes the events it receives as lines.
 
     Args:
-        stream: Where to; the other end may be gone.
+        stream: Where to write; the reader may be gone.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -75,11 +75,11 @@ class Reporter(Listener):
             self._stream.write(json.dumps({"event": event, **facts}) + "\n")
             self._stream.flush()
         except OSError:
-            pass  # who listened has died; the worker notices by itself and stops with a checkpoint
+            pass  # the reader has died; the worker notices by itself and stops with a checkpoint
 
 
 def parse_report(line: str) -> tuple[str, dict[str, Any]] | None:
-    """Event and facts of a line; ``None`` for one that some library printed."""
+    """Event and arguments of a line; ``None`` for a line that some library printed."""
     try:
         facts = json.loads(line)
         return facts.pop("event"), facts
@@ -88,7 +88,7 @@ def parse_report(line: str) -> tuple[str, dict[str, Any]] | None:
 
 
 def repeat_news(listener: Listener, event: str, facts: Mapping[str, Any]) -> None:
-    """Tell a listener the results that a worker told."""
+    """Pass the results that a worker sent on to a listener."""
     match event:
         case "baseline_ended" if facts["trained"]:
             row = {**facts["row"], "created_at": datetime.fromisoformat(facts["row"]["created_at"])}

@@ -76,7 +76,9 @@ def test_what_a_prediction_costs_is_measured_once_for_equal_networks(tmp_path):
     assert len({trial.values[1] for trial in found.optuna.trials}) == 1
     with pytest.raises(DtmeSearchError, match=r"inference.repeats was 3, is 4"):
         fields["inference"]["repeats"] = 4
-        optimize(write_tiny_study(tmp_path, SMALL, trials=4, **fields), workdir=tmp_path / "runs", device="cpu")
+        optimize(
+            write_tiny_study(tmp_path, SMALL, trials=4, **fields), workdir=tmp_path / "runs", device="cpu"
+        )
 
 
 def test_a_metric_may_be_the_goal_of_the_plan_sampler_and_of_pruning(tmp_path):
