@@ -19,6 +19,21 @@ Long = Annotated[str, "long"]
 """A text of any length; other texts are names of at most 255 characters."""
 
 
+class Measured:
+    """A row with measures that a study may name: columns of their own, and ``measures`` as JSON."""
+
+    def measure(self, name: str) -> float | None:
+        """Value of a measure; ``None`` if it is unknown, or not known yet."""
+        value: float | None = getattr(self, name) if name in RECORDED else self.further_measures.get(name)
+        return value
+
+    @property
+    def further_measures(self) -> dict[str, float]:
+        """Measures without a column of their own."""
+        found: dict[str, float] = json.loads(getattr(self, "measures", None) or "{}")
+        return found
+
+
 @dataclass(frozen=True, kw_only=True)
 class BaselineRow:
     """A single-task baseline.
@@ -143,7 +158,7 @@ class PlanRow:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunRow:
+class RunRow(Measured):
     """Facts about a trial as a training run; ``None`` means not known yet.
 
     Attributes:
@@ -222,15 +237,6 @@ class RunRow:
     reason: Long | None = None
     error: Long | None = None
 
-    def measure(self, name: str) -> float | None:
-        """What the trial measured under a name that a study may give; ``None`` if it did not."""
-        return _measure(self, name)
-
-    @property
-    def further_measures(self) -> dict[str, float]:
-        """The measures that have no column of their own."""
-        return _further(self.measures)
-
     def baseline_names(self) -> dict[str, str]:
         """Task -> fingerprint of the baseline that the trial is compared with."""
         names: dict[str, str] = json.loads(self.baselines or "{}")
@@ -250,7 +256,7 @@ class TrunkRow:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RungRow:
+class RungRow(Measured):
     """A trial at one evaluation (``rung``, from 0). Its cost is unknown before the network has grown.
 
     ``measures`` are further ones that the study names, as JSON.
@@ -263,10 +269,6 @@ class RungRow:
     param_overhead_percent: float | None = None
     step_cost_ratio: float | None = None
     measures: Long | None = None
-
-    def measure(self, name: str) -> float | None:
-        """What the trial was worth by a measure; ``None`` while that is unknown."""
-        return _measure(self, name)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -340,15 +342,3 @@ class ConfirmationRow:
     created_at: datetime
     search_gains_percent: Long | None = None
     baseline_seed: int | None = None
-
-
-def _measure(row: RunRow | RungRow, name: str) -> float | None:
-    if name in RECORDED:
-        value: float | None = getattr(row, name)
-        return value
-    return _further(row.measures).get(name)
-
-
-def _further(text: str | None) -> dict[str, float]:
-    found: dict[str, float] = json.loads(text or "{}")
-    return found

@@ -6,8 +6,10 @@ without a zone.
 
 from __future__ import annotations
 
+import math
 import types
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from datetime import UTC, datetime
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
@@ -15,14 +17,17 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    ColumnElement,
     DateTime,
     Dialect,
     Double,
     Index,
     MetaData,
+    Select,
     String,
     Table,
     Text,
+    select,
 )
 from sqlalchemy.dialects import mysql
 from sqlalchemy.types import TypeDecorator, TypeEngine
@@ -141,3 +146,27 @@ WORKERS.append_column(Column("seen_at", DateTime, nullable=True))  # by the cloc
 # Every trial looks up the first run with the same work; without an index that would read all runs of the
 # study.
 Index("ix_dtme_runs_work", RUNS.c.study, RUNS.c.resolved_fingerprint, RUNS.c.trial)
+
+
+def at_place(table: Table, place: Mapping[str, Any]) -> list[ColumnElement[bool]]:
+    """Conditions that select the rows of a place, such as a study and a trial."""
+    return [table.c[name] == value for name, value in place.items()]
+
+
+def columns_of(table: Table, row: Any) -> dict[str, Any]:
+    """Values by column; a number that is not finite is stored as unknown, which some columns refuse."""
+    columns = table.c
+    values = {}
+    for field in fields(row):
+        value = getattr(row, field.name)
+        if isinstance(value, float) and not math.isfinite(value):
+            if not columns[field.name].nullable:
+                raise ValueError(f"{table.name}.{field.name} must be finite, got {value}")
+            value = None
+        values[field.name] = value
+    return values
+
+
+def rows_of(row: type[Any], table: Table) -> Select[Any]:
+    """The columns of a row. Not the table itself: its ORM objects take twice the time to create."""
+    return select(*(table.c[field.name] for field in fields(row)))
