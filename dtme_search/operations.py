@@ -26,6 +26,7 @@ class OperationSpec:
         words: In figures and headings.
         num_parameters: Parameters of one group in one layer, of (embedding width, linear maps, options).
         options: Fields of ``expansion`` that decide its size and its results, with their defaults.
+        misfit: Why options cannot be used with the linear maps of a block, as a sentence; empty if they can.
     """
 
     name: str
@@ -33,6 +34,7 @@ class OperationSpec:
     words: str
     num_parameters: Callable[[int, Linears, Options], int]
     options: Options = field(default_factory=dict)
+    misfit: Callable[[Linears, Options], str] = lambda _linears, _options: ""
 
 
 def _of_modulation(embed_dim: int, _linears: Linears, _options: Options) -> int:
@@ -43,21 +45,51 @@ def _of_expansion(embed_dim: int, _linears: Linears, options: Options) -> int:
     return int(options["num_task_tokens"]) * embed_dim
 
 
+def _of_lora(_embed_dim: int, linears: Linears, options: Options) -> int:
+    return int(options["lora_rank"]) * sum(sum(linears[target]) for target in lora_targets(options))
+
+
+def _misfit_of_lora(linears: Linears, options: Options) -> str:
+    rank = int(options["lora_rank"])
+    for target in lora_targets(options):
+        if target not in linears:
+            return (
+                f"expansion.lora_targets must name maps that blocks of the backbone have, got '{target}'. "
+                f"They have {', '.join(linears) or 'none'}."
+            )
+        if rank > min(linears[target]):
+            return (
+                f"expansion.lora_rank must be at most {min(linears[target])}, the width of {target}, "
+                f"got {rank}. Lower it."
+            )
+    return ""
+
+
+def lora_targets(options: Options) -> list[str]:
+    """Names of the maps that LoRA adapts."""
+    return str(options["lora_targets"]).split("+")
+
+
+_OF_LORA: Options = {"lora_rank": 4, "lora_alpha": 4.0, "lora_targets": "qkv+proj"}
+
 OPERATIONS: Mapping[str, OperationSpec] = MappingProxyType(
     {
         spec.name: spec
         for spec in (
             OperationSpec("modulate", "M", "modulation", _of_modulation),
             OperationSpec("expand", "E", "expansion", _of_expansion, {"num_task_tokens": 1}),
+            OperationSpec("lora", "L", "LoRA", _of_lora, _OF_LORA, _misfit_of_lora),
         )
     }
 )
 """All operations, in the order in which they act within a layer."""
+LORA_MAPS = ("qkv", "proj", "fc1", "fc2")
+"""Linear maps of a block that LoRA can adapt: of the attention, then of the MLP."""
 OF_THE_PAPER = ("modulate", "expand")
 """Those of DTME (arXiv 2507.07485); tables always show them."""
 
 _BOTH = "both"
-_COMBINED = {_BOTH: "B"}
+_COMBINED = {_BOTH: "B", "modulate+lora": "m", "expand+lora": "e", "both+lora": "b"}
 """Letters of several operations at one layer."""
 
 
@@ -87,16 +119,16 @@ def operations_of(choice: str) -> tuple[str, ...]:
     return tuple(name for name in OPERATIONS if name in parts)
 
 
-def _choices() -> tuple[str, ...]:
-    names = tuple(OPERATIONS)
+def _subsets(names: tuple[str, ...], join: Callable[[Iterable[str]], str]) -> tuple[str, ...]:
     return tuple(
-        name_of(name for bit, name in enumerate(names) if number >> bit & 1)
-        for number in range(2 ** len(names))
+        join(name for bit, name in enumerate(names) if number >> bit & 1) for number in range(2 ** len(names))
     )
 
 
-CHOICES = _choices()
+CHOICES = _subsets(tuple(OPERATIONS), name_of)
 """All that can happen at a layer."""
+LORA_TARGETS = _subsets(LORA_MAPS, "+".join)[1:]
+"""All sets of maps that LoRA can adapt."""
 LETTERS: Mapping[str, str] = MappingProxyType(
     {
         choice: OPERATIONS[choice].letter
@@ -106,7 +138,24 @@ LETTERS: Mapping[str, str] = MappingProxyType(
     }
 )
 """One letter for each of :data:`CHOICES`; a star for combinations that have none of their own."""
-WORDS: Mapping[str, str] = MappingProxyType(
-    {choice: OPERATIONS[choice].words if choice in OPERATIONS else choice for choice in CHOICES}
-)
+
+
+def _in_words(choice: str) -> str:
+    return " + ".join(OPERATIONS[part].words if part in OPERATIONS else part for part in choice.split("+"))
+
+
+WORDS: Mapping[str, str] = MappingProxyType({choice: _in_words(choice) for choice in CHOICES})
 """The same in words, for figures."""
+
+
+def legend(letters: Iterable[str] = ()) -> str:
+    """What letters stand for: those of the paper, then whatever else is among ``letters``.
+
+    Example:
+        >>> legend("..ML")
+        '. none, M modulation, E expansion, B both, L LoRA'
+    """
+    always = {name_of(each) for each in ((), OF_THE_PAPER, *((name,) for name in OF_THE_PAPER))}
+    seen = set(letters)
+    named = (choice for choice in CHOICES if choice in always or (LETTERS[choice] in seen))
+    return ", ".join(dict.fromkeys(f"{LETTERS[choice]} {WORDS[choice]}" for choice in named))

@@ -29,6 +29,7 @@ from types import ModuleType
 from typing import Generic, TypeVar
 
 from dtme_search.errors import ConfigError, DtmeSearchError, nearest
+from dtme_search.paths import expanded
 
 FAMILIES = {
     "datasets": "data set",
@@ -192,7 +193,7 @@ def read_own(file: str | Path) -> bytes:
         ConfigError: If it does not exist, belongs to somebody else, or others may write to it.
     """
     try:
-        with Path(file).expanduser().open("rb") as opened:
+        with expanded(file).open("rb") as opened:
             status = os.fstat(opened.fileno())
             content = opened.read()
     except OSError as error:

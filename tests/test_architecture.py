@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "dtme_search"
 
 ROWS = (
-    ("version", "errors", "tasks", "operations", "words", "thinning", "lazy"),
+    ("version", "errors", "tasks", "operations", "words", "thinning", "lazy", "paths"),
     ("plugins",),
     ("config",),
     ("data", "metrics", "token_space", "schedules", "combine"),
@@ -56,6 +56,7 @@ OUTSIDE = {
     "thinning": {"numpy"},
     "plugins": set(),
     "lazy": set(),
+    "paths": set(),
     "config": {"pydantic", "pydantic_core", "yaml"},
     "data": {"torch", "numpy", "PIL", "h5py", "scipy", "joblib"},
     "metrics": {"torch", "numpy", "scipy", "joblib"},

@@ -40,12 +40,12 @@ cache_app = _group("Show or clear what is kept between runs.")
 
 
 def screen_of(context: typer.Context) -> Screen:
-    """Where the command in hand prints."""
+    """Where the current command prints."""
     return cast("Screen", context.obj)
 
 
 def was_given(context: typer.Context, name: str) -> bool:
-    """Whether an option stood on the command line, not only in a variable, which other commands read too."""
+    """Whether an option was on the command line, not only in an environment variable shared by commands."""
     source = context.get_parameter_source(name)
     is_moved = _MOVABLE.get(name) in os.environ.get(MOVED, "").split()
     return is_moved or (source is not None and source.name == "COMMANDLINE")
@@ -83,7 +83,7 @@ def common(
 
 
 def _set_up_logging(level: int, log_file: Path | None) -> None:
-    """Lines to stderr from ``level`` on; to the file, if there is one, all that is told."""
+    """Lines of ``level`` and above to stderr; everything to the file, if there is one."""
     logger = logging.getLogger("dtme_search")
     for old in list(logger.handlers):
         logger.removeHandler(old)
@@ -106,7 +106,7 @@ def _set_up_logging(level: int, log_file: Path | None) -> None:
 
 
 class _LogLines(logging.Handler):
-    """Writes to what ``sys.stderr`` is at that moment: above progress bars while there are any."""
+    """Writes to the current ``sys.stderr``, which is above progress bars while there are any."""
 
     def emit(self, record: logging.LogRecord) -> None:
         sys.stderr.write(f"{self.format(record)}\n")

@@ -9,15 +9,15 @@ from collections.abc import Mapping, Sequence
 
 STORAGE, WARM_START_STORAGE = "DTME_STORAGE", "DTME_WARM_START_STORAGE"
 MOVED = "DTME_MOVED"
-"""Names of the variables that stand for arguments of this command."""
+"""Environment variables that stand for arguments of this command."""
 _VARIABLES = {"--storage": STORAGE, "--warm-start-storage": WARM_START_STORAGE}
 _SECRET = re.compile(r"://[^@]*:[^@]*@|[?&][^=&]*(pass|pwd|secret|token)[^=&]*=", re.IGNORECASE)
 
 
 def hide_passwords() -> None:
-    """Begin this program anew with database URLs that hold a password in its environment instead.
+    """Restart this program with database URLs that contain a password moved into its environment.
 
-    Only the user can read that. Nothing happens where there is no such URL, or no such program to begin.
+    Only the user can read that. Does nothing if there is no such URL, or no program file to restart.
     """
     words = sys.argv[1:]
     length = len(words)
@@ -30,7 +30,7 @@ def hide_passwords() -> None:
 
 
 def without_passwords(words: Sequence[str]) -> tuple[list[str], Mapping[str, str]]:
-    """Arguments without the URLs that hold a password, and these by environment variable.
+    """Arguments without URLs that contain a password, and those URLs by environment variable.
 
     Example:
         >>> without_passwords(["show", "--storage", "postgresql://ann:pw@host/db", "-q"])

@@ -1,4 +1,4 @@
-"""What the ``data`` commands do: read everything once and say what is there, prepare, show."""
+"""What the ``data`` commands do: check everything once and report it, prepare, show."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _MOST_JOBS = 8
 def check_and_print(
     screen: Screen, name: str, data_root: str | None, overrides: tuple[str, ...], *, rehash: bool = False
 ) -> int:
-    """Check a data set and print the report; gives the number of missing or broken files."""
+    """Check a data set and print the report; returns the number of missing or broken files."""
     if rehash:
         forget_digests()
     config = _data_config(name, data_root, overrides, "data check")
@@ -53,7 +53,7 @@ def check_and_print(
 
 
 def prepare_and_print(screen: Screen, name: str, source: Path, out: Path, jobs: int | None) -> None:
-    """Bring a published data set into its folder layout and say what to do next."""
+    """Convert a published data set to its folder layout and print the next command."""
     with progress_bar(screen, "preparing") as on_progress:
         report = prepare(
             name, source, out, jobs=jobs or min(os.cpu_count() or 1, _MOST_JOBS), on_progress=on_progress
@@ -73,14 +73,14 @@ def show_and_print(
     num_images: int,
     seed: int,
 ) -> None:
-    """Draw a contact sheet of training images and labels and say where it is."""
+    """Draw a contact sheet of training images and labels and print its path."""
     from dtme_search.reporting import label_sheet, save_png
     from dtme_search.reporting.targets import refuse_foreign
     from dtme_search.training import pick_device
 
     refuse_foreign(out)
     config = _data_config(name, data_root, overrides, "data show")
-    # Behind a loader only the images of the sheet are read.
+    # Behind a loader only the images on the sheet are read.
     reading = config.model_copy(update={"storage": "loader", "loader_workers": 0})
     dataset = build_dataset(config)
     data = build_data(reading, tuple(dataset.tasks), pick_device("cpu"), dataset=dataset, read=())
@@ -101,7 +101,7 @@ def _data_config(name: str, data_root: str | None, overrides: tuple[str, ...], w
 
 @contextmanager
 def progress_bar(screen: Screen, doing: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar in a terminal, and nothing elsewhere; gives what is called with how many are done of all."""
+    """A bar in a terminal, and nothing elsewhere; yields a function of the numbers done and in total."""
     bars = Progress(
         TextColumn(doing),
         BarColumn(),
@@ -120,7 +120,7 @@ def _print_report(screen: Screen, report: CheckReport) -> None:
     tables = report.tables()
     for key, title in _TITLES.items():
         if rows := tables[key]:
-            # A column in which nothing stands says nothing.
+            # Leave out empty columns.
             columns = [name for name in rows[0] if any(row[name] is not None for row in rows)]
             print_table(
                 screen.console,

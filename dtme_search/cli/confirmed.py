@@ -1,4 +1,4 @@
-"""What further seeds made of the leaders, in the terminal."""
+"""Results of the leaders with further seeds, in the terminal."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ if TYPE_CHECKING:
     from dtme_search.search import LoadedStudy, RunRow
 
 CONFIRMED = ("delta_m_mean", "delta_m_std", "num_seeds")
-"""Columns that stand in a table of their own."""
+"""Columns that have a table of their own."""
 
 
 def print_confirmed(screen: Screen, study: LoadedStudy, trials: Frame | None = None) -> None:
-    """Confirmed configurations, the best mean first, and whether the first is told from the second.
+    """Confirmed configurations, best mean first, and whether the first can be distinguished from the second.
 
-    ``trials`` is the study's ``trials_table`` where it is at hand.
+    ``trials`` is the study's ``trials_table``, if it is already available.
     """
     from dtme_search.reporting import confirmed_table
     from dtme_search.search import doubt_about_leader, ranking
@@ -43,7 +43,7 @@ def print_confirmed(screen: Screen, study: LoadedStudy, trials: Frame | None = N
 
 
 def best_in_words(study: LoadedStudy, number: int) -> str:
-    """What to think of the best trial."""
+    """How far the best trial can be trusted."""
     from dtme_search.reporting import against
     from dtme_search.search import confirmations
 

@@ -1,4 +1,4 @@
-"""Commands around data sets: read one through, look at one, bring one into its folder layout."""
+"""Commands for data sets: check one, look at one, convert one to its folder layout."""
 
 from pathlib import Path
 from typing import Annotated

@@ -1,4 +1,4 @@
-"""The command that takes a trained network out of this program."""
+"""The command that exports a trained network from this program."""
 
 from enum import StrEnum
 from pathlib import Path

@@ -33,14 +33,15 @@ _DISK_ERRORS = {
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT),
     *(errno.EIO, errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG),
 }
-"""What a folder or a disk that the user named may be guilty of. A file that is missing is our mistake."""
+"""Errors caused by a folder or a disk that the user named. A missing file is our mistake."""
 
 
 def main() -> None:
     """Run the command of ``sys.argv``."""
     hide_passwords()
-    # The CPU threads of torch spin while they wait. Beside any other busy process that makes training
-    # several times slower, so they sleep instead. Read when torch is imported, which commands do later.
+    # torch's CPU threads spin while they wait. Beside any other busy process that makes training several
+    # times slower, so they sleep instead. The setting is read when torch is imported, which commands do
+    # later.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         app(args=with_flags_first(sys.argv[1:]), prog_name="dtme-search")
@@ -53,7 +54,7 @@ def main() -> None:
 
 
 def with_flags_first(words: Sequence[str]) -> list[str]:
-    """Flags of the program work behind the command too.
+    """Let flags of the program also work after the command.
 
     Example:
         >>> with_flags_first(["show", "-q", "--study", "demo", "--log-file", "log"])

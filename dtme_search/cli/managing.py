@@ -1,4 +1,4 @@
-"""Commands that manage what is there: studies, trials, the cache. They say what goes, and ask."""
+"""Commands that manage studies, trials and the cache. They list what they will remove, and ask."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -47,8 +47,9 @@ def clean_study(
 ) -> None:
     """Remove files that a study can do without.
 
-    Training that its trials shared (later ones that would share it train it anew), logs of its workers, and
-    what processes left that died. Results, plans, pictures and checkpoints of trials that go on stay.
+    Removes training that its trials shared (later trials that need it train it again), logs of its workers,
+    and files left by dead processes. Keeps results, plans, pictures, trained networks (keep_weights) and
+    checkpoints of trials that will resume.
     """
     from dtme_search.search.manage.removal import of_spare
 
@@ -63,7 +64,7 @@ def rename_study(
     storage: options.Storage = None,
     workdir: options.Workdir = options.DEFAULT_WORKDIR,
 ) -> None:
-    """Give a study another name, in the database and on disk."""
+    """Rename a study, in the database and on disk."""
     from dtme_search.search.manage.renaming import rename_study as rename
 
     loaded, file = rename(study, to, storage=storage, workdir=workdir)
@@ -86,8 +87,8 @@ def delete_trial(
 ) -> None:
     """Delete trials with their rows and files.
 
-    No sampler learns from them and nothing counts them any more, so `optimize` runs others in their place.
-    Their numbers are not given again.
+    No sampler learns from them and nothing counts them, so `optimize` runs others in their place. Their
+    numbers are not used again.
     """
     from dtme_search.search.manage.removal import of_trials
 
@@ -97,7 +98,7 @@ def delete_trial(
 
 @cache_app.command("show", epilog="Example:  dtme-search cache show")
 def show_cache(context: typer.Context) -> None:
-    """Say where the cache is, what is in it and how much it may take."""
+    """Show where the cache is, what is in it and how large it may grow."""
     from dtme_search.cli.tables import print_table
     from dtme_search.data.reading.cache import cache_folder, cache_limit_gb, cached_files
 
@@ -126,7 +127,7 @@ _CACHED = {
 
 @cache_app.command("clear", epilog="Example:  dtme-search cache clear --yes")
 def clear_cache(context: typer.Context, yes: _Yes = False, dry_run: _DryRun = False) -> None:
-    """Remove everything from the cache; what is needed is made anew, which takes time."""
+    """Remove everything from the cache; what is needed is made again, which takes time."""
     from dtme_search.data.reading.cache import cache_folder, cached_files
     from dtme_search.search.manage.removal import Removal, remove
 
@@ -136,7 +137,7 @@ def clear_cache(context: typer.Context, yes: _Yes = False, dry_run: _DryRun = Fa
 
 
 def _carry_out(screen: Screen, removal: "Removal", yes: bool, dry_run: bool) -> None:
-    """Say what goes, ask unless that was answered, and remove it."""
+    """List what will be removed, ask unless already answered, and remove it."""
     told = _in_words(removal)
     if dry_run:
         screen.say(f"Would remove {told}.")
@@ -150,7 +151,7 @@ def _carry_out(screen: Screen, removal: "Removal", yes: bool, dry_run: bool) -> 
 
 
 def leftovers_in_words(storage: str | None, workdir: Path, *, repair: bool) -> list[tuple[str, str, str]]:
-    """Rows for ``doctor``: what nobody owns, and that it was removed if that was asked for."""
+    """Rows for ``doctor``: leftovers, and whether they were removed."""
     from dtme_search.search.manage.leftovers import find_leftovers
 
     rows = []
@@ -173,7 +174,7 @@ def _in_words(removal: "Removal") -> str:
 
 
 def print_known(screen: Screen, found: "list[KnownStudy]") -> None:
-    """Studies already started: how far they are, what they take, when they last did something."""
+    """Studies already started: progress, size, last activity."""
     from dtme_search.cli.tables import print_table
 
     rows = [

@@ -1,21 +1,25 @@
-"""Options that several commands share. Flags say where and how much, never what is searched."""
+"""Options shared by several commands. Flags say where and how much, never what is searched."""
 
 from __future__ import annotations
 
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from dtme_search.cli.arguments import STORAGE
+from dtme_search.errors import ConfigError
+
+if TYPE_CHECKING:
+    from dtme_search.search.study.weights import TrainedTrial as Trained
 
 DEFAULT_WORKDIR = Path("dtme-runs")
 
 
 def complete_study(context: typer.Context, incomplete: str) -> list[str]:
-    """Names of studies that begin so, for the completion of a shell: shipped ones, and those begun here."""
+    """Names of studies with this beginning, for shell completion: shipped ones, and those started here."""
     from dtme_search.config import shipped
 
     begun = Path(context.params.get("workdir") or DEFAULT_WORKDIR).glob("*/study.db")
@@ -31,6 +35,14 @@ Study = Annotated[
         help="Name of a study (see `dtme-search studies`) or path to its YAML.",
         autocompletion=complete_study,
     ),
+]
+StudyOfTrial = Annotated[
+    str | None,
+    typer.Option("--study", "-s", help="Study of the trial to use.", autocompletion=complete_study),
+]
+TrainedTrial = Annotated[
+    int | None,
+    typer.Option("--trial", min=0, help="Use the trained network of this trial instead of a file."),
 ]
 Storage = Annotated[
     str | None,
@@ -71,7 +83,25 @@ Callbacks = Annotated[
 
 
 def callbacks_of(given: list[str] | None) -> tuple[str, ...]:
-    """What ``--callback`` named; as with ``python -m``, a module may lie in the current folder."""
+    """What ``--callback`` named; as with ``python -m``, a module may be in the current folder."""
     if given and os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
     return tuple(given or ())
+
+
+def trained_trial(study: str | None, trial: int | None, storage: str | None, workdir: Path) -> Trained | None:
+    """The trial that ``--study`` and ``--trial`` name together, or ``None`` if neither was given.
+
+    Raises:
+        ConfigError: If only one of them was given.
+        StorageError: If its trained network is not at hand.
+    """
+    from dtme_search.search import load_study
+    from dtme_search.search.study.weights import trained_trial as find
+
+    if study is None and trial is None:
+        return None
+    if study is None or trial is None:
+        missing = "--study" if study is None else "--trial"
+        raise ConfigError(f"--study and --trial must be given together, got no {missing}.")
+    return find(load_study(study, storage=storage, workdir=workdir), trial)

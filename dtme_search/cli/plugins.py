@@ -1,4 +1,4 @@
-"""``dtme-search plugins``: which parts come from elsewhere."""
+"""``dtme-search plugins``: parts from outside this program."""
 
 from pathlib import Path
 from typing import Annotated
@@ -15,7 +15,7 @@ def plugins(
         list[Path] | None, typer.Argument(metavar="[FILE]...", help="Python files that bring parts.")
     ] = None,
 ) -> None:
-    """List parts that packages and files of your own bring.
+    """List parts from your own files and installed packages.
 
     Packages are not imported; files are run.
     """

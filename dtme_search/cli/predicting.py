@@ -17,15 +17,19 @@ if TYPE_CHECKING:
 _DEPLOYED = (".onnx", ".pt2")
 
 
-@app.command(epilog="Example:  dtme-search predict dtme-runs/train/best-1a2b3c4d photos --out panels --raw")
+@app.command(epilog="Example:  dtme-search predict --study demo --trial 4 photos --out panels --raw")
 def predict(
     context: typer.Context,
-    network: Annotated[
-        Path, typer.Argument(help="A checkpoint, the folder of its run, or a file that `deploy` wrote.")
+    given: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="[NETWORK] IMAGES...",
+            help="The network: a checkpoint, the folder of its run, or a file that `deploy` wrote; left out "
+            "with --study. Then pictures of any size, or folders of them (with those below).",
+        ),
     ],
-    images: Annotated[
-        list[Path], typer.Argument(help="Pictures of any size, or folders of them (with those below).")
-    ],
+    study: options.StudyOfTrial = None,
+    trial: options.TrainedTrial = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for what is written.")] = Path("panels"),
     raw: Annotated[
         bool,
@@ -37,11 +41,14 @@ def predict(
     ] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace files that are there.")] = False,
     device: options.Device = None,
+    storage: options.Storage = None,
+    workdir: options.Workdir = options.DEFAULT_WORKDIR,
 ) -> None:
     """Draw what a trained network sees in your pictures.
 
     One PNG for each: the picture and a panel with legend for every task. The data set is not needed. A
-    picture that cannot be read is named, and the others are predicted.
+    picture that cannot be read is named, and the others are predicted. A study keeps the trained networks of
+    its front (keep_weights), so it needs no further training: --study NAME --trial NUMBER.
     """
     from dtme_search.cli.checking import progress_bar
     from dtme_search.reporting import predict_image
@@ -56,6 +63,10 @@ def predict(
 
     if out.exists() and not out.is_dir():
         raise ConfigError(f"--out must be a folder, got the file {out}.")
+    trained = options.trained_trial(study, trial, storage, workdir)
+    network, images = (trained.path, given) if trained else (given[0], given[1:])
+    if not images:
+        raise ConfigError(f"predict: give pictures after the network, got only {network}.")
     pictures = find_pictures(images, out)
     targets = [out / name for name in panel_names(pictures)]
     predictor = _predictor(network, device)

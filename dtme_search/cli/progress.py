@@ -1,4 +1,4 @@
-"""Draws a search in the terminal: a bar for the trials, a bar for the run in hand, a line for each result."""
+"""Draws a search in the terminal: a bar for the trials, a bar for the current run, a line for each result."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ _RECOVERED = {
     "given up": "it died too often and counts as failed",
 }
 _ONE_DAY = 24 * 60 * 60
-"""Seconds over which speed is averaged; rich's half a minute is over before the next trial ends."""
+"""Seconds over which speed is averaged; rich's default of half a minute is too short for trials."""
 
 
 @contextmanager
 def listening(screen: Screen) -> Iterator[Listener]:
-    """Bars on a terminal; without one, lines that say how far it is."""
+    """Bars in a terminal; elsewhere, lines that report progress."""
     with TerminalListener(screen) as bars, Signs(screen.sign) as signs:
         yield tee(bars, signs.hear)
 
 
 class TerminalListener(Listener):
-    """Bars on a terminal, plain lines elsewhere; a context manager.
+    """Bars in a terminal, plain lines elsewhere; a context manager.
 
     Args:
         screen: Where to draw.
@@ -86,6 +86,8 @@ class TerminalListener(Listener):
         value, prior = (display_metric(number, row.unit) for number in (row.value, row.prior_value))
         how = f"trained in {row.seconds:.0f} s" if trained else "known"
         self._screen.news(f"baseline {task}: {row.metric} {value} (no-image prior {prior}), {how}")
+        # In a final run nothing else announces the training that follows the last baseline.
+        self._begin("training")
 
     def trial_started(self, number: int, finished: int, total: int, params: Mapping[str, object]) -> None:
         self._bars.update(self._trials, completed=finished, total=total, visible=True)
@@ -170,13 +172,13 @@ class TerminalListener(Listener):
         self._screen.news(f"worker {index} ended, {how}; another takes its place. See its log {log}")
 
     def _begin(self, description: str) -> None:
-        # A bar that is reset would keep the old total until the first sign of life.
+        # A bar that is only reset would keep the old total until the first sign of life.
         self._bars.remove_task(self._run)
         self._run = self._bars.add_task(description, total=None, note="", visible=self._table is None)
 
 
 def table_of_workers(statuses: Sequence[WorkerStatus]) -> Table:
-    """One row for each worker: what it does, how far it is, what its trial was worth when last evaluated."""
+    """One row per worker: what it is doing, its progress, the last evaluation of its trial."""
     table = Table(box=None, header_style="bold", pad_edge=False)
     for name in ("worker", "on", "trial", "step", "delta_m", "left"):
         table.add_column(name, justify="left" if name == "on" else "right", no_wrap=True)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from dtme_search.search import BaselineRow, FinalResult, LoadedStudy
 
 _LAST_ENDED = 5
-"""Pruned trials that are listed, and failed ones; the tables have them all."""
+"""Numbers of pruned and of failed trials that are listed; the tables have them all."""
 _MOST_MAPS = 10
 
 
@@ -69,7 +69,7 @@ def print_study(screen: Screen, study: LoadedStudy) -> None:
         )
         shown = marked_costs(front).drop(columns=[name for name in hidden if name in front])
         shown = telling(without_measures(shown, study), study)
-        if "delta_m_base_percent" in shown:  # 80 columns hold one of both comparisons
+        if "delta_m_base_percent" in shown:  # 80 columns have room for one of the two comparisons
             shown = shown.drop(columns="paired_gain_percent", errors="ignore")
         screen.line("")
         print_frame(screen.console, f"Front: {goal}", shown)
@@ -115,7 +115,7 @@ def print_next(screen: Screen, *commands: str) -> None:
 
 
 def print_baselines(screen: Screen, rows: Iterable[BaselineRow]) -> None:
-    """Single-task baselines with the no-image prior beside each."""
+    """Single-task baselines, each with its no-image prior."""
     print_table(
         screen.console,
         "Single-task baselines",
@@ -135,7 +135,7 @@ def print_baselines(screen: Screen, rows: Iterable[BaselineRow]) -> None:
 
 
 def final_as_json(result: FinalResult) -> str:
-    """The same as JSON, numbers unrounded in the units of the tasks."""
+    """The same as JSON, with unrounded numbers in the units of the tasks."""
     of_task = {
         name: {
             "metric": result.specs[name].metric,
@@ -161,7 +161,7 @@ def final_as_json(result: FinalResult) -> str:
 
 
 def print_final(screen: Screen, result: FinalResult) -> None:
-    """Metrics of a final training or an evaluation, with delta_m where baselines are known."""
+    """Metrics of a final training or an evaluation, with delta_m if baselines are known."""
     columns = ["task", "metric", "value"] + (
         ["baseline", "gain %", "no-image prior"] if result.baselines else []
     )
@@ -195,7 +195,7 @@ def print_final(screen: Screen, result: FinalResult) -> None:
             f"Gains and delta_m use the metric that has a baseline beside it; {_listed_extras(result)} "
             "only for comparison with publications.",
         )
-    if result.split == "holdout":
+    if result.split == "holdout" and result.has_seen_holdout:
         screen.say("`train` uses all training ids: its checkpoints have seen the hold-out.", style="red")
     if result.dead_tasks:
         tasks = ", ".join(result.dead_tasks)
@@ -234,11 +234,11 @@ def _print_sketches(screen: Screen, study: LoadedStudy, trials: Frame, front: Fr
 
 
 def _print_measures(screen: Screen, study: LoadedStudy, trials: Frame, front: Frame) -> None:
-    """Metrics of all tasks and searched parameters, trial beside trial, as many as fit."""
+    """Metrics of all tasks and searched parameters, trials side by side, as many as fit."""
     from dtme_search.reporting import metrics_table, searched_table
 
     numbers = front["trial"].tolist()
-    # As many trials as fit beside the columns that are always there.
+    # As many trials as fit beside the fixed columns.
     most = max(1, (screen.console.width - 45) // 19)
     shown, more = numbers[:most], f", first {most} of the front" if len(numbers) > most else ""
     for title, (columns, rows) in (

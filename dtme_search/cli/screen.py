@@ -1,4 +1,4 @@
-"""Where a command prints, and how it ends when it is stopped."""
+"""Where a command prints, and how it ends when stopped."""
 
 from __future__ import annotations
 
@@ -16,36 +16,36 @@ if TYPE_CHECKING:
 
 
 NEWS = logging.getLogger("dtme_search.news")
-"""What is printed on the way, for the log file."""
+"""Progress messages, for the log file."""
 
 
 @dataclass(frozen=True)
 class Screen:
-    """Prints results; news on the way only when not asked to be quiet.
+    """Prints results, and progress messages unless quiet.
 
     Everything goes to the log file too, if there is one (``--log-file``).
 
     Attributes:
-        quiet: Results and errors only: no news, no explanations, no next commands, no sketches.
+        quiet: Results and errors only: no progress, no explanations, no next commands, no sketches.
     """
 
     quiet: bool = False
 
     @cached_property
     def console(self) -> Console:
-        """Terminal or file behind stdout. Texts are printed as they are: a ``[`` in a path is no markup."""
+        """Terminal or file behind stdout. Texts are printed literally: a ``[`` in a path is not markup."""
         from rich.console import Console
 
         return Console(markup=False, highlight=False, emoji=False)
 
     @property
     def is_live(self) -> bool:
-        """Whether something that moves may be drawn."""
+        """Whether animations may be drawn."""
         return self.console.is_terminal and not self.quiet
 
     @property
     def wants_signs(self) -> bool:
-        """Whether signs of life shall be printed: somebody reads a file instead of watching bars."""
+        """Whether to print signs of life, because the output goes to a file instead of a terminal."""
         return not self.console.is_terminal and not self.quiet
 
     def say(self, text: str = "", *, style: str | None = None) -> None:
@@ -53,17 +53,17 @@ class Screen:
         self.console.print(text, style=style, soft_wrap=not self.console.is_terminal)
 
     def line(self, text: str, *, style: str | None = None) -> None:
-        """Print a line that must stay one, such as a path or a command."""
+        """Print a line that must not be wrapped, such as a path or a command."""
         self.console.print(text, style=style, soft_wrap=True)
 
     def news(self, text: str) -> None:
-        """Print what happened on the way."""
+        """Print a progress message."""
         NEWS.info(text)
         if not self.quiet:
             self.line(text)
 
     def sign(self, text: str) -> None:
-        """Tell a sign of life, where no bars show it."""
+        """Print a sign of life, if no bars show it."""
         NEWS.info(text)
         if self.wants_signs:
             self.line(text)
@@ -78,10 +78,10 @@ class Screen:
 def stoppable(
     again: str = "Run the same command again to resume from the last checkpoint.",
 ) -> Iterator[None]:
-    """End with exit code 130 when the work inside is stopped by a signal.
+    """End with exit code 130 if a signal stops the work inside.
 
     Args:
-        again: What the same command does when it is given again.
+        again: What the same command does when it is run again.
     """
     from dtme_search.training import TrainingInterrupted
 

@@ -1,4 +1,4 @@
-"""Commands around a study: run it, take the best out, see what there is."""
+"""Commands for a study: run it, export its best trial, see what exists."""
 
 import sys
 from contextlib import ExitStack
@@ -198,7 +198,7 @@ def doctor(
     ] = None,
     repair: Annotated[
         bool,
-        typer.Option("--repair", help="Remove rows of studies that are gone and files of no trial."),
+        typer.Option("--repair", help="Remove rows of studies that are gone and files that no trial needs."),
     ] = False,
     storage: options.Storage = None,
     data_root: options.DataRoot = None,

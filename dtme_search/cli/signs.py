@@ -1,4 +1,4 @@
-"""Signs of life for who reads a file instead of a terminal: one line per evaluation and one a minute."""
+"""Signs of life for readers of a file instead of a terminal: one line per evaluation and one a minute."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _LOOK_EVERY = 1.0
 
 
 class Signs:
-    """Hears the events of a search and tells lines; a context manager.
+    """Turns the events of a search into lines; a context manager.
 
     Args:
-        tell: Takes a line.
-        between: Seconds after which something is told although nothing happened.
+        tell: Called with each line.
+        between: Seconds after which a line is printed even if nothing happened.
     """
 
     def __init__(self, tell: Callable[[str], None], between: float = SECONDS_BETWEEN) -> None:
@@ -43,7 +43,7 @@ class Signs:
         self._thread.join()
 
     def hear(self, event: str, facts: Mapping[str, Any]) -> None:
-        """Take in an event."""
+        """Process an event."""
         if event == "workers":
             self._hear_of(facts["statuses"])
         elif event == "trial_evaluated" and self._several:
@@ -66,7 +66,7 @@ class Signs:
     def _evaluated_elsewhere(self, trial: int, step: int, gain: float) -> None:
         for index, doing in self._doing.items():
             if doing.status.trial == trial:
-                # The last sign of life of the worker may be some steps older than the evaluation.
+                # The last sign of life of the worker may be a few steps older than the evaluation.
                 status = replace(doing.status, step=step, delta_m_percent=gain)
                 self._doing[index] = replace(doing, status=status)
                 self._say(index)

@@ -15,12 +15,16 @@ _STYLES = {
     "M": "black on orange1",
     "E": "white on dodger_blue3",
     "B": "white on grey11",
+    "L": "white on green4",
+    "m": "white on red3",
+    "e": "black on plum3",
+    "b": "white on grey42",
 }
-"""Colours of the operations, near those of the figures; the letters tell them apart without any."""
+"""Colours of the operations, similar to those of the figures; the letters alone also distinguish them."""
 
 
 def layer_blocks(layers: str) -> Text:
-    """One block of two columns per layer, from the input on.
+    """One block of two columns per layer, starting at the input.
 
     Example:
         >>> layer_blocks(".M").plain
@@ -38,7 +42,7 @@ def plot_points(
     """Points with a mark each in a frame of letters, extremes written at the axes.
 
     Args:
-        points: Across, up, and the mark; of several marks in one place the last is seen.
+        points: x, y, and the mark; of several marks in one place the last is visible.
         width: Columns of the plot, without the labels to the left.
         height: Lines of the plot.
 
@@ -73,7 +77,7 @@ def front_points(trials: Frame, goal: str, price: str) -> list[tuple[float, floa
         (float(row[price]), float(row[goal]), _mark(row["feasible"], row["on_front"]))
         for _, row in shown.iterrows()
     ]
-    # The front last, so that nothing hides it.
+    # The front comes last, so that nothing hides it.
     return sorted(marked, key=lambda point: "xo*".index(point[2]))
 
 

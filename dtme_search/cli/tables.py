@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from dtme_search.reporting import Frame
 
 _NARROWEST_WORDS = 16
-"""Columns of words are wrapped down to this width before the gaps between all columns shrink."""
+"""Minimum width to which columns of words are wrapped before the gaps between all columns shrink."""
 _NUMBER = re.compile(r"[-+]?\d[\d.]*(e[-+]?\d+)?( (%|m|deg))?\??")
 
 
@@ -40,13 +40,13 @@ def print_table(console: Console, title: str, columns: Sequence[str], rows: Iter
         table.add_column(name, justify="right" if is_number else "left", no_wrap=is_number, overflow="fold")
     for row in cells:
         table.add_row(*row)
-    if title:  # a title of the table itself would be wrapped to its width
+    if title:  # a title inside the table would be wrapped to the table's width
         console.print(title, style="bold")
     console.print(table)
 
 
 def print_frame(console: Console, title: str, frame: Frame) -> None:
-    """A DataFrame, its numbers rounded for reading."""
+    """A DataFrame with rounded numbers."""
     rows = [[cell(str(column), value) for column, value in row.items()] for row in frame.to_dict("records")]
     print_table(console, title, [heading(column) for column in frame.columns], rows)
 

@@ -1,4 +1,4 @@
-"""Commands around one config: train it, measure it, look at its conflicts."""
+"""Commands for a single config: train it, measure it, look at its conflicts."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -10,6 +10,7 @@ from dtme_search.cli import options
 from dtme_search.cli.app import app, screen_of
 from dtme_search.cli.screen import stoppable
 from dtme_search.errors import ConfigError, TrainingError
+from dtme_search.training.disk import WEIGHTS
 
 if TYPE_CHECKING:
     from dtme_search.config import RunConfig
@@ -27,7 +28,7 @@ class MeasuredOn(StrEnum):
 
 
 class Printed(StrEnum):
-    """Forms of a result."""
+    """Output formats of a result."""
 
     table = "table"
     json = "json"
@@ -74,8 +75,15 @@ def train(
 @app.command(epilog="Example:  dtme-search evaluate dtme-runs/train/best-1a2b3c4d --format json")
 def evaluate(
     context: typer.Context,
-    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint, or the folder of its run.")],
-    split: Annotated[MeasuredOn, typer.Option("--split", help="Split to measure on.")] = MeasuredOn.test,
+    checkpoint: Annotated[
+        Path | None, typer.Argument(help="A checkpoint, or the folder of its run; left out with --study.")
+    ] = None,
+    study: options.StudyOfTrial = None,
+    trial: options.TrainedTrial = None,
+    split: Annotated[
+        MeasuredOn | None,
+        typer.Option("--split", help="Split to measure on. Default: test; the hold-out for a trial."),
+    ] = None,
     format_: Annotated[Printed, typer.Option("--format", help="How to print it.")] = Printed.table,
     per_image: Annotated[
         Path | None, typer.Option("--per-image", help="csv to write: metrics of each image alone, by id.")
@@ -88,10 +96,13 @@ def evaluate(
     device: options.Device = None,
     data_root: options.DataRoot = None,
     set_: options.Set = None,
+    storage: options.Storage = None,
+    workdir: options.Workdir = options.DEFAULT_WORKDIR,
 ) -> None:
-    """Measure a checkpoint on the test split or the hold-out.
+    """Measure a trained network on the test split or the hold-out.
 
-    Gains, delta_m and priors are shown where `train` knew baselines measured in the same way.
+    Gains, delta_m and priors are shown where baselines are known that were measured in the same way. A study
+    keeps the trained networks of its front (keep_weights); they were trained without the hold-out.
     """
     from dtme_search.cli.progress import TerminalListener
     from dtme_search.cli.render import final_as_json, print_final
@@ -100,8 +111,12 @@ def evaluate(
     from dtme_search.search import evaluate_checkpoint
     from dtme_search.training import evaluate_each
 
-    path = find_checkpoint(checkpoint)
+    trained = options.trained_trial(study, trial, storage, workdir)
+    if (checkpoint is None) == (trained is None):
+        raise ConfigError("evaluate: give a checkpoint, or --study and --trial.")
+    path = find_checkpoint(trained.path if trained else checkpoint or Path())
     run_config = _run_config(str(path.with_name("config.yaml")), data_root, set_)
+    on = split or (MeasuredOn.holdout if trained else MeasuredOn.test)
     if per_image is not None and not force:
         refuse_existing([per_image])
     screen = screen_of(context)
@@ -109,14 +124,14 @@ def evaluate(
 
     def look(model: "MultiTaskViT", data: "TaskData") -> None:
         if per_image is not None:
-            each = evaluate_each(model, data, split.value, run_config.train)
+            each = evaluate_each(model, data, on.value, run_config.train)
             save_metrics_of_images(per_image, tuple(data.specs), each)
         if save_panels:
-            saved.extend(save_split_panels(model, run_config, data, split.value, save_panels, out))
+            saved.extend(save_split_panels(model, run_config, data, on.value, save_panels, out))
 
     with stoppable("Nothing was written."), TerminalListener(screen) as listener:
         result = evaluate_checkpoint(
-            run_config, path, split.value, device=device, listener=listener, look=look
+            run_config, path, on.value, device=device, listener=listener, look=look, trained=trained
         )
     if format_ is Printed.json:
         screen.line(final_as_json(result))
@@ -185,12 +200,15 @@ def run_config_of(checkpoint: Path) -> "RunConfig":
 
 
 def find_checkpoint(place: Path) -> Path:
-    """The checkpoint that a path or the folder of a run means.
+    """The checkpoint that a path, or the folder of a run, refers to.
 
     Raises:
-        TrainingError: If there is none, or its config is gone.
+        TrainingError: If there is none, or its config is missing.
     """
-    path = place / "checkpoint.pt" if place.is_dir() else place
+    path = place
+    if place.is_dir():
+        files = (place / "checkpoint.pt", place / WEIGHTS)
+        path = next((file for file in files if file.is_file()), files[0])
     if not path.is_file():
         below = sorted(found.parent for found in place.glob("*/checkpoint.pt"))
         hint = f"Did you mean {below[0]}?" if below else "`dtme-search train` writes one."

@@ -15,7 +15,7 @@ from dtme_search.errors import ConfigError
 
 
 class TableFormat(StrEnum):
-    """Forms of a table."""
+    """Output formats of a table."""
 
     table = "table"
     csv = "csv"
@@ -23,7 +23,7 @@ class TableFormat(StrEnum):
 
 
 class ReportForm(StrEnum):
-    """Forms of a report."""
+    """Output formats of a report."""
 
     html = "html"
     md = "md"

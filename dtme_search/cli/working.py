@@ -1,4 +1,4 @@
-"""Who works on a study at this moment, in the terminal."""
+"""Who is working on a study right now, in the terminal."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _COLUMNS = ("command", "host", "process", "since", "doing", "step", "silent for"
 
 
 def print_work(screen: Screen, study: LoadedStudy) -> bool:
-    """Print the processes that work on a study, what each does and its silence; gives if there is any."""
+    """Print the processes working on a study, with activity and silence; returns whether there are any."""
     from dtme_search.search import at_work
 
     working = at_work(study.records.engine, study.name)

@@ -1,4 +1,4 @@
-"""``FolderDescription``: what stands where in a folder of a user's own data (data.name: folder)."""
+"""``FolderDescription``: what is where in a folder of a user's own data (data.name: folder)."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from dtme_search.config.yaml_text import read_yaml
 from dtme_search.tasks import LossName, MetricName, TargetKind, Unit
 
 Encoding = Literal["labels", "colours", "numbers", "rgb"]
-"""How a label file holds its values:
+"""How a label file stores its values:
 
 ``labels``   whole numbers: a grey or palette png of 8 or 16 bits, or npy
-``colours``  an RGB picture in which every class has its colour
+``colours``  an RGB picture in which every class has its own colour
 ``numbers``  numbers, times scale plus offset: a grey png of 8 or 16 bits, tiff, or npy of shape (H, W, C)
 ``rgb``      three channels of 8 bits: normals as 255 (n + 1) / 2; other values times scale plus offset
 """
@@ -70,7 +70,7 @@ ClassValue = int | str | list[int] | list[str]
 """Values of one class in the files: a label or several, a colour ``#RRGGBB`` or several."""
 
 Missing = Literal["refuse", "skip"]
-"""What to do where an image has no label file: refuse the data, or train and measure without that label."""
+"""What to do if an image has no label file: refuse the data, or train and measure without that label."""
 
 LARGEST_LABEL = 2**31 - 1
 
@@ -108,7 +108,7 @@ class FolderTask(Section):
     edge_tolerance: Annotated[float, Field(gt=0.0, le=0.1)] = 0.011
     """Metrics of edges: largest distance of a match as a fraction of the image diagonal."""
     derived_from: str | None = None
-    """What the labels were computed from, if nobody annotated them; it is said beside every result."""
+    """What the labels were computed from, if nobody annotated them; shown beside every result."""
     missing: Missing | None = None
     """refuse, or skip: images without this file have no label here; empty = as the whole description says."""
 
@@ -181,12 +181,12 @@ class FolderTask(Section):
 
     @property
     def target(self) -> TargetKind:
-        """How the labels behave, whatever they are measured by."""
+        """How the labels behave, whatever their metric."""
         return "mask" if self.kind == "edge" else self.kind
 
     @property
     def how(self) -> Encoding:
-        """The encoding, the usual one where none is given."""
+        """The encoding, by default the usual one."""
         return self.encoding or ENCODINGS[self.kind][0]
 
     @property
@@ -209,7 +209,7 @@ class FolderSplits(Section):
     test: str | None = None
     """Same for the test split."""
     test_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.2
-    """Without train and test: this share of all images, whole groups at a time, is for the test."""
+    """Without train and test: this share of all images, in whole groups, is for the test."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Seed of that choice."""
 
@@ -247,15 +247,15 @@ class FolderDescription(Section):
     """A user's own data: one image per id and one label file per id and task."""
 
     root: str = "."
-    """Folder of the data, relative to this file; --data-root takes its place."""
+    """Folder of the data, relative to this file; --data-root overrides it."""
     images: str
     """Path of an image below root, with {id} in it, for example photos/{id}.jpg."""
     tasks: dict[str, FolderTask]
-    """The tasks by name; a config names those that are trained."""
+    """The tasks by name; a config selects those to train."""
     splits: FolderSplits = FolderSplits()
     groups: FolderGroups | None = None
     missing: Missing = "refuse"
-    """Label files that are not there: refuse the data, or skip: the image has no label of that task."""
+    """Missing label files: refuse the data, or skip: the image has no label of that task."""
 
     @field_validator("images")
     @classmethod

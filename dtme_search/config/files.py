@@ -19,9 +19,10 @@ from dtme_search.config.run import RunConfig
 from dtme_search.config.study import StudyConfig
 from dtme_search.config.yaml_text import parse_yaml, read_yaml
 from dtme_search.errors import ConfigError
+from dtme_search.paths import expanded
 
 _PATHS = ("data.root", "data.folder.description", "model.checkpoint")
-"""Fields that name a file or folder, relative to the file that they stand in."""
+"""Fields that name a file or folder, relative to the file that contains them."""
 
 Kind = Literal["studies", "configs"]
 StudySource = str | Path | StudyConfig
@@ -30,7 +31,7 @@ _MEASURED = re.compile(
     r"data\.(name|root|folder|options|holdout_fraction|holdout_seed|limit_train|scenes|nyud|taskonomy)\b"
     r"|plugins\b|tasks\..+\.metric(_options)?\b"
 )
-"""Fields that decide on which images and classes a trial is judged."""
+"""Fields that determine on which images and classes a trial is judged."""
 _ROLE = re.compile(r"tasks\.(?P<task>.+)\.role$")
 _SINGULAR = {"studies": "study", "configs": "config"}
 
@@ -39,7 +40,7 @@ def find_file(name_or_path: str | Path, kind: Kind) -> Path:
     """Find a YAML by path, or by name in ``./studies`` (``./configs``) and then among the shipped ones.
 
     Raises:
-        ConfigError: If there is none; lists those that are known, the nearest first.
+        ConfigError: If there is none; lists the known ones, the nearest first.
     """
     path, name_or_path = Path(name_or_path), str(name_or_path)
     known = shipped(kind)
@@ -89,8 +90,8 @@ def load_run_config(name_or_path: str, overrides: tuple[str, ...] = ()) -> RunCo
 def load_study_config(source: StudySource) -> StudyConfig:
     """Read and check a study; its base config and its paths are checked as well.
 
-    Files that a study built in Python names begin in the current folder; what is given back finds them
-    from anywhere.
+    Paths in a study built in Python are relative to the current folder; in the returned study they work from
+    anywhere.
 
     Raises:
         ConfigError: With file, dotted path, rule, value and the nearest known name.
@@ -106,7 +107,7 @@ def load_study_config(source: StudySource) -> StudyConfig:
 
 
 def base_config(study: StudyConfig, folder: Path | None = None, overrides: tuple[str, ...] = ()) -> RunConfig:
-    """The ``RunConfig`` a study starts from; ``folder`` is where the study file lies."""
+    """The ``RunConfig`` that a study starts from; ``folder`` contains the study file."""
     found = _config_of(study, folder, overrides)
     others = [file for file in study.plugins if file not in found.plugins]
     return found.model_copy(update={"plugins": (*others, *found.plugins)}) if others else found
@@ -134,11 +135,11 @@ def apply_overrides(
 
     Args:
         values: Plain form of a config.
-        overrides: What ``--set`` was given.
+        overrides: The values of ``--set``.
         base: If given, task names must be those of this config.
 
     Raises:
-        ConfigError: If one does not look like that, its path is unknown or its value no YAML.
+        ConfigError: If one has another form, an unknown path or a value that is not YAML.
 
     Example:
         >>> apply_overrides({"train": {"lr": 0.1}}, ("train.lr=2e-1",))
@@ -165,15 +166,15 @@ def apply_overrides(
 def _overridden(config: RunConfig, overrides: tuple[str, ...]) -> RunConfig:
     if not overrides:
         return config
-    # The full form, so that items of lists which the file leaves at their default can be set.
+    # The full form, so that items of lists that the file leaves at their default can be set.
     values = _anchored(apply_overrides(config.model_dump(mode="json"), overrides, config), Path())
     return validate(RunConfig, values, f"--set {' '.join(overrides)}")
 
 
 def _anchored(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """Plain values of a config whose paths are absolute: those that are not begin at ``folder``.
+    """Plain values of a config with absolute paths: relative ones start at ``folder``.
 
-    So a study, an export or a checkpoint finds its files from wherever a command is given.
+    So a study, an export or a checkpoint finds its files wherever a command is run.
     """
     result = dict(values)
     for dotted in _PATHS:
@@ -186,12 +187,12 @@ def _anchored(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
 def _with_plugins_at(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     files = values.get("plugins")
     if not isinstance(files, (list, tuple)):
-        return dict(values)  # validation says what is wrong
+        return dict(values)  # validation will report what is wrong
     return {**values, "plugins": [_place(file, folder) if isinstance(file, str) else file for file in files]}
 
 
 def _place(value: str, folder: Path) -> str:
-    return os.path.normpath((folder / Path(value).expanduser()).absolute())
+    return os.path.normpath((folder / expanded(value)).absolute())
 
 
 def _placed_here(study: StudyConfig) -> StudyConfig:

@@ -16,7 +16,7 @@ from dtme_search.operations import OF_THE_PAPER, OPERATIONS
 from dtme_search.plugins import identity
 
 NUMERICS_VERSION = 2
-"""Raised whenever the same config would train to other numbers; part of every fingerprint."""
+"""Raise it whenever the same config would train to different numbers; part of every fingerprint."""
 
 _WHERE_NOT_WHAT = {
     ("data",): {"root", "folder", "storage", "storage_limit_gb", "loader_workers"},
@@ -24,7 +24,7 @@ _WHERE_NOT_WHAT = {
     ("model",): {"checkpoint"},
     ("train",): {"checkpoint_seconds", "statistics"},
 }
-"""What the data set then holds is known by its own fingerprint, the weights of a file by its digest."""
+"""Fields identified otherwise: the data set by its own fingerprint, the weights of a file by its digest."""
 _OF_DATA_SETS = {"scenes", "nyud", "taskonomy"}
 """Sections of data that only the data set of that name reads."""
 MEASURING = frozenset({"variance_ratio", "num_images", "analysis_batch_size", "decoder_warmup_steps"})
@@ -37,7 +37,7 @@ _RANKING = {
     "selection",
 }
 _OFF_BY_DEFAULT = ("accumulate", "backbone_lr_multiplier", "layer_decay", "decoder_warmup_steps")
-"""Fields of train that leave no trace where they do nothing, so that older work keeps its name."""
+"""Fields of train that are left out at their default, so that older work keeps its name."""
 _MERGING = {"pair_threshold", "max_streams"}
 _OF_SCHEDULES = {
     "diminish": ("initial_weight", "decay_power"),
@@ -45,16 +45,16 @@ _OF_SCHEDULES = {
     "inverse_gradient_norm": ("total", "every", "epsilon"),
     "fisher_trace": ("total", "every", "images"),
 }
-"""What a schedule reads, beside what every schedule reads."""
+"""Fields that a schedule reads, besides those that every schedule reads."""
 _GROWING = {"start", "num_task_tokens", "token_std", "lr_multiplier", "freeze_backbone"}
 
 
 def canonical(config: RunConfig) -> dict[str, Any]:
     """Plain form of a config without the fields that cannot change its numbers.
 
-    Fields that say where or how fast (``data.root``, ``data.storage``, ...) are dropped (what the YAML of
-    ``data.folder`` says is in the fingerprint of the data), and so are
-    fields that the chosen policy, schedule or data set never reads.
+    Fields that say where or how fast (``data.root``, ``data.storage``, ...) are dropped, and so are fields
+    that the chosen policy, schedule or data set never reads. The content of the YAML of ``data.folder`` is in
+    the fingerprint of the data.
     """
     form = config.model_dump(mode="json")
     del form["plugins"]
@@ -79,7 +79,7 @@ def canonical(config: RunConfig) -> dict[str, Any]:
         if form["train"][name] == TrainConfig.model_fields[name].default:
             del form["train"][name]
     if not config.expansion_step:
-        # Steps after the growth are all steps when it comes first or never.
+        # If the growth comes first or never, the steps after it are all steps.
         form["train"]["count_from"] = "start"
     return form
 
@@ -96,7 +96,7 @@ def fingerprint(*parts: Any) -> str:
 
 
 def run_fingerprint(config: RunConfig, *parts: Any) -> str:
-    """Fingerprint of the work that ``config`` describes; ``parts`` add what it cannot know."""
+    """Fingerprint of the work that ``config`` describes; ``parts`` add what it does not contain."""
     return fingerprint(canonical(config), *parts)
 
 
@@ -111,7 +111,7 @@ def _named(config: RunConfig) -> Iterator[tuple[str, str]]:
 
 
 def _active_task(form: dict[str, Any]) -> dict[str, Any]:
-    """What the data set says of loss and metric leaves no trace."""
+    """Drop loss and metric where they are those of the data set."""
     active = {name: form[name] for name in ("weight", "role")}
     for part in ("loss", "metric"):
         if (chosen := form[part]) is not None:
@@ -125,7 +125,7 @@ def _active_model(model: ModelConfig, form: dict[str, Any]) -> dict[str, Any]:
     if model.architecture == ModelConfig().architecture:
         idle = {"architecture", "architecture_options", "decoder_options"}
         options = {"decoder_options": model.decoder_options.get(model.decoder)}
-    else:  # it brings its own decoder
+    else:  # the architecture has its own decoder
         idle = {"architecture_options", "decoder", "decoder_options", "levels"}
         options = {"architecture_options": model.architecture_options.get(model.architecture)}
     if model.checkpoint_grid is None:
@@ -147,7 +147,7 @@ def _active_expansion(expansion: ExpansionConfig, form: dict[str, Any]) -> dict[
     if expansion.ranks_by_conflicts:
         active |= _RANKING
     if expansion.ranks_by_conflicts:
-        # The paper's choice leaves no trace, so that older work keeps its name.
+        # The paper's choice is left out, so that older work keeps its name.
         active |= {
             name
             for name in ("range_operation", "null_operation")
@@ -161,7 +161,7 @@ def _active_expansion(expansion: ExpansionConfig, form: dict[str, Any]) -> dict[
 
 
 def expansion_in_full(config: RunConfig) -> dict[str, Any]:
-    """The whole section, whatever the policy reads, but for operations that are new and not touched."""
+    """The whole section, whatever the policy reads, except for new operations at their defaults."""
     form = config.expansion.model_dump(mode="json")
     new = {"range_operation", "null_operation"} | {
         option for name, spec in OPERATIONS.items() if name not in OF_THE_PAPER for option in spec.options
@@ -190,7 +190,7 @@ def _active_schedule(config: RunConfig, form: dict[str, Any]) -> dict[str, Any]:
 
 
 def finetuning(config: RunConfig) -> dict[str, Any]:
-    """What a run that fine-tunes selectively reads of ``schedule.finetune``."""
+    """The fields of ``schedule.finetune`` that a run with selective fine-tuning reads."""
     form = config.schedule.finetune.model_dump(mode="json")
     if form["parts"]:
         return {"parts": form["parts"]}
@@ -202,7 +202,7 @@ def finetuning(config: RunConfig) -> dict[str, Any]:
 
 
 def _keep_active_combine(config: RunConfig, train: dict[str, Any]) -> None:
-    """Plain adding leaves no trace; nor does any method where there is nothing to combine."""
+    """A plain sum is left out, and so is any method if there is nothing to combine."""
     form = train.pop("combine")
     kind = config.train.combine.kind
     if kind != "sum" and len(config.tasks) > 1:

@@ -41,7 +41,7 @@ def validate(section: type[SectionT], values: Any, where: str) -> SectionT:
     try:
         return section.model_validate(values)
     except ValidationError as error:
-        # A key may hold a line break.
+        # A key may contain a line break.
         sentence = " ".join(describe(error, section).splitlines())
         raise ConfigError(f"{where}: {sentence}") from error
 
@@ -58,7 +58,7 @@ def describe(error: ValidationError, annotation: Any, name: str = "") -> str:
     for detail in error.errors(include_url=False):
         place, _ = _resolve(_trimmed(detail), annotation)
         grouped.setdefault(".".join(filter(None, (name, *place))), []).append(detail)
-    # Where one member of a union fits better than another, only its deeper complaint is of use.
+    # If one member of a union fits better than another, only its more specific complaint helps.
     places = [place for place in grouped if not any(other.startswith(f"{place}.") for other in grouped)]
     sentence = _sentence(places[0], grouped[places[0]], annotation)
     further = len(places) - 1
@@ -122,7 +122,7 @@ def _hint(detail: ErrorDetails) -> str:
     if detail["type"] != "literal_error":
         return ""
     hint = nearest(str(detail["input"]), _expected(detail))
-    # The rule has named them all already.
+    # The rule has already named them all.
     return "" if hint.startswith(" Known") else hint
 
 
@@ -141,7 +141,7 @@ def _shown(value: Any) -> str:
 
 
 def _trimmed(detail: ErrorDetails) -> tuple[int | str, ...]:
-    """Where a problem lies: a bad key and a missing item belong to what holds them."""
+    """Where a problem is: a bad key or a missing item belongs to its container."""
     loc = detail["loc"]
     if loc and loc[-1] == "[key]":
         return loc[:-2]
@@ -157,7 +157,7 @@ def _resolve(loc: Sequence[int | str], annotation: Any) -> tuple[list[str], Any]
     node, place = unwrap(annotation), []
     for part in loc:
         if _is_union(node):
-            # Pydantic names the member it tried, for example str or dict[str,any]; that is no place.
+            # Pydantic names the member it tried, for example str or dict[str,any], which is not a place.
             tried = str(part).partition("[")[0]
             members = [unwrap(member) for member in typing.get_args(node)]
             node = next(
@@ -169,7 +169,7 @@ def _resolve(loc: Sequence[int | str], annotation: Any) -> tuple[list[str], Any]
             field = node.model_fields.get(part)
             node = unwrap(field.annotation) if field else None
         else:
-            # Of a mapping its values, of a list its items; nothing lies below Any.
+            # For a mapping its values, for a list its items; there is nothing below Any.
             arguments = typing.get_args(node)[typing.get_origin(node) is dict :]
             node = unwrap(arguments[0]) if arguments else None
     return place, node

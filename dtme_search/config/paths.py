@@ -1,4 +1,4 @@
-"""Dotted config paths such as ``expansion.layers.*``: what stands there, checking and setting it."""
+"""Dotted config paths such as ``expansion.layers.*``: what they refer to, checking and setting it."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ def check_path(dotted: str, where: str, base: RunConfig | None) -> None:
 
 
 def field_type(dotted: str, where: str, base: RunConfig | None = None) -> Any:
-    """Annotation of the field that a dotted path names, its limits included.
+    """Annotation of the field that a dotted path names, including its limits.
 
     Raises:
-        ConfigError: As ``check_path``.
+        ConfigError: As for ``check_path``.
     """
     node: Any = RunConfig
     parts = dotted.split(".")
@@ -43,10 +43,10 @@ def field_type(dotted: str, where: str, base: RunConfig | None = None) -> Any:
 
 
 def check_value(value: Any, dotted: str, where: str, base: RunConfig | None = None) -> None:
-    """Check that the field at ``dotted`` may hold ``value``; rules across fields are not looked at.
+    """Check that the field at ``dotted`` may hold ``value``; ignores rules across fields.
 
     Raises:
-        ConfigError: ``<where> must ..., got ....``, or as ``check_path``.
+        ConfigError: ``<where> must ..., got ....``, or as for ``check_path``.
     """
     annotation = field_type(dotted, where, base)
     kind = unwrap(annotation)
@@ -69,7 +69,7 @@ def is_whole_number(dotted: str) -> bool | None:
 
 
 def _below(node: Any, part: str, above: str, where: str, known_tasks: Mapping[str, Any] | None) -> Any:
-    """Annotation of ``part`` within ``node``, which stands at the path ``above``."""
+    """Annotation of ``part`` within ``node``, which is at the path ``above``."""
     if isinstance(node, type) and issubclass(node, BaseModel):
         if part not in node.model_fields:
             raise ConfigError(f"{where}: '{part}' is unknown.{nearest(part, node.model_fields)}")

@@ -1,4 +1,4 @@
-"""What the single-task baselines of a run are trained with, and how a delta_m against them is called."""
+"""With what the single-task baselines of a run are trained, and how a delta_m against them is described."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ def _sections(model: type[BaseModel]) -> Iterator[str]:
 
 
 def _inner(field: Mapping[str, Any], schema: Mapping[str, Any]) -> tuple[Mapping[str, Any] | None, str]:
-    """The section behind a field, and what its path takes on: ``.NAME`` for a mapping of sections."""
+    """The section behind a field, and what its path becomes: ``.NAME`` for a mapping of sections."""
     entries = field.get("additionalProperties")
     holder, step = (entries, ".NAME") if isinstance(entries, Mapping) else (field, "")
     found = holder.get("$ref")

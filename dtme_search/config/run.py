@@ -1,7 +1,7 @@
 """``RunConfig``: everything that decides the numbers of one training run, and nothing else.
 
-Where a run happens (device, folders, database) is not part of it. Every field can be searched by its
-dotted path, for example ``expansion.start``. Defaults are the papers' where they give one.
+Where a run happens (device, folders, database) is not part of it. Every field can be searched by its dotted
+path, for example ``expansion.start``. Defaults are the papers' if they give one.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from dtme_search.config.dotted import set_path
 from dtme_search.config.recipes import BaselineRecipes
 from dtme_search.config.schedule import ADAPTIVE, ScheduleConfig
 from dtme_search.config.section import Fraction, Section
-from dtme_search.operations import CHOICES, OPERATIONS, operations_of
+from dtme_search.operations import CHOICES, LORA_TARGETS, OPERATIONS, operations_of
+from dtme_search.paths import expanded
 
 Count = Annotated[int, Field(ge=1)]
 """A whole number of 1 or more."""
@@ -24,22 +25,24 @@ Count = Annotated[int, Field(ge=1)]
 if TYPE_CHECKING:
     LayerChoice = str
     OperationName = str
-else:  # pydantic and the JSON schema know them by name, whatever is registered
+    LoraTargets = str
+else:  # pydantic and the JSON schema know the built-in names, whatever else is registered
     LayerChoice = Literal[("auto", *CHOICES)]
     OperationName = Literal[tuple(OPERATIONS)]
+    LoraTargets = Literal[LORA_TARGETS]
 LayerIndex = Annotated[int, Field(ge=0)]
 
 
 def _word_of_truth(value: Any) -> Any:
-    # Where any text may stand, the words that YAML 1.1 takes for true and false still mean them.
+    # Where any text is allowed, the words that YAML 1.1 treats as true and false still mean that.
     return _TRUTH.get(value.lower(), value) if isinstance(value, str) else value
 
 
 _TRUTH = {"yes": True, "on": True, "no": False, "off": False}
 Option = Annotated[int | float | bool | str, BeforeValidator(_word_of_truth)]
-"""Value of an option that somebody else's code reads."""
+"""Value of an option that foreign code reads."""
 LONGEST_NAME = 64
-"""Letters of a task's name that a column of the database holds."""
+"""Letters of a task's name that fit into a column of the database."""
 TaskGroups = tuple[tuple[str, ...], ...]
 """Tasks that share one operation: ``[[semseg], [depth, normals]]``."""
 
@@ -211,6 +214,8 @@ class FixedPlan(Section):
     """Token modulation, for example {5: [[semseg], [depth, normals]]}."""
     expand: dict[LayerIndex, TaskGroups] = {}
     """Token expansion, same form."""
+    lora: dict[LayerIndex, TaskGroups] = {}
+    """LoRA, same form."""
 
     @property
     def groups(self) -> dict[str, dict[int, TaskGroups]]:
@@ -265,6 +270,12 @@ class ExpansionConfig(Section):
     """Task tokens that token expansion adds per group and layer."""
     token_std: Annotated[float, Field(ge=0.0)] = 0.02
     """Standard deviation of new task tokens."""
+    lora_rank: Annotated[int, Field(ge=1)] = 4
+    """Rank of LoRA; at most the width of the maps that it adapts."""
+    lora_alpha: Annotated[float, Field(gt=0.0)] = 4.0
+    """LoRA's term counts lora_alpha / lora_rank."""
+    lora_targets: LoraTargets = "qkv+proj"
+    """Maps of a block that LoRA adapts: qkv, proj (attention), fc1, fc2 (MLP), joined by plus signs."""
     lr_multiplier: Annotated[float, Field(gt=0.0)] = 1.0
     """Learning rate of the new parameters over that of the old ones."""
     freeze_backbone: bool = False
@@ -301,7 +312,7 @@ class ExpansionConfig(Section):
 
     @staticmethod
     def step_of(start: float, num_steps: int) -> int:
-        """Step before which a network grows that is to grow after the fraction ``start`` of ``num_steps``."""
+        """Step before which a network grows if it grows after the fraction ``start`` of ``num_steps``."""
         return min(round(start * num_steps), num_steps - 1)
 
     @model_validator(mode="after")
@@ -453,14 +464,14 @@ class RunConfig(Section):
 
     @property
     def finetunes(self) -> bool:
-        """Whether a part of the shared network stops training with the auxiliary tasks, if they stop."""
+        """Whether a part of the shared network stops training once the auxiliary tasks stop."""
         schedule = self.schedule
         stops = schedule.kind == "switch" or schedule.stop_at is not None or schedule.patience is not None
         return bool(self.auxiliary_tasks) and stops and schedule.finetune.fraction < 1.0
 
     @property
     def expansion_step(self) -> int | None:
-        """Step before which the network grows, or ``None`` when it never does."""
+        """Step before which the network grows, or ``None`` if it never does."""
         if self.expansion.policy == "none":
             return None
         return self.expansion.step_of(self.expansion.start, self.train.num_steps)
@@ -475,16 +486,16 @@ class RunConfig(Section):
         """The same run on data in the folder ``root``; ``None`` leaves ``data.root`` as it is."""
         if root is None:
             return self
-        place = str(Path(root).expanduser().absolute())  # for commands that are given elsewhere
+        place = str(expanded(root).absolute())  # for commands that are run elsewhere
         return self.model_copy(update={"data": self.data.model_copy(update={"root": place})})
 
     def unexpanded(self) -> RunConfig:
-        """The same run, as long and with the same weights, of the network that never grows."""
+        """The same run, as long and with the same weights, for the network that never grows."""
         train = self.train.model_copy(update={"num_steps": self.total_steps, "count_from": "start"})
         return self.model_copy(update={"expansion": ExpansionConfig(policy="none"), "train": train})
 
     def for_single_task(self, task: str) -> RunConfig:
-        """Config of the single-task baseline of ``task``: as long, no growth, no schedule.
+        """Config of the single-task baseline of ``task``: equally long, no growth, no schedule.
 
         The recipe is this run's own, except where ``baselines.recipes`` says otherwise.
         """

@@ -1,4 +1,4 @@
-"""``schedule``: how the weight of auxiliary tasks changes, and what trains on once they have stopped."""
+"""``schedule``: how the weight of auxiliary tasks changes, and what keeps training once they have stopped."""
 
 from __future__ import annotations
 

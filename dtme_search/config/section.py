@@ -1,4 +1,4 @@
-"""``Section``: what every part of a config is."""
+"""``Section``: the base of every part of a config."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dtme_search.config.messages import unwrap
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 """A share between 0 and 1, both included."""
 LARGEST_NUMBER = 2**53
-"""Whole numbers up to this are exact in databases, in JSON and where a sampler takes them for floats."""
+"""Integers up to this are exact in databases, in JSON, and where a sampler treats them as floats."""
 
 
 class Section(BaseModel):
@@ -22,7 +22,7 @@ class Section(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _truth_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
-        # Pydantic would take true for 1.
+        # Pydantic would convert true to 1.
         wanted = unwrap(cls.model_fields[str(info.field_name)].annotation)
         if isinstance(value, bool) and wanted in (int, float):
             raise ValueError(f"must be a number, got {str(value).lower()}")

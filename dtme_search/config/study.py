@@ -17,7 +17,7 @@ Scalar = bool | int | float | str | None
 Direction = Literal["maximize", "minimize"]
 
 KNOWN_POINTS = ("unexpanded", "paper")
-"""Settings that ``enqueue`` knows by name."""
+"""Known names of points in ``enqueue``."""
 
 
 class Distribution(Section):
@@ -61,7 +61,7 @@ class Distribution(Section):
         return self
 
     def with_bounds_for(self, path: str) -> Distribution:
-        """The same range with bounds of the type of the field at ``path``, where that is possible."""
+        """The same range with bounds of the type of the field at ``path``, if possible."""
         whole = is_whole_number(path)
         bounds = {name: getattr(self, name) for name in ("low", "high", "step")}
         given = {name: bound for name, bound in bounds.items() if bound is not None}
@@ -72,7 +72,7 @@ class Distribution(Section):
 
     @property
     def is_integer(self) -> bool:
-        """Whether the range holds whole numbers only."""
+        """Whether the range contains only integers."""
         return all(isinstance(bound, int) for bound in (self.low, self.high, self.step or 1))
 
 
@@ -148,9 +148,9 @@ class BaselinesConfig(Section):
 
 
 RESERVED = ("train",)
-"""Folders below the work folder that are no studies."""
+"""Folders below the work folder that are not studies."""
 LONGEST_STUDY = 200
-"""Letters that a database and the name of a folder hold."""
+"""Letters allowed in a database and in the name of a folder."""
 
 
 class StudyConfig(Section):
@@ -182,6 +182,9 @@ class StudyConfig(Section):
     sampler: SamplerConfig = SamplerConfig()
     pruner: PrunerConfig = PrunerConfig()
     reuse: ReuseConfig = ReuseConfig()
+    keep_weights: Literal["front", "all", "none"] = "front"
+    """Trials whose trained networks stay on disk, for ``predict`` and ``evaluate``: those on the front, all
+    complete ones, or none."""
     baselines: BaselinesConfig = BaselinesConfig()
     enqueue: tuple[str | dict[str, Scalar], ...] = ("unexpanded", "paper")
     """Points tried first: known names, or path: value mappings. Default: those of the two that fit."""
@@ -191,12 +194,12 @@ class StudyConfig(Section):
     @field_validator("search")
     @classmethod
     def _bounds_like_their_field(cls, search: dict[str, Distribution]) -> dict[str, Distribution]:
-        """``{low: 0, high: 1}`` of a field that holds any number means every number between."""
+        """Let ``{low: 0, high: 1}`` for a field that holds any number mean every number in between."""
         return {path: searched.with_bounds_for(path) for path, searched in search.items()}
 
     @model_validator(mode="after")
     def _parts_fit_together(self) -> Self:
-        # The name is that of a folder too.
+        # The name is also that of a folder.
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name):
             raise ValueError(
                 "name must be made of letters, digits, '.', '_' and '-' and begin with a letter or digit, "

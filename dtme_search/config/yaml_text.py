@@ -1,4 +1,4 @@
-"""YAML text to plain values and back: ``1e-3`` is a number, and no key may stand twice."""
+"""YAML text to plain values and back: ``1e-3`` is a number, and no key may occur twice."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _EXPONENT_FLOAT = re.compile(r"^[-+]?\d[\d_]*(?:\.\d*)?[eE][-+]?\d+$")
 
 class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        # PyYAML keeps the last of two equal keys; the first would be lost without a word.
+        # PyYAML keeps the last of two equal keys; the first would be lost silently.
         seen: set[tuple[str, str]] = set()
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode):
@@ -31,11 +31,11 @@ class _Loader(yaml.SafeLoader):
 
 
 class _Dumper(yaml.SafeDumper):
-    """Knows the same numbers, so that the text ``1e5`` is written in quotes."""
+    """Knows the same numbers, so that the text ``1e5`` is quoted when written."""
 
 
-# YAML 1.1 takes no, yes, on and off for truth values, so that a class or a task could not be called so. As in
-# YAML 1.2, only true and false are; where a field is true or false, pydantic takes the other words too.
+# YAML 1.1 reads no, yes, on and off as truth values, so that a class or a task could not have such a name. As
+# in YAML 1.2, only true and false are; where a field is true or false, pydantic accepts the other words too.
 _Loader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool"]
     for first, resolvers in _Loader.yaml_implicit_resolvers.items()
@@ -48,10 +48,10 @@ for _class in (_Loader, _Dumper):
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Parse a YAML file that must hold a mapping.
+    """Parse a YAML file that must contain a mapping.
 
     Raises:
-        ConfigError: If it is no YAML (with line and column) or no mapping.
+        ConfigError: If it is not YAML (with line and column) or not a mapping.
     """
     try:
         values = parse_yaml(path.read_text(encoding="utf-8"))
@@ -73,7 +73,7 @@ def parse_yaml(text: str) -> Any:
     """Parse YAML text.
 
     Raises:
-        yaml.YAMLError: If it is no YAML.
+        yaml.YAMLError: If it is not YAML.
 
     Example:
         >>> parse_yaml("1e-3"), parse_yaml("[none, both]"), parse_yaml("null")
@@ -83,7 +83,7 @@ def parse_yaml(text: str) -> Any:
 
 
 def dump_yaml(config: BaseModel | Mapping[str, Any], header: str = "") -> str:
-    """Write a config, or plain values, as YAML below ``header`` as a comment; it is read as the same."""
+    """Write a config, or plain values, as YAML below ``header`` as a comment; reads back the same."""
     comment = "".join(f"# {line}".rstrip() + "\n" for line in header.splitlines())
     values = config.model_dump() if isinstance(config, BaseModel) else config
     body = yaml.dump(_plain(values), Dumper=_Dumper, sort_keys=False, default_flow_style=None, width=100)

@@ -1,7 +1,7 @@
 """Data sets, their splits, and batches on the device.
 
-What needs torch is imported at its first use: the processes of ``prepare`` never need it, and it would be
-most of the memory they take.
+Whatever needs torch is imported at first use: the processes of ``prepare`` never need it, and it would take
+most of their memory.
 """
 
 from __future__ import annotations

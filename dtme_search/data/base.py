@@ -1,4 +1,4 @@
-"""What a data set gives (``Dataset``, ``Sample``) and what training receives (``Batch``).
+"""What a data set provides (``Dataset``, ``Sample``) and what training receives (``Batch``).
 
 Shapes: B images, C channels, H height, W width.
 """
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 SourceSplit = Literal["train", "test"]
 """Splits a data set comes with."""
 Split = Literal["train", "holdout", "test"]
-"""Splits a run uses: the hold-out is carved from the training ids."""
+"""Splits a run uses: the hold-out is taken from the training ids."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Sample:
         labels: Per task, by kind: classes uint8 (H, W); distance float32 (H, W) in metres; normals float32
             (H, W, 3), unit length, camera frame (x right, y down, z away from the camera, so that a
             surface facing the camera has negative z); mask uint8 (H, W) of 0 and 1; values float32 (H, W, C).
-            What stands at invalid pixels is meaningless.
+            Values at invalid pixels are meaningless.
         valid: Per task, bool (H, W): where the label counts.
     """
 
@@ -42,7 +42,7 @@ class Sample:
 
 
 class Dataset(Protocol):
-    """A source of samples. Reading is safe from several threads or processes at once."""
+    """A source of samples. Several threads or processes may read at once."""
 
     @property
     def tasks(self) -> Mapping[str, TaskSpec]:
@@ -53,10 +53,10 @@ class Dataset(Protocol):
     def fingerprint(self) -> str:
         """Changes with the content of a training file; part of the identity of baselines and trials.
 
-        A data set may also have ``test_fingerprint``, which changes with the test split and is asked for by
-        final runs only (a search opens no test file), ``remarks()``, sentences for ``data check``, and
-        ``labelled(ids)``, which gives, for each task that some images lack, whether each id has its label,
-        bool (N,), or ``None``: batches are then drawn so that no task goes without.
+        A data set may also have ``test_fingerprint``, which changes with the test split and is read by final
+        runs only (a search opens no test file); ``remarks()``, sentences for ``data check``; and
+        ``labelled(ids)``, which returns, for each task with missing labels, whether each id has its label,
+        bool (N,), or ``None``. Batches are then drawn so that no task goes without.
         """
         ...
 
@@ -67,15 +67,15 @@ class Dataset(Protocol):
     def groups(self, ids: Sequence[str]) -> Sequence[str] | None:
         """Scene, building or other group of each id; a hold-out never splits one. ``None`` if none is known.
 
-        An id of which nothing is known is a group of its own, named by itself. Reads no label and no image.
+        An id about which nothing is known is its own group, with its own name. Reads no label and no image.
         """
         ...
 
     def class_presence(self, ids: Sequence[str]) -> npt.NDArray[np.bool_] | None:
-        """Which classes occur in which sample, shape (N, C), so that a hold-out can be given all of them.
+        """Which classes occur in which sample, shape (N, C), so that a hold-out can get all of them.
 
-        Asked for training ids only. ``None`` where finding out would cost too much or there are no classes;
-        then no split looks at classes.
+        Called for training ids only. ``None`` if finding out would cost too much or there are no classes;
+        then splits ignore classes.
         """
         ...
 
@@ -83,14 +83,14 @@ class Dataset(Protocol):
         """Read one sample with the labels of ``tasks``.
 
         Raises:
-            DataError: Names the file that is missing or broken.
+            DataError: Names the missing or broken file.
         """
         ...
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Images and targets as the model and the losses take them; no numeric sentinels anywhere.
+    """Images and targets as the model and the losses take them; no numbers with a special meaning.
 
     Attributes:
         images: Normalised float32, shape (B, 3, H, W).
@@ -105,7 +105,7 @@ class Batch:
     indices: Tensor
 
     def split(self, parts: int) -> list[Batch]:
-        """The batch in ``parts`` of (almost) equal size, at least one image each; no tensor is copied."""
+        """The batch in ``parts`` of (almost) equal size, at least one image each, without copying tensors."""
         parts = min(parts, len(self.images))
         images, indices = self.images.tensor_split(parts), self.indices.tensor_split(parts)
         targets = {task: target.tensor_split(parts) for task, target in self.targets.items()}

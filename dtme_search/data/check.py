@@ -47,20 +47,20 @@ class Problem:
 
 @dataclass(frozen=True)
 class LabelSummary:
-    """Content of one task over all samples in which every file is whole.
+    """Content of one task over all samples whose files are all readable.
 
     Attributes:
         spec: The task.
         num_pixels: Pixels of all labels.
         num_valid: Those that count.
         num_empty: Samples in which no pixel counts.
-        labelled: Per split of a run, images, and those of them in which some pixel counts.
-        minimum: Least valid value per channel (C,), NaN where nothing is valid; so the next two.
-        maximum: Greatest.
+        labelled: Per split of a run, the number of images, and of those in which some pixel counts.
+        minimum: Smallest valid value per channel (C,), NaN if nothing is valid; likewise the next two.
+        maximum: Largest.
         mean: Mean.
         class_pixels: Valid pixels per class, for kind classes; empty otherwise.
-        class_images: Per split of a run, the samples in which each class occurs; as ``class_pixels``.
-        spans: Per split of a run, least and greatest valid value, ``None`` where nothing is valid.
+        class_images: Per split of a run, the samples in which each class occurs; like ``class_pixels``.
+        spans: Per split of a run, smallest and largest valid value, ``None`` if nothing is valid.
         shape: What becomes of lines and areas at the size of the run.
     """
 
@@ -88,8 +88,8 @@ class CheckReport:
         sizes: Images per (H, W).
         labels: One summary per task.
         problems: Every missing or broken file, in the order of the splits and their ids.
-        remarks: What the data set itself says, for example which files it passed over.
-        image_size: Size of the run, where one was given.
+        remarks: Remarks of the data set, for example which files it skipped.
+        image_size: Size of the run, if one was given.
     """
 
     num_listed: Mapping[SourceSplit, int]
@@ -106,7 +106,7 @@ class CheckReport:
         return not self.problems
 
     def notes(self) -> list[str]:
-        """What is readable and yet makes numbers worse, for example labels that say nothing."""
+        """What is readable but makes numbers worse, for example labels that say nothing."""
         return [
             *self.remarks,
             *(
@@ -129,8 +129,8 @@ class CheckReport:
         ]
 
     def tables(self) -> dict[str, list[Row]]:
-        """Title -> rows of one form, ready to print or to save: splits, sizes, values, tasks that some images
-        lack, classes, problems."""
+        """Title -> rows of one form, ready to print or to save: splits, sizes, values, tasks with missing
+        labels, classes, problems."""
         return {
             "splits": [
                 {"split": split, "listed": listed, "whole": self.num_whole[split]}
@@ -175,13 +175,13 @@ def check_dataset(
     image_size: tuple[int, int] | None = None,
     how: Resizing = "area",
 ) -> CheckReport:
-    """Read every label of every sample of both splits; go on after a broken one.
+    """Read every label of every sample of both splits; continues after a broken one.
 
     Args:
-        dataset: What to read; for folders with missing files one that was opened without asking for them.
-        on_progress: Called with samples done and samples in all, from this thread.
-        splits_of_run: Count the images of each class in these splits; else in those of the data set.
-        image_size: Look at what labels lose when they are made to fit this size.
+        dataset: What to read; for folders with missing files, opened so that it accepts them.
+        on_progress: Called with the number of samples done and in total, from this thread.
+        splits_of_run: Count the images of each class in these splits, otherwise in those of the data set.
+        image_size: Check what labels lose when they are reduced to this size.
         how: ``data.resize``.
     """
     splits: tuple[SourceSplit, ...] = ("train", "test")
@@ -235,13 +235,13 @@ def verify_readable(
 
     Args:
         dataset: Source.
-        ids: Samples that will be trained or evaluated on.
+        ids: Samples for training or evaluation.
         tasks: Labels to read; all of the data set's if not given.
         on_progress: As for ``check_dataset``.
         on_spans: Called with each id and the spans of its labels.
 
     Raises:
-        DataError: If a file is missing or broken: the first one with its reason, and how many there are.
+        DataError: If a file is missing or broken: names the first one with its reason, and their number.
     """
     chosen = tuple(dataset.tasks) if tasks is None else tuple(tasks)
     messages: list[str] = []
@@ -266,7 +266,7 @@ def _read_all(
     measure: Callable[[Sample], MeasuredT],
     on_progress: Progress | None,
 ) -> Iterator[tuple[MeasuredT | None, list[str]]]:
-    """Per id, in order: what ``measure`` says of the sample or ``None``, and a message per broken file."""
+    """Per id, in order: the result of ``measure`` or ``None``, and a message per broken file."""
 
     def read(sample_id: str) -> tuple[MeasuredT | None, list[str]]:
         try:
@@ -281,7 +281,7 @@ def _read_all(
 
 
 def _messages(dataset: Dataset, sample_id: str, tasks: tuple[str, ...]) -> list[str]:
-    """Read the image and each label by itself, so that each broken file is named once."""
+    """Read the image and each label separately, so that each broken file is named once."""
     found: dict[str, None] = {}
     for part in ((), *((task,) for task in tasks)):
         try:
@@ -325,7 +325,7 @@ def _tally(
 
 
 def _reduced(reduce: Callable[..., npt.NDArray[Any]], values: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-    """Minimum, maximum or sum per channel; the empty ones are left out of the summary."""
+    """Minimum, maximum or sum per channel; empty ones are left out of the summary."""
     return reduce(values.astype(np.float64), axis=0) if len(values) else np.zeros(values.shape[1])
 
 
@@ -389,7 +389,7 @@ def _floats(values: npt.NDArray[np.float64]) -> tuple[float, ...]:
 
 
 def _value_rows(label: LabelSummary) -> list[Row]:
-    """One row per channel; the mean of class ids says nothing and is left out."""
+    """One row per channel; the mean of class ids is meaningless and left out."""
     spec = label.spec
     names = _CHANNELS.get(spec.kind, tuple(str(index) for index in range(len(label.minimum))))
     return [

@@ -1,7 +1,7 @@
 """Labels that a data set lacks, computed from those it has: normals from depth, edges from regions.
 
-Shapes: H height, W width. The papers use published labels and say nothing about deriving them; both
-methods here are ours, and figures measured on their output compare with each other only.
+Shapes: H height, W width. The papers use published labels and say nothing about deriving them. Both methods
+here are ours, and figures measured on their output can only be compared with each other.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 
 DERIVE_VERSION = 1
-"""Raised whenever the same depth or labels would give other normals or edges."""
+"""Raise it whenever the same depth or labels would give other normals or edges."""
 
 _FOCAL_UNIT = 260.0
-"""Focal length in pixels, that of a Kinect at 320x240, for which the radii below are given."""
+"""Focal length in pixels, that of a Kinect at 320x240, to which the radii below refer."""
 _FIT_RADII = (3, 7, 15)
 """Radii of the square windows in which planes are fitted."""
 _SENSOR_NOISE = 1.5e-3
@@ -32,7 +32,7 @@ _LEAST_TRUST = 1e-9
 """Keeps the weights of windows within the precision of running sums."""
 _OWN_TOLERANCE = 2.5
 _LARGEST_MISS = 4.0
-"""Noise levels by which a plane may miss its pixel; beyond, the pixel lies on a depth discontinuity."""
+"""Noise levels by which a plane may miss its pixel; beyond that the pixel is on a depth discontinuity."""
 
 
 @dataclass(frozen=True)
@@ -59,10 +59,10 @@ def normals_from_depth(
 
     A plane is linear in inverse depth: with slopes x, y of the ray, 1/z = a x + b y + c, and its normal is
     (a, b, c) up to length. Inverse depth also has the same noise everywhere, so plain least squares is the
-    right fit. Every window that contains a pixel proposes its plane, at three sizes, and the proposals
-    are averaged with weights that fall with the fourth power of ``1 + residual variance / noise variance``:
-    windows across a discontinuity lose to those on one side of it. Large windows, whose slopes have a
-    variance falling with the fourth power of the radius, win as long as they fit.
+    right fit. Every window that contains a pixel proposes its plane, at three sizes. The proposals are
+    averaged with weights that fall with the fourth power of ``1 + residual variance / noise variance``:
+    windows across a discontinuity lose to those on one side of it. The variance of the slopes falls with the
+    fourth power of the radius, so large windows win as long as they fit.
 
     Args:
         depth: Distance along the optical axis in metres, shape (H, W).
@@ -71,12 +71,12 @@ def normals_from_depth(
         depth_step: Step in metres to which depth was rounded; 0 if it was not.
 
     Returns:
-        Unit normals (H, W, 3) in the camera frame (x right, y down, z away), pointing towards the camera;
-        and where they count (H, W): not where depth is invalid, too few neighbours are valid, or the plane
-        misses the pixel by more than four noise levels. Elsewhere they are 0.
+        Unit normals (H, W, 3) in the camera frame (x right, y down, z away), pointing towards the camera; and
+        where they count (H, W): not where depth is invalid, too few neighbours are valid, or the plane misses
+        the pixel by more than four noise levels. Elsewhere they are 0.
 
     Raises:
-        ValueError: If depth and valid are not of one shape (H, W).
+        ValueError: If depth and valid do not share one shape (H, W).
     """
     if depth.ndim != 2 or depth.shape != valid.shape:
         raise ValueError(f"depth and valid must be of one shape (H, W), got {depth.shape} and {valid.shape}")
@@ -103,7 +103,7 @@ def normals_from_depth(
     miss = np.abs(_inverse_depth(plane, x, y) - inverse)
     length = np.sqrt(np.square(plane).sum(0))
     fits = valid & (length > 0) & (miss <= _LARGEST_MISS * noise)
-    # (a, b, c) points along the ray, away from the camera: 1/z is positive on the plane that is seen.
+    # (a, b, c) points along the ray, away from the camera: 1/z is positive on the visible plane.
     normals = np.where(fits, -plane / np.where(fits, length, 1.0), 0.0)
     return np.ascontiguousarray(normals.transpose(1, 2, 0), dtype=np.float32), fits
 
@@ -114,8 +114,8 @@ def edges_from_labels(
     """Boundaries of label regions, one pixel wide (ours).
 
     A region is a connected part of one class. Annotators leave thin unlabelled cracks between regions, also
-    between two objects of one class; regions grow into cracks first, so that a crack becomes one line
-    and not two. What stays unlabelled is wide: its outline is an edge, its inside is unknown.
+    between two objects of one class. Regions first grow into cracks, so that a crack becomes one line and not
+    two. The unlabelled areas that remain are wide: their outline is an edge, their inside is unknown.
 
     Args:
         labels: Class ids, 0 for unlabelled, shape (H, W).
@@ -123,7 +123,7 @@ def edges_from_labels(
         smallest_region: Regions of fewer pixels are specks and count as unlabelled.
 
     Returns:
-        Edges uint8 (H, W) of 0 and 1, and where they count (H, W): everywhere but inside unlabelled areas.
+        Edges uint8 (H, W) of 0 and 1, and where they count (H, W): everywhere except inside unlabelled areas.
 
     Raises:
         ValueError: If labels are not integers of shape (H, W), or ``crack_radius`` is below 0.
@@ -168,7 +168,7 @@ def _average_over_windows(planes: Floats, trust: Floats, radius: int) -> tuple[F
 
 
 def _window_means(images: Floats, radius: int) -> Floats:
-    # One call per image runs faster than one call with three axes.
+    # One call per image is faster than one call with three axes.
     return np.stack(
         [ndimage.uniform_filter(image, 2 * radius + 1, mode="constant", cval=0.0) for image in images]
     )
@@ -203,7 +203,7 @@ def _close_cracks(regions: npt.NDArray[np.int32], radius: int) -> npt.NDArray[np
     if radius == 0 or unlabelled.all() or not unlabelled.any():
         return regions
     size = 2 * radius + 1
-    # Wide is what lies in some window that is unlabelled throughout; strips along the frame are cracks too.
+    # Wide areas are those in some window that is entirely unlabelled; strips along the frame are cracks too.
     deep = ndimage.minimum_filter(unlabelled, size, mode="constant", cval=False)
     wide = ndimage.maximum_filter(deep, size, mode="constant", cval=False)
     nearest = ndimage.distance_transform_edt(unlabelled, return_distances=False, return_indices=True)

@@ -1,4 +1,4 @@
-"""Data sets that other packages bring, found by their entry points.
+"""Data sets of other packages, found by their entry points.
 
 A package offers one by naming a function in its ``pyproject.toml``::
 
@@ -6,11 +6,11 @@ A package offers one by naming a function in its ``pyproject.toml``::
     orchard = "orchard_data:open_orchard"
 
 The function takes the folder of the data (``data.root``, ``None`` if not given) and ``data.options``, and
-gives a ``Dataset``::
+returns a ``Dataset``::
 
     def open_orchard(root: Path | None, options: Mapping[str, int | float | bool | str]) -> Dataset: ...
 
-What a user did wrong it reports as a ``DataError`` or a ``ConfigError``, which are printed in one line.
+It reports mistakes of the user as a ``DataError`` or a ``ConfigError``, which are printed in one line.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from __future__ import annotations
 import inspect
 import os
 from importlib.metadata import EntryPoint, entry_points
-from pathlib import Path
 
 from dtme_search.config import DataConfig
 from dtme_search.data.base import Dataset
 from dtme_search.errors import ConfigError, DtmeSearchError, nearest
+from dtme_search.paths import expanded
 
 GROUP = "dtme_search.datasets"
 """Group of the entry points."""
@@ -36,15 +36,15 @@ def installed_datasets() -> dict[str, EntryPoint]:
 
 
 def build_installed(config: DataConfig, built_in: tuple[str, ...]) -> Dataset:
-    """Open the data set of an installed package that ``data.name`` names.
+    """Open the data set of the installed package that ``data.name`` names.
 
     Args:
         config: The data section of a run.
-        built_in: Names that are known besides, for the error.
+        built_in: Other known names, for the error message.
 
     Raises:
-        ConfigError: If no package brings it, or what it brings cannot be imported or is no data set.
-        DtmeSearchError: Whatever its function raises of these.
+        ConfigError: If no package offers it, or what it offers cannot be imported or is not a data set.
+        DtmeSearchError: From its function.
     """
     found = installed_datasets()
     entry = found.get(config.name)
@@ -55,7 +55,7 @@ def build_installed(config: DataConfig, built_in: tuple[str, ...]) -> Dataset:
     where = f"data set '{config.name}' of package {entry.dist.name if entry.dist else entry.module}"
     root = config.root or os.environ.get("DTME_DATA_ROOT")
     try:
-        opened: Dataset = entry.load()(Path(root).expanduser() if root else None, dict(config.options))
+        opened: Dataset = entry.load()(expanded(root) if root else None, dict(config.options))
     except DtmeSearchError:
         raise
     except (ImportError, AttributeError, TypeError) as error:
@@ -63,7 +63,7 @@ def build_installed(config: DataConfig, built_in: tuple[str, ...]) -> Dataset:
             f"{where}: {entry.value} must be a function of root and options, got an error: {error}. "
             "Fix or update the package."
         ) from error
-    # Not by hasattr: it would evaluate a property such as the fingerprint, its errors included.
+    # Not by hasattr, which would evaluate a property such as the fingerprint and raise its errors.
     missing = [part for part in _PARTS if inspect.getattr_static(opened, part, None) is None]
     if missing:
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""The table of data sets that are brought into a folder layout first: one name, one preparer."""
+"""The data sets that must first be converted into a folder layout: one name, one preparer."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Protocol
 from dtme_search.errors import ConfigError, DataError, nearest
 
 Progress = Callable[[int, int], None]
-"""Called with samples done and samples in all, from the calling thread."""
+"""Called with the number of samples done and in total, from the calling thread."""
 
 
 @dataclass(frozen=True)
@@ -20,8 +20,8 @@ class PrepareReport:
 
     Attributes:
         name: Name of the data set.
-        out: Folder that ``data.root`` can name now.
-        num_samples: Samples that were written; those of an earlier, interrupted call are not counted.
+        out: Folder that ``data.root`` can now name.
+        num_samples: Samples that were written; those of an earlier, interrupted call do not count.
     """
 
     name: str
@@ -30,10 +30,10 @@ class PrepareReport:
 
 
 class Preparer(Protocol):
-    """Writes one data set; called again it goes on where it was stopped."""
+    """Writes one data set; called again it continues where it stopped."""
 
     def __call__(self, source: Path, out: Path, *, jobs: int, on_progress: Progress) -> int:
-        """Bring ``source`` into the layout that the data set reads, and write it to ``out``.
+        """Convert ``source`` into the layout that the data set reads, and write it to ``out``.
 
         Args:
             source: File or folder as published.
@@ -52,17 +52,17 @@ class Preparer(Protocol):
 
 
 def prepare(name: str, source: Path, out: Path, *, jobs: int, on_progress: Progress) -> PrepareReport:
-    """Bring a published data set into the folder layout that ``data.root`` names.
+    """Convert a published data set into the folder layout that ``data.root`` names.
 
     Args:
         name: Name of the data set.
         source: File or folder as published.
-        out: Folder to write to; created where it is missing.
+        out: Folder to write to; created if missing.
         jobs: Processes to use, 1 or more.
         on_progress: See ``Progress``.
 
     Raises:
-        ConfigError: If nothing of that name has to be prepared.
+        ConfigError: If no data set of that name needs to be prepared.
         DataError: From the preparer, or if ``source`` does not exist or ``out`` cannot be a folder.
         ValueError: If ``jobs`` is below 1.
     """
@@ -83,7 +83,7 @@ def prepare(name: str, source: Path, out: Path, *, jobs: int, on_progress: Progr
     return PrepareReport(name, out, preparer(source, out, jobs=jobs, on_progress=on_progress))
 
 
-# Each preparer imports its module itself, so that a data set costs nothing until it is used.
+# Each preparer imports its own module, so that a data set costs nothing until it is used.
 def _nyud(source: Path, out: Path, *, jobs: int, on_progress: Progress) -> int:
     from dtme_search.data.nyud.prepare import prepare_nyud
 

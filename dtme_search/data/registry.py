@@ -1,4 +1,4 @@
-"""The table of data sets: one name, one builder. Other names may come from installed packages."""
+"""The built-in data sets: one name, one builder. Other names may come from installed packages."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from dtme_search.config import DataConfig, load_description
 from dtme_search.data.base import Dataset
 from dtme_search.data.installed import build_installed
 from dtme_search.errors import ConfigError
+from dtme_search.paths import expanded
 
 
 def build_dataset(config: DataConfig, *, require_complete: bool = True) -> Dataset:
@@ -20,8 +21,8 @@ def build_dataset(config: DataConfig, *, require_complete: bool = True) -> Datas
         require_complete: Refuse a folder in which files are missing; ``check_dataset`` names them all.
 
     Raises:
-        ConfigError: If the name is unknown, a folder or a description is needed and none is given, or the
-            package that should bring the data set does not.
+        ConfigError: If the name is unknown, a required folder or description is not given, or the package
+            that should offer the data set does not.
         DataError: If its files are missing or broken.
     """
     builder = BUILDERS.get(config.name)
@@ -39,7 +40,7 @@ def resolve_root(config: DataConfig) -> Path:
     """Folder of the data set: ``data.root``, else the environment variable ``DTME_DATA_ROOT``.
 
     Raises:
-        ConfigError: If neither is given. Whether the folder exists is for the data set to say.
+        ConfigError: If neither is given. The data set checks whether the folder exists.
     """
     root = config.root or os.environ.get("DTME_DATA_ROOT")
     if not root:
@@ -47,10 +48,10 @@ def resolve_root(config: DataConfig) -> Path:
             f"data.root must name the folder of data set '{config.name}', got nothing. "
             "Give --data-root DIR, or set data.root or the environment variable DTME_DATA_ROOT."
         )
-    return Path(root).expanduser()
+    return expanded(root)
 
 
-# Each builder imports its module itself, so that a data set costs nothing until it is used.
+# Each builder imports its own module, so that a data set costs nothing until it is used.
 def _scenes(config: DataConfig, require_complete: bool) -> Dataset:  # noqa: ARG001
     from dtme_search.data.scenes import ScenesDataset
 
@@ -71,11 +72,9 @@ def _folder(config: DataConfig, require_complete: bool) -> Dataset:
             "data.folder.description must name the YAML that describes the data, got nothing. "
             "See docs/own-data.md."
         )
-    path = Path(config.folder.description).expanduser()
+    path = expanded(config.folder.description)
     description = load_description(path)
-    root = (
-        Path(config.root).expanduser() if config.root else path.parent / Path(description.root).expanduser()
-    )
+    root = expanded(config.root) if config.root else path.parent / expanded(description.root)
     return FolderDataset(description, root, require_complete=require_complete)
 
 

@@ -1,4 +1,4 @@
-"""What labels lose when they are made smaller, and whether a mask is scored as what it is.
+"""What labels lose when they are reduced, and whether a mask is scored as what it is.
 
 Shapes: H height, W width.
 """
@@ -20,27 +20,29 @@ Bools = npt.NDArray[np.bool_]
 
 _AROUND = np.ones((3, 3), bool)
 _KEPT = 0.9
-"""Of the cells that a line passes so many must have it, or a neighbour, afterwards."""
+"""Share of the cells crossed by a line that must still have it, or a neighbour, afterwards."""
 _BROKEN = 1.5
 _AREA = 0.5
 """A class that keeps less than this share of its area has lost its shape."""
 _RARE = 1e-4
 _FILLED, _OUTLINE = 0.15, 0.05
-"""Lines cover less than the first share of an image; nothing of them is left where a pixel at each side goes,
-of areas more than the second share."""
+"""Lines cover less than the first share of an image, and nothing is left of them if a pixel is removed at
+each side; areas keep more than the second share."""
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What one label, or many added up, become at the size of a run.
+    """What one label, or the sum of many, becomes at the size of a run.
 
     Attributes:
-        crossed: Cells of the smaller label that lines pass through; ``found``: with the line in reach.
+        crossed: Cells of the smaller label that lines pass through; ``found``: those with the line within
+            reach.
         pieces: Connected pieces of lines before; ``pieces_after`` afterwards.
         areas: Share of the image of each class or mask, summed over images; ``areas_after`` afterwards.
-        positive: Set pixels of masks; ``inner`` those with no other around, of ``pixels`` that count.
-        images: How many labels were looked at.
-        smaller: How many of them were made smaller.
+        positive: Set pixels of masks; ``inner`` those without any neighbour outside, of ``pixels`` that
+            count.
+        images: Number of labels examined.
+        smaller: Number of labels that were reduced.
     """
 
     crossed: int = 0
@@ -59,7 +61,7 @@ class Shape:
 def shape_of(
     values: Array, valid: Bools, spec: TaskSpec, image_size: tuple[int, int] | None, how: Resizing
 ) -> Shape:
-    """Look at one label, (H, W) or (H, W, C); of classes and masks only."""
+    """Examine one label, (H, W) or (H, W, C); classes and masks only."""
     if spec.kind not in ("classes", "mask"):
         return Shape()
     from scipy.ndimage import binary_dilation, binary_erosion, label  # takes a while to import
@@ -112,7 +114,7 @@ def added(shapes: Iterable[Shape]) -> Shape:
 
 
 def notes_on(shape: Shape, spec: TaskSpec, size: Sequence[int]) -> list[str]:
-    """What a user should know of the labels of a task, in sentences."""
+    """What a user should know about the labels of a task, in sentences."""
     notes = []
     at = f"at {size[0]}x{size[1]} (data.image_size)"
     way_out = "Raise data.image_size"

@@ -1,4 +1,4 @@
-"""Whether labels say anything: the least and the greatest number of each task in each split."""
+"""Whether labels carry information: the smallest and largest number of each task in each split."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Span = tuple[float, float]
 
 
 def span_of(label: npt.NDArray[Any], valid: npt.NDArray[np.bool_]) -> Span | None:
-    """Least and greatest of the numbers that count, ``None`` where none does.
+    """Smallest and largest of the numbers that count, ``None`` if none does.
 
     Args:
         label: (H, W) or (H, W, C).
@@ -33,23 +33,23 @@ def span_of(label: npt.NDArray[Any], valid: npt.NDArray[np.bool_]) -> Span | Non
 
 
 class LabelSpans:
-    """Gathers the spans of the samples that a run reads."""
+    """Collects the spans of the samples that a run reads."""
 
     def __init__(self) -> None:
         self._found: dict[tuple[Split, str], Span | None] = {}
 
     def add(self, split: Split, spans: Mapping[str, Span | None]) -> None:
-        """Take in one sample."""
+        """Add one sample."""
         for task, span in spans.items():
             known = self._found.get((split, task))
             both = [each for each in (known, span) if each is not None]
             self._found[split, task] = (min(a for a, _ in both), max(b for _, b in both)) if both else None
 
     def check(self, tasks: Iterable[str]) -> None:
-        """Warn of tasks whose labels are one number everywhere in a split.
+        """Warn about tasks whose labels are one number everywhere in a split.
 
         Raises:
-            DataError: Names a task and a split in which not one pixel counts.
+            DataError: Names a task and a split in which no pixel counts.
         """
         for (split, task), span in self._found.items():
             if task not in tasks:

@@ -1,4 +1,4 @@
-"""Which ids a run trains on, chooses by, and is finally scored on."""
+"""Which ids a run trains on, selects by, and is finally scored on."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class Splits:
     """Ids per split; ``train`` and ``holdout`` share no id and no group.
 
     Attributes:
-        train: Ids that are trained on.
-        holdout: Ids that a search evaluates on, carved from the training ids; empty in a final run.
-        test: Ids of the test split. Listed only: their files are read when they are evaluated.
+        train: Ids for training.
+        holdout: Ids that a search evaluates on, taken from the training ids; empty in a final run.
+        test: Ids of the test split. Only listed: their files are read when they are evaluated.
     """
 
     train: tuple[str, ...]
@@ -40,15 +40,15 @@ class Splits:
 
 
 def split_ids(dataset: Dataset, config: DataConfig, final: bool) -> Splits:
-    """Carve the hold-out from the training ids, whole groups at a time.
+    """Take the hold-out from the training ids, whole groups at a time.
 
-    ``limit_train`` ids are chosen first, by ``holdout_seed``; a smaller limit chooses a subset of a larger
+    First ``limit_train`` ids are chosen by ``holdout_seed``; a smaller limit chooses a subset of a larger
     one. Groups (scenes, buildings) then join the hold-out in an order given by the same seed, each only if
     that brings the hold-out nearer to ``holdout_fraction`` of the ids. Either side gets at least one group.
-    Where the data set knows its classes, groups then change sides until every class that occurs in two
-    groups occurs on both sides (``spread_classes``); a split that has that already stays as it is.
+    If the data set knows its classes, groups then change sides until every class that occurs in two groups
+    occurs on both sides (``spread_classes``); a split that already meets this stays as it is.
 
-    Only training ids are asked for groups and classes: nothing of the test split is read.
+    Groups and classes are read for training ids only: nothing of the test split is read.
 
     Args:
         dataset: Source of ids and groups.
@@ -57,7 +57,7 @@ def split_ids(dataset: Dataset, config: DataConfig, final: bool) -> Splits:
 
     Raises:
         DataError: If an id is listed for training and for testing, or there is nothing to train on.
-        ConfigError: If fewer than two groups remain, so that no hold-out can be carved.
+        ConfigError: If fewer than two groups remain, so that there can be no hold-out.
     """
     listed, test = dataset.ids("train"), dataset.ids("test")
     shared = sorted(set(listed) & set(test))

@@ -1,6 +1,6 @@
 """Draw a share of the groups of a data set, and move groups until every class occurs on both sides.
 
-The order of names that decides comes from SHA-256, not from a random generator, so it is the same on every
+The deciding order of names comes from SHA-256, not from a random generator, so it is the same on every
 machine and with every version of every library.
 """
 
@@ -15,7 +15,7 @@ Classes = Mapping[str, AbstractSet[int]]
 
 
 def hashed_order(names: Iterable[str], seed: int, purpose: str) -> list[str]:
-    """Names in an order given by seed and purpose; two names keep their order, whatever others there are."""
+    """Names in an order given by seed and purpose; two names keep their order, whichever others there are."""
     return sorted(names, key=lambda name: hashlib.sha256(f"{purpose}:{seed}:{name}".encode()).digest())
 
 
@@ -47,18 +47,18 @@ def spread_classes(
 ) -> set[str]:
     """Give the hold-out, and then the training side, a group of every class it lacks.
 
-    A hold-out that has every class already stays as it is. Otherwise groups change sides one at a time, the
-    rarest class first, and never one whose side would lose a class by it; groups that their side can spare
-    then move back and forth while that brings the hold-out nearer to its size. Of equally good groups the
-    one that comes first in ``order`` moves, so the result depends on nothing else. A class that occurs in
-    one group only stays where it is.
+    A hold-out that already has every class stays as it is. Otherwise groups change sides one at a time, the
+    rarest class first, and never one whose side would lose a class. Then groups that their side can spare
+    move back and forth as long as that brings the hold-out nearer to its size. Ties go to the group that
+    comes first in ``order``, so the result depends on nothing else. A class that occurs in only one group
+    stays where it is.
 
     Args:
-        order: All groups, in the order in which they are preferred for the hold-out.
+        order: All groups, in order of preference for the hold-out.
         held_out: Groups that are held out.
         classes: Per group, the classes that occur in it.
         sizes: Per group, its number of samples.
-        target: Number of samples that the hold-out is to have.
+        target: Intended number of samples in the hold-out.
 
     Example:
         >>> classes = {"a": {0}, "b": {0, 1}, "c": {1}, "d": {0}}
@@ -89,7 +89,7 @@ def spread_classes(
 def _restore_size(
     chosen: set[str], order: Sequence[str], classes: Classes, sizes: Mapping[str, int], target: float
 ) -> None:
-    """Let groups that their side can spare leave the hold-out, last ones first, or join it, first first."""
+    """Let groups that their side can spare leave the hold-out (last ones first) or join it (first ones)."""
     size = sum(sizes[group] for group in chosen)
     for leaves, groups in ((True, list(reversed(order))), (False, list(order))):
         side = [group for group in groups if (group in chosen) == leaves]
@@ -105,7 +105,7 @@ def _restore_size(
 
 
 def _spare(classes_of_group: AbstractSet[int], counts: Mapping[int, int]) -> bool:
-    """Whether other groups of its side have all classes of a group; ``counts`` says how many have each."""
+    """Whether other groups on its side have all classes of a group; ``counts`` says how many have each."""
     return all(counts[each] > 1 for each in classes_of_group)
 
 

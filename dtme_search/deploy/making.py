@@ -80,13 +80,15 @@ def deploy_run(
     chosen = _chosen(tasks, tuple(specs))
     images = _pictures(pictures, config.data.image_size)
     model = restore_model(checkpoint, config, specs, torch.device("cpu"))
+    layers = "" if model.plan is None else " ".join(model.plan.operations())
+    model.fold(chosen)
     program = Program(model, specs, chosen, config.data.normalize, form)
     description = Description(
         specs=tuple(program.specs.values()),
         image_size=config.data.image_size,
         normalize=config.data.normalize,
         form=form,
-        layers="" if model.plan is None else " ".join(model.plan.operations()),
+        layers=layers,
         parameters=_count(program),
     )
     unproven = out.with_name(f".unproven-{out.name}")

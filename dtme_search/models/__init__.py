@@ -3,6 +3,7 @@
 from dtme_search.models.backbone import BackboneInfo, check_weights, describe_backbone, name_weights
 from dtme_search.models.decoders import Predictions, resize
 from dtme_search.models.multitask import MultiTaskViT, build_model, check_model
+from dtme_search.models.operations import check_operations
 
 __all__ = [
     "BackboneInfo",
@@ -10,6 +11,7 @@ __all__ = [
     "Predictions",
     "build_model",
     "check_model",
+    "check_operations",
     "check_weights",
     "describe_backbone",
     "name_weights",

@@ -7,6 +7,7 @@ N = S * B, (h, w) token grid, (H, W) image.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
 import torch
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from dtme_search.token_space import ExpansionPlan
 
 
+_MOST_VARIANTS = 64
+"""Compiled variants of a block in one process."""
 NUM_LEVELS = {"last": 1, "concat4": 4}
 """``model.levels`` -> number of feature maps for a decoder that takes any number of them."""
 
@@ -107,9 +110,9 @@ class MultiTaskViT(nn.Module):
     def grow(self, plan: ExpansionPlan, *, token_std: float, seed: int) -> list[nn.Parameter]:
         """Build the operations of a plan in place.
 
-        Outputs right after token modulation equal those before it. Task tokens change the attention at once,
-        but only slightly if ``token_std`` is small. To load a checkpoint of a grown model, grow a new model
-        by the same plan first.
+        Outputs right after token modulation and LoRA equal those before. Task tokens change the attention at
+        once, but only slightly if ``token_std`` is small. To load a checkpoint of a grown model, grow a new
+        model by the same plan first.
 
         Args:
             plan: Which layers grow, for which groups of tasks.
@@ -149,14 +152,37 @@ class MultiTaskViT(nn.Module):
         self._routes.clear()
         return new
 
+    def fold(self, tasks: Sequence[str] | None = None) -> None:
+        """Put operations into the weights, for inference: those that fold and that all of ``tasks`` share.
+
+        Outputs of these tasks stay the same up to rounding; the other tasks can no longer be computed. What
+        another task has of its own stays as it is.
+
+        Args:
+            tasks: Tasks that will be computed; all by default.
+        """
+        if self.plan is None:
+            return
+        active = self._active(tasks)
+        groups = {name: dict(layers) for name, layers in self.plan.groups.items()}
+        for layer, block in enumerate(self.backbone.blocks):
+            for name, operation in self._operations_at(layer).items():
+                shared = [set(active) <= set(group) for group in groups[name][layer]]
+                if operation.folds and any(shared):
+                    operation.fold(block, shared.index(True))
+                    del groups[name][layer], self._built(name)[str(layer)]
+        self.plan = replace(self.plan, groups=groups)
+        self._routes.clear()
+
     def compile_blocks(self, backend: str = "inductor") -> None:
         """Compile every block with ``torch.compile``; parameters and their names stay as they are.
 
         A block that cannot be compiled is an error and never runs eagerly. Blocks of all models in a process
-        share their
-        compiled variants, of which torch keeps few. So sizes are left open: more streams, more prefix tokens
-        and the last batch of an evaluation need no variant of their own.
+        share their compiled variants, of which torch keeps few. So sizes are left open: more streams, more
+        prefix tokens and the last batch of an evaluation need no variant of their own. Drop paths and LoRA
+        do, and in training and evaluation those can be more than the eight that torch keeps by default.
         """
+        torch._dynamo.config.cache_size_limit = max(torch._dynamo.config.cache_size_limit, _MOST_VARIANTS)
         for block in self.backbone.blocks:
             block.compile(backend=backend, fullgraph=True, dynamic=True)
 

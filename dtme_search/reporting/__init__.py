@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from dtme_search.reporting.sheet import label_sheet
     from dtme_search.reporting.study_data import StudyData, read_study_data
     from dtme_search.reporting.tables import (
-        LEGEND,
         Frame,
         against,
         baselines_table,
@@ -35,7 +34,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FIGURES",
-    "LEGEND",
     "Access",
     "Frame",
     "PageKeeper",
@@ -94,7 +92,6 @@ __getattr__ = lazily(
         "sheet": ("label_sheet",),
         "study_data": ("StudyData", "read_study_data"),
         "tables": (
-            "LEGEND",
             "Frame",
             "against",
             "baselines_table",

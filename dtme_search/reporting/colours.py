@@ -1,8 +1,8 @@
 """Colours in one place: those of the figures, and how labels and predictions become pictures.
 
-All are told apart by colour-blind eyes. The eight base colours are those of M. Okabe and K. Ito, "Color
-Universal Design"; more are added so that any two stay apart for normal sight, deuteranopia and protanopia
-[ours]. Pictures are uint8, shape (H, W, 3).
+Colour-blind readers can distinguish all of them. The eight base colours are those of M. Okabe and K. Ito,
+"Color Universal Design"; more are added so that any two stay apart for normal sight, deuteranopia and
+protanopia [ours]. Pictures are uint8, shape (H, W, 3).
 """
 
 from __future__ import annotations
@@ -23,12 +23,7 @@ SKY, RED, YELLOW, BLACK = "#56B4E9", "#D55E00", "#F0E442", "#000000"
 GREY, LIGHT_GREY = "#7F7F7F", "#D9D9D9"
 
 SERIES = (BLUE, ORANGE, GREEN, PINK, SKY, RED, YELLOW, BLACK)
-"""Colours of lines and points, in the order to take them."""
-
-OPERATION_COLOURS = MappingProxyType(
-    {"none": LIGHT_GREY, "modulate": ORANGE, "expand": BLUE, "both": "#1B1B3A"}
-)
-"""What happens at a layer: nothing, token modulation, token expansion, both. Darker is more."""
+"""Colours of lines and points, in order of use."""
 
 STATE_COLOURS = MappingProxyType(
     {
@@ -46,10 +41,10 @@ STATE_COLOURS = MappingProxyType(
 """How a trial ended."""
 
 CONTINUOUS = "cividis"
-"""Colormap of magnitudes, in matplotlib as in plotly: dark blue is low, yellow is high."""
+"""Colormap of magnitudes, in matplotlib and plotly: dark blue is low, yellow is high."""
 
 INVALID_COLOURS = ((255, 255, 255), (120, 120, 120))
-"""Diagonal stripes of pixels that have no label; no label is painted so."""
+"""Diagonal stripes of pixels without a label; no label is painted like that."""
 _STRIPE = 4
 
 # G. Machado, M. Oliveira, L. Fernandes, "A Physiologically-based Model for Simulation of Color Vision
@@ -91,14 +86,14 @@ def rgb(colour: str) -> tuple[int, int, int]:
 
 
 def colour_distances(colours: npt.ArrayLike, others: npt.ArrayLike) -> npt.NDArray[np.float64]:
-    """How far colours are apart for the worst of normal sight, deuteranopia and protanopia.
+    """Distance between colours for the worst of normal sight, deuteranopia and protanopia.
 
     Args:
         colours: Channels 0..255, shape (N, 3).
         others: Channels 0..255, shape (M, 3).
 
     Returns:
-        Distances in OKLab, shape (N, M); black and white are 1 apart, about 0.02 is just seen.
+        Distances in OKLab, shape (N, M); black and white are 1 apart, about 0.02 is just visible.
     """
     seen = [(_lab(colours, sight), _lab(others, sight)) for sight in _SIGHT]
     apart = [np.linalg.norm(a[:, None] - b[None], axis=-1) for a, b in seen]
@@ -108,9 +103,9 @@ def colour_distances(colours: npt.ArrayLike, others: npt.ArrayLike) -> npt.NDArr
 
 @cache
 def class_colours(count: int) -> Picture:
-    """One colour per class, uint8, shape (count, 3); read-only. The first classes have the same in any count.
+    """One colour per class, uint8, shape (count, 3); read-only. The first classes keep theirs in any count.
 
-    After the base colours each next one is that of a grid which is farthest from all before it.
+    After the base colours each next one is the grid colour farthest from all before it.
     """
     chosen = [rgb(colour) for colour in SERIES if colour != BLACK][:count]
     steps = np.linspace(0, 255, 12).round()
@@ -129,7 +124,7 @@ def class_colours(count: int) -> Picture:
 
 
 def value_limits(values: npt.NDArray[Any], valid: npt.NDArray[np.bool_]) -> tuple[float, float]:
-    """Range of a colour scale: the 1st and the 99th percentile of what counts; (0, 1) when nothing does."""
+    """Range of a colour scale: the 1st and the 99th percentile of what counts; (0, 1) if nothing does."""
     counted = values[valid]
     counted = counted[np.isfinite(counted)]
     if not counted.size:
@@ -146,9 +141,10 @@ def paint(
 ) -> Picture:
     """Paint a label or a prediction in the form of a ``Sample``; what does not count is striped.
 
-    Classes take :func:`class_colours`. Distances and other values take a colormap (several channels: their
-    length). Normals take red for x to the right, green for y *up*, blue for towards the camera, so that a
-    wall that is faced is light blue and a floor green. Masks, also soft ones of 0..1, go from white to black.
+    Classes use :func:`class_colours`. Distances and other values use a colormap (several channels: their
+    length). Normals use red for x to the right, green for y *up*, blue for towards the camera, so that a wall
+    facing the camera is light blue and a floor green. Masks, including soft ones of 0..1, go from white to
+    black.
 
     Args:
         spec: The task.
@@ -173,7 +169,7 @@ def paint(
 
 
 def paint_values(values: npt.NDArray[Any], limits: tuple[float, float]) -> Picture:
-    """Values on the colormap; beyond the limits the colour of the limit."""
+    """Values on the colormap; values beyond the limits get the colour of the limit."""
     from matplotlib import colormaps  # takes a while to import
 
     scaled = np.clip((np.nan_to_num(values) - limits[0]) / (limits[1] - limits[0]), 0, 1)
@@ -182,7 +178,7 @@ def paint_values(values: npt.NDArray[Any], limits: tuple[float, float]) -> Pictu
 
 
 def stripes(shape: tuple[int, ...]) -> Picture:
-    """The mark of pixels without a label, (H, W, 3)."""
+    """The pattern of pixels without a label, (H, W, 3)."""
     rows, columns = np.indices(shape[:2])
     dark = ((rows + columns) // _STRIPE) % 2 == 1
     return np.where(dark[..., None], INVALID_COLOURS[1], INVALID_COLOURS[0]).astype(np.uint8)

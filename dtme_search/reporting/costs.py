@@ -1,4 +1,4 @@
-"""Measured step costs beside counted ones: where they contradict each other, and how a study computed."""
+"""Measured step costs compared with counted ones: contradictions, and the number of threads of a study."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from dtme_search.search.study.threads import threads_of
 from dtme_search.words import enumerated, numbered
 
 MARK = "?"
-"""Stands after a measured cost that its operations contradict."""
+"""Mark after a measured cost that contradicts the counted operations."""
 _MOST_OFF = 0.5
-"""Part of the counted ratio by which a measured one may differ from it [ours]."""
+"""Fraction of the counted ratio by which a measured one may differ from it [ours]."""
 
 
 def doubtful_costs(trials: pd.DataFrame) -> pd.DataFrame:
@@ -23,7 +23,7 @@ def doubtful_costs(trials: pd.DataFrame) -> pd.DataFrame:
 
 
 def marked_costs(trials: pd.DataFrame) -> pd.DataFrame:
-    """The table with measured costs as text, those that are in doubt with a mark, and without the counts."""
+    """The table with measured costs as text, doubtful ones marked, and without the counts."""
     doubtful = doubtful_costs(trials).index
     if len(doubtful):
         texts = {
@@ -35,7 +35,7 @@ def marked_costs(trials: pd.DataFrame) -> pd.DataFrame:
 
 
 def cost_doubt(trials: pd.DataFrame) -> str:
-    """One sentence on the measured costs that are in doubt; empty if none is."""
+    """One sentence on doubtful measured costs; empty if there are none."""
     rows = doubtful_costs(trials)
     if rows.empty:
         return ""
@@ -49,7 +49,7 @@ def cost_doubt(trials: pd.DataFrame) -> str:
 
 
 def threads_in_words(study: LoadedStudy) -> str:
-    """How many CPU threads each trial of the study computes with; empty where that is not fixed."""
+    """How many CPU threads each trial of the study uses; empty if that is not fixed."""
     threads = threads_of(study.optuna)
     if threads is None:
         return ""

@@ -1,4 +1,4 @@
-"""The optuna-dashboard on a study's database, with what it lacks: access rules, constraints, threads."""
+"""The optuna-dashboard on a study's database, with additions: access rules, constraints, threads."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ _STUDY_PAGE = re.compile(r"/api/studies/(\d+)/?")
 
 
 class ShownStorage(CachedStorage):
-    """The database as optuna-dashboard 0.21 can show it.
+    """The database in a form that optuna-dashboard 0.21 can show.
 
-    Trials above a limit get their constraints as a list, the only form it knows. The notes of trials are
-    kept apart: it would look for each of them among all attributes of the study.
+    Trials above a limit get their constraints as a list, the only form it knows. The notes of trials are kept
+    separately, because it would look for each of them among all attributes of the study.
     """
 
     def get_all_trials(
         self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
     ) -> list[FrozenTrial]:
-        """Trials with their constraints as a list, too; those whose process has died run no more."""
+        """Trials, also with their constraints as a list; those whose process has died are not running."""
         trials = super().get_all_trials(study_id, deepcopy=deepcopy, states=states)
         running = [trial for trial in trials if trial.state == TrialState.RUNNING]
         dead = dead_among(running, self._backend.engine) if running else ()
@@ -58,7 +58,7 @@ class ShownStorage(CachedStorage):
         return studies
 
     def trial_notes(self, study_id: int) -> dict[int, dict[str, Any]]:
-        """Trial id -> its note as the dashboard sends it."""
+        """Trial id -> its note in the form that the dashboard sends."""
         versions: dict[int, int] = {}
         pieces: dict[int, dict[int, str]] = {}
         for key, value in self.get_study_system_attrs(study_id).items():
@@ -77,7 +77,7 @@ class ShownStorage(CachedStorage):
 
 
 def make_server(study: LoadedStudy, workdir: Path, access: Access) -> WSGIServer:
-    """A server of the study's database that listens already; ``serve_forever`` answers.
+    """A server of the study's database that is already listening; ``serve_forever`` answers.
 
     Raises:
         OSError: If it cannot listen there.
@@ -88,16 +88,16 @@ def make_server(study: LoadedStudy, workdir: Path, access: Access) -> WSGIServer
 
 
 def dashboard_app(study: LoadedStudy, workdir: Path) -> WsgiApp:
-    """The dashboard as a WSGI application, open to all."""
+    """The dashboard as a WSGI application, without access rules."""
     store = FileSystemArtifactStore(Workspace.of_study(workdir, study.name).artifacts)
     storage = ShownStorage(backend_of(study.optuna))
     return _MendedStudyPage(cast("WsgiApp", wsgi(storage, artifact_store=store)), storage)
 
 
 class _MendedStudyPage:
-    """Mends what the dashboard says of a study.
+    """Corrects the dashboard's answers about a study.
 
-    Trials above a limit are not among the best, figures have an order, trials get back their notes.
+    Trials above a limit are not among the best, figures have an order, trials get their notes back.
     """
 
     def __init__(self, app: WsgiApp, storage: ShownStorage) -> None:
@@ -146,7 +146,7 @@ def _ended(trial: FrozenTrial) -> FrozenTrial:
 
 
 class _Server(ThreadingMixIn, WSGIServer):
-    """A thread for each request: reading a large study must not keep the page from loading."""
+    """A thread per request, because reading a large study must not keep the page from loading."""
 
     daemon_threads = True
 
@@ -157,7 +157,7 @@ class _Server(ThreadingMixIn, WSGIServer):
 
 
 class _Silent(WSGIRequestHandler):
-    """Logs nothing: a line for every request, some with the token in it, helps nobody."""
+    """Logs nothing, because a line per request, some with the token in it, helps nobody."""
 
     def log_message(self, format: str, *args: Any) -> None:
         pass

@@ -1,6 +1,6 @@
-"""How optuna-dashboard names what it keeps among Optuna's attributes; nothing of it is documented.
+"""Names that optuna-dashboard uses among Optuna's attributes; none of them is documented.
 
-``tests/reporting/test_dashboard_names.py`` asks whether it still does, and pyproject.toml keeps it below the
+``tests/reporting/test_dashboard_names.py`` checks that it still does, and pyproject.toml keeps it below the
 next minor version.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 
 TRIAL_NOTE = re.compile(r"dashboard:(?P<trial>\d+):note_(ver|str:(?P<piece>\d+))$")
-"""Attribute of a study that holds the version, or a piece, of the note of a trial."""
+"""Attribute of a study with the version, or a piece, of the note of a trial."""
 
 
 def note_version(trial_id: int) -> str:
@@ -23,5 +23,5 @@ def is_version(key: str) -> bool:
 
 
 def pieces_of(version: str) -> str:
-    """How the attributes begin that hold the text of the note with this version attribute."""
+    """Prefix of the attributes with the text of the note that has this version attribute."""
     return version.removesuffix("note_ver") + "note_str:"

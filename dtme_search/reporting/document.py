@@ -21,7 +21,7 @@ class Heading:
 
 @dataclass(frozen=True)
 class Paragraph:
-    """A paragraph; `` `words` `` are code, ``**words**`` are strong."""
+    """A paragraph; `` `words` `` are code, ``**words**`` are bold."""
 
     text: str
 
@@ -50,7 +50,7 @@ class Code:
 
 @dataclass(frozen=True)
 class Chart:
-    """An interactive figure with what to read from it; Markdown keeps the words only."""
+    """An interactive figure with a caption; Markdown keeps only the caption."""
 
     key: str
     figure: go.Figure
@@ -70,7 +70,7 @@ th { background: #f3f3f3 } td.number { text-align: right; font-variant-numeric: 
 pre { background: #f3f3f3; padding: .7rem 1rem; overflow-x: auto } code { font-size: .9em }
 figure { margin: 1.2rem 0 } figcaption { color: #555; font-size: .9rem }
 """
-# The promise of a file without network becomes a rule that the browser keeps.
+# Makes the browser enforce that the file needs no network.
 _POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
 _NUMBER = re.compile(r"[-+]?\d[\d.,]*(e[-+]?\d+)?( ?(%|m|deg|h|s))?( ± [\d.]+)?")
 
@@ -94,7 +94,7 @@ def to_html(title: str, blocks: Sequence[Block]) -> str:
 
 
 def to_fragment(blocks: Sequence[Block]) -> str:
-    """The text as a piece of HTML, for a page that has figures' script already or none to draw."""
+    """The text as a fragment of HTML, for a page that already has the figures' script or shows no figures."""
     return "\n".join(map(_html, blocks))
 
 

@@ -1,4 +1,4 @@
-"""What goes with a better delta_m, and whether that is more than chance."""
+"""What goes along with a better delta_m, and whether that differs from chance."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dtme_search.reporting.study_data import StudyData
 
 SIGNIFICANCE = 0.05
 _FEWEST = 3
-"""Trials of a value below which it says nothing."""
+"""Number of trials below which a value is ignored."""
 _MOST_GROUPS = 6
 """Numbers with more distinct values are treated as a scale instead of groups."""
 
@@ -25,7 +25,7 @@ class Effect:
     Attributes:
         parameter: Its dotted path.
         p_value: Probability of differences this large by chance, corrected for the number of parameters.
-        best: What goes with the highest delta_m: a value, or ``more`` or ``less``.
+        best: What goes along with the highest delta_m: a value, or ``more`` or ``less``.
         worst: The opposite.
         difference: Mean delta_m of the best value minus that of the worst, in percent; for a scale the upper
             third against the lower third.
@@ -41,16 +41,16 @@ class Effect:
 
     @property
     def is_distinguishable(self) -> bool:
-        """Whether it is more than chance at 5 %."""
+        """Whether it differs from chance at 5 %."""
         return self.p_value <= SIGNIFICANCE
 
 
 def effects(data: StudyData) -> list[Effect]:
-    """Effects of the searched parameters on delta_m, the surest first.
+    """Effects of the searched parameters on delta_m, smallest p-value first.
 
-    Kruskal and Wallis' rank test by value where there are few values, Spearman's rank correlation along a
-    scale; p-values corrected by Holm's method. A sampler that goes where it was good before makes trials
-    depend on each other, so these are guides, no proofs [ours].
+    Kruskal-Wallis test by value if there are few values, Spearman's rank correlation along a scale; p-values
+    corrected by Holm's method. A sampler that returns to where it did well makes trials depend on each other,
+    so these are guides, not proofs [ours].
     """
     trials = data.feasible.dropna(subset=["delta_m_percent"]).set_index("trial")["delta_m_percent"]
     found = []

@@ -1,4 +1,4 @@
-"""Turn a trial into a file that ``dtme-search train`` runs unchanged."""
+"""Turn a trial into a file that ``dtme-search train`` runs without changes."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from dtme_search.config import RunConfig, dump_yaml, validate
 from dtme_search.errors import ExportError
+from dtme_search.operations import legend
 from dtme_search.reporting.tables import against, compact_layers
 from dtme_search.reporting.targets import refuse_foreign, write_own_text
 from dtme_search.search import (
@@ -34,8 +35,8 @@ def best_trial(study: LoadedStudy) -> int:
     """Number of the best feasible trial.
 
     If trials are confirmed with further seeds and delta_m is the first objective, the one with the highest
-    mean over these seeds; else the one with the best first objective (delta_m in the shipped studies), which
-    with several ``seeds`` is what is expected over seeds.
+    mean over these seeds; else the one with the best first objective (delta_m in the shipped studies), with
+    several ``seeds`` by its expected value.
 
     Raises:
         ExportError: If no trial is finished and feasible.
@@ -51,9 +52,9 @@ def best_trial(study: LoadedStudy) -> int:
 
 
 def export_trial(study: LoadedStudy, number: int, path: Path, *, force: bool = False) -> Path:
-    """Write the resolved config of a trial, its results as comments above it.
+    """Write the resolved config of a trial, with its results as comments above it.
 
-    The plan that the trial found is written out, so the file trains the same network without measuring.
+    The plan that the trial found is included, so the file trains the same network without measuring.
 
     Args:
         study: The study.
@@ -71,7 +72,7 @@ def export_trial(study: LoadedStudy, number: int, path: Path, *, force: bool = F
 def export_best(study: LoadedStudy, path: str | Path, *, force: bool = False) -> Path:
     """Write the config of the best feasible trial; see :func:`best_trial` and :func:`export_trial`.
 
-    Warns if further seeds do not tell it from the next.
+    Warns if further seeds cannot distinguish it from the next one.
     """
     doubt = doubt_about_leader(_confirmed(study))
     if doubt:
@@ -83,7 +84,7 @@ def export_best(study: LoadedStudy, path: str | Path, *, force: bool = False) ->
 
 def export_front(study: LoadedStudy, folder: Path, *, force: bool = False) -> list[Path]:
     """Write one file per trial of the feasible front into a folder, or none if one of them is refused."""
-    best_trial(study)  # says what to do when there is no front
+    best_trial(study)  # raises with advice if there is no front
     texts = {number: _text(study, number, force) for number in sorted(front_numbers(study))}
     files = {folder / f"{study.name}-trial-{number:04d}.yaml": text for number, text in texts.items()}
     for path in files:
@@ -92,7 +93,7 @@ def export_front(study: LoadedStudy, folder: Path, *, force: bool = False) -> li
 
 
 def _confirmed(study: LoadedStudy) -> list[Confirmed]:
-    """Confirmed configurations, the best first; none where delta_m is not what the study is after."""
+    """Confirmed configurations, best first; empty if delta_m is not what the study optimises first."""
     first = next(iter(study.config.objectives.items()))
     return ranking(study) if first == ("delta_m_percent", "maximize") else []
 
@@ -140,14 +141,19 @@ def _header(study: LoadedStudy, trial: FrozenTrial, run: RunRow) -> str:
     confirmed = confirmations(study).get(trial.number)
     gains = ", ".join(f"{task} {gain:+.2f} %" for task, gain in trial.user_attrs["gains_percent"].items())
     steps = f"{run.total_steps} steps, seed {run.seed}, one run"
+    layers = compact_layers(run.operations)
     lines = [
         f"Trial {trial.number} of study {study.name}, exported by dtme-search {run.code_version}.",
         f"delta_m {run.delta_m_percent:+.2f} % on the {run.split} ({gains}); {steps}.",
         f"Against {against(run)}.",
         *_of_further_seeds(confirmed),
         f"Parameter overhead {run.param_overhead_percent:.4f} %, step cost {run.step_cost_ratio:.2f}.",
+<<<<<<< HEAD
         *(f"{heading(name)}: {cell(name, value)}." for name, value in run.further_measures.items()),
         f"Layers: {compact_layers(run.operations)} (. none, M token modulation, E token expansion, B both).",
+=======
+        f"Layers: {layers} ({legend(layers)}).",
+>>>>>>> main
     ]
     if run.dead_tasks:
         lines.append(f"NOT TO BE TRUSTED: {run.dead_tasks} does not clearly beat the no-image prior.")

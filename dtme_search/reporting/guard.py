@@ -1,7 +1,7 @@
-"""Who may see and change what a local web server shows: checks of Host, Origin, token and method.
+"""Access control for a local web server: checks of Host, Origin, token and method.
 
-optuna-dashboard has none of them. Bound to this machine it can still be reached by any web page that makes
-a browser resolve its own name to 127.0.0.1, and by other users of the machine.
+optuna-dashboard has none of these. Even if bound to this machine, it can be reached by any web page that
+makes a browser resolve its own name to 127.0.0.1, and by other users of the machine.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _HEADERS = (
     ("X-Frame-Options", "DENY"),
     ("Referrer-Policy", "no-referrer"),
 )
-# An artifact that is a web page would run as a part of the dashboard.
+# Otherwise an artifact that is a web page would run as a part of the dashboard.
 _SANDBOX = (
     "Content-Security-Policy",
     "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src data:",
@@ -37,14 +37,14 @@ _SANDBOX = (
 
 @dataclass(frozen=True)
 class Access:
-    """Where a server listens and whom it answers.
+    """Where a server listens and which requests it answers.
 
     Attributes:
         host: Address to listen on.
-        port: Port to listen on; 0 takes a free one.
-        token: Secret that every request must bring; ``None`` asks for none.
-        writable: Whether requests may change something.
-        names: Further host names under which users reach it.
+        port: Port to listen on; 0 selects a free one.
+        token: Secret that every request must contain; ``None`` requires none.
+        writable: Whether requests may change anything.
+        names: Further host names by which users reach it.
     """
 
     host: str = LOOPBACK
@@ -61,8 +61,8 @@ class Access:
     def serves(self, host_header: str) -> bool:
         """Whether a Host header names this server.
 
-        On another address than the loopback, any address in numbers is taken too: a page elsewhere can make
-        its *name* resolve to this machine, but it cannot change what numbers mean.
+        If the address is not the loopback, any numeric address is accepted too: another page can make its
+        *name* resolve to this machine, but it cannot change what numbers mean.
         """
         name = host_name(host_header)
         if name is None:
@@ -77,7 +77,7 @@ class Access:
 
 
 def host_name(header: str) -> str | None:
-    """Host without port, in lower case; ``None`` if it is no host.
+    """Host without port, in lower case; ``None`` if it is not a host.
 
     Example:
         >>> host_name("LocalHost:8080"), host_name("[::1]:80"), host_name("a b"), host_name("")
@@ -92,12 +92,12 @@ def host_name(header: str) -> str | None:
 
 
 class Guard:
-    """Wraps a WSGI application; what it refuses gets a status and one line that says why.
+    """Wraps a WSGI application; refused requests get a status and one line with the reason.
 
     Args:
         app: What to protect.
         access: The rules.
-        port: Port that is listened on, when ``access`` leaves it open.
+        port: The actual port, if ``access`` leaves it open.
     """
 
     def __init__(self, app: WsgiApp, access: Access, port: int | None = None) -> None:
@@ -152,9 +152,9 @@ class Guard:
         return any(compare_digest(text.encode(), token.encode()) for text in given)
 
     def _remember(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-        """Move the token from the address, which browsers keep and show, into a cookie."""
+        """Move the token from the address, which browsers store and show, into a cookie."""
         rest = [(name, value) for name, value in parse_qsl(environ["QUERY_STRING"]) if name != "token"]
-        # One slash: two would name another host.
+        # A single slash, because two would start the name of another host.
         path = "/" + quote(environ.get("PATH_INFO", "").lstrip("/"))
         place = path + (f"?{urlencode(rest)}" if rest else "")
         cookie = f"{self._cookie}={self._access.token}; HttpOnly; SameSite=Lax; Path=/"

@@ -1,4 +1,4 @@
-"""What trials of a study searched and measured, side by side: parameters, metrics, baselines, priors."""
+"""What the trials of a study searched and measured, side by side: parameters, metrics, baselines, priors."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dtme_search.search.storage.rows import StoredEvaluation
 from dtme_search.tasks import display_metric
 
 MOST_COLUMNS = 6
-"""Trials beside each other that a page or a terminal has room for [ours]."""
+"""Number of trials side by side that fit on a page or in a terminal [ours]."""
 _LAYERS = "expansion.layers."
 
 
@@ -20,7 +20,7 @@ def measured(
 ) -> dict[str, float | None]:
     """Columns of a trial: ``metric_<task>``, ``gain_<task>_percent``, ``baseline_<task>``, ``prior_<task>``.
 
-    Metrics are those of all tasks, auxiliary ones included, each in its unit: fractions, m, deg.
+    Metrics are those of all tasks, including auxiliary ones, each in its unit: fractions, m, deg.
     """
     row: dict[str, float | None] = {}
     # Tasks that count come first, in the order of the config.
@@ -36,7 +36,7 @@ def measured(
 def without_measures(trials: pd.DataFrame, study: LoadedStudy, *, searched: bool = False) -> pd.DataFrame:
     """A ``trials_table`` without the columns that have tables of their own.
 
-    ``searched`` keeps parameters, but not the operations of layers, which the column ``layers`` has.
+    ``searched`` keeps parameters, except the operations of layers, which are in the column ``layers``.
     """
     own = [name for name in map(str, trials) if name.startswith(("metric_", "baseline_", "prior_"))]
     paths = [path for path in searched_columns(study, trials) if not searched or path.startswith(_LAYERS)]
@@ -63,7 +63,7 @@ def baselines_of_trials(study: LoadedStudy, runs: Iterable[RunRow]) -> dict[int,
 def searched_table(
     study: LoadedStudy, trials: pd.DataFrame, numbers: Sequence[int]
 ) -> tuple[list[str], list[list[str]]]:
-    """Searched parameters (rows) of some trials (columns); choices of layers stand in the plans."""
+    """Searched parameters (rows) of some trials (columns); choices of layers are part of the plans."""
     paths = [name for name in searched_columns(study, trials) if not name.startswith(_LAYERS)]
     chosen = trials.set_index("trial").loc[list(numbers)]
     rows = [[path, *(_value(value) for value in chosen[path])] for path in paths]
@@ -80,7 +80,7 @@ def searched_columns(study: LoadedStudy, trials: pd.DataFrame) -> list[str]:
 def metrics_table(study: LoadedStudy, numbers: Sequence[int]) -> tuple[list[str], list[list[str]]]:
     """Metrics of all tasks (rows) of some trials (columns) beside baseline and no-image prior.
 
-    A gain stands in brackets; where trials have baselines of their own, a range of them is shown.
+    A gain is in brackets; if trials have different baselines, their range is shown.
     """
     last, baselines = last_evaluations(study), baselines_of_trials(study, study.records.runs(study.name))
     counting = [task for number in numbers for task in baselines.get(number, {})]

@@ -25,9 +25,9 @@ from dtme_search.token_space import ExpansionPlan
 
 @dataclass(frozen=True)
 class StudyView(LoadedStudy):
-    """A study to look at; every call reads the database as it is then.
+    """A study to look at; every call reads the database as it is at that time.
 
-    A notebook shows it as what came out and the front.
+    A notebook displays it as the findings and the front.
     """
 
     def results(self) -> pd.DataFrame:
@@ -56,11 +56,11 @@ class StudyView(LoadedStudy):
         return {figure.name: figure.draw(data) for figure in FIGURES}
 
     def story(self) -> list[str]:
-        """What came out, in sentences; ``**words**`` are strong."""
+        """The findings, in sentences; ``**words**`` are bold."""
         return story(read_study_data(self))
 
     def report(self, path: str | Path) -> Path:
-        """Write the report, as Markdown for a name that ends so, else as one HTML file."""
+        """Write the report, as Markdown if the name ends in ``.md``, else as one HTML file."""
         return write_report(self, Path(path))
 
     def __repr__(self) -> str:
@@ -76,12 +76,12 @@ class StudyView(LoadedStudy):
 def load_study(
     study: StudySource, *, storage: str | None = None, workdir: str | Path = DEFAULT_WORKDIR
 ) -> StudyView:
-    """Open a study that exists, to look at it.
+    """Open an existing study, to look at it.
 
     Args:
         study: Name of the study, the path of its YAML, or the study as it was built in Python.
         storage: Database URL; ``DTME_STORAGE`` or SQLite in the study's folder by default.
-        workdir: Where studies lie by default.
+        workdir: Default folder of studies.
 
     Raises:
         StorageError: If there is no such study or the database cannot be reached.

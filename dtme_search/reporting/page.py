@@ -1,7 +1,7 @@
-"""The dashboard's page of a study: its note, a note per trial, figures; kept fresh at little cost.
+"""The dashboard's page of a study: its note, a note per trial, figures; kept up to date at little cost.
 
-Notes and figures lie among Optuna's study attributes, where optuna-dashboard looks for them. All that
-changed is written in one transaction: a browser never sees half a figure, and a page costs one commit.
+Notes and figures are Optuna study attributes, where optuna-dashboard looks for them. All changes are written
+in one transaction: a browser never sees half a figure, and a page costs one commit.
 """
 
 from __future__ import annotations
@@ -34,35 +34,35 @@ from dtme_search.search.storage.optuna_internals import id_of_study, id_of_trial
 _log = logging.getLogger(__name__)
 
 SHARE_OF_TIME = 0.01
-"""What keeping the page fresh may take of a search."""
+"""Share of a search's time that updating the page may take."""
 SECONDS_BETWEEN = 30.0
 
 
 @dataclass
 class PageKeeper:
-    """Writes the page again when trials have ended, for at most a hundredth of the time.
+    """Rewrites the page when trials have ended, for at most a hundredth of the time.
 
-    Several workers may do so: a page is written as a whole, and the last one stands.
+    Several workers may do so: a page is written as a whole, and the last one wins.
     """
 
     _due: float = field(default_factory=lambda: time.monotonic() + SECONDS_BETWEEN, init=False)
 
     def __call__(self, study: LoadedStudy) -> None:
-        """Write the page unless that was done lately."""
+        """Write the page unless that was done recently."""
         started = time.monotonic()
         if started < self._due:
             return
         try:
             write_page(study)
         except (SQLAlchemyError, DtmeSearchError) as error:
-            # The page is no reason to end a search; the next one is written as if nothing had happened.
+            # A failure here must not end a search; the next page is written as if nothing had happened.
             _log.warning("the dashboard's page was not written: %s", error)
         ended = time.monotonic()
         self._due = ended + max(SECONDS_BETWEEN, (ended - started) / SHARE_OF_TIME)
 
 
 def write_page(study: LoadedStudy) -> int:
-    """Write the note, those of finished trials and the figures; gives the number of changed attributes."""
+    """Write the note, those of finished trials and the figures; returns the number of changed attributes."""
     data = read_study_data(study)
     known = storage_of(study.optuna).get_study_system_attrs(id_of_study(study.optuna))
     attributes = _Attributes(known)
@@ -82,7 +82,7 @@ def write_page(study: LoadedStudy) -> int:
 
 
 def study_note(data: StudyData) -> list[Block]:
-    """What the page says before its figures."""
+    """The text of the page before its figures."""
     return [
         Heading(f"Study {data.name}", 2),
         Paragraph(subject(data)),
@@ -101,7 +101,7 @@ def study_note(data: StudyData) -> list[Block]:
 
 @dataclass
 class _Attributes:
-    """Stands in for Optuna's storage: takes what the dashboard's functions write, for one transaction."""
+    """Stands in for Optuna's storage: collects what the dashboard's functions write, for one transaction."""
 
     known: Mapping[str, Any]
     written: dict[str, Any] = field(default_factory=dict)
@@ -113,7 +113,7 @@ class _Attributes:
         self.written[key] = value
 
     def changes(self) -> dict[str, Any]:
-        """What differs from the database; a note whose text is the same keeps its version."""
+        """What differs from the database; a note with the same text keeps its version."""
         return {
             key: value
             for key, value in self.written.items()
@@ -129,7 +129,7 @@ class _Attributes:
 
 @dataclass(frozen=True)
 class _Noted:
-    """What ``save_note`` needs of a trial; Optuna's own may be noted only while it runs."""
+    """What ``save_note`` needs of a trial; Optuna allows notes on its own trials only while they run."""
 
     study: optuna.Study
     _trial_id: int
@@ -148,7 +148,7 @@ def _write(study: LoadedStudy, attributes: _Attributes) -> int:
         ids = {row.key: row.study_system_attribute_id for row in session.execute(query)}
         changes = attributes.changes()
         values = {key: json.dumps(value) for key, value in changes.items()}
-        # Pieces that another worker wrote since this one looked would be left over behind a shorter text.
+        # Otherwise pieces that another worker wrote in between would remain behind a shorter text.
         texts = {_text_of(key) for key in changes}
         values |= {
             key: '""'
@@ -173,5 +173,5 @@ def _write(study: LoadedStudy, attributes: _Attributes) -> int:
 
 
 def _text_of(key: str) -> str:
-    """What a numbered piece of a note or figure belongs to."""
+    """The item that a numbered piece of a note or figure belongs to."""
     return key.rsplit(":", 1)[0]

@@ -36,20 +36,20 @@ _WIDTH = 2.9
 _LEGEND = 0.95
 """Inches below the panels."""
 _LONGEST = 1200
-"""Pixels of the longer side of a panel; more would not be seen."""
+"""Pixels of the longer side of a panel; more would not be visible."""
 _MOST_CLASSES = 10
-"""Classes that a legend names, the most frequent ones."""
+"""Number of classes named in a legend, the most frequent ones."""
 _DIRECTIONS = (("right", (1.0, 0.0, 0.0)), ("up", (0.0, -1.0, 0.0)), ("to the camera", (0.0, 0.0, -1.0)))
 
 
 @dataclass(frozen=True)
 class PanelRow:
-    """One line of panels: what the tasks say about an image.
+    """One row of panels: what the tasks say about an image.
 
     Attributes:
-        name: What the line is, for example ``prediction``.
+        name: Name of the row, for example ``prediction``.
         labels: Task -> label or prediction in the form of a label, (H, W) or (H, W, C).
-        valid: Task -> where it counts, (H, W); everywhere for tasks that are missing.
+        valid: Task -> where it counts, (H, W); everywhere for tasks not included.
     """
 
     name: str
@@ -60,13 +60,13 @@ class PanelRow:
 def draw_panels(
     image: npt.NDArray[np.uint8], rows: Sequence[PanelRow], specs: Mapping[str, TaskSpec], title: str
 ) -> Figure:
-    """The image and a panel per task, in the image's own aspect, with a legend below each task.
+    """The image and a panel per task, in the image's own aspect ratio, with a legend below each task.
 
     Args:
         image: RGB, (H, W, 3).
         rows: Lines of panels; colour scales are those of the first line.
         specs: The tasks, in the order of the panels.
-        title: Stands above.
+        title: Shown above.
     """
     from matplotlib.figure import Figure
 
@@ -92,13 +92,13 @@ def draw_panels(
 
 
 def predict_image(predictor: Predictor, path: Path, target: Path, *, rasters: bool = False) -> list[Path]:
-    """Predict all tasks of a picture and write the panels as PNG to ``target``; gives what was written.
+    """Predict all tasks of a picture and write the panels as PNG to ``target``; returns the written paths.
 
     Args:
         predictor: The network.
         path: The picture.
-        target: For the panels, which are at most 1,200 pixels a side.
-        rasters: Write each task beside it as well, at the picture's own size, see :func:`save_raster`.
+        target: File for the panels, which are at most 1,200 pixels per side.
+        rasters: Also write each task beside it, at the picture's own size, see :func:`save_raster`.
     """
     image = read_image(path)
     found = predictor(image)
@@ -119,7 +119,7 @@ def predict_image(predictor: Predictor, path: Path, target: Path, *, rasters: bo
 def save_split_panels(
     model: MultiTaskViT, config: RunConfig, data: TaskData, split: Split, count: int, folder: Path
 ) -> list[Path]:
-    """Write labels above predictions for the first ``count`` images of a split, named by their ids."""
+    """Write labels above predictions for the first ``count`` images of a split, named after their ids."""
     paths: list[Path] = []
     ids = data.splits.ids(split)
     names = unique_names([re.sub(r"[^\w.-]+", "_", each) for each in ids[:count]])

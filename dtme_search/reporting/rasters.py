@@ -1,4 +1,4 @@
-"""Predictions as files to compute with: whole arrays at the picture's own size, written row by row."""
+"""Predictions as data files: whole arrays at the picture's own size, written row by row."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from dtme_search.training import Prediction
 Array = npt.NDArray[Any]
 
 FARTHEST_MM = 65535
-"""What 16 bits hold; depth beyond 65.535 m is written so."""
+"""Maximum of 16 bits; depth beyond 65.535 m is stored as this value."""
 
 
 def raster_name(stem: str, spec: TaskSpec) -> str:
@@ -34,8 +34,8 @@ def raster_name(stem: str, spec: TaskSpec) -> str:
 def save_raster(prediction: Prediction, task: str, target: Path) -> None:
     """Write one task of a picture.
 
-    Classes become an indexed png whose numbers are the classes; distances a grey png of 16 bits in whole
-    millimetres; masks (probabilities), normals (unit vectors) and other numbers npy of float32.
+    Classes become an indexed png whose numbers are the classes; distances a 16-bit grey png in whole
+    millimetres; masks (probabilities), normals (unit vectors) and other numbers a float32 npy.
     """
     spec = prediction.specs[task]
     bands = prediction.bands(task)

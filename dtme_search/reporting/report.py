@@ -1,4 +1,4 @@
-"""``report``: a study as one file, for people who were not there."""
+"""``report``: a study as one file, for people who were not involved."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from dtme_search.version import __version__
 ReportFormat = Literal["html", "md"]
 
 _MOST_ROWS = 100
-"""Trials listed one by one; a longer list is nobody's reading, and `show --format csv` gives it."""
+"""Number of trials listed individually; `show --format csv` has longer lists."""
 
 
 def write_report(study: LoadedStudy, path: Path, form: ReportFormat | None = None) -> Path:
@@ -49,11 +49,11 @@ def write_report(study: LoadedStudy, path: Path, form: ReportFormat | None = Non
     Args:
         study: The study.
         path: File to write.
-        form: ``html`` (figures, no network needed) or ``md`` (words and tables); by the file's name if not
-            given.
+        form: ``html`` (figures, no network needed) or ``md`` (words and tables); by default according to the
+            file's name.
 
     Raises:
-        ConfigError: If somebody else's file is there.
+        ConfigError: If a file that is not ours is there.
         ExportError: If the file cannot be written.
     """
     refuse_foreign(path)
@@ -66,7 +66,7 @@ def write_report(study: LoadedStudy, path: Path, form: ReportFormat | None = Non
 
 
 def report_blocks(data: StudyData, *, with_figures: bool = True) -> list[Block]:
-    """Everything the report says."""
+    """The whole content of the report."""
     figures = telling_figures(data) if with_figures else []
     charts = [Chart(figure.key, picture, figure.caption) for figure, picture in figures]
     return [

@@ -1,4 +1,4 @@
-"""Tables and sections that the report, the study's note and the trials' notes are put together from."""
+"""Tables and sections that make up the report, the study's note and the trials' notes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _HIDDEN = (
 
 
 def frame_table(frame: pd.DataFrame) -> Table:
-    """A DataFrame as texts, rounded for reading."""
+    """A DataFrame as rounded text."""
     rows = [[cell(str(name), value) for name, value in row.items()] for row in frame.to_dict("records")]
     return Table([heading(name) for name in frame.columns], rows)
 
@@ -60,11 +60,11 @@ def next_commands(data: StudyData) -> list[str]:
 
 
 def baseline_section(data: StudyData) -> list[Block]:
-    """Single-task baselines beside what a guess without the image reaches."""
+    """Single-task baselines beside what a guess that ignores the image reaches."""
     rows = _baseline_rows(data)
     if not rows:
         return []
-    # What differs between the baselines of a task tells them apart.
+    # Add the columns in which the baselines of a task differ.
     shown = [path for path in rows[0][1] if len({recipe[path] for _, recipe in rows}) > 1]
     table = [
         (
@@ -86,7 +86,7 @@ def baseline_section(data: StudyData) -> list[Block]:
 
 
 def _baseline_rows(data: StudyData) -> list[tuple[BaselineRow, dict[str, str]]]:
-    """Baselines that trials are compared with, by task, with what is searched of their recipes."""
+    """Baselines that trials are compared with, by task, with the searched part of their recipes."""
     used = {row.fingerprint: row for rows in data.baselines.values() for row in rows.values()}
     by_task = sorted(used.values(), key=lambda row: data.tasks.index(row.task))
     paths = [path for path in data.config.search if "*" not in path]
@@ -96,7 +96,7 @@ def _baseline_rows(data: StudyData) -> list[tuple[BaselineRow, dict[str, str]]]:
 
 
 def task_section(data: StudyData) -> list[Block]:
-    """Metrics of every task, auxiliary ones included, and what was searched, trial beside trial."""
+    """Metrics of every task, including auxiliary ones, and what was searched, trials side by side."""
     if not data.compared:
         return []
     columns, rows = metrics_table(data.study, data.compared)
@@ -110,7 +110,7 @@ def task_section(data: StudyData) -> list[Block]:
 
 
 def trial_note(data: StudyData, number: int) -> list[Block]:
-    """What a trial is and what came of it."""
+    """What a trial is and its result."""
     row = data.trials[data.trials["trial"] == number].iloc[0]
     run = data.runs.get(number)
     blocks: list[Block] = [Paragraph(_verdict(row, run))]
@@ -128,7 +128,7 @@ def trial_note(data: StudyData, number: int) -> list[Block]:
 
 
 def plan_table(plan: ExpansionPlan) -> Block:
-    """The layers of a plan that grow; one sentence if none does."""
+    """The layers of a plan that grow, or one sentence if none does."""
     if plan.is_empty:
         return Paragraph("The network never grows.")
     rows = [

@@ -1,4 +1,4 @@
-"""A contact sheet: images and labels as training sees them, with a key to every task.
+"""A contact sheet: images and labels as training sees them, with a legend for every task.
 
 Shapes: B images, C channels, H height, W width. Lengths are in inches.
 """
@@ -35,16 +35,16 @@ _DIRECTIONS = {
 
 
 def label_sheet(batch: Batch, specs: Mapping[str, TaskSpec], config: DataConfig, title: str) -> Figure:
-    """Draw a batch: one row per image, one column per task, and below them a key per task.
+    """Draw a batch: one row per image, one column per task, and below them a legend per task.
 
-    Classes are named as far as they occur on the sheet. Pixels without a label are striped. Distances and
-    values have one scale for the whole sheet.
+    Only classes that occur on the sheet are named. Pixels without a label are striped. Distances and values
+    have one scale for the whole sheet.
 
     Args:
         batch: What to draw; on the CPU.
         specs: Its tasks, the columns in order.
-        config: Tells how the images were normalised.
-        title: Stands above.
+        config: Says how the images were normalised.
+        title: Shown above.
     """
     from matplotlib.figure import Figure  # takes seconds to import, and most commands draw nothing
 
@@ -112,7 +112,7 @@ class _Column:
             labels = labels[..., 0] if labels.shape[-1] == 1 else labels
         valid = batch.valid[spec.name].numpy()[:, 0]
         if spec.kind == "distance":
-            # What is near differs in colour too, although a sheet spans metres.
+            # Logarithms, so that near things differ in colour too although a sheet spans metres.
             labels = np.log(np.where(valid, labels, 1))
         values = np.linalg.norm(labels, axis=-1) if labels.ndim == 4 else labels
         return cls(spec, labels, valid, value_limits(values, valid))
@@ -133,7 +133,7 @@ class _Column:
 
     @property
     def entries(self) -> Sequence[tuple[str, Picture]]:
-        """Name and swatch of everything that stands on the sheet."""
+        """Name and swatch of everything on the sheet."""
         if self.spec.kind == "classes":
             found = np.unique(self.labels[self.valid]).tolist()
             named = [(self._class_name(index), self._swatch(index)) for index in found]

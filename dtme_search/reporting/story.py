@@ -1,4 +1,4 @@
-"""What a study found, in plain sentences made from its numbers: what helped, by how much, how sure."""
+"""The findings of a study, in plain sentences made from its numbers: what helped, how much, how sure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dtme_search.words import cell, heading
 
 _SMALLEST_P = 1e-4
 _LARGEST_OF_MANY = 5
-"""Trials from which on choosing the best by one seed is worth a warning [ours]."""
+"""Number of trials from which on selecting the best by one seed deserves a warning [ours]."""
 
 
 def story(data: StudyData) -> list[str]:
@@ -68,7 +68,7 @@ def subject(data: StudyData) -> str:
 
 
 def _tasks_of(data: StudyData) -> str:
-    """Tasks of all trials; those that only some have are named so."""
+    """Tasks of all trials; those that only some have are marked."""
     found = [RunConfig.model_validate_json(run.config).tasks for run in data.runs.values() if run.config]
     tasks = dict.fromkeys(task for each in found for task in each)
     return ", ".join(
@@ -77,7 +77,7 @@ def _tasks_of(data: StudyData) -> str:
 
 
 def _network(data: StudyData, config: RunConfig) -> str:
-    """Backbone, and what decodes it where that is neither the simple decoder nor searched."""
+    """Backbone, and its decoder if that is neither the simple one nor searched."""
     usual, model = ModelConfig(), config.model
     parts = [
         f"`{value}`"
@@ -173,7 +173,7 @@ def _same_seed(data: StudyData, best: pd.Series, reference: pd.Series) -> str:
 
 
 def _reference(best: pd.Series, never: pd.DataFrame) -> pd.Series:
-    """The unexpanded trial that the best one is paired with, else the best of them."""
+    """The unexpanded trial that the best one is paired with, otherwise the best unexpanded one."""
     partner = best.get("paired_trial")
     paired = never[never["trial"] == partner]
     return (paired if len(paired) else never.sort_values("delta_m_percent")).iloc[-1]
@@ -186,7 +186,7 @@ def _tasks(data: StudyData, best: pd.Series) -> str:
         return ""
     config = data.runs[int(best["trial"])].config
     if config is None or len(RunConfig.model_validate_json(config).tasks) == 1:
-        return ""  # nothing is shared
+        return ""  # nothing was shared
     better = [f"{task} {gain:+.1f} %" for task, gain in known.items() if gain > 0]
     worse = [f"{task} {gain:+.1f} %" for task, gain in known.items() if gain <= 0]
     parts = [f"{', '.join(better)} {_agreeing(better, 'gain')} from sharing the network"] if better else []
@@ -200,7 +200,7 @@ def _agreeing(subjects: list[str], verb: str) -> str:
 
 
 def _searched(data: StudyData, best: pd.Series) -> str:
-    """Values of the best trial that no other sentence tells."""
+    """Values of the best trial that no other sentence mentions."""
     _, rows = searched_table(data.study, data.trials, [int(best["trial"])])
     listed = ", ".join(f"`{path}` {value}" for path, value in rows)
     return f"Its searched values: {listed}." if listed else ""
@@ -249,7 +249,7 @@ def effect_words(effect: Effect) -> str:
 
 
 def p_in_words(value: float) -> str:
-    """A p-value; none is zero.
+    """A p-value in words; never zero.
 
     Example:
         >>> p_in_words(0.0312), p_in_words(0.0)

@@ -1,4 +1,4 @@
-"""All that figures, pages and reports show of a study, read once."""
+"""Everything that figures, pages and reports show of a study, read once."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from dtme_search.search.storage.tables import CONFLICTS, EVALUATIONS, GRADIENTS
 from dtme_search.token_space import ExpansionPlan
 
 _FEWEST_FOR_IMPORTANCE = 8
-"""Complete trials below which an importance would be guessing [ours]."""
+"""Number of complete trials below which an importance would be a guess [ours]."""
 
 KINDS = (
     "front",
@@ -36,7 +36,7 @@ KINDS = (
     "running",
     "waiting",
 )
-"""How a trial may have ended; the first that fits, see :attr:`StudyData.kinds`."""
+"""How a trial may have ended; the first match counts, see :attr:`StudyData.kinds`."""
 
 
 @dataclass(frozen=True)
@@ -46,14 +46,14 @@ class StudyData:
     Attributes:
         study: The study itself.
         runs: Facts of each trial as a run.
-        trials: As ``trials_table`` gives it.
+        trials: The result of ``trials_table``.
         rungs: delta_m of every evaluation: ``trial``, ``step``, ``fraction`` (of its steps),
             ``delta_m_percent``.
         conflicts: Rates in percent, mean over the trials that measured: ``layer``, ``task_a``, ``task_b``,
             ``range_percent``, ``null_percent``, ``trials``.
-        gradients: Looks at the gradients: the columns of ``GradientRow`` with ``trial`` and ``fraction``.
+        gradients: Gradient statistics: the columns of ``GradientRow`` with ``trial`` and ``fraction``.
         baselines: Trial -> task -> single-task baseline that it is compared with.
-        parameters: Searched values, a row per trial and a column per parameter; missing where not searched.
+        parameters: Searched values, a row per trial and a column per parameter; missing if not searched.
     """
 
     study: LoadedStudy
@@ -67,7 +67,7 @@ class StudyData:
 
     @cached_property
     def proposals(self) -> Mapping[int, str]:
-        """Why the sampler proposed a trial, where it says so."""
+        """Why the sampler proposed a trial, if it gives a reason."""
         trials = own_trials(self.study.optuna)
         return {t.number: t.user_attrs[PROPOSAL_ATTR] for t in trials if PROPOSAL_ATTR in t.user_attrs}
 
@@ -105,7 +105,7 @@ class StudyData:
 
     @cached_property
     def compared(self) -> list[int]:
-        """Trials to put side by side: the best of the front, the best that never grew among them."""
+        """Trials to show side by side: the best on the front, including the best that never grew."""
         front = self.trials[self.trials["on_front"].astype(bool)]
         ranked = front.sort_values("delta_m_percent", ascending=False)["trial"].tolist()
         never = self.unexpanded.sort_values("delta_m_percent", ascending=False)["trial"].tolist()[:1]
@@ -114,7 +114,7 @@ class StudyData:
 
     @cached_property
     def could_grow(self) -> bool:
-        """Whether growth is part of the study, so that its absence says something."""
+        """Whether growth is part of the study, so that its absence is meaningful."""
         return could_grow(self.study)
 
     @cached_property
@@ -124,7 +124,7 @@ class StudyData:
 
     @cached_property
     def best(self) -> pd.Series | None:
-        """Row of the trial that ``export --best`` takes; ``None`` if none is feasible.
+        """Row of the trial that ``export --best`` chooses; ``None`` if none is feasible.
 
         By the first objective; if that is delta_m and trials are confirmed, by their mean over new seeds.
         """
@@ -149,16 +149,16 @@ class StudyData:
 
     @cached_property
     def run_config(self) -> RunConfig | None:
-        """Config of the first trial, for what all trials share; ``None`` without trials."""
+        """Config of the first trial, for what all trials have in common; ``None`` without trials."""
         found = next((run.config for run in self.runs.values() if run.config), None)
         return RunConfig.model_validate_json(found) if found else None
 
     @cached_property
     def importances(self) -> pd.DataFrame:
-        """Share of each parameter in the spread of each objective: a row per parameter, by the first.
+        """Share of each parameter in the spread of each objective: a row per parameter, sorted by the first.
 
-        PED-ANOVA (Optuna's default), which asks what separates the best tenth from all trials. Empty for a
-        handful of trials.
+        PED-ANOVA (Optuna's default), which measures what separates the best tenth from all trials. Empty if
+        there are only a few trials.
         """
         if len(self.complete) < _FEWEST_FOR_IMPORTANCE:
             return pd.DataFrame()
@@ -171,7 +171,7 @@ class StudyData:
         return frame.sort_values(frame.columns[0], ascending=False) if columns else frame
 
     def _importance(self, index: int) -> dict[str, float]:
-        # The evaluator asks what leads to low values and warns that it does.
+        # The evaluator looks for what leads to low values, and warns that it does.
         sign = -1.0 if list(self.config.objectives.values())[index] == "maximize" else 1.0
 
         def target(trial: FrozenTrial) -> float:
@@ -183,12 +183,12 @@ class StudyData:
                 return get_param_importances(
                     self.study.optuna, evaluator=PedAnovaImportanceEvaluator(), target=target
                 )
-            except (ValueError, RuntimeError):  # all trials alike: nothing separates them
+            except (ValueError, RuntimeError):  # all trials are alike, so nothing separates them
                 return {}
 
 
 def read_study_data(study: LoadedStudy) -> StudyData:
-    """Read a study; a second or two for 2,000 trials."""
+    """Read a study; takes a second or two for 2,000 trials."""
     trials = own_trials(study.optuna)
     runs = {run.trial: run for run in study.records.runs(study.name)}
     parameters = pd.DataFrame([trial.params for trial in trials], index=[trial.number for trial in trials])
@@ -205,7 +205,7 @@ def read_study_data(study: LoadedStudy) -> StudyData:
 
 
 def plan_of_run(run: RunRow) -> ExpansionPlan | None:
-    """Expansion plan of a complete trial, whose config has it written out; ``None`` of any other."""
+    """Expansion plan of a complete trial, whose config contains it; otherwise ``None``."""
     if run.state != "complete" or run.operations is None or run.config is None:
         return None
     config = RunConfig.model_validate_json(run.config)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from statistics import fmean
 from typing import Any
 
@@ -11,8 +11,12 @@ import pandas as pd
 from optuna.trial import TrialState
 
 from dtme_search.config import RunConfig
+<<<<<<< HEAD
 from dtme_search.config.measures import INFERENCE, is_result
 from dtme_search.operations import LETTERS
+=======
+from dtme_search.operations import LETTERS, legend
+>>>>>>> main
 from dtme_search.reporting.measures import baselines_of_trials, last_evaluations, measured
 from dtme_search.search import (
     Confirmed,
@@ -27,19 +31,22 @@ from dtme_search.search.study.states import trial_states
 
 Frame = pd.DataFrame
 
-LEGEND = "layers: . none, M token modulation, E token expansion, B both; one letter per layer, input first"
-
 
 def trials_table(study: LoadedStudy) -> pd.DataFrame:
-    """One row per trial of the study itself, in order; of one that was interrupted the last attempt.
+    """One row per trial of the study itself, in order; for an interrupted trial, its last attempt.
 
     Columns: ``trial``, ``state``, ``delta_m_percent``, ``gain_<task>_percent``, ``delta_m_mean``,
     ``delta_m_std`` and ``num_seeds`` (in percent, over the further seeds of ``confirm`` only, because the
     search chose by its own seed; NaN where unconfirmed), ``paired_gain_percent`` (delta_m less that of
     ``paired_trial``, the unexpanded trial of the same seed), with several ``seeds`` ``expected_delta_m`` and
+<<<<<<< HEAD
     ``expected_std`` (of the plan over seeds), ``param_overhead_percent``, ``step_cost_ratio``, further
     measures that the study names (``latency_ms``, ``metric.semseg``, ...),
     ``start`` (fraction of all steps), ``layers`` (see ``LEGEND``), ``feasible``, ``dead_tasks``,
+=======
+    ``expected_std`` (of the plan over seeds), ``param_overhead_percent``, ``step_cost_ratio``,
+    ``start`` (fraction of all steps), ``layers`` (see :func:`layers_legend`), ``feasible``, ``dead_tasks``,
+>>>>>>> main
     ``seconds``, ``on_front``, ``error`` (first line). Where a study has such trials: ``reason`` (why it was
     pruned or took a result over), ``origin_trial`` (whose result it took), ``steps_reused``,
     ``step_flops_ratio`` (step cost by counted operations); where the
@@ -53,7 +60,7 @@ def trials_table(study: LoadedStudy) -> pd.DataFrame:
 
 
 def table_of_runs(study: LoadedStudy, runs: Mapping[int, RunRow]) -> pd.DataFrame:
-    """``trials_table`` of runs that are read already."""
+    """``trials_table`` for runs that have already been read."""
     front = front_numbers(study)
     confirmed, expected = confirmations(study), expectations(study)
     last, baselines = last_evaluations(study), baselines_of_trials(study, runs.values())
@@ -61,7 +68,7 @@ def table_of_runs(study: LoadedStudy, runs: Mapping[int, RunRow]) -> pd.DataFram
     states = trial_states(study.optuna, study.records.engine)
     for trial in own_trials(study.optuna):
         if trial.number not in states:
-            continue  # an attempt; the trial that goes on from there stands for it
+            continue  # an earlier attempt; the trial that continues it is listed instead
         run = runs.get(trial.number)
         row: dict[str, Any] = {
             "trial": trial.number,
@@ -72,7 +79,7 @@ def table_of_runs(study: LoadedStudy, runs: Mapping[int, RunRow]) -> pd.DataFram
         if run is not None:
             row |= {
                 "delta_m_percent": run.delta_m_percent,
-                # Numbers always: a column of None alone would be none of numbers.
+                # Always a float column: one of None alone would not be numeric.
                 "paired_gain_percent": _or_nan(run.paired_gain_percent),
                 "paired_trial": _or_nan(run.paired_trial),
                 "param_overhead_percent": run.param_overhead_percent,
@@ -108,7 +115,8 @@ def front_table(study: LoadedStudy, trials: pd.DataFrame | None = None) -> pd.Da
     """Feasible trials that no other feasible trial beats in every objective.
 
     Confirmed ones first, by their mean, then the others by the delta_m of the search. ``trials`` is the
-    study's ``trials_table`` where it is at hand: making it is most of the work in a large study.
+    study's ``trials_table`` if it is already available, because making it is most of the work in a large
+    study.
     """
     table = trials_table(study) if trials is None else trials
     if table.empty:
@@ -119,7 +127,7 @@ def front_table(study: LoadedStudy, trials: pd.DataFrame | None = None) -> pd.Da
 
 
 def confirmed_table(study: LoadedStudy, trials: pd.DataFrame | None = None) -> pd.DataFrame:
-    """Confirmed configurations, the best mean first: what further seeds made of them.
+    """Confirmed configurations, best mean first: their results with further seeds.
 
     Columns: ``trial``, ``delta_m_mean`` and ``delta_m_std`` (percent, further seeds only), ``num_seeds``,
     where known ``paired_mean`` and ``paired_se`` (points over the unexpanded network of each further seed,
@@ -150,7 +158,7 @@ def confirmed_table(study: LoadedStudy, trials: pd.DataFrame | None = None) -> p
 
 
 def _over_unexpanded(repeats: Confirmed) -> dict[str, float]:
-    """Mean gain over the unexpanded network of each seed, with its standard error where there are two."""
+    """Mean gain over the unexpanded network of each seed, with its standard error if there are two."""
     gains, lead = repeats.paired_by_seed.values(), repeats.paired
     return {
         "paired_mean": fmean(gains) if gains else math.nan,
@@ -174,7 +182,7 @@ def pruned_table(study: LoadedStudy) -> pd.DataFrame:
 
 
 def baselines_table(study: LoadedStudy) -> pd.DataFrame:
-    """Single-task baselines of the database with the no-image prior beside each."""
+    """Single-task baselines of the database, each with its no-image prior."""
     rows = [
         {
             "task": row.task,
@@ -195,7 +203,7 @@ def baselines_table(study: LoadedStudy) -> pd.DataFrame:
 
 
 def over_base_legend(table: pd.DataFrame) -> str:
-    """What the column ``delta_m_base_percent`` is, where a table of trials has it."""
+    """What the column ``delta_m_base_percent`` means, if a table of trials has it."""
     if "delta_m_base_percent" not in table:
         return ""
     return "base: delta_m over baselines\nof the base config, not of the trial's own architecture; "
@@ -204,7 +212,7 @@ def over_base_legend(table: pd.DataFrame) -> str:
 def against(run: RunRow) -> str:
     """What the delta_m of a trial is against, to be read after "against"."""
     if run.baselines is None or run.config is None:
-        return "single-task baselines of the base config"  # of a release that had no others
+        return "single-task baselines of the base config"  # from a release that had no others
     return RunConfig.model_validate_json(run.config).baselines.in_words()
 
 
@@ -216,6 +224,11 @@ def compact_layers(operations: str | None) -> str:
         '.MB'
     """
     return "".join(LETTERS[operation] for operation in (operations or "").split())
+
+
+def layers_legend(layers: Iterable[str]) -> str:
+    """What the letters in columns of :func:`compact_layers` mean."""
+    return f"layers: {legend(''.join(map(str, layers)))}; one letter per layer, input first"
 
 
 def _or_nan(value: float | None) -> float:

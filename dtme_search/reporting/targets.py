@@ -1,4 +1,4 @@
-"""Files that a user asks for: none takes the place of another, or of what somebody else wrote."""
+"""Output files: none overwrites another one, or a file that somebody else wrote."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from pathlib import Path
 from dtme_search.errors import ConfigError, ExportError
 
 MARK = "dtme-search"
-"""Stands in every file that we write for a user."""
+"""Mark in every file that we write for a user."""
 _END_BYTES = 4096
 
 
 def refuse_foreign(path: Path) -> None:
-    """Refuse to write over a file that is not of an earlier call.
+    """Refuse to overwrite a file that no earlier call has written.
 
     Raises:
         ConfigError: If there is one.
@@ -32,7 +32,7 @@ def refuse_foreign(path: Path) -> None:
 
 
 def write_own_text(path: Path, text: str) -> Path:
-    """Write a text that bears our mark, unless somebody else's file is there; gives the path.
+    """Write a text with our mark, unless a file without it is there; returns the path.
 
     Raises:
         ConfigError: If there is one.
@@ -48,7 +48,7 @@ def write_own_text(path: Path, text: str) -> Path:
 
 
 def refuse_existing(paths: Sequence[Path]) -> None:
-    """Refuse to write over files that bear no mark of ours, of which nobody can tell whose they are.
+    """Refuse to overwrite files that have no mark of ours, because their owner is unknown.
 
     Raises:
         ConfigError: Names the first one and how many there are.
@@ -62,12 +62,12 @@ def refuse_existing(paths: Sequence[Path]) -> None:
 
 
 PICTURES = (".bmp", ".gif", ".jpeg", ".jpg", ".mpo", ".png", ".ppm", ".tif", ".tiff", ".webp")
-"""Endings of what is taken for a picture in a folder; a file that is named may have any."""
+"""File endings treated as pictures in a folder; a file given by name may have any."""
 
 
 def find_pictures(places: Sequence[Path], out: Path) -> list[Path]:
-    """The files that are named, and the pictures in the folders that are named and in those below them, but
-    none in ``out``, where earlier calls have written.
+    """The given files, and the pictures in the given folders and their subfolders, but none in ``out``, where
+    earlier calls have written.
 
     Raises:
         ConfigError: If a place does not exist, or a folder holds no picture.
@@ -92,15 +92,15 @@ _OF_PANELS = "-panels.png"
 
 
 def panel_names(pictures: Sequence[Path]) -> list[str]:
-    """A name of its own for the panels of each picture.
+    """A unique name for the panels of each picture.
 
-    Where pictures share a name, folders and ending tell them apart; where these do not, a number does.
+    If pictures share a name, folders and ending distinguish them, otherwise a number does.
 
     Example:
         >>> panel_names([Path("a/shot.jpg"), Path("b/shot.jpg"), Path("leaf.png")])
         ['a-shot.jpg-panels.png', 'b-shot.jpg-panels.png', 'leaf-panels.png']
     """
-    # Some file systems take A and a for the same letter.
+    # Some file systems do not distinguish A and a.
     stems = Counter(path.stem.casefold() for path in pictures)
     names = []
     for path in pictures:
@@ -111,12 +111,12 @@ def panel_names(pictures: Sequence[Path]) -> list[str]:
 
 
 def stem_of_panels(panels: Path) -> str:
-    """What the name of a panel begins with."""
+    """The beginning of the name of a panel."""
     return panels.name.removesuffix(_OF_PANELS)
 
 
 def unique_names(names: Sequence[str]) -> list[str]:
-    """Names that differ, also where letters count once: what is there already gets a number.
+    """Names that differ even without regard to case: repeated ones get a number.
 
     Example:
         >>> unique_names(["shot", "Shot", "leaf"])
@@ -136,7 +136,7 @@ def unique_names(names: Sequence[str]) -> list[str]:
 def save_metrics_of_images(
     path: Path, tasks: Sequence[str], rows: Iterable[tuple[str, Mapping[str, float | None]]]
 ) -> None:
-    """Write a csv with a line per image; empty where nothing counts."""
+    """Write a csv with a line per image; a cell is empty if nothing counts."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)

@@ -1,8 +1,8 @@
-"""Which tasks are alike, and which auxiliary tasks were worth having.
+"""Which tasks are alike, and which auxiliary tasks helped.
 
-Two tasks are alike when the same images are hard for both: their data maps correlate. That is no proof that
-one helps the other (STG-MTL, arXiv 2307.03374, compares no other grouping), so what training with and without
-a task showed stands beside it.
+Two tasks are alike if the same images are hard for both: their data maps correlate. That does not prove that
+one helps the other (STG-MTL, arXiv 2307.03374, compares no other grouping), so the results of training with
+and without a task are shown beside it.
 """
 
 from __future__ import annotations
@@ -50,10 +50,10 @@ class DataMap:
         return spread
 
     def likeness(self, one: str, other: str) -> float:
-        """Correlation of confidence and variability of two tasks over the images that both have labels for.
+        """Correlation of confidence and variability of two tasks over the images with labels for both.
 
-        Each is standardised over the images first [ours]: raw values would mostly say how easy a task is.
-        NaN where nothing varies.
+        Each is standardised over the images first [ours], because raw values would mostly say how easy a task
+        is. NaN if nothing varies.
         """
         both = ~(np.isnan(self.confidence(one)) | np.isnan(self.confidence(other)))
         if both.sum() < 2:
@@ -91,7 +91,7 @@ def _scores(rows: Iterable[StoredEvaluation]) -> Array:
 
 
 class PairLikeness(NamedTuple):
-    """Two tasks over the trials of a study; NaN where no trial measured it."""
+    """Two tasks over the trials of a study; NaN if no trial measured it."""
 
     task_a: str
     task_b: str
@@ -140,9 +140,9 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def groups_of(rows: Sequence[PairLikeness], tasks: Sequence[str], count: int) -> list[list[str]]:
-    """Part the tasks into ``count`` groups: average linkage on 1 - likeness [ours]; unknown counts as 0.
+    """Divide the tasks into ``count`` groups: average linkage on 1 - likeness [ours]; unknown counts as 0.
 
-    With four to eleven tasks k-means, which STG-MTL uses, depends on its start.
+    With four to eleven tasks the result of k-means, which STG-MTL uses, depends on its start.
     """
     if len(tasks) < 2 or count >= len(tasks):
         return [[task] for task in tasks]
@@ -163,8 +163,8 @@ class Worth(NamedTuple):
     """What a primary task gains with an auxiliary task, in points of its gain.
 
     Attributes:
-        difference: Mean gain of the trials with it, less that of those without.
-        standard_error: Of the difference (Welch); NaN with a single trial on a side.
+        difference: Mean gain of the trials with it minus that of those without.
+        standard_error: Of the difference (Welch); NaN if there is a single trial on a side.
         likeness: Of the two tasks.
     """
 
@@ -180,10 +180,10 @@ class Worth(NamedTuple):
 def worth_of_auxiliaries(
     study: LoadedStudy, rows: Sequence[PairLikeness], primary: Sequence[str], auxiliary: Sequence[str]
 ) -> list[Worth]:
-    """Each primary with each auxiliary task, by primary and then by what it brought or how alike it is.
+    """Each primary task with each auxiliary task, by primary task and then by effect or likeness.
 
-    Trials differ in more than one task, and a sampler looks where it was good before: a difference is a hint
-    unless the trials without a task are otherwise like those with it.
+    Trials differ in more than one task, and a sampler returns to where it did well. So a difference is a
+    hint, unless the trials without a task are otherwise like those with it.
     """
     gains: dict[int, dict[str, float]] = {}
     for row in study.records.last_evaluations(study.name):

@@ -18,6 +18,7 @@ from dtme_search.search.storage.records import records_for
 from dtme_search.search.storage.rows import BaselineRow
 from dtme_search.search.storage.studies import check_storage, default_storage_url, open_storage
 from dtme_search.search.study.baselines import Baselines
+from dtme_search.search.study.weights import TrainedTrial
 from dtme_search.search.trial.listener import Listener
 from dtme_search.search.trial.outcome import Comparison, compare
 from dtme_search.search.workspace import Workspace, private_folder
@@ -34,7 +35,9 @@ from dtme_search.training import (
     run_within_memory,
     with_smaller_batches,
 )
+from dtme_search.training.disk import WEIGHTS
 from dtme_search.training.identity import RunContext, result_fingerprint
+from dtme_search.training.runtime import run_numerics
 
 FINAL = "train"
 """Folder below the workdir for final training: its checkpoints and the database of its baselines."""
@@ -54,6 +57,7 @@ class FinalResult:
         folder: Where checkpoint and config are.
         against: What the baselines are, in words.
         extra_metrics: Task -> further metric -> value, to compare with publications (exact odsF of edges).
+        has_seen_holdout: Whether it was trained on all training ids; a trial of a search was not.
     """
 
     split: str
@@ -65,6 +69,7 @@ class FinalResult:
     folder: Path
     against: str = ""
     extra_metrics: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    has_seen_holdout: bool = True
 
     @property
     def gains_percent(self) -> Mapping[str, float]:
@@ -185,6 +190,7 @@ def evaluate_checkpoint(
     device: str | None = None,
     listener: Listener | None = None,
     look: Callable[[MultiTaskViT, TaskData], None] | None = None,
+    trained: TrainedTrial | None = None,
 ) -> FinalResult:
     """Metrics of a checkpoint on the hold-out or the test split; only that split is read.
 
@@ -195,6 +201,7 @@ def evaluate_checkpoint(
         device: ``cpu``, ``cuda`` or ``cuda:N``; by default the best available.
         listener: Receives progress.
         look: Called with the model and the data afterwards, for pictures.
+        trained: The trial whose network it is; on the hold-out its baselines are compared with.
     """
     hears = listener or Listener()
     final = split == "test"
@@ -202,13 +209,16 @@ def evaluate_checkpoint(
     data = shelf.get(config)
     model = restore_model(checkpoint, config, data.specs, data.device)
     size = config.train.eval_batch_size
-    metrics = with_smaller_batches(
-        lambda size: evaluate(model, data, split, _with_batches_of(size, config)), size, data.device
-    )
+    with run_numerics(config.train, data.device):  # as the run itself was measured
+        metrics = with_smaller_batches(
+            lambda size: evaluate(model, data, split, _with_batches_of(size, config)), size, data.device
+        )
     extra = _extra(model, data, split, config, tuple(metrics), hears.scoring)
     if look is not None:
         look(model, data)
     baselines, against = _written_baselines(checkpoint.parent, split, size_in_words(data))
+    if trained is not None and split == "holdout":
+        baselines, against = dict(trained.baselines), trained.against
     return FinalResult(
         split=split,
         num_images=len(data.splits.ids(split)),
@@ -219,6 +229,7 @@ def evaluate_checkpoint(
         folder=checkpoint.parent,
         against=against,
         extra_metrics=extra,
+        has_seen_holdout=checkpoint.name != WEIGHTS,
     )
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from dtme_search.training.disk import remove_checkpoint
+from dtme_search.training.disk import WEIGHTS, remove_checkpoint, remove_partial
 
 
 def private_folder(folder: Path) -> Path:
@@ -59,9 +60,21 @@ class Workspace:
         """Result of a trial; exists from when it is known until it is reported."""
         return self.trial(number) / "result.json"
 
+    def weights(self, number: int) -> Path:
+        """Trained network of a trial, where the study keeps it; its tasks are beside it."""
+        return self.trial(number) / WEIGHTS
+
+    def kept_weights(self) -> dict[int, Path]:
+        """First number of a trial -> its trained network, for all that are kept."""
+        trials = self.root / "trials"
+        names = [name for name in os.listdir(trials) if name.isdigit()] if trials.is_dir() else []
+        paths = {int(name): trials / name / WEIGHTS for name in names}
+        return {number: path for number, path in paths.items() if path.exists()}
+
     def forget(self, number: int) -> None:
         """Remove what a trial needs only until it has ended."""
         remove_checkpoint(self.trial(number) / "checkpoint.pt")
+        remove_partial(self.weights(number))
         for path in (self.result(number), self.result(number).with_suffix(".partial")):
             path.unlink(missing_ok=True)
 
@@ -74,7 +87,8 @@ class Workspace:
     def unfinished_trials(self) -> set[int]:
         """Trials whose folders hold files that are needed only until they have ended."""
         trials = self.root / "trials"
-        files = [*trials.glob("*/checkpoint.pt*"), *trials.glob("*/result.*")]
+        forms = ("checkpoint.pt*", "result.*", f"{WEIGHTS}.*.partial")
+        files = [file for form in forms for file in trials.glob(f"*/{form}")]
         return {int(file.parent.name) for file in files}
 
     def claim_trial(self, number: int, current: int) -> None:

@@ -11,6 +11,8 @@ from dtme_search.errors import DiskFullError
 DISK_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 """Error numbers for a file that cannot grow any more, or for a broken disk that accepts no writes."""
 _OF_BROKEN_DISKS = (errno.EIO, errno.EROFS)
+WEIGHTS = "weights.pt"
+"""File in the folder of a trial that holds its trained network, where the study keeps it."""
 
 
 def disk_full(error: OSError, place: Path) -> DiskFullError:
@@ -24,7 +26,13 @@ def disk_full(error: OSError, place: Path) -> DiskFullError:
 
 def remove_checkpoint(path: Path) -> None:
     """Remove a checkpoint that is no longer needed, and files of processes that died while writing."""
-    for file in (path, *path.parent.glob(f"{path.name}.*.partial")):
+    path.unlink(missing_ok=True)
+    remove_partial(path)
+
+
+def remove_partial(path: Path) -> None:
+    """Remove what processes left that died while writing a file."""
+    for file in path.parent.glob(f"{path.name}.*.partial"):
         file.unlink(missing_ok=True)
 
 

@@ -61,7 +61,7 @@ def test_doctor_finds_what_nobody_owns_and_removes_it_when_asked(run):
     lost.mkdir()
     words = ("doctor", "--workdir", "copied-runs")
     looked = " ".join(run(*words).out.split())
-    assert "files of study tiny that belong to no trial: 1 file or folder" in looked
+    assert "files of study tiny that no trial needs: 1 file or folder" in looked
     assert "--repair` removes it" in looked and lost.exists()
     assert "removed" in run(*words, "--repair").out and not lost.exists()
     assert "leftovers ok none" in " ".join(run(*words).out.split())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,13 @@ class TestLines:
             r"trial 3: step 40 of 70, \d+\.\d steps/s, 0:00 left, delta_m \+0\.42 %; evaluated: depth 1\.20 m"
         )
         assert re.fullmatch(form, line)
+
+    def test_the_training_after_the_last_baseline_is_not_called_that_baseline(self):
+        doing = Doing().after("baseline_started", {"task": "depth", "index": 4, "count": 4}, 0.0)
+        assert doing.in_words == "baseline depth (4 of 4)"
+        doing = doing.after("baseline_ended", {"task": "depth"}, 1.0)
+        doing = doing.after("progress", asdict(Progress(3, 70, {})), 2.0)
+        assert doing.what == "training"
 
     def test_something_is_told_although_nothing_happens(self):
         lines: list[str] = []

@@ -11,6 +11,7 @@ from dtme_search.config import RunConfig, canonical, fingerprint, run_fingerprin
 
 CONFLICT = {"expansion.policy": "conflict"}
 PER_LAYER = {"expansion.policy": "per_layer", "expansion.layers": ["none", "both"]}
+ADAPTED = {"expansion.policy": "per_layer", "expansion.layers": ["none", "both+lora"]}
 AUTO = {"expansion.policy": "per_layer", "expansion.layers": ["auto", "both"]}
 FIXED = {"expansion.policy": "fixed", "expansion.plan": {"modulate": {1: [["depth"]]}}}
 NONE = {"expansion.policy": "none"}
@@ -85,6 +86,11 @@ ACTIVE = [
     (FIXED, "expansion.plan", {"modulate": {2: [["depth"]]}}),
     (FIXED, "expansion.plan", {"expand": {1: [["depth"]]}}),
     (CONFLICT, "expansion.num_task_tokens", 2),
+    (ADAPTED, "expansion.lora_rank", 2),
+    (ADAPTED, "expansion.lora_alpha", 2.0),
+    (ADAPTED, "expansion.lora_targets", "qkv"),
+    ({**CONFLICT, "expansion.null_operation": "lora"}, "expansion.lora_rank", 2),
+    (FIXED, "expansion.plan", {"modulate": {1: [["depth"]]}, "lora": {1: [["depth"]]}}),
     (FIXED, "expansion.token_std", 0.1),
     (CONFLICT, "expansion.lr_multiplier", 10.0),
     (PER_LAYER, "expansion.freeze_backbone", True),
@@ -164,6 +170,10 @@ INACTIVE = [
     ({}, "data.taskonomy.incomplete", "skip"),
     ({"train.combine.kind": "pcgrad"}, "train.combine.lr", 0.1),
     ({"tasks": {"depth": {}}}, "train.combine.kind", "pcgrad"),
+    (CONFLICT, "expansion.lora_rank", 2),
+    (PER_LAYER, "expansion.lora_alpha", 2.0),
+    (FIXED, "expansion.lora_targets", "qkv"),
+    (NONE, "expansion.lora_rank", 2),
     (NONE, "expansion.start", 0.5),
     (NONE, "expansion.selection", "random"),
     (NONE, "expansion.plan", {"modulate": {1: [["depth"]]}}),

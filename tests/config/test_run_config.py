@@ -57,8 +57,8 @@ WRONG = [
     ),
     (
         "expansion: {layers: [none, modulat]}",
-        "expansion.layers.1 must be one of auto, none, modulate, expand, both, got 'modulat'. "
-        "Did you mean 'modulate'?",
+        "expansion.layers.1 must be one of auto, none, modulate, expand, both, lora, "
+        "modulate+lora, expand+lora, both+lora, got 'modulat'. Did you mean 'modulate' or 'modulate+lora'?",
     ),
     (
         "schedule: {kind: off}",

@@ -31,7 +31,8 @@ WRONG = [
     ),
     (
         HEAD + "search: {expansion.plan: {choices: [1]}}",
-        "search.expansion.plan.choices: expansion.plan is a section, not a field. Known: expand, modulate.",
+        "search.expansion.plan.choices: expansion.plan is a section, not a field. Known: expand, lora, "
+        "modulate.",
     ),
     (
         HEAD + "search: {data.image_size.2: {choices: [64]}}",
@@ -45,8 +46,8 @@ WRONG = [
     ),
     (
         HEAD + "search: {expansion.layers.*: {choices: [none, bth]}}",
-        "search.expansion.layers.*.choices must be one of auto, none, modulate, expand, both, got 'bth'. "
-        "Did you mean 'both'?",
+        "search.expansion.layers.*.choices must be one of auto, none, modulate, expand, both, lora, "
+        "modulate+lora, expand+lora, both+lora, got 'bth'. Did you mean 'both' or 'both+lora'?",
     ),
     (
         HEAD + "search: {train.lr: {choices: [0.1, fast]}}",

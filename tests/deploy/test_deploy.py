@@ -30,10 +30,9 @@ SIZE = (64, 64)
 APART = (("semseg",), ("depth", "normals"))
 
 
-def plan(modulate=None, expand=None, num_task_tokens: int = 1) -> ExpansionPlan:
-    return ExpansionPlan(
-        TASKS, 4, {"modulate": modulate or {}, "expand": expand or {}}, {"num_task_tokens": num_task_tokens}
-    )
+def plan(modulate=None, expand=None, lora=None, **options) -> ExpansionPlan:
+    groups = {"modulate": modulate or {}, "expand": expand or {}, "lora": lora or {}}
+    return ExpansionPlan(TASKS, 4, groups, options)
 
 
 PLANS = {
@@ -41,11 +40,15 @@ PLANS = {
     "modulated": plan({1: APART, 3: (("edge",),)}),
     "expanded": plan(expand={0: APART}),
     "mixed": plan({1: APART}, {1: (("edge",),), 2: APART}, num_task_tokens=2),
+    "lora": plan(
+        {3: APART}, {2: APART}, {1: APART, 2: (TASKS,)}, lora_targets="qkv+proj+fc1+fc2", lora_rank=2
+    ),
 }
 NETWORKS = [
     *(("simple", "vit", plan) for plan in PLANS),
     *((decoder, "vit", "mixed") for decoder in ("dpt", "invpt")),
     ("simple", "taskprompter", "mixed"),
+    ("simple", "taskprompter", "lora"),
 ]
 
 

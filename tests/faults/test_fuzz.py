@@ -181,9 +181,19 @@ def odd_yaml(draw, values):
 
 
 STUDY = {"name": "s", "trials": 2, "config": TINY, "search": SEARCH, "enqueue": ["unexpanded"], "seed": 1}
+GROUPS = [["semseg"], ["depth", "normals"], ["edge"]]
+EXPORT = TINY | {
+    "expansion": {
+        "policy": "fixed",
+        "start": 0.5,
+        "plan": {"modulate": {1: GROUPS, 2: GROUPS}, "expand": {2: GROUPS}},
+    }
+}
+"""As `export` writes one."""
 KINDS = {
     "description": (DESCRIPTION, load_description),
     "run": (TINY, lambda path: load_run_config(str(path))),
+    "export": (EXPORT, lambda path: load_run_config(str(path))),
     "study": (STUDY, lambda path: load_study_config(str(path))),
 }
 

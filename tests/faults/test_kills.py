@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import time
-from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -58,8 +57,6 @@ def test_kills_with_a_server_and_a_folder_for_each_worker(undisturbed, tmp_path,
         patch.setattr(heartbeat, "INTERVAL_SECONDS", 0.3)
         for name in ("states", "presence"):
             patch.setattr(f"dtme_search.search.study.{name}.GRACE_SECONDS", 3.0)
-        # One that dies between asking and its first sign of life is told by its age alone.
-        patch.setattr("dtme_search.search.study.states.BEGIN_WITHIN", timedelta(seconds=3))
         try:
             kill_at_random(crew, 3, 20, random.Random(3))
         finally:

@@ -6,10 +6,16 @@ import json
 import random
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from itertools import islice
 
+import numpy as np
 import pytest
 import torch
+from nyud_folder import TRAIN, write_nyud
 
+from dtme_search.config import NyudConfig
+from dtme_search.data.nyud.dataset import NyudDataset
+from dtme_search.data.reading.cache import cached_files
 from dtme_search.errors import TrainingError
 from dtme_search.search.storage.rows import RunRow
 from dtme_search.search.trial.result import Result
@@ -105,6 +111,34 @@ def test_results(tmp_path):
     for odd in ([], 3, None, {}, {"row": 1}, {"row": {}}, {"row": {"started_at": "x"}}):
         path.write_text(json.dumps(odd))
         assert Result.load(path, 4) is None, odd
+
+
+def test_labels_and_digests_that_are_kept(tmp_path, capfd):
+    """Derived labels, which classes occur, digests of files: spoilt, they are made anew, without a word."""
+    root, cache = write_nyud(tmp_path / "nyud", published=()), tmp_path / "cache"
+
+    def everything():
+        dataset = NyudDataset(root, NyudConfig(), cache)
+        labels = dataset.read("0003", ["normals", "edge"]).labels
+        arrays = [labels["normals"], labels["edge"], dataset.class_presence(TRAIN)]
+        return dataset.fingerprint, arrays
+
+    name, arrays = everything()
+    kept = [path for path in cached_files(cache) if path.name in ("output.pkl",) or path.suffix == ".json"]
+    spoilt_files = 0
+    assert len([path for path in kept if path.name == "output.pkl"]) == 3
+    for path in kept:
+        content = path.read_bytes()
+        for how, bad in islice(spoilt(content, 2), 0, None, 7):
+            path.write_bytes(bad)
+            again, found = everything()
+            assert again == name, (path, how)
+            for wanted, given in zip(arrays, found, strict=True):
+                np.testing.assert_array_equal(wanted, given, err_msg=f"{path} {how}")
+            spoilt_files += 1
+        path.write_bytes(content)
+    assert spoilt_files > 100
+    assert capfd.readouterr() == ("", "")
 
 
 def test_a_list_in_the_place_of_a_checkpoint(tmp_path):

@@ -91,3 +91,37 @@ def test_runs_of_many_plans_in_one_process_all_stay_compiled(data, compile_with)
         trainer(run, held).run()
         seen.append(len(graphs))
     assert 0 < seen[0] <= seen[-1] < 8, seen
+
+
+@pytest.mark.slow
+def test_neither_ranks_nor_groups_need_variants_of_their_own(data, compile_with):
+    """Terms of LoRA come as tensors whose sizes are left open."""
+    config, held = data
+    graphs = []
+
+    def backend(graph, _inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    compile_with(backend)
+    seen = []
+    for rank, layers, streams in (
+        (2, ["lora", "expand", "lora"], None),
+        (3, ["none", "lora", "modulate+lora"], None),
+        (5, ["lora", "none", "both+lora"], None),
+        (7, ["both+lora", "expand", "lora"], 2),
+    ):
+        run = with_(
+            config,
+            expansion__policy="per_layer",
+            expansion__layers=layers,
+            expansion__start=0.5,
+            expansion__lora_rank=rank,
+            expansion__max_streams=streams,
+            train__num_steps=3,
+            train__batch_size=3,
+            train__compile=True,
+        )
+        trainer(run, held).run()
+        seen.append(len(graphs))
+    assert seen[0] > 0 and seen[-1] == seen[1] <= 8, seen

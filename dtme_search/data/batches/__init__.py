@@ -1,1 +1,1 @@
-"""From samples to batches on the device. Nothing here knows the name of a data set."""
+"""From samples to batches on the device. Nothing here depends on a particular data set."""

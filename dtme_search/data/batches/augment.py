@@ -1,12 +1,12 @@
 """Augmentation of a whole batch on the device: scale, crop, mirror, colour, normalise, pad.
 
-The pipeline is that of ATRC, used unchanged by InvPT and TaskPrompter: zoom by s (depth divided by s),
-random crop redrawn while one class of semseg dominates it, mirror (x of normals negated), photometric
-distortion, normalisation, symmetric padding. Here all of it is one look-up per tensor: every output pixel
-knows its place in the source, so no zoomed image is ever built. Evaluation takes the same path with
-neutral draws. Differences from those codes [ours]: labels are read at the pixel centre, as images are
-(OpenCV's nearest looks up to half a pixel to the top left); a crop is judged on 32 x 32 of its pixels;
-invalid pixels are a boolean mask, and their targets are 0.
+The pipeline is that of ATRC, used unchanged by InvPT and TaskPrompter: zoom by s (depth divided by s), random
+crop redrawn while one class of semseg dominates it, mirror (x of normals negated), photometric distortion,
+normalisation, symmetric padding. Here it is a single look-up per tensor: every output pixel knows its place
+in the source, so no zoomed image is ever built. Evaluation uses the same code with neutral draws. Differences
+from those codes [ours]: labels are read at the pixel centre, as images are (OpenCV's nearest looks up to half
+a pixel to the top left); a crop is judged on 32 x 32 of its pixels; invalid pixels are a boolean mask, and
+their targets are 0.
 
 Shapes: B images, T candidate crops, C channels, H and W of the source tensors, Y and X rows and columns
 of the output.
@@ -62,7 +62,7 @@ class Draws:
 
     @classmethod
     def random(cls, config: AugmentConfig, batch_size: int, generator: torch.Generator) -> Draws:
-        """Draw for each sample on its own.
+        """Draw for each sample independently.
 
         Brightness changes by up to 32 of 255, contrast and saturation by factors of 0.5 to 1.5, hue by
         -36 to 34 degrees in the steps of 2 that 8-bit OpenCV has.
@@ -115,17 +115,18 @@ def prepare_batch(
 ) -> Batch:
     """Turn raw samples into a batch of ``data.image_size``.
 
-    Where the source has nothing (a zoomed image smaller than the crop is padded symmetrically, floor on
-    top and left) validity is False, targets are 0 and the image has the mean colour, 0 after normalisation.
+    Where the source has no pixel (a zoomed image smaller than the crop is padded symmetrically, floor on top
+    and left) validity is False, targets are 0 and the image has the mean colour, which is 0 after
+    normalisation.
 
     Args:
         raw: B samples on the device that is to hold the batch.
-        indices: Positions in the split, shape (B,); handed through.
+        indices: Positions in the split, shape (B,); passed through.
         draws: What to do to each sample.
-        specs: Tasks whose targets are wanted.
+        specs: Tasks whose targets are needed.
         config: Output size, normalisation and crop rule.
         crop_task: Task with classes whose labels in ``raw`` judge a crop, whether it is trained or not;
-            ``None`` switches the rule off: the first candidate is taken.
+            ``None`` switches the rule off, so that the first candidate is used.
     """
     # Truncated as int(size * s) does; in float64 on the CPU, so that every device agrees.
     scaled = (raw.sizes * draws.scale[:, None]).long().clamp_(min=1)
@@ -175,7 +176,7 @@ def prepare_batch(
             target[:, 0] *= mirror
         targets[task] = target
     if bool((draws.scale == 1).all()):
-        # Bilinear at pixel centres, without the rounding of coordinates: the image itself, bit for bit.
+        # Bilinear at pixel centres, without rounding of coordinates: the image itself, bit for bit.
         images = _look_up(raw.images, nearest).float()
     else:
         images = _bilinear(raw.images, rows, columns)
@@ -185,12 +186,12 @@ def prepare_batch(
 
 @dataclass(frozen=True)
 class _AxisSamples:
-    """Where each output position of one axis lies in the source, shape (B, Y) each.
+    """Where each output position on one axis is in the source, shape (B, Y) each.
 
     Attributes:
         nearest: Index of the pixel it falls into.
         exact: The same place in units of pixels, 0 at the centre of the first one, never beyond a centre.
-        inside: Whether the source has anything there.
+        inside: Whether the source has a pixel there.
     """
 
     nearest: Tensor
@@ -205,7 +206,7 @@ def _sample_axis(length: int, size: Tensor, scaled: Tensor, offset: Tensor, flip
     position = torch.arange(length, device=size.device)[None] - (length - crop) // 2
     inside = (position >= 0) & (position < crop)
     position = torch.where(flip, crop - 1 - position, position) + offset
-    # Pixel i of n covers [i, i + 1) / n: in whole numbers, so that every device picks the same pixel.
+    # Pixel i of n covers [i, i + 1) / n: in integers, so that every device picks the same pixel.
     twice = (2 * position.clamp(min=0).minimum(scaled - 1) + 1) * size
     exact = (twice - scaled).float() / (2 * scaled)
     return _AxisSamples(twice // (2 * scaled), exact.clamp(min=0).minimum(size - 1), inside)
@@ -235,10 +236,10 @@ def _bilinear(images: Tensor, rows: _AxisSamples, columns: _AxisSamples) -> Tens
 def _choose_crops(
     labels: Tensor, valid: Tensor, sizes: Tensor, scaled: Tensor, candidates: Tensor, config: DataConfig
 ) -> Tensor:
-    """The first candidate that no class dominates, else the last; offsets of shape (B, 2).
+    """The first candidate that no class dominates, else the last one; offsets of shape (B, 2).
 
-    All candidates are judged at once, each on a regular grid of its pixels. Two classes at least are needed,
-    which the limit on the share of the largest one already says; a crop without labels does not pass.
+    All candidates are judged at once, each on a regular grid of its pixels. The limit on the share of the
+    largest class already implies at least two classes; a crop without labels does not pass.
 
     Args:
         labels: uint8 classes, shape (B, 1, H, W).

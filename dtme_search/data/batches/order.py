@@ -14,20 +14,21 @@ from dtme_search.data.batches.randomness import Purpose, make_generator
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 Labelled = Mapping[str, Bools]
-"""For each task that some images lack: whether each image has its label, shape (N,)."""
+"""For each task with missing labels: whether each image has its label, shape (N,)."""
 
 
 def training_order(
     num_images: int, batch_size: int, seed: int, start_step: int = 0, labelled: Labelled | None = None
 ) -> Iterator[list[int]]:
-    """Indices of the training batches from ``start_step`` on: a new permutation for each epoch.
+    """Indices of the training batches from ``start_step`` on, with a new permutation for each epoch.
 
     Args:
         num_images: N.
         batch_size: Images per batch.
-        seed: Of the permutations.
+        seed: Seed of the permutations.
         start_step: Step of the first batch.
-        labelled: Tasks of which images are exchanged until each batch has a label, see :func:`spread_labels`.
+        labelled: Tasks for which images are exchanged until each batch has a label, see
+            :func:`spread_labels`.
 
     Example:
         >>> later = training_order(5, 2, seed=0, start_step=3)
@@ -47,26 +48,27 @@ def training_order(
 
 
 def spread_labels(batches: Ints, shuffled: Ints, labelled: Labelled) -> None:
-    """Give each batch of an epoch an image with a label of each task, where there are enough images [ours].
+    """Give each batch of an epoch an image with a label of each task, if there are enough images [ours].
 
     The task with the fewest labels comes first. A batch without one exchanges an image with a batch that has
-    several; where none can spare one, an image is repeated in place of one of the batch, all of the task in
-    turn. No batch loses its only label of a task by it, so a batch of fewer images than tasks may lack some.
+    several. If no batch can spare one, an image is repeated in place of another one; the repeated images go
+    through all of the task in turn. No batch loses its only label of a task this way, so a batch with fewer
+    images than tasks may lack some.
 
     Args:
         batches: Images of the batches, shape (steps, batch size); changed in place.
         shuffled: All images, in the order in which they are repeated.
-        labelled: Of each task, whether each image has its label.
+        labelled: For each task, whether each image has its label.
     """
     order = sorted(labelled, key=lambda task: (int(labelled[task].sum()), task))
     has = np.stack([labelled[task] for task in order], axis=1)
-    # Kept beside the batches and mended where they change: an epoch may have a hundred thousand images.
+    # Kept alongside the batches and updated with them: an epoch may have a hundred thousand images.
     shown, spare = np.empty((*batches.shape, len(order)), bool), np.empty(batches.shape, bool)
 
     def look(steps: slice | int) -> None:
         shown[steps] = has[batches[steps]]
         alone = shown[steps].sum(axis=-2, keepdims=True) == 1
-        # Images whose every label stands in their batch twice.
+        # Images all of whose labels occur at least twice in their batch.
         spare[steps] = ~(shown[steps] & alone).any(axis=-1)
 
     look(slice(None))

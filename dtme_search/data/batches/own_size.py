@@ -1,4 +1,4 @@
-"""Labels at their own size, to measure predictions there instead of at the size of the tensors.
+"""Labels at their own size, for measuring predictions there instead of at the size of the tensors.
 
 Shapes: C channels, (H, W) of an image as its file has it, (h, w) of that image in a tensor.
 """
@@ -51,7 +51,7 @@ def read_own_labels(
     image_size: tuple[int, int],
     device: torch.device,
 ) -> Iterator[OwnLabels]:
-    """The labels of ``ids`` in order, read with several threads.
+    """The labels of ``ids`` in order, read by several threads.
 
     Raises:
         DataError: If a file is missing or broken.

@@ -2,10 +2,10 @@
 
 Shapes: B images, H height, W width. Images are float, 0 to 255.
 
-Differences from the usual code on 8-bit OpenCV images [ours]: values stay fractional (OpenCV truncates
-to whole numbers after each step, and holds hue in steps of 2 degrees and saturation in steps of 1/255),
-and saturation and hue share one conversion to HSV instead of one each. The steps, their order, their
-ranges and the clipping to 0..255 are the same.
+Differences from the usual code on 8-bit OpenCV images [ours]: values stay fractional (OpenCV truncates to
+whole numbers after each step, and keeps hue in steps of 2 degrees and saturation in steps of 1/255), and
+saturation and hue share one conversion to HSV. The steps, their order, their ranges and the clipping to
+0..255 are the same.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class ColorDraws(Protocol):
 
 @dataclass(frozen=True)
 class ColorChanges:
-    """The draws of a batch in the form in which the device needs them.
+    """The draws of a batch in the form that the device needs.
 
     Attributes:
         brightness: Added to every channel, shape (B,).
@@ -68,7 +68,7 @@ class ColorChanges:
 
     @classmethod
     def of(cls, draws: ColorDraws) -> ColorChanges:
-        """Work them out where the draws lie; on the CPU choosing images waits for nobody."""
+        """Computed where the draws are; on the CPU, selecting images waits for nothing."""
         ones = torch.ones_like(draws.contrast)
         chosen = ((draws.saturation != 1.0) | (draws.hue != 0.0)).nonzero()[:, 0]
         return cls(
@@ -86,8 +86,8 @@ def distort_colors(images: Tensor, changes: ColorChanges) -> Tensor:
 
     Args:
         images: Float, 0 to 255, shape (B, 3, H, W).
-        changes: Values per image, on the device of the images. An image whose values are all neutral comes
-            back unchanged, bit for bit.
+        changes: Values per image, on the device of the images. An image with neutral values is returned
+            unchanged, bit for bit.
 
     Returns:
         A new tensor, 0 to 255.
@@ -105,7 +105,7 @@ def distort_colors(images: Tensor, changes: ColorChanges) -> Tensor:
 
 
 def _shift_hsv(images: Tensor, saturation: Tensor, hue_sextants: Tensor) -> Tensor:
-    """Multiply the saturation (at most 1 afterwards) and turn the hue, in sextants of 60 degrees."""
+    """Multiply the saturation (at most 1 afterwards) and rotate the hue, in sextants of 60 degrees."""
     red, green, blue = images.unbind(1)
     value = images.amax(1)
     chroma = value - images.amin(1)
@@ -117,7 +117,7 @@ def _shift_hsv(images: Tensor, saturation: Tensor, hue_sextants: Tensor) -> Tens
     )
     hue += hue_sextants[:, 0]
     chroma = torch.minimum(chroma.mul_(saturation[:, 0]), value)
-    # A channel is the value less a trapezoid of the hue that is full for two of the six sextants.
+    # A channel is the value minus a trapezoid of the hue that is full for two of the six sextants.
     channels = []
     for offset in (5.0, 3.0, 1.0):
         position = (hue + offset).remainder_(6.0)

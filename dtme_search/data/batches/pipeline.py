@@ -1,4 +1,4 @@
-"""From a data set to batches: the only thing training needs to know about data."""
+"""From a data set to batches: all that training needs to know about data."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from dtme_search.errors import ConfigError, nearest
 from dtme_search.tasks import TaskSpec
 
 CROP_TASK = "semseg"
-"""Its labels judge a crop whenever the data set has them, so that single-task and multi-task runs see the
+"""If the data set has its labels, they always judge crops, so that single-task and multi-task runs see the
 same crops."""
 
 _MEANS_BATCH = 16
@@ -44,7 +44,7 @@ class TaskData:
     """Batches of one data set for the tasks of one run.
 
     Attributes:
-        specs: The tasks asked for, in that order.
+        specs: The tasks, in the given order.
         splits: Ids per split.
         fingerprint: Changes with the content of the data set or with any split.
         image_size: Height and width of every tensor.
@@ -75,16 +75,16 @@ class TaskData:
         self._source = source
         self._known_means: dict[str, Tensor] = {}
         self._side_stream = SideStream(device)
-        # Of the whole data set, so that runs of one task and of all see the same batches.
+        # For the whole data set, so that runs with one task and with all see the same batches.
         self._labelled = labelled
 
     @property
     def scoring_split(self) -> Split:
-        """Where a run is measured: on the hold-out; without one, in a final training, on the test split."""
+        """Where a run is measured: on the hold-out or, in a final training without one, on the test split."""
         return "holdout" if self.splits.holdout else "test"
 
     def for_tasks(self, tasks: Sequence[str]) -> TaskData:
-        """The same data, held only once, for some of the tasks; batch t keeps its images and crops.
+        """The same data, held in memory only once, for some of the tasks; batch t keeps its images and crops.
 
         Raises:
             ValueError: If a task is not among ``specs``.
@@ -95,35 +95,36 @@ class TaskData:
         return self.with_specs({task: self.specs[task] for task in tasks})
 
     def with_specs(self, specs: Mapping[str, TaskSpec]) -> TaskData:
-        """The same data, held only once, for tasks with other losses and metrics."""
+        """The same data, held in memory only once, for tasks with other losses and metrics."""
         same = copy.copy(self)
         same.specs = dict(specs)
         return same
 
     def train_batches(self, batch_size: int, seed: int, start_step: int = 0) -> Iterator[Batch]:
-        """Augmented training batches without end; batch t depends only on ``(seed, t)`` and its size.
+        """Endless augmented training batches; batch t depends only on ``(seed, t)`` and its size.
 
         Args:
             batch_size: Images per batch, always full: an epoch leaves out the remainder, and a set smaller
-                than a batch is repeated to fill it. Where images lack labels of a task they are exchanged
+                than a batch is repeated to fill it. If labels of a task are missing, images are exchanged
                 until each batch has one, see ``spread_labels``.
             seed: Seed of order and augmentation.
-            start_step: Step of the first batch; the batches are those a run from step 0 gets from there on.
+            start_step: Step of the first batch; the batches are those that a run from step 0 gets from there
+                on.
         """
         _check_positive(batch_size=batch_size)
         return self._side_stream.ahead(self._augmented(batch_size, seed, start_step))
 
     def eval_batches(self, split: Split, batch_size: int) -> Iterator[Batch]:
-        """A split once, in order, not augmented: padded symmetrically and normalised.
+        """A split once, in order, without augmentation: padded symmetrically and normalised.
 
-        The last batch may be smaller. The files of the test split are read here and nowhere else.
+        The last batch may be smaller. Files of the test split are read only here.
         """
         _check_positive(batch_size=batch_size)
         return self._plain(split, range(len(self.splits.ids(split))), batch_size)
 
     @property
     def scores_at_own_size(self) -> bool:
-        """Whether metrics are measured at the size of the labels, not of the tensors."""
+        """Whether metrics are measured at the size of the labels instead of the tensors."""
         wanted = self._config.score_at
         return wanted == "label" or (wanted == "auto" and not self.splits.holdout)
 
@@ -133,9 +134,9 @@ class TaskData:
         return read_own_labels(self._source, ids, self.specs, self.image_size, self.device)
 
     def analysis_batches(self, num_images: int, batch_size: int, seed: int) -> Iterator[Batch]:
-        """Different training images, chosen by ``seed``, not augmented; all of them if there are fewer.
+        """Different training images, chosen by ``seed``, without augmentation; all if there are fewer.
 
-        Images with labels of fewer than two tasks come last: nothing can be compared on them.
+        Images with labels of fewer than two tasks come last, because there is nothing to compare on them.
         """
         _check_positive(num_images=num_images, batch_size=batch_size)
         generator = make_generator("cpu", seed, Purpose.ANALYSIS)
@@ -147,10 +148,11 @@ class TaskData:
         return self._plain("train", shuffled[:num_images], batch_size)
 
     def average_batches(self, batch_size: int) -> Iterator[Batch]:
-        """The training images that averages over them are taken from, not augmented.
+        """The training images used for averages, without augmentation.
 
-        All of them, or of more than 1,024 an even choice of about that many: an average needs no more, and
-        reading all of Taskonomy takes hours. Of tasks that images lack, as many that have them, too.
+        All of them or, if there are more than 1,024, an even selection of about that many: an average needs
+        no more, and reading all of Taskonomy takes hours. For tasks with missing labels, that many more that
+        have them.
         """
         _check_positive(batch_size=batch_size)
         chosen = set(_even_choice(len(self.splits.train), _AVERAGED_IMAGES))
@@ -162,7 +164,7 @@ class TaskData:
     def target_means(self) -> dict[str, Tensor]:
         """Mean of the valid targets of ``average_batches`` per channel, float32 (C,) on the CPU.
 
-        Sums are float64, and worked out once for all that share these data.
+        Sums are float64, and computed once for all that share these data.
         Only kinds distance, normals and values have one. Without a single valid pixel it is 0.
         """
         kinds = ("distance", "normals", "values")
@@ -176,7 +178,7 @@ class TaskData:
         def zeros(length: int, dtype: torch.dtype) -> Tensor:
             return torch.zeros(length, dtype=dtype, device=self.device)
 
-        # On the device, so that it is waited for once and not at every batch.
+        # On the device, so that the CPU waits for it once and not at every batch.
         sums = {task: zeros(self.specs[task].channels, torch.float64) for task in tasks}
         counts = {task: zeros(1, torch.int64) for task in tasks}
         for batch in self.for_tasks(tasks).average_batches(_MEANS_BATCH):
@@ -198,7 +200,7 @@ class TaskData:
             start_step=start_step,
             labelled=self._labelled,
         )
-        # The storage may run ahead in its own copy of the order.
+        # A copy, because the storage may read ahead in it.
         raw_batches = self._open_split("train").batches(order(), tasks)
         for step, chosen, raw in zip(itertools.count(start_step), order(), raw_batches, strict=False):
             generator = make_generator("cpu", seed, Purpose.AUGMENT, step)
@@ -228,21 +230,21 @@ def build_data(
     read: Sequence[Split] = ("train", "holdout"),
     on_progress: Callable[[int, int], None] | None = None,
 ) -> TaskData:
-    """Open the data of a run; with tensors on the device, read the training and the hold-out images.
+    """Open the data of a run; with tensors on the device, read the training and hold-out images.
 
     Args:
         config: The data section of the run.
         tasks: Names of the tasks, in the order of the run.
-        device: Where batches are to be.
-        final: Train on all training ids; nothing is held out.
-        dataset: Takes the place of the data set that ``data.name`` names.
-        read: Splits that are read now; the others at their first use. Behind a loader they are decoded once
-            to find broken files, of more than 20,000 images an even choice of about that many.
-        on_progress: Called with images read and images in all, from this thread.
+        device: Where batches are created.
+        final: Train on all training ids, without a hold-out.
+        dataset: Replaces the data set that ``data.name`` names.
+        read: Splits to read now; the others are read at first use. Behind a loader they are decoded once to
+            find broken files; of more than 20,000 images an even selection of about that many.
+        on_progress: Called with the number of images read and in total, from this thread.
 
     Raises:
-        ConfigError: If the data set or a task is unknown, if no hold-out can be carved, or if images are
-            so small that padding would fill most of ``data.image_size``.
+        ConfigError: If the data set or a task is unknown, if no hold-out can be taken, or if images are so
+            small that padding would fill most of ``data.image_size``.
         DataError: From the data set, for a missing or broken file, or if a task has nothing to measure.
     """
     if not tasks:
@@ -275,7 +277,7 @@ def build_data(
         workers = config.loader_workers
         return LoaderStorage(source, ids, stored, config.image_size, device, workers, config.resize)
 
-    # What a final run is measured on counts by content; a search must not open it.
+    # The data a final run is measured on are identified by content; a search must not open them.
     tested = getattr(source, "test_fingerprint", None) if final else None
     contents = [source.fingerprint, *([] if tested is None else [tested])]
     identity = fingerprint(*contents, splits.train, splits.holdout, splits.test)
@@ -311,7 +313,7 @@ def build_data(
 
 
 def _even_choice(num_images: int, most: int) -> range:
-    """Every image, or every second, third, ... one, so that at most ``most`` are left.
+    """Every image, or every second, third, ... one, so that at most ``most`` remain.
 
     Example:
         >>> list(_even_choice(5, 8)), list(_even_choice(5, 2))
@@ -329,7 +331,7 @@ def _verify_once(
     on_spans: Callable[[str, dict[str, Span | None]], None],
     check: Callable[[], None],
 ) -> None:
-    """Decode the files of ``ids`` before the first training on this data: a broken one is named now."""
+    """Decode the files of ``ids`` before the first training on this data, to find broken ones now."""
     stamp = cache_folder() / "verified" / fingerprint(identity, list(ids), sorted(tasks))
     if stamp.exists():
         return
@@ -340,7 +342,7 @@ def _verify_once(
 
 
 def _span(sample: RawSamples, task: str) -> Span | None:
-    """Of one sample as it is kept: a label may lose its last pixel when it is made to fit."""
+    """For one sample in its final form, because a label may lose its last pixel when it is reduced."""
     return span_of(sample.labels[task][0].permute(1, 2, 0).numpy(), sample.valid[task][0, 0].numpy())
 
 
@@ -357,7 +359,7 @@ def _has_crop_rule(offered: Mapping[str, TaskSpec], config: DataConfig) -> bool:
 
 
 def _check_cover(dataset: Dataset, ids: Sequence[str], image_size: tuple[int, int]) -> None:
-    """Refuse a size at which even the largest of a few images would leave most of the tensor to padding."""
+    """Refuse a size at which even the largest of a few images would leave most of the tensor as padding."""
     sizes = [dataset.read(sample_id, ()).image.shape[:2] for sample_id in ids[:_PROBED_SAMPLES]]
     fitted = [fitted_size((height, width), image_size) for height, width in sizes]
     height, width = max(fitted, key=lambda size: size[0] * size[1])

@@ -1,6 +1,6 @@
-"""Randomness without state: every draw is a function of (seed, purpose, step), never of what ran before.
+"""Randomness without state: every draw is a function of (seed, purpose, step), never of earlier draws.
 
-A run that resumes at step k therefore needs no saved generator: it asks for the numbers of step k.
+So a run that resumes at step k needs no saved generator: it asks for the numbers of step k.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import torch
 
 
 class Purpose(IntEnum):
-    """What a generator is for; keeps equal steps of different purposes apart.
+    """What a generator is for; separates equal steps of different purposes.
 
-    The numbers decide results: add members, never renumber them.
+    The numbers affect results: add members, never renumber them.
     """
 
     ORDER = 1
@@ -26,14 +26,14 @@ class Purpose(IntEnum):
 
 
 def make_generator(device: torch.device | str, *numbers: int) -> torch.Generator:
-    """A generator seeded from a hash of ``numbers``.
+    """A generator seeded with a hash of ``numbers``.
 
-    PyTorch's CPU generator reads 32 bits of its seed, so unrelated numbers may rarely coincide; that is
-    harmless here, where a coincidence only repeats the augmentation of one step.
+    PyTorch's CPU generator reads 32 bits of its seed, so unrelated numbers may coincide in rare cases. That
+    is harmless here, where a coincidence only repeats the augmentation of one step.
 
     Args:
-        device: Where the generator draws. The CPU and CUDA give different numbers for one seed, so draws
-            that decide a result are made on the CPU and moved.
+        device: Where the generator draws. The CPU and CUDA give different numbers for the same seed, so draws
+            that affect a result are made on the CPU and moved.
         numbers: For example ``(seed, Purpose.AUGMENT, step)``.
 
     Example:

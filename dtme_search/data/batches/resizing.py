@@ -1,7 +1,7 @@
-"""Labels made smaller by what they are, so that an outline stays a line and an area keeps its share.
+"""Labels reduced by kind, so that an outline stays a line and an area keeps its share.
 
-Every pixel of a label goes to the cell of the smaller label that holds its centre; no cell is empty. Papers
-crop and pad, and resize nearest where they resize at all; everything but that is ours.
+Every pixel of a label goes to the cell of the smaller label that contains its centre; no cell is empty.
+Papers crop and pad, and resize by nearest pixel if they resize at all; everything else is ours.
 
 Shapes: (H, W) before, (h, w) after, C channels.
 """
@@ -21,9 +21,9 @@ Bools = npt.NDArray[np.bool_]
 Resizing = Literal["area", "nearest"]
 
 THIN_METRICS = ("edge_f", "ods_f")
-"""Masks that are scored so are lines."""
+"""Masks with these metrics are lines."""
 _SHORTEST_NORMAL = 0.05
-"""Mean length of normals that still have a direction in common."""
+"""Mean length above which averaged normals still have a common direction."""
 
 
 def fitted_size(size: tuple[int, int], image_size: tuple[int, int]) -> tuple[int, int]:
@@ -45,21 +45,19 @@ def fitted_size(size: tuple[int, int], image_size: tuple[int, int]) -> tuple[int
 def resize_label(
     label: Array, valid: Bools, spec: TaskSpec, size: tuple[int, int], how: Resizing
 ) -> tuple[Array, Bools]:
-    """Make a label smaller.
+    """Reduce a label.
 
-    With ``area`` a cell counts where at least half of its pixels do, and holds
-
-    - of classes and masks what most of these pixels say (the nearest pixel's where it is a tie);
-    - of lines whether a line passes through it at all, and lines are then thinned to one pixel: they stay in
-      one piece;
-    - of numbers the mean, of normals the mean brought to length 1.
+    With ``area`` a cell counts if at least half of its pixels do, and contains - for classes and masks what
+    most of these pixels say (in a tie, what the nearest pixel says); - for lines whether a line passes
+    through it at all; lines are then thinned to one pixel, so they stay in one piece; - for numbers the mean,
+    for normals the mean scaled to length 1.
 
     Args:
         label: Shape (H, W, C).
         valid: Where it counts, shape (H, W).
         spec: Its task.
         size: (h, w), neither larger than before.
-        how: ``nearest`` takes the pixel at the centre of each cell, whatever the label is.
+        how: ``nearest`` takes the pixel at the centre of each cell, for every kind of label.
 
     Returns:
         Label (h, w, C) of the same type and where it counts.
@@ -102,7 +100,7 @@ def _sum(values: Array, size: tuple[int, int]) -> npt.NDArray[np.float64]:
     """Sum of each cell, shape (h, w); float64."""
     found = values.astype(np.float64)
     for axis, (before, after) in enumerate(zip(values.shape, size, strict=True)):
-        # The first pixel whose centre lies in the cell.
+        # The first pixel whose centre is in the cell.
         starts = -(-(2 * np.arange(after) * before - after) // (2 * after))
         found = np.add.reduceat(found, np.maximum(starts, 0), axis=axis)
     return found

@@ -1,6 +1,6 @@
-"""Where samples wait for training: as tensors on the device, or on disk behind a DataLoader.
+"""Where samples are kept for training: as tensors on the device, or on disk behind a DataLoader.
 
-Both give the same ``RawSamples`` for the same indices, so nothing after them can tell which one it is.
+Both give the same ``RawSamples`` for the same indices, so the code after them cannot distinguish them.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from dtme_search.errors import DataError
 from dtme_search.tasks import TaskSpec
 
 WORKERS_PER_GPU = "DTME_WORKERS_PER_GPU"
-"""Variable of a worker's environment: how many share its GPU."""
+"""Environment variable of a worker: how many workers share its GPU."""
 
 _log = logging.getLogger(__name__)
 
 _SILENT_SECONDS = 300
-"""Time for one batch after which the processes of a loader are given up."""
+"""Seconds for one batch after which the processes of a loader are given up."""
 _HANDLES = 256
-"""Files that a process of a loader should be able to open."""
+"""Number of files that a process of a loader should be able to open."""
 _SHARED_MEMORY = "/dev/shm"
 _WAY_OUT = (
     "This process reads alone, which is slower. Raise ulimit -n or the shared memory (docker: --shm-size), "
@@ -108,8 +108,9 @@ class LoaderStorage:
     def batches(self, indices: Iterable[Sequence[int]], tasks: Sequence[str]) -> Iterator[RawSamples]:
         """See ``Storage.batches``; the processes live as long as the iterator.
 
-        Where they die or fall silent (a container has 64 MB of shared memory, a shell few file handles), this
-        process reads on from the batch in hand: slower, and the same numbers.
+        If they die or fall silent (a container has 64 MB of shared memory, a shell allows few open files),
+        this process reads
+        on from the current batch: slower, with the same numbers.
         """
         reader = _BatchReader(
             self.dataset, self.ids, {task: self.specs[task] for task in tasks}, self.image_size, self.resize
@@ -133,14 +134,14 @@ class LoaderStorage:
                     raise
                 reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
                 _log.warning("the processes of the loader have ended (%s). %s", reason, _WAY_OUT)
-                gave_up, read = True, None  # their handles and memory are free before anything is opened
+                gave_up, read = True, None  # frees their file handles and memory before anything is opened
                 batch = reader[chosen]
             if isinstance(batch, DataError):
                 raise batch
             yield batch.to(self.device)
 
     def _bytes_ahead(self, num_samples: int, specs: Mapping[str, TaskSpec]) -> int:
-        """Memory of the batches that wait in shared memory: two of each process, and one on its way."""
+        """Memory of the batches that wait in shared memory: two per process, and one on its way."""
         return (2 * self.num_workers + 1) * num_samples * bytes_per_sample(specs, self.image_size)
 
     def _by_processes(
@@ -149,32 +150,32 @@ class LoaderStorage:
         loader: torch.utils.data.DataLoader[RawSamples | DataError] = torch.utils.data.DataLoader(
             reader,
             batch_size=None,
-            # With batch_size None an element of the sampler goes to the reader as it is: a list of indices.
+            # With batch_size None an element of the sampler goes to the reader unchanged: a list of indices.
             sampler=indices,
             num_workers=self.num_workers,
             collate_fn=_unchanged,
             pin_memory=self.device.type == "cuda",
             timeout=_SILENT_SECONDS if self.num_workers else 0,
-            # Without a generator of its own the loader would advance the global one of the run.
+            # Without its own generator the loader would advance the global one of the run.
             generator=make_generator("cpu", Purpose.LOADER),
         )
         running = iter(loader)
         try:
             yield from running
         except (RuntimeError, OSError):
-            # Else a traceback tells of their end once more, when the iterator is thrown away.
+            # Otherwise a traceback reports their end once more when the iterator is garbage collected.
             with suppress(RuntimeError, OSError, AttributeError):
                 running._shutdown_workers()  # type: ignore[attr-defined]
             raise
 
 
 def what_is_short(num_bytes: int) -> str | None:
-    """What the processes of a loader would lack here, in a sentence; ``None`` if nothing.
+    """What the processes of a loader lack here, in a sentence; ``None`` if nothing.
 
-    A process without it does not end with an error: its batch is lost, and everybody waits for ever.
+    A process that lacks it does not end with an error: its batch is lost, and everybody waits for ever.
 
     Args:
-        num_bytes: Of the batches that are to wait in shared memory.
+        num_bytes: Size of the batches that will wait in shared memory.
     """
     handles, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     if handles < _HANDLES and (most == resource.RLIM_INFINITY or most >= _HANDLES):
@@ -204,7 +205,8 @@ class _BatchReader(torch.utils.data.Dataset[RawSamples | DataError]):
                 for index in indices
             ]
         except DataError as error:
-            # Raised in a worker it would arrive wrapped in a traceback; as a value it stays one line.
+            # Raised in a worker it would arrive wrapped in a traceback; returned as a value it stays one
+            # line.
             return error
         return stack_samples(samples, len(samples), self.specs, self.image_size, torch.device("cpu"))
 
@@ -216,9 +218,9 @@ def _unchanged(batch: Any) -> Any:
 def fits_on_device(num_bytes: int, config: DataConfig, device: torch.device) -> bool:
     """Whether ``data.storage`` puts data of this size on the device.
 
-    ``auto`` does when it is at most ``storage_limit_gb`` and half of what the device has: on CUDA of the free
-    memory, but no more than the share of this worker (``DTME_WORKERS_PER_GPU``, since workers that start
-    together all see the same free memory); of all memory on the CPU.
+    ``auto`` does if the data need at most ``storage_limit_gb`` and half of the device's memory: on CUDA of
+    the free memory, but no more than the share of this worker (``DTME_WORKERS_PER_GPU``, because workers that
+    start together all see the same free memory); on the CPU of all memory.
     """
     if config.storage != "auto":
         return config.storage == "device"

@@ -1,10 +1,10 @@
-"""Samples as tensors: what both storages hold and what augmentation starts from.
+"""Samples as tensors: what both storages hold, and the input of augmentation.
 
 Shapes: N samples, C channels, H height and W width of ``image_size``.
 
-What a pixel costs: image 3 bytes, and per task 1 for validity and 1 (classes, mask), 4 (distance, values)
-or 6 (normals). Distance stays float32: float16 has steps of 8 mm beyond 8 m, and would save one byte in
-ten. Normals are float16: an error below 0.05 degrees, finer than the 8-bit files they come from.
+Bytes per pixel: image 3, and per task 1 for validity plus 1 (classes, mask), 4 (distance, values) or 6
+(normals). Distance stays float32: float16 has steps of 8 mm beyond 8 m, and would save one byte in ten.
+Normals are float16: an error below 0.05 degrees, finer than the 8-bit files they come from.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class RawSamples:
         )
 
     def pin_memory(self) -> RawSamples:
-        """Page-locked copy; the DataLoader looks for a method of this name."""
+        """Page-locked copy; the DataLoader calls a method of this name."""
         return RawSamples(
             self.images.pin_memory(),
             {task: label.pin_memory() for task, label in self.labels.items()},
@@ -84,7 +84,7 @@ class RawSamples:
 
 
 def bytes_per_sample(specs: Mapping[str, TaskSpec], image_size: tuple[int, int]) -> int:
-    """Memory of one sample as ``RawSamples`` holds it."""
+    """Memory of one sample as held in ``RawSamples``."""
     pixel = 3 + sum(1 + _channels(spec) * _DTYPES[spec.kind].itemsize for spec in specs.values())
     return pixel * image_size[0] * image_size[1]
 
@@ -96,7 +96,7 @@ def stack_samples(
     image_size: tuple[int, int],
     device: torch.device,
 ) -> RawSamples:
-    """Put single samples into one set of tensors, allocated once, on ``device``."""
+    """Combine single samples into one set of tensors, allocated once, on ``device``."""
     height, width = image_size
     stacked = RawSamples(
         torch.zeros((num_samples, 3, height, width), dtype=torch.uint8, device=device),
@@ -129,13 +129,13 @@ def read_sample(
     image_size: tuple[int, int],
     resize: Resizing = "area",
 ) -> RawSamples:
-    """Read one sample as tensors of its own size, made smaller where it exceeds ``image_size``.
+    """Read one sample as tensors of its own size, reduced if it exceeds ``image_size``.
 
-    A larger image is resized with its aspect kept, bilinear and antialiased, its labels as
-    :func:`resize_label` does; distances keep their values, because the whole field of view is kept.
+    A larger image is resized keeping its aspect ratio, bilinear and antialiased, its labels by
+    :func:`resize_label`. Distances keep their values, because the whole field of view is kept.
 
     Raises:
-        DataError: From the data set, or when a label does not fit its image or its task.
+        DataError: From the data set, or if a label does not fit its image or its task.
     """
     sample = dataset.read(sample_id, tuple(specs))
     native = (sample.image.shape[0], sample.image.shape[1])
@@ -163,7 +163,7 @@ def _channels(spec: TaskSpec) -> int:
 def checked_label(
     sample: Sample, sample_id: str, spec: TaskSpec
 ) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
-    """Label of shape (H, W, C) and its mask (H, W), after the checks that would else fail on a GPU."""
+    """Label of shape (H, W, C) and its mask (H, W), after checks that would otherwise fail on a GPU."""
     label, mask = sample.labels[spec.name], sample.valid[spec.name]
     label = label[..., None] if label.ndim == 2 else label
     size = sample.image.shape[:2]

@@ -1,4 +1,4 @@
-"""On the way to the device without waiting: small tensors in one copy, batches on a stream of their own."""
+"""To the device without waiting: small tensors in one copy, batches on a separate stream."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from dtme_search.data.base import Batch
 
 _ALIGNMENT = 16
 _MOST_AHEAD = 3
-"""Steps that the CPU may be ahead of the device; each holds a batch in memory, and one would do."""
+"""Steps that the CPU may be ahead of the device. Each keeps a batch in memory, and one would be enough."""
 
 
 def move_together(tensors: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
-    """Bring small tensors of the CPU to ``device`` in one copy that nobody waits for.
+    """Copy small tensors from the CPU to ``device`` without waiting for the copy.
 
-    A copy from ordinary memory waits until the device has done everything before it. Here all bytes lie in
-    one page-locked buffer, which torch does not use again before the copy is done.
+    A copy from ordinary memory waits until the device has finished all earlier work. Here all bytes are in
+    one page-locked buffer, which torch does not reuse before the copy is done.
 
     Returns:
         The tensors by name, on the device; on the CPU the given ones.
@@ -46,11 +46,11 @@ def move_together(tensors: Mapping[str, Tensor], device: torch.device) -> dict[s
 class SideStream:
     """A second queue of the device, on which the next batch is made while the training step still runs.
 
-    One for all iterators over the same data, because torch keeps the freed memory of each stream apart.
-    Without CUDA batches are handed through as they are.
+    One for all iterators over the same data, because torch keeps the freed memory of each stream separate.
+    Without CUDA batches are passed through unchanged.
 
     Args:
-        device: Where batches are made.
+        device: Where batches are created.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -59,7 +59,7 @@ class SideStream:
         self._stream = torch.cuda.Stream(device) if in_use else None
 
     def ahead(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        """The same batches. What makes them is queued here; the stream that uses them waits for it."""
+        """The same batches. They are created on this queue; the stream that uses them waits for it."""
         if self._stream is None:
             yield from batches
             return

@@ -1,4 +1,4 @@
-"""A user's own data: images and labels in any folders, as a YAML tells (``config/description.py``)."""
+"""A user's own data: images and labels in any folders, described by a YAML (``config/description.py``)."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ class FolderDataset:
     """The tasks of a description. Labels keep their native size.
 
     Args:
-        description: What stands where.
+        description: What is where.
         root: Folder of the data; it is never written to.
-        cache_dir: Where the classes of each image are noted; ``open_cache`` says where otherwise.
+        cache_dir: Where the classes of each image are stored; the default is in ``open_cache``.
         require_complete: Refuse a folder in which files of listed ids are missing.
 
     Raises:
@@ -69,14 +69,14 @@ class FolderDataset:
     def fingerprint(self) -> str:
         """From the description, the content of every training file, and the ids of the test split.
 
-        No file of the test split is opened. The place of the folder does not count, so a copy is the same
+        No file of the test split is opened. The location of the folder does not count, so a copy is the same
         data set.
         """
         meaning = self._description.model_dump(mode="json", exclude={"root", "splits", "groups", "missing"})
         for name, task in meaning["tasks"].items():
-            # Which files are missing stands in the contents.
+            # The contents include which files are missing.
             del task["missing"]
-            # What a mask is scored by where nothing is said has changed once.
+            # The default metric of a mask has changed once.
             spec = self.tasks[name]
             task |= {"loss": spec.loss, "metric": spec.metric} if spec.kind == "mask" else {}
         return fingerprint("folder", meaning, self._ids["test"], self._contents("train"))
@@ -87,7 +87,7 @@ class FolderDataset:
         return fingerprint("folder", self._contents("test"))
 
     def _contents(self, split: SourceSplit) -> list[tuple[str, list[str | None]]]:
-        """Id and digests of image and labels, of every sample of a split."""
+        """Id and digests of image and labels, for every sample of a split."""
         ids, patterns = self._ids[split], self._patterns
         paths = [self._path(pattern, sample_id) for sample_id in ids for pattern in patterns.values()]
         digests = content_digests(self._root, paths, self._cache_dir)
@@ -95,7 +95,7 @@ class FolderDataset:
         return [(each, digests[width * row : width * (row + 1)]) for row, each in enumerate(ids)]
 
     def remarks(self) -> list[str]:
-        """What the check says beside the content: files that are passed over, images without a group."""
+        """Remarks of the check about files, not content: skipped files, images without a group."""
         in_lists = set(self._ids["train"]) | set(self._ids["test"])
         found = self._files.passed_over() + self._groups.check(self._files.ids)
         if self._description.splits.train is not None:
@@ -108,7 +108,7 @@ class FolderDataset:
         return found + self._twins()
 
     def _twins(self) -> list[str]:
-        """Say which photographs stand in the folder under several names: they may end up on both sides."""
+        """Report photographs that occur under several names: they may end up on both sides of a split."""
         ids = [*self._ids["train"], *self._ids["test"]]
         paths = [self._path(self._description.images, sample_id) for sample_id in ids]
         names: defaultdict[str, list[str]] = defaultdict(list)
@@ -135,7 +135,7 @@ class FolderDataset:
         return found
 
     def ids(self, split: SourceSplit) -> tuple[str, ...]:
-        """In the order of the list, else sorted."""
+        """In the order of the list, otherwise sorted."""
         return self._ids[split]
 
     def groups(self, ids: Sequence[str]) -> Sequence[str] | None:
@@ -143,12 +143,12 @@ class FolderDataset:
         return self._groups.of(ids)
 
     def class_presence(self, ids: Sequence[str]) -> npt.NDArray[np.bool_] | None:
-        """Classes of all tasks of kind classes side by side; read once, then from the cache.
+        """Classes of all tasks of kind classes, concatenated; read once, then from the cache.
 
-        Beside them, for each task of which files are missing, whether there is a label.
+        In addition, for each task with missing files, whether there is a label.
 
         Raises:
-            DataError: Names the first label that is missing or broken.
+            DataError: Names the first missing or broken label.
         """
         tasks = {name: task for name, task in self._description.tasks.items() if task.kind == "classes"}
         labelled = list((self.labelled(ids) or {}).values())
@@ -167,7 +167,7 @@ class FolderDataset:
         return np.concatenate([*found, *(each[:, None] for each in labelled)], axis=1)
 
     def labelled(self, ids: Sequence[str]) -> Mapping[str, npt.NDArray[np.bool_]] | None:
-        """Per task of which files are missing, whether each id has one, shape (N,); opens no file."""
+        """For each task with missing files, whether each id has one, shape (N,); opens no file."""
         found = {
             name: np.array([self._path(task.files, sample_id).is_file() for sample_id in ids], np.bool_)
             for name, task in self._description.tasks.items()
@@ -201,7 +201,7 @@ class FolderDataset:
         return Sample(image, labels, valid)
 
     def _label(self, sample_id: str, name: str, size: tuple[int, ...]) -> Label:
-        """A label; of ``size`` with nothing in it where its file may be missing and is."""
+        """A label; an empty one of ``size`` if its file is missing and may be."""
         task = self._description.tasks[name]
         path = self._path(task.files, sample_id)
         if name not in self._description.partly_labelled or path.is_file():

@@ -1,4 +1,4 @@
-"""Which files of a user's folder are samples, and which ones are passed over."""
+"""Which files in a user's folder are samples, and which ones are skipped."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _PICTURES = {
 
 
 class FolderFiles:
-    """Files below ``root`` that fit a pattern with ``{id}`` in it; endings in capitals fit too.
+    """Files below ``root`` that match a pattern with ``{id}`` in it; file endings in capitals match too.
 
     Args:
         root: Folder of the data.
@@ -41,7 +41,7 @@ class FolderFiles:
 
     @cached_property
     def ids(self) -> tuple[str, ...]:
-        """Ids of all images that are there, sorted.
+        """Ids of all existing images, sorted.
 
         Raises:
             DataError: If there is none.
@@ -55,7 +55,7 @@ class FolderFiles:
         return tuple(sorted(ids))
 
     def passed_over(self) -> list[str]:
-        """What a user would count as an image and is none: one sentence per ending, and twins."""
+        """Files that look like images but are not used: one sentence per ending, and duplicates."""
         strangers: defaultdict[str, list[str]] = defaultdict(list)
         names: defaultdict[str, list[str]] = defaultdict(list)
         for sample_id, name in self._listed:
@@ -80,9 +80,9 @@ class FolderFiles:
 
     @cached_property
     def _listed(self) -> list[tuple[str | None, str]]:
-        """Id (``None`` if it is no image) and name of every file in the folders of the images."""
+        """Id (``None`` if it is not an image) and name of every file in the folders of the images."""
         before, after = self.images.split("{id}")
-        # The part of a file name before the id is no folder.
+        # The part of a file name before the id is not a folder.
         folder = self.root / before.rpartition("/")[0]
         listed = []
         for path in _walk(folder):
@@ -97,7 +97,7 @@ class FolderFiles:
 
 
 def _walk(folder: Path) -> Iterator[Path]:
-    """Files below a folder, folders that are links included, each folder once."""
+    """Files below a folder, including linked folders, each folder once."""
     seen: set[str] = set()
     for parent, folders, names in os.walk(folder, followlinks=True):
         real = os.path.realpath(parent)

@@ -1,4 +1,4 @@
-"""Which images belong together, as the description says, and whether what it says fits the images."""
+"""Which images belong together according to the description, and whether that fits the images."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Groups:
     """Groups of a description.
 
     Args:
-        config: File or pattern; ``None`` = every image is by itself.
+        config: File or pattern; ``None`` = every image is its own group.
         root: Folder of the data.
 
     Raises:
@@ -28,7 +28,7 @@ class Groups:
         self._listed = read_pairs(self._file) if self._file else {}
 
     def of(self, ids: Sequence[str]) -> list[str] | None:
-        """Group of each id, the id itself where nothing is known of it; ``None`` without groups."""
+        """Group of each id, or the id itself if nothing is known about it; ``None`` without groups."""
         if self._file is None and self._pattern is None:
             return None
         return [sample_id if (group := self._find(sample_id)) is None else group for sample_id in ids]
@@ -64,13 +64,13 @@ class Groups:
         return found
 
     def check_apart(self, train: Sequence[str], test: Sequence[str]) -> None:
-        """Refuse a group that has images for training and for the test.
+        """Refuse a group with images both for training and for the test.
 
         Raises:
             DataError: Names the first.
         """
         shared = sorted(set(self.of(train) or ()) & set(self.of(test) or ()))
-        # An id in both lists is told where splits are made.
+        # An id in both lists is reported where splits are made.
         if shared and not set(train) & set(test):
             raise DataError(
                 f"groups: training and test must share no group, got {len(shared)} in both, '{shared[0]}' "

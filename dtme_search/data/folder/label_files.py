@@ -1,4 +1,4 @@
-"""Decode a label file as a ``FolderTask`` describes it; what does not fit is a ``DataError`` that names it.
+"""Decode a label file described by a ``FolderTask``; whatever does not fit is a ``DataError`` that names it.
 
 Shapes: H height, W width, C channels.
 """
@@ -27,8 +27,8 @@ _WHITE = 255
 def read_label(path: Path, name: str, task: FolderTask) -> Label:
     """Label in the form of ``Sample`` and where it counts.
 
-    What counts, beside what ``ignore`` names: every pixel of classes and masks; distances that are finite and
-    above 0; normals that are finite and at least 0.05 long (grey is no direction); finite values.
+    Apart from the values in ``ignore`` these count: every pixel of classes and masks; distances that are
+    finite and above 0; normals that are finite and at least 0.05 long (grey is no direction); finite values.
 
     Args:
         path: The file.
@@ -88,7 +88,7 @@ def _mask(codes: npt.NDArray[np.integer[Any]], where: str, task: FolderTask) -> 
 
 
 def _refuse_soft(positive: npt.NDArray[np.integer[Any]], where: str) -> None:
-    """Refuse numbers beside 0 and 255: all of them would mean yes, and scaling or loss has made them."""
+    """Refuse numbers other than 0 and 255: they would all mean yes, and come from scaling or lossy files."""
     between = np.unique(positive[positive != _WHITE])
     if between.size and between.size < np.unique(positive).size:
         shown = ", ".join(str(value) for value in between[:3]) + ", ..." * (between.size > 3)
@@ -109,7 +109,7 @@ def _numbers(path: Path, name: str, task: FolderTask) -> tuple[npt.NDArray[np.fl
             f"{path}: {name} must hold {channels} number{'s' * (channels > 1)} per pixel, got {raw.dtype} "
             f"{tuple(raw.shape)}. Correct the file, or encoding and channels in its description."
         )
-    # 0.1 of the description is not 0.1 of a file that holds float32.
+    # 0.1 in the description differs from 0.1 in a file that holds float32.
     ignored = np.array(task.ignore, dtype=raw.dtype if raw.dtype.kind == "f" else None)
     valid = np.asarray(np.isfinite(raw).all(-1) & ~np.isin(raw, ignored).all(-1))
     numbers = np.where(valid[..., None], raw, 0).astype(np.float64)

@@ -102,22 +102,22 @@ _CRACK_RADIUS, _SPECK_AREA = 3, 8
 _COARSEST_STEP = 0.05
 """Metres; a larger common divisor of all depths is chance, as in a picture of one flat wall."""
 UNKNOWN_EDGE = 127
-"""Grey of pixels in a prepared edge file of which nothing is known."""
+"""Grey level of unknown pixels in a prepared edge file."""
 
 
 class NyudDataset:
     """Tasks semseg, depth, normals and edge of NYU Depth V2.
 
     Labels keep their native size. Published normals keep the frame of their file: channels (x, y, z) as
-    stored, only brought to length 1; derived ones are in the camera frame of ``Sample``. Derived normals do
+    stored, only scaled to length 1; derived ones are in the camera frame of ``Sample``. Derived normals do
     not count in the margin of a full frame, where the depth sensor saw nothing.
 
     Args:
         root: Folder of the layout above; it is never written to.
         config: Number of classes.
-        cache_dir: Where derived labels are kept; ``open_cache`` says where otherwise.
-        require_complete: Refuse a folder in which files of listed ids are missing. ``check_dataset`` is given
-            a data set without this to name each of them.
+        cache_dir: Where derived labels are kept; the default is in ``open_cache``.
+        require_complete: Refuse a folder in which files of listed ids are missing. ``check_dataset`` gets a
+            data set without this, to name each of them.
 
     Raises:
         DataError: If the folder, a part of the layout or a file of a listed id is missing.
@@ -148,13 +148,13 @@ class NyudDataset:
             memory = open_cache(cache_dir)
             for task in missing.keys() - self._files.keys():
                 self._derived[task] = memory.cache(missing[task], ignore=["path"])
-                # Joblib notes the source of a function at its first use; parallel readers would race for it.
+                # Joblib records the source of a function at first use; parallel readers would race for it.
                 self._derived[task].check_call_in_cache(Path(), "", 0)
                 self._derived_from[task] = {"normals": "depth", "edge": "segmentation labels"}[task]
 
     @property
     def tasks(self) -> Mapping[str, TaskSpec]:
-        """The four tasks; ``derived_from`` tells which labels are not published ones."""
+        """The four tasks; ``derived_from`` says which labels are not published ones."""
         specs = (
             semseg(self._class_names),
             depth(),
@@ -180,14 +180,14 @@ class NyudDataset:
         return self._ids[split]
 
     def groups(self, ids: Sequence[str]) -> Sequence[str] | None:
-        """Scenes from ``gt_sets/scenes.txt``, the id itself where that says nothing; ``None`` without it."""
+        """Scenes from ``gt_sets/scenes.txt``, or the id if it is not listed; ``None`` without that file."""
         return [self._scenes.get(sample_id, sample_id) for sample_id in ids] if self._scenes else None
 
     def class_presence(self, ids: Sequence[str]) -> Bools:
         """Classes by sample, from the segmentation files; read once, then from the cache.
 
         Raises:
-            DataError: Names the first segmentation that is missing or broken.
+            DataError: Names the first missing or broken segmentation.
         """
         return class_presence(
             self.fingerprint,
@@ -240,7 +240,7 @@ class NyudDataset:
         return np.maximum(ids - 1, 0).astype(np.uint8), ids > 0
 
     def _source(self, task: str, sample_id: str) -> Path:
-        """File that a label comes from; for a derived one the file that it is derived from."""
+        """File that a label comes from; for a derived label, the file that it is derived from."""
         derived_from = {"normals": "depth", "edge": "segmentation"}
         return self._path(derived_from[task] if task in self._derived else _FOLDERS[task], sample_id)
 
@@ -260,7 +260,7 @@ class NyudDataset:
             )
 
 
-# The cache tells calls apart by digest and version alone, so that moved data is not derived again.
+# The cache distinguishes calls by digest and version alone, so that moved data is not derived again.
 def _derived_normals(path: Path, digest: str, version: int) -> npt.NDArray[np.int8]:  # noqa: ARG001
     """Normals times 127, int8 (H, W, 3), 0 where they do not count: as fine as the published files."""
     metres, valid = read_depth(path)

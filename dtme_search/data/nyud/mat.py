@@ -1,13 +1,13 @@
-"""What stands in ``nyu_depth_v2_labeled.mat`` and in the two files that belong to it.
+"""Read ``nyu_depth_v2_labeled.mat`` and the two files that belong to it.
 
 The data set is that of Silberman, Hoiem, Kohli and Fergus (ECCV 2012). The file is MATLAB v7.3, that is HDF5,
-which turns the order of axes round: ``images`` is (N, 3, W, H); ``depths``, ``labels`` and ``instances`` are
-(N, W, H); texts are references to arrays of character codes. Beside it are expected:
+which reverses the order of axes: ``images`` is (N, 3, W, H); ``depths``, ``labels`` and ``instances`` are (N,
+W, H); texts are references to arrays of character codes. These files must be next to it:
 
-- ``splits.mat``: ``trainNdxs`` and ``testNdxs``, the official split, counted from 1.
-- ``classMapping40.mat``: ``mapClass``, from 894 labels to 40 classes (Gupta, Arbelaez and Malik, CVPR 2013).
-  Without it 37 classes remain, each of which carries the name of one label. Which labels otherstructure,
-  otherfurniture and otherprop gather is known to the mapping alone; they stay unlabelled then.
+- ``splits.mat``: ``trainNdxs`` and ``testNdxs``, the official split, counted from 1. -
+``classMapping40.mat``: ``mapClass``, from 894 labels to 40 classes (Gupta, Arbelaez and Malik, CVPR 2013).
+Without it 37 classes remain, each with the name of one label. Only the mapping knows which labels belong to
+otherstructure, otherfurniture and otherprop; without it they stay unlabelled.
 
 Shapes: N images, H height, W width.
 """
@@ -32,9 +32,9 @@ _FRAME = (640, 480)
 _VARIABLES = {"images": (3, *_FRAME), "depths": _FRAME, "labels": _FRAME, "instances": _FRAME}
 _NAMED_CLASSES = 37
 _LABEL_OF_CLASS = {"books": "book"}
-"""Where the name of a class is not that of its label."""
+"""Classes whose name differs from that of their label."""
 _FARTHEST = 100.0
-"""Metres; the sensor sees ten."""
+"""Metres; the range of the sensor is ten."""
 _AS_PUBLISHED = "Give nyu_depth_v2_labeled.mat as published."
 _WHERE_TO_GET = "Get it from the repository ankurhanda/nyuv2-meta-data on GitHub."
 
@@ -72,10 +72,10 @@ class Frame:
 
 
 def inspect_mat(source: Path) -> MatContent:
-    """Names and scenes, after a look at what is there; no image is read.
+    """Names and scenes, after checking what the file contains; reads no image.
 
     Raises:
-        DataError: If the file is no HDF5 file, if a variable is missing or of another shape, or without h5py.
+        DataError: If it is not an HDF5 file, a variable is missing or of another shape, or h5py is missing.
     """
     with _opened(source, "names and scenes") as file:
         num_images = _check_shapes(source, file)
@@ -98,7 +98,7 @@ def read_frames(source: Path, numbers: Sequence[int]) -> Iterator[tuple[int, Fra
     with _opened(source, f"images {numbers[0]} to {numbers[-1]}") as file:
         stacks = [file[name][first:last] for name in _VARIABLES]
     for number in numbers:
-        # Reversed axes: the transpose of what is stored is the picture.
+        # With reversed axes, the transpose of the stored array is the picture.
         frame = Frame(*(stack[number - 1 - first].T for stack in stacks))
         deepest = float(np.max(frame.depth))
         if not 0 < deepest <= _FARTHEST:
@@ -140,7 +140,7 @@ def read_split(path: Path, num_images: int) -> dict[str, list[int]]:
     """Numbers of the images, counted from 1, of "train" and of "val", the official test split.
 
     Raises:
-        DataError: If the file is missing, broken, or lists an image twice or one that is not there.
+        DataError: If the file is missing, broken, or lists an image twice or one that does not exist.
     """
     values = _load_v5(path, ("trainNdxs", "testNdxs"), f"the official split. {_WHERE_TO_GET}")
     split = {"train": sorted(values["trainNdxs"].tolist()), "val": sorted(values["testNdxs"].tolist())}
@@ -159,10 +159,10 @@ def read_split(path: Path, num_images: int) -> dict[str, list[int]]:
 
 
 def read_class_mapping(path: Path, names: Sequence[str]) -> npt.NDArray[np.uint8]:
-    """Class 1..40, or 1..37 without a mapping, of each label 0..L; 0 for what is unlabelled.
+    """Class 1..40, or 1..37 without a mapping, for each label 0..L; 0 for unlabelled.
 
     Raises:
-        DataError: If the file is broken, or missing while not every class carries the name of a label.
+        DataError: If the file is broken, or missing although not every class has the name of a label.
     """
     if path.exists():
         mapping = _load_v5(path, ("mapClass",), "the classes of all labels.")["mapClass"]
@@ -192,7 +192,7 @@ def _load_v5(path: Path, names: Sequence[str], purpose: str) -> dict[str, npt.ND
         raise DataError(f"{path}: the file must lie beside the source; it holds {purpose}")
     try:
         content: Mapping[str, Any] = loadmat(path)
-    except Exception as error:  # scipy lets through whatever a damaged file makes its parser stumble over
+    except Exception as error:  # scipy passes on whatever error a damaged file causes in its parser
         raise DataError(f"{path}: the file cannot be read ({_first_line(error)}). {_WHERE_TO_GET}") from error
     found = {name: np.asarray(content.get(name, ())) for name in names}
     for name, values in found.items():

@@ -1,6 +1,6 @@
-"""Write the folder that ``data/nyud.py`` reads from the official ``nyu_depth_v2_labeled.mat``.
+"""Write the folder that ``data/nyud/dataset.py`` reads from the official ``nyu_depth_v2_labeled.mat``.
 
-Written are the 425x560 pixels inside the white border: 8-bit png for image and classes, float32 metres for
+It contains the 425x560 pixels inside the white border: 8-bit png for image and classes, float32 metres for
 depth, and normals and edges, derived (``data/derive.py``) from depth and from regions of one label and
 instance; ``gt_sets/derived.txt`` says so.
 
@@ -37,15 +37,15 @@ _DERIVED = {"normals": "depth", "edge": "regions of label and instance"}
 _BATCH = 8
 """Neighbours that one process reads together: chunks of the file may span several images."""
 _CRACK_RADIUS, _SPECK_AREA = 6, 32
-"""As in ``data/nyud.py``, for the full frame."""
+"""As in ``data/nyud/dataset.py``, for the full frame."""
 _PREPARE_VERSION = 1
 
 
 def prepare_nyud(source: Path, out: Path, *, jobs: int, on_progress: Callable[[int, int], None]) -> int:
-    """Write the folder layout; what an interrupted call has written is kept. See ``data.prepare.Preparer``.
+    """Write the folder layout; keeps what an interrupted call has written. See ``data.prepare.Preparer``.
 
-    The lists of ids are written last, so a folder that is not complete cannot be mistaken for one that is.
-    At any time a process holds a few images, never the file.
+    The lists of ids are written last, so an incomplete folder cannot be mistaken for a complete one. A
+    process never holds more than a few images.
     """
     content = inspect_mat(source)
     split = read_split(source.with_name("splits.mat"), content.num_images)

@@ -10,7 +10,7 @@
 
 Images: Everingham et al., IJCV 2010; regions: Mottaghi et al., CVPR 2014; parts: Chen et al., CVPR 2014;
 tasks, and normals and saliency predicted by other networks: Maninis et al., CVPR 2019 (ASTMT). The published
-release has MATLAB files for parts and regions; ``data/pascal_prepare.py`` reads them, once.
+release has MATLAB files for parts and regions; ``data/pascal_context/prepare.py`` reads them once.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ CLASS_NAMES = (
 """The 20 classes of VOC and the background, which is a class like the others here."""
 
 EDGE_TOLERANCE = 0.0075
-"""Of the image diagonal; the value with which published odsF was measured on this set."""
+"""Fraction of the image diagonal; published odsF on this set was measured with this value."""
 
 _SPLIT_FILES: dict[SourceSplit, str] = {"train": "train.txt", "test": "val.txt"}
 _LISTS = Path("ImageSets") / "Context"
@@ -69,15 +69,14 @@ _TEACHER = "another network"
 class PascalContextDataset:
     """Tasks semseg (21 classes), human_parts (7), sal, normals and edge of PASCAL-Context.
 
-    The official validation split is the test split of the literature, and here. Labels keep their native
-    size. An image in which no person has parts says nothing about human_parts: none of its pixels
-    counts.
+    The official validation split is the test split, as in the literature. Labels keep their native size. An
+    image in which no person has parts says nothing about human_parts, so none of its pixels counts.
 
     Args:
         root: Folder of the layout above; it is never written to.
-        cache_dir: Where it is kept which classes occur in which image; ``open_cache`` says where otherwise.
-        require_complete: Refuse a folder in which files of listed ids are missing. ``check_dataset`` is given
-            a data set without this to name each of them.
+        cache_dir: Where the classes of each image are stored; the default is in ``open_cache``.
+        require_complete: Refuse a folder in which files of listed ids are missing. ``check_dataset`` gets a
+            data set without this, to name each of them.
 
     Raises:
         DataError: If the folder, a part of the layout or a file of a listed id is missing.
@@ -102,7 +101,7 @@ class PascalContextDataset:
 
     @property
     def tasks(self) -> Mapping[str, TaskSpec]:
-        """Tasks whose folder is there; ``derived_from`` tells which labels were not drawn by people."""
+        """Tasks whose folder exists; ``derived_from`` says which labels were not drawn by people."""
         specs = (
             semseg(CLASS_NAMES),
             human_parts(PART_NAMES),
@@ -135,7 +134,7 @@ class PascalContextDataset:
         """Classes of semseg and of human_parts by sample, from their files; read once, then from the cache.
 
         Raises:
-            DataError: Names the first file that is missing or broken.
+            DataError: Names the first missing or broken file.
         """
 
         def read(sample_id: str) -> Label:

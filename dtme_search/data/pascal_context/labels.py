@@ -1,4 +1,4 @@
-"""Labels of PASCAL-Context out of the MATLAB files of its release: regions, edges, human parts.
+"""Labels of PASCAL-Context from the MATLAB files of its release: regions, edges, human parts.
 
 Shapes: H height, W width.
 """
@@ -56,25 +56,25 @@ def read_label_map(path: Path) -> npt.NDArray[np.uint16]:
 def edges_of(label_map: npt.NDArray[np.uint16]) -> npt.NDArray[np.bool_]:
     """Boundaries between regions, one pixel wide, shape (H, W).
 
-    As InvPT and ATRC take them: where the 4-neighbour Laplacian of the ids, mirrored at the frame without
-    repeating its pixels, is not zero; then thinned to convergence.
+    As in InvPT and ATRC: where the 4-neighbour Laplacian of the ids, mirrored at the frame without repeating
+    its pixels, is not zero; then thinned until nothing changes.
 
     Example:
         >>> regions = np.repeat([[1, 1, 1, 7, 7, 7]], 6, axis=0).astype(np.uint16)
         >>> edges_of(regions)[2].astype(int).tolist() in ([0, 0, 1, 0, 0, 0], [0, 0, 0, 1, 0, 0])
         True
     """
-    # Whole numbers in float64: a Laplacian that vanishes is exactly 0.
+    # Integers in float64, so that a Laplacian that vanishes is exactly 0.
     return thin(ndimage.laplace(label_map.astype(np.float64), mode="mirror") != 0)
 
 
 def read_parts(path: Path) -> npt.NDArray[np.uint8] | None:
     """Human parts 0..6, shape (H, W), from the struct ``anno`` of PASCAL-Part.
 
-    Persons without part masks stay background, and later persons lie over earlier ones.
+    Persons without part masks stay background, and later persons cover earlier ones.
 
     Returns:
-        ``None`` where no person has parts: such an image says nothing about them.
+        ``None`` if no person has parts: such an image says nothing about them.
 
     Raises:
         DataError: If the file is missing, damaged or holds something else.
@@ -103,7 +103,7 @@ def read_parts(path: Path) -> npt.NDArray[np.uint8] | None:
 
 
 def _structs(field: npt.NDArray[Any]) -> list[Any]:
-    """Elements of a struct array; MATLAB writes none as an empty array of numbers."""
+    """Elements of a struct array; MATLAB writes an empty one as an empty array of numbers."""
     return list(field.ravel()) if field.size else []
 
 
@@ -113,7 +113,7 @@ def _load(path: Path, variable: str) -> npt.NDArray[Any]:
             content = io.loadmat(file, variable_names=[variable])
     except FileNotFoundError as error:
         raise DataError(f"{path}: the file is missing. Complete the data set.") from error
-    except Exception as error:  # scipy lets through whatever a damaged file makes its parser stumble over
+    except Exception as error:  # scipy passes on whatever error a damaged file causes in its parser
         raise DataError(
             f"{path}: the file cannot be read as MATLAB version 5 ({_first_line(error)}). Replace it."
         ) from error

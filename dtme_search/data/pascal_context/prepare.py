@@ -1,4 +1,4 @@
-"""Bring the published PASCAL-Context release into the folders that ``data/pascal_context.py`` reads.
+"""Convert the published PASCAL-Context release into the folders that ``pascal_context/dataset.py`` reads.
 
     SOURCE/ImageSets/Context/train.txt, val.txt       one id per line
     SOURCE/JPEGImages/ID.jpg
@@ -9,7 +9,7 @@
     SOURCE/sal_distill/ID.png                         optional
     SOURCE/db_info/nyu_classes.json, context_classes.json    name -> id; needed where normals_distill is
 
-Thinning edges and parsing MATLAB files would take most of the time of every epoch; here it is done once.
+Thinning edges and parsing MATLAB files would take most of the time of every epoch, so it is done once here.
 """
 
 from __future__ import annotations
@@ -38,16 +38,16 @@ _REQUIRED = (*_LISTS, "JPEGImages", "semseg", "pascal-context/trainval", "human_
 _TABLES = ("nyu_classes.json", "context_classes.json")
 _TABLE_FOLDERS = ("db_info", "json")
 _UNKNOWN_NORMAL = 128
-"""Grey: a vector of length 0, so that the reader takes it for no normal."""
+"""Grey: a vector of length 0, which the reader treats as no normal."""
 _NO_PARTS = 255
 _PREPARE_VERSION = 1
-"""Raised whenever the same release would give other files."""
+"""Raise it whenever the same release would give other files."""
 
 
 def prepare_pascal_context(
     source: Path, out: Path, *, jobs: int, on_progress: Callable[[int, int], None]
 ) -> int:
-    """Write the data set to ``out``; called again after an interruption it goes on.
+    """Write the data set to ``out``; called again after an interruption it continues.
 
     Images and published pngs become hard links, or copies on another file system. Edges, human parts and
     normals (only where the region class is one that NYU has too) are written as pngs.
@@ -56,13 +56,13 @@ def prepare_pascal_context(
         source: Folder of the published release; only read.
         out: Folder to write to.
         jobs: Processes.
-        on_progress: Called with images done and images in all.
+        on_progress: Called with the number of images done and in total.
 
     Returns:
-        Number of images written now; those of an earlier call do not count.
+        Number of images written by this call; those of an earlier call do not count.
 
     Raises:
-        DataError: If the layout is incomplete, or, after all others were written, for the first broken image.
+        DataError: If the layout is incomplete or, after all others were written, for the first broken image.
     """
     _check_layout(source)
     normal_classes = _normal_classes(source) if (source / "normals_distill").is_dir() else None
@@ -94,7 +94,7 @@ def prepare_pascal_context(
         raise DataError(
             f"{problems[0]}{others} Everything else was written; run the same command again to resume."
         )
-    # The lists come last: without them the folder is not taken for a data set.
+    # The lists come last, because without them the folder is not recognised as a data set.
     for name in _LISTS:
         (out / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source / name, out / name)
@@ -103,7 +103,7 @@ def prepare_pascal_context(
 
 @dataclass(frozen=True)
 class _Preparation:
-    """What is made of one image; sent to every process."""
+    """The work on one image; sent to every process."""
 
     source: Path
     out: Path
@@ -125,7 +125,7 @@ class _Preparation:
         return all(self._target(folder, sample_id).exists() for folder in self.folders)
 
     def write(self, sample_id: str) -> str | None:
-        """Write one image with its labels; gives what is wrong with its files, if anything."""
+        """Write one image with its labels; returns what is wrong with its files, if anything."""
         try:
             label_map = read_label_map(self.source / "pascal-context" / "trainval" / f"{sample_id}.mat")
             self._save("edge", sample_id, np.where(edges_of(label_map), 255, 0).astype(np.uint8))
@@ -182,7 +182,7 @@ class _Preparation:
 def _normal_classes(source: Path) -> list[int]:
     """Ids of the region classes whose pixels have normals: those that share their name with a class of NYU.
 
-    The rule of ASTMT, kept by all that followed: "unknown" is none of them, "tvmonitor" is one.
+    ASTMT's rule, kept by everyone since: "unknown" is not one of them, "tvmonitor" is.
     """
     tables = [
         next((folder for folder in _TABLE_FOLDERS if (source / folder / name).is_file()), None)

@@ -1,1 +1,1 @@
-"""What every data set uses to read files."""
+"""What all data sets use to read files."""

@@ -1,4 +1,4 @@
-"""Where data sets keep what is expensive to compute: one folder of the user, never the data folder."""
+"""Where expensive results of data sets are kept: one folder per user, never the data folder."""
 
 from __future__ import annotations
 
@@ -13,21 +13,22 @@ if TYPE_CHECKING:
     import joblib
 
 from dtme_search.errors import DataError
+from dtme_search.paths import expanded
 
 _LIMIT_GB = 20.0
 _IN_USE_SECONDS = 3600.0
 
 
 def cache_folder(cache_dir: Path | None = None) -> Path:
-    """Name the cache folder: ``cache_dir``, else ``DTME_CACHE``, else ``~/.cache/dtme-search``."""
-    return cache_dir or Path(os.environ.get("DTME_CACHE") or "~/.cache/dtme-search").expanduser()
+    """The cache folder: ``cache_dir``, else ``DTME_CACHE``, else ``~/.cache/dtme-search``."""
+    return cache_dir or expanded(os.environ.get("DTME_CACHE") or "~/.cache/dtme-search")
 
 
 def cache_limit_gb() -> float:
-    """What the cache may take: ``DTME_CACHE_GB``, else 20 GB [ours].
+    """Size limit of the cache: ``DTME_CACHE_GB``, else 20 GB [ours].
 
     Raises:
-        DataError: If that is no number above 0.
+        DataError: If that is not a number above 0.
     """
     given = os.environ.get("DTME_CACHE_GB") or str(_LIMIT_GB)
     try:
@@ -40,15 +41,15 @@ def cache_limit_gb() -> float:
 
 
 def cached_files(cache_dir: Path | None = None) -> list[Path]:
-    """All files of the cache; each of them can be made anew."""
+    """All files of the cache; each of them can be made again."""
     return sorted(path for path in cache_folder(cache_dir).glob("*/**/*") if path.is_file())
 
 
 def trim_cache(cache_dir: Path | None = None) -> float:
-    """Remove what was used longest ago until the rest fits; gives the gigabytes that went.
+    """Delete the least recently used files until the rest fits; returns the gigabytes freed.
 
-    What was used within the hour stays even above the limit, because somebody may be about to read it. Done
-    at most once an hour, so that looking at many files costs no start much.
+    Files used within the last hour stay even above the limit, because somebody may be about to read them.
+    Runs at most once an hour, so that looking at many files does not slow down every start.
     """
     folder, now, gone = cache_folder(cache_dir), time.time(), 0
     stamp = folder / ".trimmed"
@@ -75,9 +76,11 @@ def open_cache(cache_dir: Path | None = None) -> joblib.Memory:
     """Open the cache in ``cache_folder(cache_dir)``.
 
     Raises:
-        DataError: If the folder cannot be created or written to.
+        DataError: If the folder cannot be created or written to, or lies in a home that is not known.
     """
     folder = cache_folder(cache_dir)
+    if folder.parts[:1] and folder.parts[0].startswith("~"):
+        raise DataError(f"{folder}: no such home folder. Set DTME_CACHE to a folder of your own.")
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         _check_owner(folder)
@@ -90,11 +93,12 @@ def open_cache(cache_dir: Path | None = None) -> joblib.Memory:
         ) from error
     import joblib
 
-    return joblib.Memory(folder, verbose=0)
+    # Compressed for its checksum: what a disk gives back otherwise than it was written is made anew.
+    return joblib.Memory(folder, verbose=0, compress=1)
 
 
 def _check_owner(folder: Path) -> None:
-    """Refuse a cache that others can write to: what is read from it is unpickled, so it could run their code.
+    """Refuse a cache that others can write to: its content is unpickled, so it could run their code.
 
     Raises:
         DataError: If it belongs to another user, or its mode cannot be changed.

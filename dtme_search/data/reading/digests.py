@@ -1,4 +1,4 @@
-"""What files contain, hashed once: kept in the cache until the file system says that a file changed."""
+"""Digests of file contents, computed once and cached until the file system reports a change."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from dtme_search.data.reading.threads import map_in_threads
 from dtme_search.errors import DataError
 
 _SETTLED_SECONDS = 2.0
-"""Age from which a time of change is believed: some file systems count in steps of two seconds."""
+"""Age in seconds from which a change time is trusted: some file systems count in steps of two seconds."""
 _SAVED_AFTER = 2000
-"""Digests after which the file is written, so that a stopped start does not begin anew."""
+"""Number of digests after which they are saved, so that an interrupted start does not begin again."""
 
 
 def content_digests(root: Path, paths: Sequence[Path], cache_dir: Path | None = None) -> list[str | None]:
-    """SHA-256 of each file, ``None`` where there is none.
+    """SHA-256 of each file, ``None`` if it does not exist.
 
-    A digest is taken from the cache while inode, size and the times of modification and change, in
-    nanoseconds, are those of the file that was hashed. Without a writable cache every file is read.
+    A digest is taken from the cache if inode, size and the times of modification and change, in nanoseconds,
+    are those of the file that was hashed. Without a writable cache every file is read.
 
     Args:
         root: Folder of the data; names the file of the cache.
@@ -56,9 +56,9 @@ def content_digests(root: Path, paths: Sequence[Path], cache_dir: Path | None = 
 def contents(
     root: Path, files: Mapping[str, FilesById], ids: Sequence[str], cache_dir: Path | None = None
 ) -> list[tuple[str, str, str | None]]:
-    """Folder, name and digest of every file of some samples: what tells a data set from a changed one.
+    """Folder, name and digest of every file of some samples, to distinguish a data set from a changed one.
 
-    The place of the folder and times do not count, so a copy is the same data set.
+    The location of the folder and file times do not count, so a copy is the same data set.
 
     Args:
         root: Folder of the data set.
@@ -77,7 +77,7 @@ def contents(
 
 
 def forget_digests(cache_dir: Path | None = None) -> None:
-    """Have every file hashed again."""
+    """Make sure that every file is hashed again."""
     for place in (cache_folder(cache_dir) / "digests").glob("*.json"):
         place.unlink(missing_ok=True)
 
@@ -104,13 +104,13 @@ def _load(place: Path) -> dict[str, str]:
 
 
 def _save(root: Path, cache_dir: Path | None, found: dict[str, str]) -> None:
-    """Add digests of files that have not just been changed; another process may have added some, too."""
+    """Add digests of files that have not changed very recently; another process may have added some, too."""
     before = (time.time() - _SETTLED_SECONDS) * 1e9
     settled = {key: digest for key, digest in found.items() if int(key.rpartition(":")[2]) < before}
     if not settled:
         return
     place = _place(root, cache_dir)
-    # Without a writable cache the files are hashed again, which costs time and nothing else.
+    # Without a writable cache the files are hashed again, which only costs time.
     with contextlib.suppress(OSError, DataError):
         open_cache(cache_dir)
         place.parent.mkdir(exist_ok=True)

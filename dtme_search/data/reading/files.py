@@ -1,6 +1,6 @@
 """Decode single label files; whatever is wrong with one is a ``DataError`` that names it.
 
-Shapes: H height, W width. Every label reader gives the label and where it counts.
+Shapes: H height, W width. Every label reader returns the label and where it counts.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Bools = npt.NDArray[np.bool_]
 Label = tuple[npt.NDArray[Any], Bools]
 """A label and where it counts."""
 
-# Of a spoilt header: numpy reads it as Python and then asks for as much memory as it says.
+# From a damaged header: numpy reads it as Python and then asks for as much memory as it says.
 _DAMAGED_ARRAY = (*DAMAGED, tokenize.TokenError)
 _LARGEST_METRES = 1000.0
 _SHORTEST_NORMAL = 0.05
@@ -43,15 +43,15 @@ def read_class_ids(path: Path, name: str = "segmentation") -> npt.NDArray[np.int
 def read_depth(path: Path) -> tuple[npt.NDArray[np.float32], Bools]:
     """Depth in metres, float32 (H, W), and where it was measured.
 
-    A png holds 16-bit millimetres; an npy file floating metres of shape (H, W) or (H, W, 1). What is 0,
-    negative or not finite was not measured.
+    A png holds 16-bit millimetres; an npy file metres as floats of shape (H, W) or (H, W, 1). Values that are
+    0, negative or not finite were not measured.
 
     Raises:
         DataError: If the file is missing, damaged or holds something else.
     """
     if path.suffix.lower() == ".png":
         millimetres, mode = read_stored(path)
-        # Pillow gives 16-bit grey the mode I;16, before version 10 partly I.
+        # Pillow calls 16-bit grey I;16, before version 10 sometimes I.
         if not mode.startswith("I"):
             raise DataError(
                 f"{path}: depth must be a 16-bit grey png in millimetres, got mode {mode}. "
@@ -74,7 +74,7 @@ def read_depth(path: Path) -> tuple[npt.NDArray[np.float32], Bools]:
 def read_normals(path: Path) -> tuple[npt.NDArray[np.float32], Bools]:
     """Unit normals (H, W, 3) in the file's own frame and channel order.
 
-    A png holds ``v = 255 (n + 1) / 2`` rounded, an npy file floats. Normals are brought to length 1; those
+    A png holds ``v = 255 (n + 1) / 2`` rounded, an npy file floats. Normals are scaled to length 1; those
     shorter than 0.05 (grey in a png) or not finite do not count.
 
     Raises:
@@ -104,7 +104,7 @@ def read_mask(path: Path, unknown: int | None = None) -> tuple[npt.NDArray[np.ui
 
     Args:
         path: The file.
-        unknown: Value of pixels that do not count, beside those that are not finite.
+        unknown: Value of pixels that do not count, besides those that are not finite.
 
     Raises:
         DataError: If the file is missing, damaged or holds something else.
@@ -125,7 +125,7 @@ def read_mask(path: Path, unknown: int | None = None) -> tuple[npt.NDArray[np.ui
 
 
 def read_array(path: Path) -> npt.NDArray[Any]:
-    """What a grey or multi-channel picture or an npy file holds, as it stands there.
+    """The stored content of a grey or multi-channel picture or an npy file.
 
     Raises:
         DataError: If the file is missing or damaged.
@@ -145,7 +145,7 @@ def read_levels(path: Path, what: str, bits: Literal[8, 16, 24]) -> npt.NDArray[
         DataError: If the file is missing, damaged or of another depth.
     """
     values, mode = read_stored(path)
-    # Pillow gives 16-bit grey the mode I;16, before version 10 partly I.
+    # Pillow calls 16-bit grey I;16, before version 10 sometimes I.
     found = {"L": 8, "P": 8, "I;16": 16, "I;16B": 16, "I": 16, "RGB": 24, "RGBA": 24}.get(mode)
     if found != bits:
         kind = {8: "an 8-bit grey", 16: "a 16-bit grey", 24: "an RGB"}[bits]
@@ -156,7 +156,7 @@ def read_levels(path: Path, what: str, bits: Literal[8, 16, 24]) -> npt.NDArray[
 def make_sample(
     image: npt.NDArray[np.uint8], labels: Mapping[str, Label], source: Callable[[str], Path]
 ) -> Sample:
-    """Put an image and its labels together.
+    """Combine an image and its labels.
 
     Args:
         image: RGB, shape (H, W, 3).
@@ -192,7 +192,7 @@ def _load(path: Path) -> npt.NDArray[Any]:
     except FileNotFoundError as error:
         raise damaged(path, error) from error
     except _DAMAGED_ARRAY as error:
-        # numpy would advise to unpickle whatever it does not know.
+        # numpy's own message would advise unpickling whatever it does not know.
         raise damaged(path, ValueError("not a whole npy array")) from error
     if not isinstance(loaded, np.ndarray):
         raise DataError(f"{path}: must hold one array, got an archive. Save it with numpy.save.")

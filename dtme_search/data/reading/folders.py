@@ -1,4 +1,4 @@
-"""What stands in the folders of a data set on disk: id lists, files by id, content digests."""
+"""The content of a data set's folders on disk: id lists, files by id, content digests."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def read_pairs(path: Path) -> dict[str, str]:
 
 
 def list_files(folder: Path, suffixes: Sequence[str]) -> dict[str, str]:
-    """Id -> file name, from one listing; of two files with one id the one whose suffix comes first.
+    """Id -> file name, from one listing; if two files have one id, the one whose suffix comes first.
 
     Raises:
         DataError: If the folder cannot be listed.
@@ -91,11 +91,11 @@ def content_digest(path: Path) -> str:
 
 
 def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Write a file that is there completely or not at all, however the process ends.
+    """Write a file completely or not at all, however the process ends.
 
     Args:
-        path: Where it is to be; replaced if it exists.
-        write: Writes the content to the open file it is given.
+        path: Where to write; replaced if it exists.
+        write: Writes the content to the open file that it gets.
     """
     partial = path.with_name(f".{path.name}.partial")
     with partial.open("wb") as file:
@@ -104,14 +104,14 @@ def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
 
 
 def claim_folder(out: Path, stamp: Mapping[str, object]) -> None:
-    """Note what a folder is prepared from, and refuse one that holds something else.
+    """Record what a folder is prepared from, and refuse one with other content.
 
     Args:
         out: Folder, empty or of an earlier call.
         stamp: Identity of the source, as JSON can hold it.
 
     Raises:
-        DataError: If the folder is of another source, or holds other files.
+        DataError: If the folder belongs to another source, or contains other files.
     """
     path = out / "prepared.json"
     if path.exists():
@@ -132,7 +132,7 @@ def claim_folder(out: Path, stamp: Mapping[str, object]) -> None:
 
 
 def name_gaps(ids: Sequence[str], files: Mapping[str, FilesById]) -> str | None:
-    """Say which folders lack files: "depth: 2 of 9 missing (0003, 0007)"; ``None`` if none does."""
+    """Which folders lack files: "depth: 2 of 9 missing (0003, 0007)"; ``None`` if none does."""
     gaps = {folder: [i for i in ids if i not in listed] for folder, listed in files.items()}
     return (
         "; ".join(
@@ -146,7 +146,7 @@ def name_gaps(ids: Sequence[str], files: Mapping[str, FilesById]) -> str | None:
 
 def _read_lines(path: Path) -> list[str]:
     try:
-        # A byte order mark, as some editors write it, is not part of the first id.
+        # A byte order mark, which some editors write, is not part of the first id.
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: the file cannot be read ({error}). Replace it.") from error

@@ -25,27 +25,27 @@ DAMAGED = (
     struct.error,
     zlib.error,
     Image.DecompressionBombError,
-    # Of a header whose parts do not go together.
+    # From a header with inconsistent parts.
     *(TypeError, KeyError, IndexError, AttributeError, OverflowError, MemoryError, RuntimeError),
 )
 """What Pillow and numpy raise on damaged files."""
 
 _LABEL_FORMATS = ("PNG", "TIFF", "BMP", "GIF")
-"""Formats whose stored numbers can be had; others are lossy, or Pillow scales what they store."""
+"""Formats whose stored numbers are accessible; others are lossy, or Pillow rescales them."""
 _LOSSY_IN_TIFF = ("jpeg", "tiff_jpeg", "webp")
 _OF_CAMERAS = (".heic", ".heif", ".dng", ".cr2", ".cr3", ".nef", ".arw")
 _ORIENTATION = 0x0112
 _STRETCHED = re.compile(r"L;([24])$")
-"""How Pillow calls grey of fewer than 8 bits, which it stretches to 0..255."""
+"""Pillow's names for grey of fewer than 8 bits, which it stretches to 0..255."""
 
 
 def read_image(path: Path) -> npt.NDArray[np.uint8]:
-    """A photograph upright, as its orientation tag says, in RGB: uint8 (H, W, 3).
+    """A photograph, upright according to its orientation tag, in RGB: uint8 (H, W, 3).
 
-    Grey becomes RGB, 16 bits become 8, transparency is left out.
+    Grey becomes RGB, 16 bits become 8, transparency is dropped.
 
     Raises:
-        DataError: If the file is missing, truncated, no picture, several pictures or has no known range.
+        DataError: If the file is missing, truncated, not a picture, several pictures, or of unknown range.
     """
     try:
         with Image.open(path) as image:
@@ -70,7 +70,7 @@ def read_colours(path: Path, name: str, *, grey: bool = True) -> npt.NDArray[np.
     Args:
         path: The file.
         name: What it holds, for the message.
-        grey: Whether a picture without colours will do: what makes files smaller stores black and white so.
+        grey: Whether a picture without colours is accepted, because file optimisers store black and white so.
 
     Raises:
         DataError: If the file is missing, damaged, lossy or not of 8 bits per channel.
@@ -87,11 +87,11 @@ def read_colours(path: Path, name: str, *, grey: bool = True) -> npt.NDArray[np.
 def read_stored(path: Path) -> tuple[npt.NDArray[Any], str]:
     """The numbers that a label picture stores, (H, W) or (H, W, C), and Pillow's name of its mode.
 
-    A palette gives its indices. Grey of 2 or 4 bits gives 0 to 3 or 0 to 15 as they are stored, and its mode
-    reads ``L;2`` or ``L;4``.
+    A palette gives its indices. Grey of 2 or 4 bits gives 0 to 3 or 0 to 15 as stored, with the mode ``L;2``
+    or ``L;4``.
 
     Raises:
-        DataError: If the file is missing, damaged or lossy, or if Pillow cannot give what it stores.
+        DataError: If the file is missing, damaged or lossy, or Pillow cannot return the stored numbers.
     """
     image, raw = _open_label(path)
     values = np.asarray(image)
@@ -119,10 +119,10 @@ def _open_label(path: Path) -> tuple[Image.Image, str]:
     """A label picture, decoded, and how its pixels are stored."""
     try:
         with Image.open(path) as image:
-            raw = _raw_mode(image)  # whatever is asked next may decode the pixels
+            raw = _raw_mode(image)  # read first, because other attributes may decode the pixels
             _check_single(path, image)
             _check_exact(path, image)
-            # Turned here it would not do: the numbers of normals would have to turn too.
+            # Rotating the label would not be enough: the numbers of normals would have to turn too.
             turned = image.getexif().get(_ORIENTATION, 1)
             image.load()
     except DAMAGED as error:
@@ -138,7 +138,7 @@ def _open_label(path: Path) -> tuple[Image.Image, str]:
 
 
 def _raw_mode(image: Image.Image) -> str:
-    """How the decoder is told to read the pixels, for example ``L;4``; only known before they are decoded."""
+    """The decoder's mode for reading the pixels, for example ``L;4``; known only before decoding."""
     tiles = getattr(image, "tile", None)
     arguments = tiles[0][3] if tiles else ()
     first = arguments[0] if isinstance(arguments, tuple) and arguments else arguments
@@ -146,7 +146,7 @@ def _raw_mode(image: Image.Image) -> str:
 
 
 def _check_single(path: Path, image: Image.Image) -> None:
-    # Phones store a small second picture beside the photograph (MPO); the first is meant.
+    # Phones store a small second picture beside the photograph (MPO); the first one is meant.
     frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
     if frames != 1:
         raise DataError(f"{path}: must hold one picture, got {frames}. Save one picture per file.")
@@ -164,6 +164,6 @@ def _check_exact(path: Path, image: Image.Image) -> None:
 
 
 def _as_rgb(image: Image.Image) -> npt.NDArray[np.uint8]:
-    # What is beneath transparent pixels counts; Pillow would warn of some palettes with transparency.
+    # Transparent pixels count with their colour; Pillow would warn about some palettes with transparency.
     image.info.pop("transparency", None)
     return np.asarray(image.convert("RGB"))

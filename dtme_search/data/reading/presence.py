@@ -1,4 +1,4 @@
-"""Which classes occur in which sample, found out once by reading the labels and then kept in the cache."""
+"""Which classes occur in which sample, found out once by reading the labels and then cached."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ def class_presence(
 ) -> Bools:
     """Presence of each class in each sample, bool (N, C).
 
-    Kept in the cache per data set and list of ids: the first search on a data set reads every training
-    label once, later ones read one small file. Without a writable cache it is found out every time.
+    Cached per data set and list of ids: the first search on a data set reads every training label once, later
+    ones read one small file. Without a writable cache it is found out every time.
 
     Args:
-        fingerprint: Identity of the data set; other content must have another one.
+        fingerprint: Identity of the data set; different content must have a different one.
         ids: Samples, the rows of the result.
         num_classes: Classes, its columns.
         read: Reads the label of one sample; called from several threads.
@@ -44,7 +44,7 @@ def class_presence(
     return presence
 
 
-# The cache tells calls apart by the first two arguments.
+# The cache distinguishes calls by the first two arguments.
 def _find_classes(fingerprint: str, ids: tuple[str, ...], num_classes: int, read: LabelReader) -> Bools:  # noqa: ARG001
     def occurring(sample_id: str) -> Bools:
         label, valid = read(sample_id)

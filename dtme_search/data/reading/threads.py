@@ -16,15 +16,15 @@ _MAX_THREADS = 8
 
 numpy_header_lock = threading.Lock()
 """Held while numpy reads an array file: it parses the header with ``ast.literal_eval``, which in CPython 3.11
-fails now and then when two threads do so at once (SystemError: AST constructor recursion depth mismatch)."""
+sometimes fails when two threads do so at once (SystemError: AST constructor recursion depth mismatch)."""
 
 
 def map_in_threads(function: Callable[[ItemT], ResultT], items: Iterable[ItemT]) -> Iterator[ResultT]:
     """``map`` with up to 8 threads that runs at most two calls per thread ahead of its consumer.
 
     Results come in the order of ``items``, and so does the first error. However the iteration ends, no call
-    runs on afterwards: a thread that is inside compiled code when the interpreter exits can abort the
-    process, which is what the thread pools of joblib risk after an error.
+    keeps running afterwards: a thread inside compiled code when the interpreter exits can abort the process,
+    which is the risk with joblib's thread pools after an error.
 
     Example:
         >>> list(map_in_threads(lambda n: n * n, range(4)))

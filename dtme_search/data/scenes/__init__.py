@@ -1,7 +1,8 @@
 """The built-in data set: rendered rooms. No download, no GPU, nothing but numpy.
 
-``scene`` says what a picture consists of, ``furniture`` and ``rooms`` draw one at random, ``raycast`` finds
-what each ray hits, ``render`` makes image and labels of it, ``dataset`` numbers, caches and hands them out.
+``scene`` defines what a picture consists of, ``furniture`` and ``rooms`` draw one at random, ``raycast``
+finds what each ray hits, ``render`` turns that into image and labels, and ``dataset`` numbers, caches and
+returns them.
 """
 
 from dtme_search.data.scenes.dataset import ScenesDataset

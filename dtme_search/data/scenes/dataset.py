@@ -27,7 +27,7 @@ from dtme_search.errors import nearest
 from dtme_search.tasks import TaskSpec
 
 RENDERER_VERSION = 2
-"""Raised whenever the same scene would look or be labelled differently."""
+"""Raise it whenever the same scene would look different or be labelled differently."""
 
 Arrays = dict[str, npt.NDArray[Any]]
 
@@ -39,12 +39,12 @@ _log = logging.getLogger(__name__)
 class ScenesDataset:
     """Rendered rooms with exact labels for semseg, depth, normals and edge, each valid everywhere.
 
-    A scene depends on the seed, its split and its number alone: a larger set begins with the smaller one, and
-    at another image size the same camera sees the same room. Edges are the boundaries between instances, one
-    pixel wide; each wall is an instance, so the corners of a room are edges too.
+    A scene depends only on the seed, its split and its number. So a larger set begins with the smaller one,
+    and at another image size the same camera sees the same room. Edges are the boundaries between instances,
+    one pixel wide; each wall is an instance, so the corners of a room are edges too.
 
     A sample is rendered when first read and kept as one file of about 21 bytes per pixel. Processes may share
-    the folder: files appear whole, and one that cannot be read is rendered again.
+    the folder: files are written atomically, and an unreadable one is rendered again.
 
     Args:
         config: How many scenes, and the seed.
@@ -63,7 +63,7 @@ class ScenesDataset:
             for place, split in enumerate(_SPLITS)
             for number in range(counts[split])
         }
-        # Without the counts: sets of different sizes share their files.
+        # Without the counts, so that sets of different sizes share their files.
         content = fingerprint("scenes", RENDERER_VERSION, config.seed, image_size)
         self._folder = cache_folder(cache_dir) / "scenes" / content
         self._can_write = True
@@ -76,7 +76,7 @@ class ScenesDataset:
 
     @property
     def fingerprint(self) -> str:
-        """Names the version of the renderer, the config and the image size."""
+        """Identifies the version of the renderer, the config and the image size."""
         return fingerprint("scenes", RENDERER_VERSION, self._config.model_dump(), self._image_size)
 
     def ids(self, split: SourceSplit) -> tuple[str, ...]:
@@ -84,10 +84,10 @@ class ScenesDataset:
         return tuple(sample_id for sample_id in self._seeds if sample_id.startswith(f"{split}-"))
 
     def groups(self, ids: Sequence[str]) -> None:
-        """``None``: every scene is a room of its own."""
+        """``None``: every scene is a separate room."""
 
     def class_presence(self, ids: Sequence[str]) -> None:
-        """``None``: rooms are drawn at random, so hundreds of them hold every class on either side."""
+        """``None``: rooms are random, so hundreds of them have every class on either side."""
 
     def scene(self, sample_id: str) -> Scene:
         """Room, things, lights and camera of a sample; ``scene.camera.intrinsics`` gives its camera matrix.
@@ -116,7 +116,7 @@ class ScenesDataset:
         return Sample(arrays["image"], {task: arrays[task] for task in tasks}, dict.fromkeys(tasks, valid))
 
     def _generator(self, sample_id: str, purpose: str) -> np.random.Generator:
-        """Scene and noise have generators of their own: larger images need more noise, not another room."""
+        """Scene and noise have separate generators: larger images need more noise, not another room."""
         if sample_id not in self._seeds:
             raise ValueError(
                 f"scenes: there is no sample '{sample_id}' among {self._config.num_train} training and "
@@ -130,7 +130,7 @@ class ScenesDataset:
         try:
             _write_whole(path, arrays)
         except OSError as error:
-            # Rendering again costs time, not correctness; one line for the whole set is enough.
+            # Rendering again costs time, not correctness, so one line for the whole set is enough.
             self._can_write = False
             _log.warning(
                 "%s: scenes are rendered on every start, they cannot be kept: %s", path.parent, error
@@ -149,7 +149,7 @@ def _arrays(scene: Scene, image_size: tuple[int, int], noise: np.random.Generato
 
 
 def _load(path: Path, names: Sequence[str]) -> Arrays | None:
-    """Arrays of a file, or nothing if it is missing or broken; zip files notice a single wrong bit."""
+    """Arrays of a file, or nothing if it is missing or broken; zip files detect a single wrong bit."""
     try:
         with open(path, "rb") as file, numpy_header_lock, np.load(file, allow_pickle=False) as stored:
             return {name: stored[name] for name in names}
@@ -161,7 +161,7 @@ def _load(path: Path, names: Sequence[str]) -> Arrays | None:
 
 
 def _write_whole(path: Path, arrays: dict[str, Any]) -> None:
-    """Write beside the file and move into place, so that no reader ever meets half of it."""
+    """Write to a temporary file and move it into place, so that no reader ever sees half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=".partial")
     try:

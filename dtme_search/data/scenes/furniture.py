@@ -1,8 +1,8 @@
 """Random furniture from boxes, cylinders and ellipsoids. All choices are ours.
 
-Shapes carry the classes; colours and patterns do not: every surface of a scene, walls included, takes its
-material from the same few of that scene. Sizes are uniform in ranges of usual furniture. A piece stands on
-z = 0 around x = y = 0 with its back towards +y; metres.
+Classes differ in shape, not in colours and patterns: every surface of a scene, walls included, gets its
+material from the same small set of that scene. Sizes are uniform in the usual ranges of furniture. A piece
+stands on z = 0 around x = y = 0 with its back towards +y; metres.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Draw:
         return self.materials[self.below(len(self.materials))]
 
     def glowing(self, probability: float) -> Material:
-        """One of the scene's materials, with this probability giving off light."""
+        """One of the scene's materials; emits light with this probability."""
         material = self.material()
         return replace(material, emission=self.uniform(0.5, 2.5)) if self.chance(probability) else material
 
@@ -135,7 +135,7 @@ def sofa(draw: Draw) -> Parts:
 
 
 def cabinet(draw: Draw) -> Parts:
-    """Open shelves, or a chest with fronts that stand out a little."""
+    """Open shelves, or a chest with slightly protruding fronts."""
     x, y, height = draw.uniform(0.35, 0.9), draw.uniform(0.18, 0.32), draw.uniform(0.6, 2.1)
     wood, front = draw.material(), draw.material()
     rows, columns = max(1, round(height / draw.uniform(0.3, 0.7))), max(1, round(x / 0.4))
@@ -201,7 +201,7 @@ def footprint(parts: Parts, yaw: float) -> tuple[float, float]:
 
 
 def _shade(draw: Draw, top: float, radius: float) -> Part:
-    """A round or square lampshade under z = top; it glows or not."""
+    """A round or square lampshade under z = top; it may glow."""
     shape = (Shape.CYLINDER, Shape.ELLIPSOID, Shape.BOX)[draw.below(3)]
     half = radius * draw.uniform(0.6, 1.1)
     return Part((0, 0, top - half), (radius, radius, half), draw.glowing(0.4), shape)
@@ -236,7 +236,7 @@ def _uniform_numbers(rng: np.random.Generator) -> Iterator[float]:
 
 def _materials(rng: np.random.Generator) -> tuple[Material, ...]:
     """Materials of a scene, over a few colours: plain, stripes, wood, checks, blotches."""
-    # Any hue, mostly of low saturation, from dark to light.
+    # Any hue, mostly with low saturation, from dark to light.
     hues = np.cos(2 * np.pi * (rng.random((_COLOURS, 1)) + np.arange(3) / 3))
     chroma = 0.85 * rng.beta(1.2, 2.2, (_COLOURS, 1))
     colours = np.clip(rng.uniform(0.2, 0.8, (_COLOURS, 1)) * (1 + chroma * hues), 0.03, 0.95).tolist()

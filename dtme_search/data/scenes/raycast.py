@@ -1,7 +1,7 @@
-"""Which surface a ray meets first: exact intersections with numpy, over all pixels and parts at once.
+"""Which surface a ray meets first: exact intersections in numpy, over all pixels and parts at once.
 
-All rays of a cast start at one point, the camera or a light: that makes it cheap to drop the rays that
-cannot meet a thing (the ball around it, then the box around it) before its parts are tried.
+All rays of a cast start at one point, the camera or a light. That makes it cheap to drop the rays that cannot
+meet a thing (using the ball around it, then the box around it) before its parts are tested.
 
 Shapes: N rays, n of them left, K parts of one shape. Vectors are stored (3, N), float32.
 """
@@ -25,15 +25,15 @@ NUM_FACES = 6
 """Faces of the room: the first parts and the first instances."""
 
 _TINY = np.float32(1e-12)
-"""Keeps divisions finite, far below what changes a direction."""
+"""Keeps divisions finite, without a noticeable change of direction."""
 _FAR = np.float32(1e9)
-"""Distance of what a ray misses."""
+"""Distance for a ray that misses."""
 _AXES = np.arange(3)[:, None]
 
 
 @dataclass(frozen=True)
 class Surface:
-    """What N rays end on.
+    """What N rays hit.
 
     Attributes:
         point: Place in the world, shape (3, N).
@@ -74,7 +74,7 @@ class _Body:
 
     @cached_property
     def squared_radius(self) -> float:
-        """Of the ball around the box, with room for rounding."""
+        """Radius of the ball around the box, with room for rounding."""
         return (float(np.linalg.norm(self.high - self.low)) / 2 + 1e-3) ** 2
 
 
@@ -85,7 +85,7 @@ class Solids:
         things = scene.things
         parts = [part for thing in things for part in thing.parts]
         x, y, z = scene.room.extent
-        # A face of the room has the room as its box; its normals then point outwards and are turned round.
+        # A face of the room has the room as its box; its normals point outwards and are flipped.
         room = [(x / 2, y / 2, z / 2)] * NUM_FACES
         self.materials = (*scene.room.materials, *(part.material for part in parts))
         owners = [NUM_FACES + i for i, thing in enumerate(things) for _ in thing.parts]
@@ -139,7 +139,7 @@ class Solids:
         local = _turned(point - self._position.take(frame, axis=1), cos, sin)
         half = self._half.take(part, axis=1)
         unit = (local - self._centre.take(part, axis=1)) / half
-        # Along the edges of a part rounding may favour a face that looks away; only faces in view count.
+        # At the edges of a part rounding may select a face that looks away; only visible faces count.
         backward = -_turned(direction, cos, sin)
         axis = np.where(indoors, part // 2, (unit * np.sign(backward)).argmax(axis=0))
         normal = (axis == _AXES) * np.sign(unit) * np.where(indoors, np.float32(-1), np.float32(1))
@@ -210,11 +210,11 @@ def _slabs(low: Floats, high: Floats, direction: Floats) -> tuple[Floats, Floats
 
 
 def _span(shape: Shape, centre: Floats, half: Floats, direction: Floats) -> tuple[Floats, Floats]:
-    """Enter and leave K shapes, rays (3, n) from 0: (K, n) each, entry not below exit where they miss."""
+    """Enter and leave K shapes, rays (3, n) from 0: (K, n) each, entry not below exit if they miss."""
     if shape is Shape.BOX:
         return _slabs(centre - half, centre + half, direction)
-    # Scaled to radius 1: how near the ray passes the middle, then half the chord. Unlike the roots of the
-    # quadratic equation this keeps its digits for thin poles far away.
+    # Scaled to radius 1: first how near the ray passes the centre, then half the chord. Unlike the roots of
+    # the quadratic equation this keeps its precision for thin poles far away.
     c, d = centre[:, :shape] / half[:, :shape], direction[:shape] / half[:, :shape]
     squared = _reduce(np.add, d * d) + _TINY
     nearest = _reduce(np.add, c * d) / squared

@@ -1,6 +1,6 @@
-"""Image and labels of a scene. Everything here is ours; no paper stands behind it.
+"""Image and labels of a scene. Everything here is ours; it follows no paper.
 
-Labels are analytic: each is the answer of the one ray through the centre of its pixel, valid everywhere.
+Labels are analytic: each is what the one ray through the centre of its pixel hits, valid everywhere.
 
 Shapes: H, W image; N rays. Vectors are stored (3, N), float32.
 """
@@ -16,7 +16,7 @@ from dtme_search.data.scenes.raycast import Floats, Integers, Solids, Surface
 from dtme_search.data.scenes.scene import Camera, Material, Photo, Scene
 
 _SHADOW_BIAS = np.float32(1e-3)
-"""Metres above a surface at which shadows are looked up, so that it does not shade itself."""
+"""Metres above a surface at which shadows are looked up, so that it does not shadow itself."""
 
 
 @dataclass(frozen=True)
@@ -40,10 +40,10 @@ class Rendering:
 
 
 def render(scene: Scene, image_size: tuple[int, int], noise: np.random.Generator) -> Rendering:
-    """Render a scene at any size (H, W); ``noise`` drives the sensor and nothing else.
+    """Render a scene at any size (H, W); ``noise`` drives only the sensor.
 
-    Against aliasing the colour of a pixel is half that of its centre and an eighth of each of its corners:
-    five samples for two rays, since neighbours share corners.
+    For anti-aliasing the colour of a pixel is half that of its centre plus an eighth of each of its corners:
+    five samples for two rays, because neighbours share corners.
     """
     height, width = image_size
     solids = Solids(scene)
@@ -94,7 +94,7 @@ def _rays(camera: Camera, image_size: tuple[int, int]) -> tuple[Floats, Floats]:
 
 
 def _reflectance(materials: tuple[Material, ...], surface: Surface, footprint: Floats) -> Floats:
-    """Linear RGB (3, N); ``footprint`` (N,) is the width of a pixel in metres, finer waves fade out."""
+    """Linear RGB (3, N); ``footprint`` (N,) is the width of a pixel in metres; finer waves fade out."""
     colour = np.empty_like(surface.point)
     kinds = list({id(material): material for material in materials}.values())
     number = {id(material): i for i, material in enumerate(kinds)}
@@ -122,7 +122,7 @@ def _pattern(material: Material, point: Floats, footprint: Floats) -> Floats:
 
 def _shade(scene: Scene, solids: Solids, surface: Surface, reflectance: Floats) -> Floats:
     """Light (3, N) that leaves the surfaces: diffuse, from ambience and lights, plus emission."""
-    # More ambient light from above than from below: faces differ also where no light reaches.
+    # More ambient light from above than from below, so that faces differ even where no light reaches.
     openness = 0.75 + 0.25 * surface.normal[2] + 0.05 * surface.normal[0]
     received = np.array(scene.ambient, np.float32)[:, None] * openness
     start = surface.point + surface.normal * _SHADOW_BIAS
@@ -134,7 +134,7 @@ def _shade(scene: Scene, solids: Solids, surface: Surface, reflectance: Floats) 
         lit = np.flatnonzero(facing > 0)
         if light.casts_shadows:
             lit = lit[~solids.in_shadow(position, start.take(lit, axis=1))]
-        # The fall-off is softened so that what stands beside a light does not outshine all else.
+        # The fall-off is softened so that surfaces next to a light do not outshine everything else.
         strength = facing[lit] / (0.5 + squared[lit])
         received[:, lit] += np.array(light.colour, np.float32)[:, None] * strength
     emission = np.array([material.emission for material in solids.materials], np.float32)

@@ -1,6 +1,6 @@
 """Random furnished rooms, lit and seen by a random camera. All choices are ours.
 
-A room of 3 to 9 m by 3 to 9 m holds at least one try each of sofa, cabinet, table with chairs, floor lamp
+A room of 3 to 9 m by 3 to 9 m gets at least one attempt each at sofa, cabinet, table with chairs, floor lamp
 and pictures, more in larger rooms; what finds no free floor is left out. The camera stands on free floor, at
 any place and heading.
 """
@@ -37,7 +37,7 @@ CLASSES = tuple(label.name.lower() for label in Label)
 
 
 def random_scene(rng: np.random.Generator) -> Scene:
-    """Draw a scene; it depends on the state of the generator alone.
+    """Draw a scene; it depends only on the state of the generator.
 
     Example:
         >>> random_scene(np.random.default_rng(3)).room.labels == (0, 0, 0, 0, 1, 2)
@@ -152,7 +152,7 @@ class _Floor:
 def _at_wall(
     side: int, along: float, size: tuple[float, float], away_x: float = 0.0, away_y: float = 0.0
 ) -> tuple[float, float]:
-    """Place at a wall; what is turned by ``side`` quarter turns has its back to that wall."""
+    """Place at a wall; an object turned by ``side`` quarter turns has its back to that wall."""
     width, length = size
     return ((along, length - away_y), (away_x, along), (along, away_y), (width - away_x, along))[side]
 
@@ -194,10 +194,10 @@ def _room(draw: Draw, extent: Vector) -> Room:
 
 
 def _lights(draw: Draw, extent: Vector, camera: Camera) -> tuple[Light, ...]:
-    """A lamp that casts shadows, one or none that does not, and the flash of the camera.
+    """A lamp that casts shadows, possibly one that does not, and the flash of the camera.
 
     The flash makes near surfaces bright and slanted ones dark: a cue for depth and normals as in photographs,
-    blurred by all else that decides the brightness of a pixel. The camera never sees its shadows.
+    blurred by everything else that affects the brightness of a pixel. The camera never sees its shadows.
     """
     width, length, height = extent
     lamps = [
@@ -216,7 +216,7 @@ def _lights(draw: Draw, extent: Vector, camera: Camera) -> tuple[Light, ...]:
 
 
 def _camera(draw: Draw, floor: _Floor, things: tuple[Thing, ...]) -> Camera:
-    """Hand-held between waist and eye, on free floor, towards something at some distance."""
+    """Hand-held between waist and eye level, on free floor, towards something at some distance."""
     spots = draw.rng.uniform((0.3, 0.3), (floor.width - 0.3, floor.length - 0.3), (20, 2)).tolist()
     free = (spot for spot in spots if floor.clearance(*spot) > 0.45)
     x, y = next(free, None) or max(spots, key=lambda spot: floor.clearance(*spot))

@@ -18,7 +18,7 @@ NUM_WAVES = 5
 
 
 class Shape(IntEnum):
-    """Shape of a part; the number says how many of x, y, z are round, the rest is cut off by planes."""
+    """Shape of a part; the number says how many of x, y, z are round, the others are cut off by planes."""
 
     BOX = 0
     CYLINDER = 2
@@ -66,7 +66,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Thing:
-    """One instance: parts in a frame of their own, turned by ``yaw`` about z and moved to ``position``."""
+    """One instance: parts in their own frame, turned by ``yaw`` about z and moved to ``position``."""
 
     label: int
     position: Vector
@@ -78,7 +78,7 @@ class Thing:
 class Room:
     """The box from 0 to ``extent``; faces are the wall at low x, high x, low y, high y, floor, ceiling.
 
-    Each face is an instance of its own, so corners between walls are edges.
+    Each face is a separate instance, so corners between walls are edges.
     """
 
     extent: Vector
@@ -88,7 +88,7 @@ class Room:
 
 @dataclass(frozen=True)
 class Light:
-    """A point light; ``colour`` is its linear RGB strength. Without shadows it stands for bounced light."""
+    """A point light; ``colour`` is its linear RGB strength. Without shadows it represents bounced light."""
 
     position: Vector
     colour: Vector
@@ -146,7 +146,7 @@ class Photo:
 
 @dataclass(frozen=True)
 class Scene:
-    """Everything that decides a picture but its size and its noise."""
+    """Everything that determines a picture except its size and its noise."""
 
     room: Room
     things: tuple[Thing, ...]

@@ -3,8 +3,8 @@
     ROOT/DOMAIN/taskonomy/BUILDING/point_P_view_V_domain_DOMAIN.png    as omnidata downloads it
     ROOT/DOMAIN/BUILDING/..., ROOT/BUILDING/DOMAIN/...                 other copies, also with a split level
 
-``data/taskonomy_targets.py`` says what is in the files, ``data/taskonomy_index.py`` which are there. No more
-than the numbers of the views is ever held in memory.
+``data/taskonomy/targets.py`` defines the content of the files, ``data/taskonomy/index.py`` finds them. Only
+the numbers of the views are held in memory.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ _log = logging.getLogger(__name__)
 
 
 class TaskonomyDataset:
-    """The tasks of Taskonomy whose folders are there, ids ``BUILDING/POINT/VIEW``.
+    """The tasks of Taskonomy whose folders exist, ids ``BUILDING/POINT/VIEW``.
 
-    An id needs the file of every domain that the copy has, so that runs on one task and on all tasks have
-    the same images. Where files are missing, ``data.taskonomy.incomplete`` decides.
+    An id needs the file of every domain in this copy, so that runs on one task and on all tasks have the same
+    images. If files are missing, ``data.taskonomy.incomplete`` decides.
 
     Args:
         root: Folder of one of the layouts above; it is never written to.
         config: Split, mask, and what to do about missing files.
-        require_complete: Refuse missing files where the config says so. ``check_dataset`` is given a data
-            set without this to name each of them.
+        require_complete: Refuse missing files if the config says so. ``check_dataset`` gets a data set
+            without this, to name each of them.
 
     Raises:
         DataError: If the folder, a split file, or files are missing.
@@ -70,7 +70,7 @@ class TaskonomyDataset:
                 f"domain ({', '.join(self._domains)}), got {_first(missing, '; ')}. Complete the data, or "
                 "set data.taskonomy.incomplete to skip."
             )
-        # What each domain has is needed no more; what they share is.
+        # Only the views that all domains share are needed from here on.
         self._folders = {building.name: building.folders for building in buildings}
         self._splits = {building.name: building.split for building in buildings}
         self._views = {
@@ -84,7 +84,7 @@ class TaskonomyDataset:
 
     @property
     def tasks(self) -> Mapping[str, TaskSpec]:
-        """Tasks whose folder is there."""
+        """Tasks whose folder exists."""
         return {task: row.spec for task, row in DOMAINS.items() if row.folder in self._domains}
 
     @cached_property
@@ -108,8 +108,8 @@ class TaskonomyDataset:
     def ids(self, split: SourceSplit) -> tuple[str, ...]:
         """Ids by building, point and view.
 
-        Training has the official train and val buildings; of the test buildings' views, a choice of
-        ``data.taskonomy.test_images``, if that is given.
+        Training uses the official train and val buildings; the test split uses the views of the test
+        buildings, or a selection of ``data.taskonomy.test_images`` if that is given.
         """
         return self._ids[split]
 

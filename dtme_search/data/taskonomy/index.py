@@ -1,6 +1,6 @@
-"""Which files of Taskonomy are there: buildings of a split, and views by building, point and view.
+"""Which files of Taskonomy exist: buildings of a split, and views by building, point and view.
 
-Files are found by the numbers in their names, never by their place in a sorted list: one missing file
+Files are identified by the numbers in their names, never by their position in a sorted list: one missing file
 must not shift the labels of all that follow.
 """
 
@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from dtme_search.data.base import SourceSplit
 from dtme_search.errors import DataError
+from dtme_search.paths import expanded
 
 Views = npt.NDArray[np.uint64]
 """Sorted, each ``point << 32 | view``: 8 bytes for a view, where its path would take a hundred."""
@@ -40,7 +41,7 @@ LAYOUTS = (
     *("{domain}/taskonomy/{split}/{building}", "{domain}/{split}/{building}"),
     *("{split}/{domain}/{building}", "{split}/{building}/{domain}"),
 )
-"""Where the files of one building and domain lie in the copies that are about."""
+"""Where the files of one building and domain are in the known copies."""
 
 _FILE = re.compile(r"point_(0|[1-9][0-9]*)_view_(0|[1-9][0-9]*)_domain_(\w+)\.png")
 _COLUMNS = ("id", "train", "val", "test")
@@ -54,7 +55,7 @@ class Building:
         name: Its name.
         split: Its split; the official validation buildings belong to training.
         folders: Per domain, the folder of its files and the domain as their names spell it.
-        views: Per domain, what is there.
+        views: Per domain, the existing views.
     """
 
     name: str
@@ -66,7 +67,7 @@ class Building:
 def read_splits(split: str, root: Path) -> dict[SourceSplit, tuple[str, ...]]:
     """Buildings per split: those of ``tiny``, or of a csv file with the columns id, train, val and test.
 
-    Training has the buildings of train and val, as in the code of the authors of DTME; a search carves its
+    Training uses the buildings of train and val, as in the code of the authors of DTME; a search takes its
     own hold-out from them.
 
     Args:
@@ -81,13 +82,13 @@ def read_splits(split: str, root: Path) -> dict[SourceSplit, tuple[str, ...]]:
             f"{root}: the folder of data set taskonomy must exist. Pass --data-root DIR or set "
             "DTME_DATA_ROOT."
         )
-    table = TINY if split == "tiny" else _read_table(root / Path(split).expanduser())
+    table = TINY if split == "tiny" else _read_table(root / expanded(split))
     return {"train": (*table["train"], *table["val"]), "test": tuple(table["test"])}
 
 
 def _read_table(path: Path) -> dict[str, list[str]]:
     try:
-        # The published files end their lines with a carriage return alone, which splitlines knows.
+        # The published files end their lines with a bare carriage return, which splitlines handles.
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(
@@ -147,7 +148,7 @@ def _find_layout(root: Path, buildings: Sequence[str], domains: Mapping[str, Seq
 
 
 def _folder(root: Path, layout: str, building: str, names: Sequence[str]) -> Path | None:
-    # A level for the split is named by it; which of train, val and test it is, is not worth asking for.
+    # A level for the split is named after it; which of train, val and test it is does not matter.
     splits = ("train", "val", "test") if "{split}" in layout else ("",)
     places = (
         root / layout.format(domain=name, building=building, split=split)
@@ -171,7 +172,7 @@ def _scan(
 
 
 def _list_views(folder: Path) -> tuple[str, Views]:
-    """The spelling of the domain that most file names have, and the views with it."""
+    """The spelling of the domain that most file names use, and the views with it."""
     try:
         listed = os.listdir(folder)
     except OSError as error:

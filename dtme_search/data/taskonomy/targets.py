@@ -1,8 +1,8 @@
-"""What the files of Taskonomy hold and what is trained on: one row per domain.
+"""What the files of Taskonomy contain and what is trained on: one row per domain.
 
-The targets are the canonical ones of the Taskonomy task bank (Zamir et al., CVPR 2018), with two
-exceptions: unsupervised segments are regressed by their id, as the authors of DTME do in their other
-code, where the task bank learns an embedding of 64 numbers; and normals have length 1.
+The targets are the canonical ones of the Taskonomy task bank (Zamir et al., CVPR 2018), with two exceptions:
+unsupervised segments are regressed by their id, as the authors of DTME do in their other code, where the task
+bank learns an embedding of 64 numbers; and normals have length 1.
 
 Shapes: H height, W width, C channels.
 """
@@ -25,10 +25,10 @@ Floats = npt.NDArray[np.float32]
 Stored = npt.NDArray[Any]
 
 MASK_DOMAIN = "depth_zbuffer"
-"""Domain that tells where a mesh was seen."""
+"""Domain that shows where the sensor saw a mesh."""
 
 _UNSEEN = 64500
-"""16-bit depth from which on nothing was seen; 65535 is written for a hole."""
+"""16-bit depth from which on nothing was seen; a hole is written as 65535."""
 _LARGEST = 65535
 _EDGE_BLUR = 4.0
 """Standard deviation in pixels of a 512x512 image."""
@@ -60,7 +60,7 @@ class Domain:
 def seen_in(depth: Stored, margin: int) -> Bools:
     """Where a mesh was seen, (H, W): stored depth below 64500, ``margin`` pixels away from any hole.
 
-    Without a margin this is the mask of the task bank; values at the rim of a hole mix both sides.
+    Without a margin this is the mask of the task bank; values at the edge of a hole mix both sides.
     """
     seen = depth < _UNSEEN
     if margin == 0 or seen.all():
@@ -76,7 +76,7 @@ def _log_depth(stored: Stored) -> Floats:
 
 
 def _ramp(stored: Stored, high: float, full: int = _LARGEST) -> Floats:
-    """[0, ``high``] of the full range to [-1, 1], straight on beyond."""
+    """[0, ``high``] of the full range to [-1, 1], linear beyond."""
     return stored.astype(np.float32) * np.float32(2.0 / (high * full)) - 1
 
 
@@ -87,7 +87,7 @@ def _occlusion_edges(stored: Stored) -> Floats:
 
 def _directions(stored: Stored) -> Floats:
     vectors = stored.astype(np.float32) * np.float32(2 / 255) - 1
-    # No three whole numbers give a vector of length 0.
+    # No three integers give a vector of length 0.
     unit: Floats = vectors / np.sqrt(np.square(vectors).sum(-1, keepdims=True))
     return unit
 

@@ -41,10 +41,12 @@ class LayerOperation(nn.Module):
     Attributes:
         in_block: Whether it acts within the call of the block, on those streams alone that have it or
             share the call, instead of on all streams before it.
+        folds: Whether what it does for a group can be put into the weights of its block.
         lengthens: Whether it adds tokens, so that streams with and without it go through the block apart.
     """
 
     in_block: ClassVar[bool] = False
+    folds: ClassVar[bool] = False
     lengthens: ClassVar[bool] = False
 
     def enter(self, tokens_SBLP: Tensor, groups_S: Tensor) -> Tensor:
@@ -53,3 +55,7 @@ class LayerOperation(nn.Module):
 
     def leave(self) -> None:
         """Forget the streams; called after the block where ``in_block``."""
+
+    def fold(self, block: nn.Module, group: int) -> None:
+        """Put what it does for one group into the weights of its block, where ``folds``."""
+        raise NotImplementedError

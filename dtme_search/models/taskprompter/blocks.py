@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dtme_search.models.operations.lora import map_partly
 from dtme_search.models.streams import SharedDropPath
 
 Scores = tuple[Tensor, Tensor, Tensor]
@@ -99,10 +100,9 @@ class PromptBlock(nn.Module):
     def _spatial_scores(self, prompts_NTP: Tensor, seen_NKP: Tensor) -> Tensor:
         """Queries of the prompts times keys of prompts and patches, (N, T, H, T + L)."""
         attn = self.block.attn
-        query_weight, key_weight, _ = attn.qkv.weight.chunk(3)
-        query_bias, key_bias, _ = (None, None, None) if attn.qkv.bias is None else attn.qkv.bias.chunk(3)
-        queries = nn.functional.linear(prompts_NTP, query_weight, query_bias)
-        keys = nn.functional.linear(seen_NKP, key_weight, key_bias)
+        width = attn.qkv.out_features // 3
+        queries = map_partly(attn.qkv, prompts_NTP, slice(0, width))
+        keys = map_partly(attn.qkv, seen_NKP, slice(width, 2 * width))
         queries_NTHp = attn.q_norm(queries.unflatten(-1, (attn.num_heads, -1)))
         keys_NKHp = attn.k_norm(keys.unflatten(-1, (attn.num_heads, -1)))
         return torch.einsum("nthp,nkhp->nthk", queries_NTHp, keys_NKHp)

@@ -1,6 +1,6 @@
 """Figures: one file each. Interactive ones for the dashboard and the report, heat maps as PNG.
 
-Every axis says what it shows and in which unit; colours are safe for colour-blind eyes.
+Every axis states what it shows and in which unit; colours are safe for colour-blind eyes.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Figure:
         key: Its name in the dashboard and as an anchor in the report.
         draw: Draws it.
         caption: How to read it.
-        of_growth: Whether it says something only where a network may grow.
+        of_growth: Whether it is meaningful only if a network may grow.
     """
 
     key: str
@@ -92,11 +92,11 @@ FIGURES = (
         "Each point is a trial; stars are the front of the study's own objectives. Costs are measured.",
     ),
 )
-"""In the order in which they are read."""
+"""In reading order."""
 
 
 def telling_figures(data: StudyData) -> list[tuple[Figure, go.Figure]]:
-    """The figures that have something to say of a study, drawn."""
+    """The drawn figures that are meaningful for a study."""
     drawn = [(figure, figure.draw(data)) for figure in FIGURES if data.could_grow or not figure.of_growth]
     return [(figure, picture) for figure, picture in drawn if picture.data]
 

@@ -13,7 +13,7 @@ _TITLE = "Data map"
 
 
 def draw_data_map(data: StudyData) -> go.Figure:
-    """Confidence against variability, a point for each image and task, of the best trial that kept a map."""
+    """Confidence against variability, a point for each image and task, for the best trial with a map."""
     kept = {each.trial: each for each in data_maps(data.study)}
     if not kept:
         return sentence(_TITLE, "No trial kept a data map (train.statistics.map_images).")

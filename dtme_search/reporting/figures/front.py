@@ -1,4 +1,4 @@
-"""What was reached at which price: every finished trial and the feasible front."""
+"""What was reached at which price: all finished trials and the feasible front."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ _NAMES = {
 def draw_front(data: StudyData) -> go.Figure:
     """What the study is after (delta_m) against its other objective, parameter overhead if it has none.
 
-    Confirmed trials carry the standard deviation over their seeds as error bars.
+    Confirmed trials have the standard deviation over their seeds as error bars.
     """
     return _against(data, price_of(data), _TITLE)
 
 
 def draw_cost(data: StudyData) -> go.Figure:
-    """delta_m against the measured step cost, where another price is the objective."""
+    """delta_m against the measured step cost, if another price is the objective."""
     title = "Gain and measured step cost of every trial"
     if price_of(data) == "step_cost_ratio":
         return sentence(title, "The step cost is an objective: see the front.")
@@ -63,8 +63,14 @@ def _against(data: StudyData, price: str, title: str) -> go.Figure:
 
 
 def price_of(data: StudyData) -> str:
+<<<<<<< HEAD
     """The measure that stands against what the study is after."""
     return data.config.price or "param_overhead_percent"
+=======
+    """The measure to plot against delta_m."""
+    others = [name for name in data.config.objectives if name != "delta_m_percent"]
+    return others[0] if others else "param_overhead_percent"
+>>>>>>> main
 
 
 def _points(group: pd.DataFrame, kind: str, goal: str, price: str) -> go.Scatter:

@@ -21,7 +21,7 @@ _KINDS = {
 
 
 def draw_gradients(data: StudyData) -> go.Figure:
-    """Left: mean cosine over the training. Right: how the cosines of all pairs, layers and looks spread."""
+    """Left: mean cosine over the training. Right: spread of the cosines over all pairs, layers and steps."""
     seen = data.gradients
     if seen.empty:
         return sentence(_TITLE, "No trial has measured its gradients (train.statistics.every).")

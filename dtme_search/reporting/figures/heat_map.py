@@ -1,4 +1,4 @@
-"""Pictures. Every axis says what it shows and in which unit; colours are safe for colour-blind eyes."""
+"""Pictures. Every axis states what it shows and in which unit; colours are safe for colour-blind eyes."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def conflict_heat_map(report: ConflictReport) -> Figure:
 
 
 def _frame(num_pairs: int, num_layers: int) -> tuple[Figure, list[Axes], Axes]:
-    """Two panels and a colour scale, placed in inches: a layout engine would double the time of a picture."""
+    """Two panels and a colour scale, placed in inches, because a layout engine would double the time."""
     from matplotlib.figure import Figure  # takes seconds to import, and most commands draw nothing
 
     left, gap, right, below, above, scale_width = 0.7, 0.45, 1.0, 0.65, 0.65, 0.18
@@ -64,7 +64,7 @@ def _frame(num_pairs: int, num_layers: int) -> tuple[Figure, list[Axes], Axes]:
 
 
 def draw_trial(folder: Path, result: RunResult) -> Sequence[Path]:
-    """Draw the pictures of a finished trial into its folder; gives their paths."""
+    """Draw the pictures of a finished trial into its folder; returns their paths."""
     if result.report is None or not result.report.pairs:
         return []
     path = folder / "conflicts.png"
@@ -74,7 +74,7 @@ def draw_trial(folder: Path, result: RunResult) -> Sequence[Path]:
 
 @lru_cache(maxsize=16)
 def _heat_map_png(report: str) -> bytes:
-    """The picture of a report. Trials share reports, and drawing is most of the time around a trial."""
+    """The picture of a report. Cached, because trials share reports, and drawing takes most of the time."""
     picture = BytesIO()
     conflict_heat_map(ConflictReport.from_json(report)).savefig(picture, format="png", dpi=_DPI)
     return picture.getvalue()

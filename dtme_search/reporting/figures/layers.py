@@ -1,4 +1,4 @@
-"""Which layers grow, and how, in the best trials against all trials."""
+"""Which layers grow, and how: the best trials compared with all trials."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from dtme_search.operations import LETTERS, WORDS
+from dtme_search.operations import LETTERS, OF_THE_PAPER, WORDS, name_of
 from dtme_search.reporting.figures.style import axis, new_figure, sentence
 from dtme_search.reporting.study_data import StudyData
 
@@ -47,8 +47,12 @@ def draw_layers(data: StudyData) -> go.Figure:
         cols=2, shared_yaxes=True, horizontal_spacing=0.04, subplot_titles=[t for t, _ in groups]
     )
     figure.update_layout(new_figure(_TITLE, height=360).layout)
+    seen = operation_shares(everything).any(axis=1)
+    always = ("none", *OF_THE_PAPER, name_of(OF_THE_PAPER))
+    rows = [word for word in seen.index if seen[word] or word in always]
     for column, (_, trials) in enumerate(groups, start=1):
-        figure.add_trace(_map(operation_shares(trials), with_bar=column == 2), row=1, col=column)
+        shares = operation_shares(trials).loc[rows]
+        figure.add_trace(_map(shares, with_bar=column == 2), row=1, col=column)
         figure.update_xaxes(axis("layer (0 = first block)", dtick=1, showgrid=False), row=1, col=column)
     figure.update_yaxes(axis("", showgrid=False, autorange="reversed"))
     return figure

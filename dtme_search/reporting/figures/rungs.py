@@ -1,4 +1,4 @@
-"""How delta_m grew with training, trial by trial."""
+"""How delta_m grew during training, trial by trial."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dtme_search.reporting.study_data import StudyData
 
 _TITLE = "delta_m while training"
 _MOST_LINES = 150
-"""Trials drawn beside the front; the newest of them."""
+"""Trials drawn besides the front: the newest."""
 _MOST_NAMED = 6
 
 
@@ -24,7 +24,7 @@ def draw_rungs(data: StudyData) -> go.Figure:
         return sentence(_TITLE, "No trial was evaluated yet.")
     curves: dict[int, tuple[list[float], list[float]]] = {}
     columns = (rungs["trial"], rungs["fraction"], rungs["delta_m_percent"].round(3))
-    # Not groupby: a frame for each of 10,000 trials takes seconds.
+    # Not groupby, which takes seconds to make a frame for each of 10,000 trials.
     for number, fraction, value in zip(*(column.tolist() for column in columns), strict=True):
         fractions, values = curves.setdefault(number, ([], []))
         fractions.append(fraction)
@@ -58,7 +58,7 @@ def draw_rungs(data: StudyData) -> go.Figure:
 
 
 def _second_half(rungs: pd.DataFrame) -> list[float] | None:
-    """Range of what the second half of the training reached: far below it lie only first evaluations."""
+    """Range of the second half of the training; only first evaluations lie far below it."""
     late = rungs[rungs["fraction"] >= 0.5]["delta_m_percent"]
     if late.empty:
         return None
@@ -68,7 +68,7 @@ def _second_half(rungs: pd.DataFrame) -> list[float] | None:
 
 
 def _lines(curves: Iterable[tuple[int, list[float], list[float]]], name: str, colour: str) -> go.Scatter:
-    """Many curves as one trace, gaps between them: a trace each would be slow."""
+    """Many curves as one trace with gaps between them; one trace each would be slow."""
     x: list[float | None] = []
     y: list[float | None] = []
     text: list[str | None] = []

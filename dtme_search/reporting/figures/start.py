@@ -12,7 +12,7 @@ _TITLE = "Gain by expansion start"
 
 
 def draw_start(data: StudyData) -> go.Figure:
-    """A box and the points of every feasible trial, by fraction of training done before growing."""
+    """A box and the points of every feasible trial, by the fraction of training before the growth."""
     shown = data.feasible.dropna(subset=["delta_m_percent"])
     if shown.empty:
         return sentence(_TITLE, "No trial is complete yet.")

@@ -1,4 +1,4 @@
-"""The look that all interactive figures share, and the words on their axes."""
+"""The common style of all interactive figures, and the words on their axes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ HEIGHT = 420
 
 
 def new_figure(title: str, **layout: Any) -> go.Figure:
-    """An empty figure. Plotly's own template is left out: it would be most of what is stored."""
+    """An empty figure without plotly's own template, which would be most of what is stored."""
     figure = go.Figure(layout={"template": "none"})
     figure.update_layout(
         title={"text": title, "x": 0.02, "xanchor": "left", "font": {"size": 16}},

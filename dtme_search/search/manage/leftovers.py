@@ -1,4 +1,4 @@
-"""Leftovers: rows of studies that no longer exist, files that belong to no trial."""
+"""Leftovers: rows of studies that no longer exist, files that no trial needs."""
 
 from __future__ import annotations
 
@@ -62,4 +62,4 @@ def _files_of(name: str, url: str, workdir: Path) -> Iterator[Removal]:
         loaded = load_study(name, storage=url, workdir=workdir)
         files = leftovers(loaded, Workspace(workdir / name))
         if files and not at_work(loaded.records.engine, name):
-            yield Removal(f"files of study {name} that belong to no trial", {}, files, lambda: remove(files))
+            yield Removal(f"files of study {name} that no trial needs", {}, files, lambda: remove(files))

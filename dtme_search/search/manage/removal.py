@@ -20,9 +20,11 @@ from dtme_search.search.study.loading import LoadedStudy, load_study, storage_ur
 from dtme_search.search.study.place import DEFAULT_WORKDIR
 from dtme_search.search.study.presence import at_work, forget_dead
 from dtme_search.search.study.states import trial_states
+from dtme_search.search.study.weights import spare_weights
 from dtme_search.search.trial.heartbeat import GRACE_SECONDS
 from dtme_search.search.trial.retries import first_number, retry_history
 from dtme_search.search.workspace import Workspace
+from dtme_search.training.disk import WEIGHTS
 
 
 @dataclass(frozen=True)
@@ -128,7 +130,10 @@ def of_spare(study: str, *, storage: str | None = None, workdir: Path = DEFAULT_
 
 
 def leftovers(study: LoadedStudy, workspace: Workspace) -> list[Path]:
-    """Files in a study's folder that belong to no trial of it, and checkpoints of trials that have ended."""
+    """Files in a study's folder that no trial of it needs.
+
+    Those of trials that are gone, checkpoints of trials that have ended, networks that it does not keep.
+    """
     trials = study.optuna.get_trials(deepcopy=False)
     shown = trial_states(study.optuna, study.records.engine)
     firsts = {first_number(trials[number]) for number in shown}
@@ -136,13 +141,15 @@ def leftovers(study: LoadedStudy, workspace: Workspace) -> list[Path]:
     folders = [path for path in sorted((workspace.root / "trials").glob("*")) if path.name.isdigit()]
     nobodys = [path for path in folders if int(path.name) not in firsts]
     ended = [path for path in folders if int(path.name) in firsts - alive]
-    served = [file for path in ended for form in ("checkpoint.pt*", "result.*") for file in path.glob(form)]
+    forms = ("checkpoint.pt*", "result.*", f"{WEIGHTS}.*")
+    served = [file for path in ended for form in forms for file in path.glob(form)]
+    spare = [path for path in spare_weights(study, workspace) if path.parent not in nobodys]
     attributes = storage_of(study.optuna).get_study_system_attrs(id_of_study(study.optuna))
     known = {
         _artifact(key) for each in (attributes, *(trial.system_attrs for trial in trials)) for key in each
     }
     pictures = [path for path in sorted(workspace.artifacts.glob("*")) if path.name not in known]
-    return [*nobodys, *served, *pictures]
+    return [*nobodys, *served, *spare, *pictures]
 
 
 def idle_study(study: str, *, storage: str | None, workdir: Path) -> LoadedStudy:

@@ -36,6 +36,12 @@ class Parameter:
     distribution: OptunaDistribution
     when: tuple[tuple[str, tuple[Scalar, ...]], ...] = ()
 
+    @property
+    def extremes(self) -> tuple[Scalar, ...]:
+        """All choices; of a range the upper end."""
+        ranged = self.distribution
+        return tuple(ranged.choices) if isinstance(ranged, CategoricalDistribution) else (ranged.high,)
+
     def unmet(self, params: Mapping[str, Scalar]) -> tuple[str, tuple[Scalar, ...]] | None:
         """First condition that ``params`` does not meet, ``None`` if this parameter is active."""
         for path, values in self.when:

@@ -116,13 +116,13 @@ class SearchSpace:
     def with_each_choice(self, section: str) -> Iterator[tuple[str, RunConfig]]:
         """For each choice of a searched field of a section, a config with that choice near the base config.
 
-        Also gives the place of the choice in words. This allows checks before any trial that the fields alone
-        do not allow, for example whether a decoder suits the images.
+        A range is represented by its upper end. Also gives the place of the choice in words. This allows
+        checks before any trial that the fields alone do not allow, for example whether a decoder suits the
+        images.
         """
         for parameter in self.parameters:
-            ranged = parameter.distribution
-            if parameter.path.startswith(f"{section}.") and isinstance(ranged, CategoricalDistribution):
-                for choice in ranged.choices:
+            if parameter.path.startswith(f"{section}."):
+                for choice in parameter.extremes:
                     what = f"search.{parameter.pattern}: {choice}"
                     yield what, self.config(self._params_with(parameter, choice), what)
 

@@ -38,6 +38,11 @@ class AskingLock:
         self._here = FileLock(workspace.asking_lock)
         self._everywhere = _database_lock(engine, study_name)
 
+    @property
+    def is_everywhere(self) -> bool:
+        """Whether it keeps workers of other machines out as well: so on SQLite, PostgreSQL and MySQL."""
+        return not isinstance(self._everywhere, _NoLock)
+
     def __enter__(self) -> Self:
         self._here.acquire()
         try:

@@ -14,6 +14,8 @@ FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 """States that count towards the study's total."""
 PROPOSAL_ATTR = "dtme:proposal"
 """Trial attribute: why the sampler proposed its plan, in a sentence."""
+KEPT_ATTR = "weights"
+"""Trial attribute: on which host and in which file its trained network was written."""
 FOREIGN_ATTR = "dtme:foreign"
 """Trial attribute: study, trial and database that a foreign trial was taken over from."""
 

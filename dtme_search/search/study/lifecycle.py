@@ -42,14 +42,12 @@ def put_right(study: optuna.Study, workspace: Workspace, records: Records) -> di
         StorageError: If the database is in trouble.
     """
     engine = records.engine
-    with (
-        storage_errors(engine.url.render_as_string(hide_password=False)),
-        AskingLock(workspace, engine, study.study_name),
-    ):
-        return recover(study, workspace, records, is_local=engine.dialect.name == "sqlite")
+    asking = AskingLock(workspace, engine, study.study_name)
+    with storage_errors(engine.url.render_as_string(hide_password=False)), asking:
+        return recover(study, workspace, records, is_alone=asking.is_everywhere)
 
 
-def recover(study: optuna.Study, workspace: Workspace, records: Records, *, is_local: bool) -> dict[int, str]:
+def recover(study: optuna.Study, workspace: Workspace, records: Records, *, is_alone: bool) -> dict[int, str]:
     """Report results that dead processes left on disk, and hand back the trials they were running.
 
     Call it under the study's :class:`AskingLock`: a living process holds that until its trial has parameters
@@ -61,7 +59,8 @@ def recover(study: optuna.Study, workspace: Workspace, records: Records, *, is_l
         study: The study.
         workspace: Its folders.
         records: Own tables, in the same database.
-        is_local: Whether no other machine uses this database.
+        is_alone: Whether the lock keeps workers on all machines from asking, not only those on this one:
+            a trial without a sign of life then lost its process while it was proposed.
 
     Returns:
         Number of each trial of a dead process -> what became of it: ``told`` (its result was on disk and has
@@ -83,7 +82,7 @@ def recover(study: optuna.Study, workspace: Workspace, records: Records, *, is_l
             except Timeout:
                 if silent.get(id_of_trial(trial), math.inf) > INTERVAL_SECONDS:
                     vouch_for(study, id_of_trial(trial))
-        elif _is_dead_elsewhere(trial, silent.get(id_of_trial(trial)), is_local=is_local):
+        elif _is_dead_elsewhere(trial, silent.get(id_of_trial(trial)), is_alone=is_alone):
             ends[trial.number] = _end(study, trial, workspace, records)
     return ends
 
@@ -93,8 +92,8 @@ def _has_ended(study: optuna.Study, number: int) -> bool:
     return study.get_trials(deepcopy=False)[number].state.is_finished()
 
 
-def _is_dead_elsewhere(trial: FrozenTrial, silent: float | None, *, is_local: bool) -> bool:
-    return is_dead(trial, silent) or (silent is None and is_local)
+def _is_dead_elsewhere(trial: FrozenTrial, silent: float | None, *, is_alone: bool) -> bool:
+    return is_dead(trial, silent) or (silent is None and is_alone)
 
 
 def _end(study: optuna.Study, trial: FrozenTrial, workspace: Workspace, records: Records) -> str:

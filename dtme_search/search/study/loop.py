@@ -7,12 +7,15 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from optuna.trial import TrialState
+
 from dtme_search.errors import DiskFullError
 from dtme_search.search.stopping import StopSwitch
 from dtme_search.search.storage.database import DATABASE_ERRORS
 from dtme_search.search.study.lifecycle import check_failures, num_finished, num_left
 from dtme_search.search.study.loading import LoadedStudy
 from dtme_search.search.study.preparation import Prepared
+from dtme_search.search.study.weights import trim_weights
 from dtme_search.search.trial.claim import next_trial
 from dtme_search.search.trial.listener import Listener
 from dtme_search.search.trial.objective import Objective
@@ -72,6 +75,9 @@ def run_trials(
             )
             claimed.tell(ending)
         _raise_trouble(ending.error, workspace.root)
+        if ending.state == TrialState.COMPLETE:
+            with asking:
+                trim_weights(prepared.loaded(), workspace)
         return True
 
     while not switch():

@@ -26,7 +26,7 @@ from dtme_search.config import (
 )
 from dtme_search.config.study import ReuseConfig
 from dtme_search.errors import ConfigError, StorageError
-from dtme_search.models import check_model, check_weights, describe_backbone, name_weights
+from dtme_search.models import check_model, check_operations, check_weights, describe_backbone, name_weights
 from dtme_search.search.data_shelf import DataShelf
 from dtme_search.search.reuse.trunks import TrunkStore
 from dtme_search.search.space.known_points import first_points
@@ -53,6 +53,7 @@ from dtme_search.search.study.presence import present
 from dtme_search.search.study.sampling import build_pruner, build_sampler, sampler_seed
 from dtme_search.search.study.settings import Settings
 from dtme_search.search.study.warm_start import Knowledge, WarmStart, read_knowledge
+from dtme_search.search.study.weights import trim_weights
 from dtme_search.search.trial.events import Hear
 from dtme_search.search.trial.inference import FlopsCounter
 from dtme_search.search.trial.listener import Listener
@@ -122,6 +123,7 @@ class Prepared:
         """Remove what dead workers left in the folders."""
         with self.asking(), storage_errors(self.url):
             tidy(self.optuna, self.workspace)
+            trim_weights(self.loaded(), self.workspace)
         TrunkStore.of_study(self.workspace, self.config.reuse).tidy()
 
 
@@ -326,9 +328,11 @@ def space_of(config: StudyConfig, base: RunConfig) -> SearchSpace:
     backbone = check_model(base.model, base.data.image_size, plugins=base.plugins)
     check_weights(base.model, base.data.image_size)
     space = SearchSpace.from_study(config, base, backbone.num_layers)
-    for what, one in space.with_each_choice("model"):
+    check_operations(base.expansion, backbone.linears)
+    for what, one in (*space.with_each_choice("model"), *space.with_each_choice("expansion")):
         try:
-            check_model(one.model, one.data.image_size, plugins=one.plugins)
+            chosen = check_model(one.model, one.data.image_size, plugins=one.plugins)
+            check_operations(one.expansion, chosen.linears)
         except ConfigError as error:
             raise ConfigError(f"study {config.name}: {what}: {error}") from error
     check_named_tasks(config, space)

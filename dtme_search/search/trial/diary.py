@@ -6,7 +6,7 @@ import csv
 import json
 import platform
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -22,6 +22,7 @@ from optuna.artifacts import FileSystemArtifactStore, upload_artifact
 from dtme_search.config import RunConfig, dump_yaml
 from dtme_search.search.reuse.context import TrialContext
 from dtme_search.search.storage.rows import EvaluationRow, GradientRow, RungRow, RunRow
+from dtme_search.search.storage.trials import KEPT_ATTR
 from dtme_search.search.trial.measured import conflict_rows, plan_rows
 from dtme_search.search.trial.outcome import Comparison, Outcome, compare, recorded_outcome
 from dtme_search.search.trial.pruning import stop
@@ -48,11 +49,13 @@ class Diary:
         context: What is known about the trial.
         trial: Optuna's trial, running.
         draw: Draws the pictures, or ``None``.
+        kept: Host and file of its trained network; ``None`` if none was written.
     """
 
     context: TrialContext
     trial: optuna.Trial
     draw: DrawFiles | None = None
+    kept: Mapping[str, str] | None = None
 
     def __post_init__(self) -> None:
         self.config, self.data, self.records = self.context.config, self.context.data, self.context.records
@@ -287,6 +290,7 @@ class Diary:
                 "step_cost_ratio": round(outcome.step_cost_ratio, 4),
                 "feasible": outcome.feasible,
                 "dead_tasks": list(outcome.dead_tasks),
+                **({KEPT_ATTR: self.kept} if self.kept else {}),
             },
             constraints=outcome.violations,
             values=outcome.values(self.study),

@@ -67,6 +67,8 @@ class Doing:
                 what = "exact metrics"
             case "baseline_started":
                 what = f"baseline {facts['task']} ({facts['index']} of {facts['count']})"
+            case "baseline_ended":
+                what = "starting"
             case "trial_started":
                 what = f"trial {facts['number']}"
             case "repeat_started":

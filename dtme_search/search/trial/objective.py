@@ -24,7 +24,11 @@ from dtme_search.search.storage.trials import FINISHED, own_trials
 from dtme_search.search.trial.callback import EvaluationInfo, StudyInfo, TrialEnd, TrialInfo
 from dtme_search.search.trial.claim import ClaimedTrial, Ending
 from dtme_search.search.trial.diary import Diary, DrawFiles
+<<<<<<< HEAD
 from dtme_search.search.trial.inference import InferenceMeter
+=======
+from dtme_search.search.trial.kept import keep_weights
+>>>>>>> main
 from dtme_search.search.trial.listener import Listener
 from dtme_search.search.trial.outcome import (
     Comparison,
@@ -216,7 +220,10 @@ class Objective:
             diary.short_of_memory(reason)
             self.listener.short_of_memory(context.number, reason)
 
-        return run_within_memory(make, on_short)[1]
+        trainer, run = run_within_memory(make, on_short)
+        path = self.workspace.weights(context.first)
+        diary.kept = keep_weights(self.study, path, diary.row.fingerprint, trainer)
+        return run
 
     def _evaluated(self, diary: Diary, trainer: Trainer, evaluation: Evaluation) -> None:
         """Record an evaluation, and end the trial if the study's pruner says so."""

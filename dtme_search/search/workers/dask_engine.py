@@ -105,7 +105,7 @@ def _nanny(place: Place, num_workers: int) -> dict[str, Any]:
         "dashboard_address": "127.0.0.1:0",
         "env": place.gpu,
         "resources": {GPU: 1} if place.visible else {},
-        "nthreads": int(environment["OMP_NUM_THREADS"].split(",")[0]),
+        "nthreads": int(environment["OMP_NUM_THREADS"]),
         "memory_limit": 0,
         "silence_logs": logging.CRITICAL,
         # Ctrl-C reaches all processes of a terminal; this one must survive to pass it on.

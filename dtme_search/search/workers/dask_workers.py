@@ -18,13 +18,13 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import cloudpickle
 from dask.distributed import Client, Future, Variable
 
 from dtme_search.errors import TrainingError
+from dtme_search.paths import expanded
 from dtme_search.search import workspace
 from dtme_search.search.storage.database import is_file
 from dtme_search.search.study.preparation import Prepared
@@ -144,7 +144,7 @@ class DaskLauncher:
         root, order = self._prepared.base.data.root, worker_order(self._prepared, index)
         if root is not None:
             # A Dask worker runs in a different folder.
-            order = replace(order, data_root=str(Path(root).expanduser().absolute()))
+            order = replace(order, data_root=str(expanded(root).absolute()))
         task = HostTask(
             order=order,
             key=f"dtme-worker-{index}-{uuid.uuid4().hex}",

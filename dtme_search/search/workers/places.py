@@ -15,6 +15,7 @@ from dtme_search.search.workers.process import THREADS
 
 MOST_ON_CPU = 4
 """Default number of workers without a GPU: more would cost more memory than they gain."""
+_MOST_THREADS = 4096
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,8 @@ class Place:
         return {
             **dict.fromkeys(THREADS, threads),
             **inherited,
+            # What OpenMP would not understand it would ignore, and take every core.
+            "OMP_NUM_THREADS": threads,
             **self.gpu,
         }
 
@@ -55,9 +58,11 @@ class Place:
         self, num_workers: int, num_cores: int | None = None, inherited: Mapping[str, str] = os.environ
     ) -> int:
         """Threads of a worker; arguments as of :meth:`environment`."""
-        set_by_user = inherited.get("OMP_NUM_THREADS", "")
+        # A list gives the threads of nested regions; the first is that of the outermost.
+        set_by_user = inherited.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
         cores = num_cores or joblib.cpu_count()
-        return int(set_by_user) if set_by_user.isdigit() else max(1, cores // num_workers)
+        is_number = set_by_user.isascii() and set_by_user.isdigit() and 0 < int(set_by_user) <= _MOST_THREADS
+        return int(set_by_user) if is_number else max(1, cores // num_workers)
 
     @property
     def gpu(self) -> dict[str, str]:
@@ -115,9 +120,18 @@ def places_for(
 
 
 def visible_gpus() -> tuple[str, ...]:
-    """GPUs that this process may use, as named in ``CUDA_VISIBLE_DEVICES``; does not initialise any."""
-    count = torch.cuda.device_count()
+    """GPUs that this process may use, as ``CUDA_VISIBLE_DEVICES`` names them; none is touched.
+
+    Raises:
+        ConfigError: If torch cannot read the names.
+    """
     named = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    try:
+        count = torch.cuda.device_count()
+    except ValueError:
+        raise ConfigError(
+            f"CUDA_VISIBLE_DEVICES must list GPUs by number or UUID, got '{named}'. Give for example 0,1."
+        ) from None
     names = [name.strip() for name in named.split(",")] if named else [str(n) for n in range(count)]
     return tuple(names[:count])
 

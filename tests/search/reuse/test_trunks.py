@@ -97,8 +97,12 @@ class TestAForkedRun:
             {**CONFLICT, **AUXILIARY, "schedule__kind": "switch", "schedule__switch_at": 0.2},
             {"expansion__policy": "none"},
             {**CONFLICT, "train__combine__kind": "famo"},
+            {**CONFLICT, "expansion__range_operation": "lora", "model__drop_path": 0.2},
         ],
-        ids=["middle", "step-0", "stochastic-depth", "diminish", "switched-before", "never-grows", "famo"],
+        ids=[
+            *("middle", "step-0", "stochastic-depth", "diminish", "switched-before", "never-grows", "famo"),
+            "lora",
+        ],
     )
     def test_equals_the_run_from_scratch(self, tiny_config, data, forked, fields):
         config = with_(tiny_config, **fields)

@@ -407,4 +407,5 @@ def test_each_choice_of_a_section_is_made_once_under_its_conditions_near_to_the_
         ("search.model.architecture: taskprompter", "taskprompter", one, 2e-3),
         (f"{heads}: 1", "taskprompter", one, 2e-3),
         (f"{heads}: 4", "taskprompter", four, 2e-3),
+        ("search.model.drop_path: 0.3", "vit", {}, 2e-3),  # of a range the upper end
     ]

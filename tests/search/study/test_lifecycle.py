@@ -47,8 +47,8 @@ def recover(study, workspace):
     """What becomes of the trials of dead processes."""
     records = records_for(study._storage._backend)
 
-    def run(*, is_local: bool = True) -> dict[int, str]:
-        return lifecycle.recover(study, workspace, records, is_local=is_local)
+    def run(*, is_alone: bool = True) -> dict[int, str]:
+        return lifecycle.recover(study, workspace, records, is_alone=is_alone)
 
     run.records = records
     return run
@@ -119,9 +119,9 @@ class TestRecover:
     def test_a_trial_of_another_machine_is_left_to_its_heartbeat(self, study, recover):
         number = ask(study)
         beat(study, number)
-        assert recover(is_local=False) == recover() == {} and states(study) == [TrialState.RUNNING]
+        assert recover(is_alone=False) == recover() == {} and states(study) == [TrialState.RUNNING]
         pass_an_hour(study)
-        assert recover(is_local=False) == {number: "continued"}
+        assert recover(is_alone=False) == {number: "continued"}
         assert states(study) == [TrialState.FAIL, TrialState.WAITING]
         assert num_left(study, 1) == 1
 
@@ -130,7 +130,7 @@ class TestRecover:
         recover()
         second = ask(study)  # by a machine with a folder of its own
         beat(study, second)
-        assert recover(is_local=False) == {}
+        assert recover(is_alone=False) == {}
         assert retry_history(study.trials[second]) == [first]
 
     def test_who_lives_here_is_vouched_for_when_a_clock_jumps(self, study, workspace, recover):
@@ -145,11 +145,11 @@ class TestRecover:
         """At once where no other machine can be asking for it, after a while elsewhere."""
         study.enqueue_trial({"x": 0.25})
         study.ask()
-        assert recover(is_local=False) == {}
+        assert recover(is_alone=False) == {}
         assert recover() == {0: "continued"}
         study.ask()
         monkeypatch.setattr("dtme_search.search.study.states.BEGIN_WITHIN", timedelta(0))
-        assert recover(is_local=False) == {1: "continued"}
+        assert recover(is_alone=False) == {1: "continued"}
         number = ask(study)
         assert study.trials[number].params == {"x": 0.25}, "still the point that was asked for"
         assert retry_history(study.trials[number]) == [0, 1]
