@@ -148,12 +148,8 @@ def _header(study: LoadedStudy, trial: FrozenTrial, run: RunRow) -> str:
         f"Against {against(run)}.",
         *_of_further_seeds(confirmed),
         f"Parameter overhead {run.param_overhead_percent:.4f} %, step cost {run.step_cost_ratio:.2f}.",
-<<<<<<< HEAD
         *(f"{heading(name)}: {cell(name, value)}." for name, value in run.further_measures.items()),
-        f"Layers: {compact_layers(run.operations)} (. none, M token modulation, E token expansion, B both).",
-=======
         f"Layers: {layers} ({legend(layers)}).",
->>>>>>> main
     ]
     if run.dead_tasks:
         lines.append(f"NOT TO BE TRUSTED: {run.dead_tasks} does not clearly beat the no-image prior.")

@@ -11,12 +11,8 @@ import pandas as pd
 from optuna.trial import TrialState
 
 from dtme_search.config import RunConfig
-<<<<<<< HEAD
 from dtme_search.config.measures import INFERENCE, is_result
-from dtme_search.operations import LETTERS
-=======
 from dtme_search.operations import LETTERS, legend
->>>>>>> main
 from dtme_search.reporting.measures import baselines_of_trials, last_evaluations, measured
 from dtme_search.search import (
     Confirmed,
@@ -39,14 +35,9 @@ def trials_table(study: LoadedStudy) -> pd.DataFrame:
     ``delta_m_std`` and ``num_seeds`` (in percent, over the further seeds of ``confirm`` only, because the
     search chose by its own seed; NaN where unconfirmed), ``paired_gain_percent`` (delta_m less that of
     ``paired_trial``, the unexpanded trial of the same seed), with several ``seeds`` ``expected_delta_m`` and
-<<<<<<< HEAD
     ``expected_std`` (of the plan over seeds), ``param_overhead_percent``, ``step_cost_ratio``, further
     measures that the study names (``latency_ms``, ``metric.semseg``, ...),
-    ``start`` (fraction of all steps), ``layers`` (see ``LEGEND``), ``feasible``, ``dead_tasks``,
-=======
-    ``expected_std`` (of the plan over seeds), ``param_overhead_percent``, ``step_cost_ratio``,
     ``start`` (fraction of all steps), ``layers`` (see :func:`layers_legend`), ``feasible``, ``dead_tasks``,
->>>>>>> main
     ``seconds``, ``on_front``, ``error`` (first line). Where a study has such trials: ``reason`` (why it was
     pruned or took a result over), ``origin_trial`` (whose result it took), ``steps_reused``,
     ``step_flops_ratio`` (step cost by counted operations); where the

@@ -63,14 +63,8 @@ def _against(data: StudyData, price: str, title: str) -> go.Figure:
 
 
 def price_of(data: StudyData) -> str:
-<<<<<<< HEAD
-    """The measure that stands against what the study is after."""
+    """The measure to plot against what the study is after."""
     return data.config.price or "param_overhead_percent"
-=======
-    """The measure to plot against delta_m."""
-    others = [name for name in data.config.objectives if name != "delta_m_percent"]
-    return others[0] if others else "param_overhead_percent"
->>>>>>> main
 
 
 def _points(group: pd.DataFrame, kind: str, goal: str, price: str) -> go.Scatter:

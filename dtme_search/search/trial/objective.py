@@ -24,11 +24,8 @@ from dtme_search.search.storage.trials import FINISHED, own_trials
 from dtme_search.search.trial.callback import EvaluationInfo, StudyInfo, TrialEnd, TrialInfo
 from dtme_search.search.trial.claim import ClaimedTrial, Ending
 from dtme_search.search.trial.diary import Diary, DrawFiles
-<<<<<<< HEAD
 from dtme_search.search.trial.inference import InferenceMeter
-=======
 from dtme_search.search.trial.kept import keep_weights
->>>>>>> main
 from dtme_search.search.trial.listener import Listener
 from dtme_search.search.trial.outcome import (
     Comparison,
