@@ -51,7 +51,7 @@ class DivergedError(TrainingError):
     """
 
     def __init__(self, step: int, task: str, last_good: float | None) -> None:
-        before = "it never was finite" if last_good is None else f"the last finite value was {last_good:.4g}"
+        before = "it was never finite" if last_good is None else f"the last finite value was {last_good:.4g}"
         super().__init__(
             f"step {step}: the loss of task '{task}' is not finite; {before}. "
             "Lower train.lr or set train.grad_clip."

@@ -128,7 +128,7 @@ def one_brought(
     owners = ["dtme-search itself"] * (name in built_in) + [f"{one.package} ({one.where})" for one in found]
     if len(owners) > 1:
         raise ConfigError(
-            f"{place}: {FAMILIES[family]} '{name}' must be brought by one, got {' and '.join(owners)}. "
+            f"{place}: {FAMILIES[family]} '{name}' must come from one source, got {' and '.join(owners)}. "
             "Rename or remove one."
         )
     if not owners:

@@ -39,7 +39,7 @@ def check_loss(kind: LossKind, spec: TaskSpec) -> None:
     gradient = prediction.grad
     _hold(gradient is not None and bool(gradient.isfinite().all()), where, "must have finite gradients")
     same = torch.equal(before[0], prediction) and torch.equal(before[1], target)
-    _hold(same, where, "must leave prediction and target as they are")
+    _hold(same, where, "must not change prediction and target")
 
 
 def check_metric(kind: MetricKind, spec: TaskSpec) -> None:
@@ -55,7 +55,7 @@ def check_metric(kind: MetricKind, spec: TaskSpec) -> None:
     except ValueError:
         pass
     else:
-        raise BrokenRule("metric: compute must raise ValueError where there was no valid pixel.")
+        raise BrokenRule("metric: compute must raise ValueError if there was no valid pixel.")
     meter.update(prediction, target, valid)
     whole = meter.compute()
     _hold(isinstance(whole, float), "metric: compute", f"must give a float, got {type(whole).__name__}")
@@ -67,7 +67,7 @@ def check_metric(kind: MetricKind, spec: TaskSpec) -> None:
     _hold(abs(parts - whole) <= 1e-6 * max(1.0, abs(whole)), "metric: update and reset", rule)
     meter.reset()
     meter.update(torch.where(valid, prediction, 1e6), target, valid)
-    rule = "must pass over pixels that are not valid"
+    rule = "must ignore pixels that are not valid"
     _hold(abs(meter.compute() - whole) <= 1e-6 * max(1.0, abs(whole)), "metric: update", rule)
 
 

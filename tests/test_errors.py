@@ -36,7 +36,7 @@ def test_divergence_names_step_task_and_last_value():
     assert str(error).startswith(
         "step 12: the loss of task 'depth' is not finite; the last finite value was 0.25."
     )
-    assert "it never was finite" in str(DivergedError(0, "depth", None))
+    assert "it was never finite" in str(DivergedError(0, "depth", None))
 
 
 def test_divergence_comes_back_from_another_process():

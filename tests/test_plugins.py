@@ -130,7 +130,7 @@ def test_a_part_of_a_package_is_imported_when_it_is_asked_for(package):
         (
             "one = made_parts:THREE",
             "THREE = 3",
-            r"'one' must be brought by one, got dtme-search itself and package",
+            r"'one' must come from one source, got dtme-search itself and package",
         ),
         (
             "three = made_parts:THREE",

@@ -28,7 +28,7 @@ def test_built_in_metrics_keep_the_rules(name):
         (lambda p, t, s: (p - t).abs().mean(1).double(), "must give float32"),
         (lambda p, t, s: (p - t).abs().mean(1) / 0, "must give finite numbers"),
         (lambda p, t, s: (p - t).abs().mean(1).detach(), "must be differentiable"),
-        (lambda p, t, s: (p - t.mul_(2)).abs().mean(1), "must leave prediction and target"),
+        (lambda p, t, s: (p - t.mul_(2)).abs().mean(1), "must not change prediction and target"),
     ],
 )
 def test_a_mistake_in_a_loss_is_named(per_pixel, rule):
@@ -85,7 +85,7 @@ class Tensors(Mean):
         (Empty, "compute must raise ValueError"),
         (Tensors, "compute must give a float, got Tensor"),
         (Forever, "update and reset must not depend on earlier images"),
-        (Everywhere, "update must pass over pixels that are not valid"),
+        (Everywhere, "update must ignore pixels that are not valid"),
     ],
 )
 def test_a_mistake_in_a_metric_is_named(meter, rule):

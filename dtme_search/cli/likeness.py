@@ -133,6 +133,6 @@ def _print_worth(screen: "Screen", worth: "Sequence[Worth]") -> None:
         rows,
     )
     screen.hint(
-        "gain with it: mean gain of the task in trials that train the auxiliary task, less that of trials "
+        "gain with it: mean gain of the task in trials that train the auxiliary task, minus that of trials "
         "that do not, in points. These trials differ in other ways too.",
     )

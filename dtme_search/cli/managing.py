@@ -71,7 +71,7 @@ def rename_study(
     screen = screen_of(context)
     screen.line(f"Study {loaded.name}: renamed.")
     if file:
-        screen.line(f"Write `name: {loaded.name}` into {file}, or optimize begins another study.")
+        screen.line(f"Set `name: {loaded.name}` in {file}, or optimize starts another study.")
     screen.news(f"Next:\n  {loaded.place.command('show')}")
 
 
@@ -114,13 +114,13 @@ def show_cache(context: typer.Context) -> None:
             for name, each in sorted(sizes.items())
         ]
         print_table(screen.console, "", ("what", "files", "MB", "holds"), rows)
-    screen.hint("DTME_CACHE sets the folder, DTME_CACHE_GB what it may take. All of it can be recreated.")
+    screen.hint("DTME_CACHE sets the folder, DTME_CACHE_GB its limit. All of it can be recreated.")
 
 
 _CACHED = {
     "scenes": "rendered rooms",
     "digests": "hashes of data files",
-    "verified": "data that was read through",
+    "verified": "notes on data already checked",
     "joblib": "derived labels, classes of images",
 }
 

@@ -12,7 +12,7 @@ from dtme_search.cli.app import app, screen_of
 def plugins(
     context: typer.Context,
     files: Annotated[
-        list[Path] | None, typer.Argument(metavar="[FILE]...", help="Python files that bring parts.")
+        list[Path] | None, typer.Argument(metavar="[FILE]...", help="Python files with parts.")
     ] = None,
 ) -> None:
     """List parts from your own files and installed packages.
@@ -29,8 +29,6 @@ def plugins(
     ]
     screen = screen_of(context)
     if not rows:
-        screen.say("No package or file brings a part.")
+        screen.say("No package or file offers a part.")
         return
-    print_table(
-        screen.console, "Parts from elsewhere", ("part", "name", "brought by", "version", "where"), rows
-    )
+    print_table(screen.console, "Parts from elsewhere", ("part", "name", "from", "version", "where"), rows)

@@ -24,13 +24,13 @@ def predict(
         list[Path],
         typer.Argument(
             metavar="[NETWORK] IMAGES...",
-            help="The network: a checkpoint, the folder of its run, or a file that `deploy` wrote; left out "
-            "with --study. Then pictures of any size, or folders of them (with those below).",
+            help="The network: a checkpoint, the folder of its run, or a file that `deploy` wrote; omit it "
+            "with --study. Then pictures of any size, or folders of them, with subfolders.",
         ),
     ],
     study: options.StudyOfTrial = None,
     trial: options.TrainedTrial = None,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for what is written.")] = Path("panels"),
+    out: Annotated[Path, typer.Option("--out", "-o", help="Output folder.")] = Path("panels"),
     raw: Annotated[
         bool,
         typer.Option(
@@ -39,7 +39,7 @@ def predict(
             "png in mm, the rest as npy.",
         ),
     ] = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace files that are there.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace existing files.")] = False,
     device: options.Device = None,
     storage: options.Storage = None,
     workdir: options.Workdir = options.DEFAULT_WORKDIR,
@@ -76,7 +76,7 @@ def predict(
         names = [(stem_of_panels(target), spec) for target in targets for spec in predictor.specs.values()]
         refuse_existing([out / raster_name(*name) for name in names] if raw else [])
     screen, failed = screen_of(context), 0
-    with stoppable("What was written stays."), progress_bar(screen, "predicting") as on_progress:
+    with stoppable("Panels already written are kept."), progress_bar(screen, "predicting") as on_progress:
         for done, (picture, target) in enumerate(zip(pictures, targets, strict=True), start=1):
             try:
                 for path in predict_image(predictor, picture, target, rasters=raw):

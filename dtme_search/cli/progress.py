@@ -104,7 +104,7 @@ class TerminalListener(Listener):
         )
 
     def waiting(self, what: str) -> None:
-        self._bars.update(self._run, note=f"waiting for {what}, which another worker trains")
+        self._bars.update(self._run, note=f"waiting for {what}, which another worker is training")
 
     def scoring(self, done: int, total: int) -> None:
         self._bars.update(self._run, description="exact metrics", completed=done, total=total, note="")

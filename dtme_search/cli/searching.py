@@ -198,7 +198,7 @@ def doctor(
     ] = None,
     repair: Annotated[
         bool,
-        typer.Option("--repair", help="Remove rows of studies that are gone and files that no trial needs."),
+        typer.Option("--repair", help="Remove rows of deleted studies and files that no trial needs."),
     ] = False,
     storage: options.Storage = None,
     data_root: options.DataRoot = None,
@@ -329,7 +329,7 @@ def export(
     from dtme_search.search import load_study
 
     if best + (trial is not None) + pareto > 1:
-        raise ConfigError("export: --best, --trial and --pareto exclude each other; give one.")
+        raise ConfigError("export: --best, --trial and --pareto cannot be combined; give one.")
     loaded = load_study(study, storage=storage, workdir=workdir)
     if pareto:
         paths = export_front(loaded, out, force=force)

@@ -92,7 +92,7 @@ def evaluate(
         int, typer.Option("--save-panels", min=0, help="Draw labels and predictions for this many images.")
     ] = 0,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the panels.")] = Path("panels"),
-    force: Annotated[bool, typer.Option("--force", help="Replace files that are there.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace existing files.")] = False,
     device: options.Device = None,
     data_root: options.DataRoot = None,
     set_: options.Set = None,
@@ -164,8 +164,9 @@ def conflicts(
     from dtme_search.reporting.targets import refuse_existing, refuse_foreign
     from dtme_search.search.data_shelf import DataShelf
     from dtme_search.training import Callbacks, conflicts_at_expansion, pick_device
+    from dtme_search.training.image_size import with_image_size
 
-    run_config = _run_config(config, data_root, set_)
+    run_config = with_image_size(_run_config(config, data_root, set_))
     if out.exists() and not out.is_dir():
         raise ConfigError(f"--out must be a folder, got the file {out}.")
     refuse_foreign(out / "conflicts.png")

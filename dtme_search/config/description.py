@@ -170,7 +170,7 @@ class FolderTask(Section):
                 _check_value(value, f"classes.{name}", coloured)
                 if value in seen:
                     raise ValueError(
-                        f"classes.{name} must have a value of its own, got {value} of {seen[value]} too"
+                        f"classes.{name} must have its own value, got {value}, which {seen[value]} has too"
                     )
                 seen[value] = name
         for ignored in self.ignore:
@@ -239,7 +239,9 @@ class FolderGroups(Section):
             except re.error as error:
                 raise ValueError(f"pattern must be a regular expression, got an error: {error}") from error
             if brackets != 1:
-                raise ValueError(f"pattern must have one bracket, got {brackets} in '{self.pattern}'")
+                raise ValueError(
+                    f"pattern must have one group in brackets, got {brackets} in '{self.pattern}'"
+                )
         return self
 
 

@@ -77,7 +77,7 @@ def _below(node: Any, part: str, above: str, where: str, known_tasks: Mapping[st
     arguments = typing.get_args(node)
     if typing.get_origin(node) is dict:
         if known_tasks is not None and part not in known_tasks:
-            raise ConfigError(f"{where}: '{part}' is no task of the config.{nearest(part, known_tasks)}")
+            raise ConfigError(f"{where}: '{part}' is not a task of the config.{nearest(part, known_tasks)}")
         if unwrap(arguments[0]) is int and not part.isdigit():
             raise ConfigError(f"{where}: {above} has whole numbers as keys, got '{part}'.")
         return arguments[1]

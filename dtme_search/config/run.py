@@ -116,7 +116,8 @@ class DataConfig(Section):
     root: str | None = None
     """Folder of the data set; --data-root and DTME_DATA_ROOT override it. Not part of the fingerprint."""
     image_size: tuple[int, int] = (64, 96)
-    """[height, width] of training and evaluation tensors, multiples of the patch size."""
+    """[height, width] of training and evaluation tensors, multiples of the patch size. With data.name: folder
+    a size that suits the images and has at most 1024 tokens is chosen unless you set it."""
     holdout_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.15
     """Share of the training ids that the search evaluates on; the test split is never read by a search."""
     holdout_seed: Annotated[int, Field(ge=0)] = 0
@@ -203,7 +204,7 @@ class ModelConfig(Section):
     @model_validator(mode="after")
     def _one_source_of_weights(self) -> Self:
         if self.pretrained and self.checkpoint is not None:
-            raise ValueError("pretrained and checkpoint exclude each other, got both")
+            raise ValueError("pretrained and checkpoint cannot be combined, got both")
         return self
 
 

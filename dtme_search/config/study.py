@@ -40,7 +40,7 @@ class Distribution(Section):
     def _choices_or_range(self) -> Self:
         if self.choices is not None:
             if self.low is not None or self.high is not None or self.step is not None or self.log:
-                raise ValueError("choices and low/high/step/log exclude each other, got both")
+                raise ValueError("choices and low/high/step/log cannot be combined, got both")
             if not self.choices:
                 raise ValueError("choices must not be empty")
             # 1 and true are equal in Python, but not in YAML.
@@ -143,7 +143,7 @@ class BaselinesConfig(Section):
     @model_validator(mode="after")
     def _one_rule(self) -> Self:
         if self.tune is not None and self.recipe != "auto":
-            raise ValueError(f"recipe and tune exclude each other, got {self.recipe} and {self.tune}")
+            raise ValueError(f"recipe and tune cannot be combined, got {self.recipe} and {self.tune}")
         return self
 
 
@@ -207,7 +207,7 @@ class StudyConfig(Section):
             )
         if self.name in RESERVED or len(self.name) > LONGEST_STUDY:
             raise ValueError(
-                f"name must not be {' or '.join(RESERVED)}, whose folder final trainings have, and have at "
+                f"name must not be {' or '.join(RESERVED)}, the folder of final trainings, and have at "
                 f"most {LONGEST_STUDY} letters, got '{self.name}'"
             )
         if not self.objectives:

@@ -67,7 +67,7 @@ def build_installed(config: DataConfig, built_in: tuple[str, ...]) -> Dataset:
     missing = [part for part in _PARTS if inspect.getattr_static(opened, part, None) is None]
     if missing:
         raise ConfigError(
-            f"{where}: what {entry.value} gives must have {', '.join(_PARTS)}, got no {', '.join(missing)}. "
-            "See dtme_search.data.Dataset."
+            f"{where}: the result of {entry.value} must have {', '.join(_PARTS)}, got no "
+            f"{', '.join(missing)}. See dtme_search.data.Dataset."
         )
     return opened

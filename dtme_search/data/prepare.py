@@ -70,7 +70,7 @@ def prepare(name: str, source: Path, out: Path, *, jobs: int, on_progress: Progr
         raise ValueError(f"jobs must be at least 1, got {jobs}")
     preparer = PREPARERS.get(name)
     if preparer is None:
-        raise ConfigError(f"data prepare: nothing is prepared for '{name}'.{nearest(name, PREPARERS)}")
+        raise ConfigError(f"data prepare: nothing to prepare is named '{name}'.{nearest(name, PREPARERS)}")
     if not source.exists():
         raise DataError(
             f"{source}: the source of data set {name} must exist. Give --source the published one."

@@ -43,8 +43,9 @@ def cost_doubt(trials: pd.DataFrame) -> str:
     measured = numbered("trial", rows["trial"].tolist())
     counted = enumerated([f"{ratio:.2f}" for ratio in rows["step_flops_ratio"]])
     return (
-        f"{MARK} The step cost measured in {measured} is off by more than half from what {whose} operations "
-        f"come to ({counted}). Small networks spend their time otherwise; do not trust that of a large one."
+        f"{MARK} The step cost measured in {measured} differs by more than half from the one "
+        f"counted from {whose} operations ({counted}). Small networks spend their time otherwise; "
+        "for a large one do not trust it."
     )
 
 
@@ -53,4 +54,4 @@ def threads_in_words(study: LoadedStudy) -> str:
     threads = threads_of(study.optuna)
     if threads is None:
         return ""
-    return f"Each trial computes with {threads} CPU thread{'s' * (threads != 1)}, whoever trains it."
+    return f"Each trial computes with {threads} CPU thread{'s' * (threads != 1)}, on every worker."

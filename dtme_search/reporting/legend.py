@@ -32,7 +32,7 @@ def front_legend(front: pd.DataFrame) -> str:
     parts = [
         "delta_m, gain by task and overhead in percent" if grows else "delta_m and gain by task in percent",
         over_base_legend(front).rstrip("; ").replace("\n", " "),
-        "paired: delta_m less that of the unexpanded network of the same seed"
+        "paired: delta_m minus that of the unexpanded network of the same seed"
         if "paired_gain_percent" in front
         else "",
         f"step cost in steps of the {'unexpanded' if grows else 'plain'} network with all tasks",

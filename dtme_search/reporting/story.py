@@ -159,7 +159,7 @@ def _against_unexpanded(data: StudyData, best: pd.Series) -> str:
         return f"{text}; without two new seeds of both, **how much of it is chance is unknown**."
     verdict = (
         "is more than the noise between seeds" if abs(lead.points) > 2 * lead.standard_error else
-        "**cannot be told from the noise between seeds**"
+        "**cannot be distinguished from the noise between seeds**"
     )  # fmt: skip
     return (
         f"{text}; compared seed by seed over the new seeds it is {lead.points:+.2f} with a standard error of "
@@ -232,7 +232,7 @@ def _helped(data: StudyData) -> str:
             f"`{found[0].parameter}`, {p_in_words(found[0].p_value)})."
         )
     rest = len(found) - len(sure)
-    others = f" {_plural(rest, 'other choice')} cannot be told from chance." if rest else ""
+    others = f" {_plural(rest, 'other choice')} cannot be distinguished from chance." if rest else ""
     return f"Associated with a better delta_m: {'; '.join(map(effect_words, sure[:5]))}.{others}"
 
 

@@ -27,7 +27,7 @@ def refuse_foreign(path: Path) -> None:
         file.seek(max(0, path.stat().st_size - _END_BYTES))
         if MARK.encode() not in ends + file.read():
             raise ConfigError(
-                f"{path} exists already and was not written by {MARK}. Give --out another name."
+                f"{path} already exists and was not written by {MARK}. Give --out another name."
             )
 
 
@@ -57,7 +57,7 @@ def refuse_existing(paths: Sequence[Path]) -> None:
     if there:
         more = f" (and {len(there) - 1} more)" if len(there) > 1 else ""
         raise ConfigError(
-            f"{there[0]}{more} is there already. Give --out another folder, or --force to replace it."
+            f"{there[0]}{more} already exists. Give --out another folder, or --force to replace it."
         )
 
 

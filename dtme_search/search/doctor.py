@@ -174,7 +174,7 @@ def _storage(url: str, config: StudyConfig | None) -> Iterator[Check]:
     try:
         has_studies = check_storage(url)
         if not has_studies and shown.startswith("sqlite"):
-            yield Check("storage", "ok", f"{shown} will be made by optimize")
+            yield Check("storage", "ok", f"{shown} will be created by optimize")
             return
         engine = make_engine(url)
         try:
@@ -232,7 +232,7 @@ def _folder(name: str, folder: Path) -> Check:
             pass
     except OSError as error:
         return Check(name, "problem", f"{existing} cannot be written: {error.strerror}. Give another folder.")
-    note = "can be written" if existing == folder.absolute() else f"will be made in {existing}"
+    note = "can be written" if existing == folder.absolute() else f"will be created in {existing}"
     return Check(name, "ok", f"{folder.absolute()} {note}")
 
 
@@ -294,7 +294,7 @@ def _temp() -> Check:
     try:
         return _folder("temp", Path(tempfile.gettempdir()))
     except FileNotFoundError:
-        return Check("temp", "problem", "no folder for temporary files can be written. Set TMPDIR to one.")
+        return Check("temp", "problem", "no folder for temporary files is writable. Set TMPDIR to one.")
 
 
 def _handles() -> Check:
@@ -303,7 +303,7 @@ def _handles() -> Check:
         return Check("handles", "ok", "a process may open as many files as it needs")
     found = f"a process may open {soft} files"
     if hard != resource.RLIM_INFINITY and hard < FEW_HANDLES:
-        found += f", a loader wants {FEW_HANDLES}: training reads in its own process, which is slower"
+        found += f", a loader needs {FEW_HANDLES}: training reads in its own process, which is slower"
     return Check("handles", "warning", f"{found}. Run ulimit -n {MANY_HANDLES} before the command.")
 
 

@@ -277,7 +277,7 @@ class ConflictReport:
             f"{scores.max():.4f} (layer {order[0]})"
         )
         if self.num_images == 1:
-            return f"{spread}; one image does not tell whether that is more than chance."
+            return f"{spread}; one image cannot show whether that differs from chance."
         error = f"standard error up to {self.score_errors(space).max():.4f}"
         if self.num_layers == 1:
             return f"{spread}, {error}; there is one layer, so there is no ranking."

@@ -59,7 +59,7 @@ def load_snapshot(path: Path, fingerprint: str, device: torch.device) -> dict[st
     except FileNotFoundError:
         return None
     if not intact:
-        _log.warning("%s does not have the checksum of its name; it is removed and trained again.", path)
+        _log.warning("%s does not match the checksum in its name; it is removed and trained again.", path)
         path.unlink(missing_ok=True)
         return None
     return load_checkpoint(path, fingerprint, device)

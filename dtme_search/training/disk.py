@@ -48,4 +48,4 @@ def check_sums(path: Path) -> None:
     except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
         raise ValueError(f"the file is cut or damaged: {error}") from error
     if damaged is not None:
-        raise ValueError(f"{damaged} does not have its checksum: the file is damaged")
+        raise ValueError(f"{damaged} does not match its checksum: the file is damaged")

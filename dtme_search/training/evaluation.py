@@ -26,7 +26,7 @@ def check_scoring(config: RunConfig, split: Split) -> None:
     """
     if split == "test" and config.auxiliary_tasks and config.schedule.patience is not None:
         raise ConfigError(
-            "schedule.patience must be empty in a final training, which has only the test split to look at, "
+            "schedule.patience must be empty in a final training, which could only follow the test split, "
             f"got {config.schedule.patience}. Export a trial, which holds the step that its search found, or "
             "set schedule.switch_at and schedule.patience=null."
         )

@@ -78,7 +78,7 @@ def refused(run, place):
         (("conflicts", "run.yaml", "--out", "a-file"), r"--out must be a folder, got the file a-file"),
         (
             ("export", "--study", "tiny", "--out", "x", "--best", "--trial", "1"),
-            r"--best, --trial and --pareto exclude each other",
+            r"--best, --trial and --pareto cannot be combined",
         ),
     ],
 )

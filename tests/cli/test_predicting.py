@@ -55,9 +55,7 @@ def test_a_folder_with_all_below(trained, pictures, tmp_path):
     # Panels of an earlier call are renewed, but nobody can tell whose raw files these are.
     assert invoke("predict", trained, pictures, "--out", out).exit_code == 0
     again = invoke("predict", trained, pictures, "--out", out, "--raw")
-    assert isinstance(again.exception, ConfigError) and "(and 5 more) is there already" in str(
-        again.exception
-    )
+    assert isinstance(again.exception, ConfigError) and "(and 5 more) already exists" in str(again.exception)
     assert invoke("predict", trained, pictures, "--out", out, "--raw", "--force").exit_code == 0
 
 

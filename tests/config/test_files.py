@@ -208,7 +208,7 @@ class TestOverrides:
             ("train=3", "--set train=3: train must be a mapping of keys to values, got 3."),
             (
                 "tasks.dept.weight=1",
-                "--set tasks.dept.weight=1: 'dept' is no task of the config. Did you mean 'depth'?",
+                "--set tasks.dept.weight=1: 'dept' is not a task of the config. Did you mean 'depth'?",
             ),
             (
                 "expansion.layers.0=both",
@@ -266,7 +266,7 @@ class TestPaths:
                 "here: expansion.layers is a list: follow it with an index from 0 or with *, got '-1'.",
             ),
             ("seed.*", "here: seed is a single value with nothing below it, got '*'."),
-            ("tasks.*.weight", "here: '*' is no task of the config. Known: depth, edge, normals, semseg."),
+            ("tasks.*.weight", "here: '*' is not a task of the config. Known: depth, edge, normals, semseg."),
         ],
     )
     def test_unknown(self, dotted, message):

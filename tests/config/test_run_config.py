@@ -104,7 +104,7 @@ WRONG = [
     ("tasks: {depth: {role: auxiliary}}", "tasks must name at least one primary task, got ['depth']."),
     (
         "model: {pretrained: true, checkpoint: w.pt}",
-        "model: pretrained and checkpoint exclude each other, got both.",
+        "model: pretrained and checkpoint cannot be combined, got both.",
     ),
     (
         "schedule: {kind: diminish, half_life: null}",

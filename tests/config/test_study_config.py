@@ -23,7 +23,7 @@ WRONG = [
     ),
     (
         HEAD + "search: {tasks.dept.weight: {choices: [1]}}",
-        "search.tasks.dept.weight: 'dept' is no task of the config. Did you mean 'depth'?",
+        "search.tasks.dept.weight: 'dept' is not a task of the config. Did you mean 'depth'?",
     ),
     (
         HEAD + "search: {train.lr.x: {choices: [1]}}",
@@ -82,7 +82,7 @@ WRONG = [
     ),
     (
         HEAD + "search: {train.lr: {low: 1, high: 2, choices: [1]}}",
-        "search.train.lr: choices and low/high/step/log exclude each other, got both.",
+        "search.train.lr: choices and low/high/step/log cannot be combined, got both.",
     ),
     (
         HEAD + "search: {train.lr: {low: 1, high: 1}}",

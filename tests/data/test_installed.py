@@ -80,7 +80,7 @@ def test_a_built_in_name_cannot_be_taken():
     [
         (
             "half",
-            r"'half' of package orchard-data: what orchard_data:open_half gives must have .* got no tasks, ",
+            r"'half' of package orchard-data: the result of orchard_data:open_half must have .* got no tasks",
         ),
         (
             "wrong",

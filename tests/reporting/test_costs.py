@@ -32,7 +32,7 @@ def test_show_and_report_mark_it_and_say_why(study_copy, edit_run, capsys, monke
     edit_run(best, step_cost_ratio=0.098, step_flops_ratio=1.171)
     marks = marked_costs(trials_table(study_copy)).set_index("trial")["step_cost_ratio"]
     assert marks[best] == "0.10?" and list(marks).count("1.00") == 5
-    sentence = f"measured in trial {best} is off by more than half from what its operations come to (1.17)"
+    sentence = f"trial {best} differs by more than half from the one counted from its operations (1.17)"
     report = to_markdown(report_blocks(read_study_data(study_copy), with_figures=False))
     assert sentence in report and "| 0.10? |" in report
     print_study(Screen(), study_copy)
@@ -44,4 +44,7 @@ def test_several_are_told_in_one_sentence(study_copy, edit_run):
     for number in range(6):
         edit_run(number, step_cost_ratio=0.1 if number in (0, 4) else 1.5, step_flops_ratio=1.5)
     sentence = cost_doubt(trials_table(study_copy))
-    assert "in trials 0 and 4 is off" in sentence and "their operations come to (1.50 and 1.50)" in sentence
+    assert (
+        "in trials 0 and 4 differs" in sentence
+        and "counted from their operations (1.50 and 1.50)" in sentence
+    )

@@ -120,7 +120,7 @@ def test_a_difference_within_the_noise_is_called_so(study_copy, edit_run, confir
     for number, values in ((0, (-1.0, 1.0)), (4, (1.5, -0.5))):
         confirm(number, values)
     told = " ".join(story(read_study_data(study_copy)))
-    assert "cannot be told from the noise between seeds" in told
+    assert "cannot be distinguished from the noise between seeds" in told
 
 
 def test_confirmed_trials_are_compared_seed_by_seed(study_copy, edit_run, confirm):

@@ -45,7 +45,7 @@ def test_a_healthy_machine_and_nothing_is_changed(tmp_path, monkeypatch):
     beside = {"devices", "shared memory", "handles", "inodes"}
     assert {check.state for check in checks if check.name not in beside} == {"ok"}
     assert found["data"].found == "scenes: 20 images to train on, 4 in the hold-out"
-    assert "will be made" in found["storage"].found and "will be made in" in found["workdir"].found
+    assert "will be created" in found["storage"].found and "will be created in" in found["workdir"].found
     assert "torch " in found["versions"].found
 
 

@@ -85,7 +85,7 @@ def test_a_study_with_a_running_trial_is_not_deleted(begun):
     study, place, _ = begun
     trial = study.optuna.ask()
     study.optuna._storage.record_heartbeat(trial._trial_id)
-    with pytest.raises(StorageError, match=r"none of its trials must run, got 2\. Stop its workers"):
+    with pytest.raises(StorageError, match=r"none of its trials may be running, got 2\. Stop its workers"):
         of_study("tiny", **place)
     assert rows_of(study)["dtme_runs"] == 2
 
@@ -105,7 +105,7 @@ def test_what_somebody_works_on_is_refused_in_one_line(begun, what):
     study, place, _ = begun
     with present(study.records.engine, "tiny", "optimize"), pytest.raises(StorageError) as refused:
         what("tiny", **place)
-    assert "nobody must work on it, got process " in str(refused.value) and "\n" not in str(refused.value)
+    assert "it must not be in use, got process " in str(refused.value) and "\n" not in str(refused.value)
 
 
 def test_a_trial_whose_result_another_one_took_over_goes_with_it(begun):
@@ -211,7 +211,7 @@ def test_what_nobody_owns_is_found_and_removed(begun):
     lost.parent.mkdir()
     lost.write_text("x")
     rows, files = find_leftovers(**place)
-    assert rows.what == "what is left of study ghost, which is gone" and rows.rows == {"dtme_runs": 1}
+    assert rows.what == "leftovers of study ghost, which no longer exists" and rows.rows == {"dtme_runs": 1}
     assert list(files.files) == [lost.parent]
     with present(study.records.engine, "tiny", "optimize"):
         assert [each.what for each in find_leftovers(**place)] == [rows.what], (

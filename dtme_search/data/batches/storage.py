@@ -181,12 +181,12 @@ def what_is_short(num_bytes: int) -> str | None:
     if handles < _HANDLES and (most == resource.RLIM_INFINITY or most >= _HANDLES):
         resource.setrlimit(resource.RLIMIT_NOFILE, (_HANDLES, most))
     elif handles < _HANDLES:
-        return f"a process may open {handles} files, the loader wants {_HANDLES}"
+        return f"a process may open {handles} files, the loader needs {_HANDLES}"
     if os.path.isdir(_SHARED_MEMORY):
         disk = os.statvfs(_SHARED_MEMORY)
         free = disk.f_bavail * disk.f_frsize
         if free < num_bytes:
-            return f"{_SHARED_MEMORY} has {free / 1e6:.1f} MB free, the loader wants {num_bytes / 1e6:.1f} MB"
+            return f"{_SHARED_MEMORY} has {free / 1e6:.1f} MB free, the loader needs {num_bytes / 1e6:.1f} MB"
     return None
 
 

@@ -55,7 +55,7 @@ class Groups:
         found = []
         if alone:
             found.append(
-                f"groups: {len(alone)} of {len(ids)} images have no group in {source} and are one each, "
+                f"groups: {len(alone)} of {len(ids)} images have no group in {source} and form one each, "
                 f"'{alone[0]}' first"
             )
         strange = sorted(self._listed.keys() - set(ids))

@@ -231,7 +231,7 @@ class NyudDataset:
             advice = (
                 f"Set data.nyud.num_classes to {len(CLASS_NAMES)}."
                 if largest == len(CLASS_NAMES)
-                else "Replace the file by one with the ids of the 40 classes."
+                else "Replace it with a file that has the ids of the 40 classes."
             )
             raise DataError(
                 f"{path}: segmentation ids must be 0 (unlabelled) to {self._num_classes} "

@@ -113,7 +113,7 @@ def _check_shapes(source: Path, file: Any) -> int:
     for name in (*_VARIABLES, "names", "scenes"):
         if name not in file:
             raise DataError(
-                f"{source}: variable '{name}' must be there, got {', '.join(sorted(file)) or 'none'}. "
+                f"{source}: variable '{name}' must exist, got {', '.join(sorted(file)) or 'none'}. "
                 + _AS_PUBLISHED
             )
     num_images = int(file["images"].shape[0])
@@ -179,7 +179,7 @@ def read_class_mapping(path: Path, names: Sequence[str]) -> npt.NDArray[np.uint8
         label = label_of_name.get(name) or label_of_name.get(_LABEL_OF_CLASS.get(name, name))
         if label is None:
             raise DataError(
-                f"{path}: the file must lie beside the source, because no label of it is named '{name}'. "
+                f"{path}: the file must be next to the source, because no label of it is named '{name}'. "
                 + _WHERE_TO_GET
             )
         classes[label] = class_id
@@ -189,7 +189,7 @@ def read_class_mapping(path: Path, names: Sequence[str]) -> npt.NDArray[np.uint8
 def _load_v5(path: Path, names: Sequence[str], purpose: str) -> dict[str, npt.NDArray[np.int64]]:
     """Whole numbers of a MATLAB v5 file, flattened."""
     if not path.exists():
-        raise DataError(f"{path}: the file must lie beside the source; it holds {purpose}")
+        raise DataError(f"{path}: the file must be next to the source; it holds {purpose}")
     try:
         content: Mapping[str, Any] = loadmat(path)
     except Exception as error:  # scipy passes on whatever error a damaged file causes in its parser

@@ -126,7 +126,7 @@ def claim_folder(out: Path, stamp: Mapping[str, object]) -> None:
             )
     elif any(out.iterdir()):
         raise DataError(
-            f"{out}: must be empty or of an earlier call, got other files. Give --out another name."
+            f"{out}: must be empty or from an earlier call, got other files. Give --out another name."
         )
     write_whole(path, methodcaller("write", json.dumps(stamp, indent=2).encode()))
 

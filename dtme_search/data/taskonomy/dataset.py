@@ -66,7 +66,7 @@ class TaskonomyDataset:
             _log.warning("%s: left out what is incomplete: %s", root, _first(missing, "; "))
         elif absent or (gaps and require_complete):
             raise DataError(
-                f"{root}: every building of the split must be there, and every view with a file of each "
+                f"{root}: every building of the split must exist, and every view with a file of each "
                 f"domain ({', '.join(self._domains)}), got {_first(missing, '; ')}. Complete the data, or "
                 "set data.taskonomy.incomplete to skip."
             )

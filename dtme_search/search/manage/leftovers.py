@@ -53,7 +53,7 @@ def _of_database(url: str, workdir: Path, *, is_own: bool) -> Iterator[Removal]:
 
 def _rows_of(records: Records, study: str) -> Removal:
     rows = count_rows(records.engine, study)
-    what = f"what is left of study {study}, which is gone"
+    what = f"leftovers of study {study}, which no longer exists"
     return Removal(what, rows, (), lambda: records.delete_study(study))
 
 

@@ -87,7 +87,8 @@ def of_trials(
     for number in numbers:
         if number not in states:
             raise StorageError(
-                f"study {loaded.name}: no trial has the number {number}. All: {loaded.place.command('show')}"
+                f"study {loaded.name}: no trial has the number {number}. "
+                f"All trials: {loaded.place.command('show')}"
             )
     for run in loaded.records.runs(loaded.name):
         if run.origin_trial in numbers and run.trial in states and run.trial not in numbers:
@@ -126,7 +127,7 @@ def of_spare(study: str, *, storage: str | None = None, workdir: Path = DEFAULT_
         path for name in ("trunks", "work", "workers") for path in sorted((workspace.root / name).glob("*"))
     ]
     files = [*spare, *leftovers(loaded, workspace)]
-    return Removal(f"what study {loaded.name} can do without", {}, files, lambda: remove(files))
+    return Removal(f"what study {loaded.name} does not need", {}, files, lambda: remove(files))
 
 
 def leftovers(study: LoadedStudy, workspace: Workspace) -> list[Path]:
@@ -164,7 +165,7 @@ def idle_study(study: str, *, storage: str | None, workdir: Path) -> LoadedStudy
     if working:
         row = working[0].row
         raise StorageError(
-            f"study {loaded.name}: nobody must work on it, got process {row.pid} on {row.host} "
+            f"study {loaded.name}: it must not be in use, got process {row.pid} on {row.host} "
             f"({row.command}: {row.doing}). Stop it first, with Ctrl-C or SIGTERM."
         )
     forget_dead(engine, loaded.name)
@@ -173,8 +174,8 @@ def idle_study(study: str, *, storage: str | None, workdir: Path) -> LoadedStudy
     if running:
         numbers = ", ".join(map(str, running))
         raise StorageError(
-            f"study {loaded.name}: none of its trials must run, got {numbers}. Stop its workers first; what "
-            f"died elsewhere counts as running for {GRACE_SECONDS / 60:.0f} minutes."
+            f"study {loaded.name}: none of its trials may be running, got {numbers}. Stop its workers "
+            f"first; what died elsewhere counts as running for {GRACE_SECONDS / 60:.0f} minutes."
         )
     return loaded
 

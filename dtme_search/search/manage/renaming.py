@@ -34,7 +34,7 @@ def rename_study(
     stored = json.loads(loaded.optuna.user_attrs[STUDY_ATTR])
     config = validate(StudyConfig, {**stored, "name": new}, f"study {old}")
     if Path(new).name != new or new in (".", "..", ""):
-        raise ConfigError(f"study {old}: its new name must be one of a folder, got '{new}'.")
+        raise ConfigError(f"study {old}: its new name must be a valid folder name, got '{new}'.")
     url = storage_url(old, storage, workdir)
     moves = url == default_storage_url(old, workdir)
     folder = workdir / new

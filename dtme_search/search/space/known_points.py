@@ -87,8 +87,8 @@ def known_point(space: SearchSpace, name: str) -> dict[str, Any]:
             if _never_grows(space.config(params)):
                 return params
         raise ConfigError(
-            f"{where}: the space holds no unexpanded model. Add none to the choices of {POLICY} "
-            "(or of every layer), let both layer ratios reach 0, or take 'unexpanded' out of enqueue."
+            f"{where}: the space contains no unexpanded model. Add none to the choices of {POLICY} "
+            "(or of every layer), let both layer ratios reach 0, or remove 'unexpanded' from enqueue."
         )
     if name == "paper":
         params = _closest(space, _PAPER)
@@ -96,7 +96,7 @@ def known_point(space: SearchSpace, name: str) -> dict[str, Any]:
         if config.expansion.policy != "conflict":
             raise ConfigError(
                 f"{where}: the paper's setting needs {POLICY} conflict, the space has only "
-                f"{config.expansion.policy}. Add conflict to its choices, or take 'paper' out of enqueue."
+                f"{config.expansion.policy}. Add conflict to its choices, or remove 'paper' from enqueue."
             )
         _tell_differences(space, config)
         return params

@@ -79,7 +79,7 @@ class SearchSpace:
             where = f"study {study.name}: search.{pattern}"
             check_path(pattern, where, base)
             if pattern.startswith("baselines."):
-                raise ConfigError(f"{where}: is written by the study. Set it in `baselines:`.")
+                raise ConfigError(f"{where}: is set by the study. Set it in `baselines:`.")
             for path in _spread(pattern, num_layers, where):
                 parameters[path] = make_parameter(path, pattern, study.search[pattern], where)
         if study.seeds > 1:

@@ -98,7 +98,7 @@ def check_storage(url: str) -> bool:
     if parsed.get_backend_name() == "sqlite" and not _sqlite_file(parsed).exists():
         folder = next(parent for parent in _sqlite_file(parsed).absolute().parents if parent.exists())
         if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
-            raise StorageError(f"{folder}: must be a folder that can be written, for {mask_url(url)}.")
+            raise StorageError(f"{folder}: must be a writable folder, for {mask_url(url)}.")
         return False
     return _has_studies(url)
 
@@ -234,7 +234,7 @@ def _prepare_file(url: sqlalchemy.URL, create: bool) -> None:
                 os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
     except OSError as error:
         raise StorageError(
-            f"{error.filename}: the database or its folder cannot be made: {error.strerror}."
+            f"{error.filename}: the database or its folder cannot be created: {error.strerror}."
         ) from error
 
 

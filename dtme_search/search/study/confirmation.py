@@ -210,7 +210,7 @@ class _Repeater:
         return next((row for row in rows if (row.trial, row.seed) == place), None)
 
     def _wait(self, waiting: Sequence[Repeat]) -> None:
-        self.listener.waiting(f"{len(waiting)} repeats that another process trains")
+        self.listener.waiting(f"{len(waiting)} repeats that another process is training")
         if self.should_stop():
             raise TrainingInterrupted("stopped while waiting for another process")
         time.sleep(_LOOK_AGAIN_SECONDS)

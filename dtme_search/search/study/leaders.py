@@ -214,7 +214,7 @@ def doubt_about_leader(ranked: Sequence[Confirmed]) -> str | None:
     Example:
         >>> doubt_about_leader([Confirmed(4, {1: 1.0, 2: 2.0}, {}), Confirmed(7, {1: 0.5, 2: 0.5}, {})])
         >>> doubt_about_leader([Confirmed(4, {1: 1.0, 2: 2.0}, {}), Confirmed(7, {1: 2.0, 2: 0.5}, {})])
-        'trial 4 leads trial 7 by 0.25 points of delta_m, standard error 1.25: they are not told apart'
+        'trial 4 leads trial 7 by 0.25 points of delta_m, standard error 1.25: they cannot be distinguished'
     """
     if len(ranked) < 2:
         return None
@@ -226,7 +226,7 @@ def doubt_about_leader(ranked: Sequence[Confirmed]) -> str | None:
         return None
     return (
         f"trial {first.trial} leads trial {second.trial} by {lead.points:.2f} points of delta_m, "
-        f"standard error {lead.standard_error:.2f}: they are not told apart"
+        f"standard error {lead.standard_error:.2f}: they cannot be distinguished"
     )
 
 

@@ -59,6 +59,7 @@ from dtme_search.search.trial.inference import FlopsCounter
 from dtme_search.search.trial.listener import Listener
 from dtme_search.search.workspace import Workspace
 from dtme_search.training import check_run
+from dtme_search.training.image_size import with_image_size
 
 DATA_ATTR = "dtme:data"
 """Study attribute: fingerprint of the data of its baselines and trials."""
@@ -138,7 +139,7 @@ def read_study(
     config = load_study_config(study)
     folder = None if isinstance(study, StudyConfig) else find_file(study, "studies").parent
     base = base_config(config, folder, tuple(overrides))
-    return config, base.with_data_root(data_root)
+    return config, with_image_size(base.with_data_root(data_root))
 
 
 def prepare(study: StudySource, settings: Settings, device: torch.device, listener: Listener) -> Prepared:

@@ -98,7 +98,7 @@ def places_for(
         ['4', '5', '4']
     """
     if device is not None and devices is not None:
-        raise ConfigError("--device and --devices exclude each other; give one.")
+        raise ConfigError("--device and --devices cannot be combined; give one.")
     if device not in (None, "cpu"):
         if (workers or 1) > 1:
             raise ConfigError(f"--device is for one worker, got {device} for {workers}. Use --devices.")

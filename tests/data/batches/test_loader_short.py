@@ -65,9 +65,9 @@ def test_without_processes_an_error_stays_an_error():
 
 def test_what_is_short_is_found_before_a_process_starts(monkeypatch, caplog):
     assert what_is_short(0) is None
-    assert "MB free, the loader wants" in what_is_short(2**62)
+    assert "MB free, the loader needs" in what_is_short(2**62)
     monkeypatch.setattr(resource, "getrlimit", lambda _: (40, 40))
-    assert what_is_short(0) == "a process may open 40 files, the loader wants 256"
+    assert what_is_short(0) == "a process may open 40 files, the loader needs 256"
     with caplog.at_level(logging.WARNING):
         found = batches(FakeDataset(), 2)
     assert all(torch.equal(a, b) for a, b in zip(found, WHOLE, strict=True))

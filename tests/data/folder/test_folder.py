@@ -248,7 +248,7 @@ def test_the_root_on_the_command_line_takes_the_place_of_that_in_the_file(file, 
         (("tasks", "ripeness", "classes", {"a": 1}), r"classes must name 2 to 255 classes, got 1"),
         (
             ("tasks", "ripeness", "classes", {"a": 1, "b": [2, 1]}),
-            r"classes\.b must have a value of its own, got 1 of a",
+            r"classes\.b must have its own value, got 1, which a has too",
         ),
         (
             ("tasks", "ripeness", "classes", {"a": 1, "b": 2**31}),
@@ -272,7 +272,7 @@ def test_the_root_on_the_command_line_takes_the_place_of_that_in_the_file(file, 
         (("splits", {"train": "a.txt"}), r"splits\.?:? ?test must be given too"),
         (("splits", {"test_fraction": 1.5}), r"splits\.test_fraction must be below 1, got 1\.5"),
         (("groups", {"pattern": "("}), r"groups.*pattern must be a regular expression"),
-        (("groups", {"pattern": "a"}), r"groups.*pattern must have one bracket, got 0"),
+        (("groups", {"pattern": "a"}), r"groups.*pattern must have one group in brackets, got 0"),
         (("groups", {}), r"groups must have either file or pattern"),
     ],
 )
@@ -367,7 +367,7 @@ def test_missing_files_are_counted_at_once_and_listed_by_the_check(file, tmp_pat
             {"splits": {"train": "9_*", "test": "1_*"}},
             r"some of 8 ids must match '9_\*', got none, '0_0' first",
         ),
-        ({"groups": {"pattern": "(_)"}}, r"images of at least two groups must be there to be divided, got 1"),
+        ({"groups": {"pattern": "(_)"}}, r"there must be images of at least two groups to split, got 1"),
         ({"splits": {"train": "a.txt", "test": "1_*"}}, r"a\.txt: the file cannot be read"),
     ],
 )

@@ -480,7 +480,7 @@ def test_ids_beyond_the_classes_are_named_with_advice(root, tmp_path):
         open_nyud(root, tmp_path, num_classes=39).read("0003", ["semseg"])
     ids[0, 0] = 255
     replace(root, "segmentation", ids)
-    with expect(r"got 12 to 255\. Replace the file by one with the ids of the 40 classes"):
+    with expect(r"got 12 to 255\. Replace it with a file that has the ids of the 40 classes"):
         open_nyud(root, tmp_path).read("0003", ["semseg"])
 
 

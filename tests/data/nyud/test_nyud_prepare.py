@@ -146,7 +146,7 @@ def reshaped(name, shape, dtype):
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"depths": None}, r"variable 'depths' must be there, got .*images.*\. Give nyu_depth_v2_labeled"),
+        ({"depths": None}, r"variable 'depths' must exist, got .*images.*\. Give nyu_depth_v2_labeled"),
         # As a reader sees the file that forgets the reversed axes.
         (
             reshaped("images", (3, 480, 640, 3), np.uint8),
@@ -211,7 +211,7 @@ def other_mapping(folder):
     [
         (no_hdf5, "cannot be read as MATLAB v7.3"),
         (half, "cannot be read as MATLAB v7.3.*Download the file again"),
-        (no_split, r"splits\.mat: the file must lie beside the source; it holds the official split\. Get it"),
+        (no_split, r"splits\.mat: the file must be next to the source; it holds the official split\. Get it"),
         (broken_split, r"splits\.mat: the file cannot be read"),
         (overlapping_split, r"list each image 1 to 3 at most once, got 4 numbers, 3 different"),
         (foreign_split, r"list each image 1 to 3 at most once, .* 1 to 1449"),
@@ -232,7 +232,7 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path):
     source, out = write_mat(tmp_path / "official"), tmp_path / "out"
     out.mkdir()
     (out / "thesis.tex").write_text("mine")
-    with pytest.raises(DataError, match="must be empty or of an earlier call"):
+    with pytest.raises(DataError, match="must be empty or from an earlier call"):
         run(source, out)
     assert [path.name for path in out.iterdir()] == ["thesis.tex"]
     other = tmp_path / "other"
@@ -254,7 +254,7 @@ def test_a_missing_package_is_told_with_its_extra(tmp_path, monkeypatch):
 def test_what_cannot_be_prepared_is_told(tmp_path):
     source = write_mat(tmp_path / "official", 1)
     nothing = itertools.count
-    with pytest.raises(ConfigError, match=r"nothing is prepared for 'nyu'\. Did you mean 'nyud'"):
+    with pytest.raises(ConfigError, match=r"nothing to prepare is named 'nyu'\. Did you mean 'nyud'"):
         prepare("nyu", source, tmp_path / "out", jobs=1, on_progress=nothing)
     with pytest.raises(DataError, match="the source of data set nyud must exist"):
         prepare("nyud", tmp_path / "none.mat", tmp_path / "out", jobs=1, on_progress=nothing)

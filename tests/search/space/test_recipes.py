@@ -184,5 +184,5 @@ def test_a_baseline_of_another_recipe_is_still_measured_like_the_trial():
 
 
 def test_the_rule_itself_is_not_searched():
-    with pytest.raises(ConfigError, match=r"search\.baselines\.tried: is written by the study"):
+    with pytest.raises(ConfigError, match=r"search\.baselines\.tried: is set by the study"):
         ruled({"baselines.tried": {"choices": [1, 2]}})

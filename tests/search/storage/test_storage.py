@@ -258,7 +258,7 @@ class TestSqlite:
 
     def test_a_folder_that_cannot_be_made_is_one_line(self, tmp_path):
         (tmp_path / "file").write_text("")
-        with pytest.raises(StorageError, match="file: the database or its folder cannot be made"):
+        with pytest.raises(StorageError, match="file: the database or its folder cannot be created"):
             open_storage(f"sqlite:///{tmp_path}/file/study.db")
 
     def test_a_database_in_memory_is_refused(self):

@@ -243,7 +243,7 @@ def test_the_best_is_the_best_of_the_confirmed_and_the_export_says_so(study_copy
 
     save(study_copy, worse, -40.0, -61.5)
     export_best(study_copy, tmp_path / "best.yaml")
-    assert "leads trial" in caplog.text and "not told apart" in caplog.text
+    assert "leads trial" in caplog.text and "cannot be distinguished" in caplog.text
 
 
 def test_two_leaders_are_compared_seed_by_seed(study_copy):

@@ -50,7 +50,7 @@ def test_whoever_goes_on_with_a_study_uses_the_threads_of_its_first_worker(tmp_p
     assert {*first.seen, *second.seen, *third.seen} == {3} and second.seen and third.seen
     assert threads_of(study.optuna) == 3
     assert [run.threads for run in study.records.runs("tiny")] == [3, 3, 3]
-    assert threads_in_words(study) == "Each trial computes with 3 CPU threads, whoever trains it."
+    assert threads_in_words(study) == "Each trial computes with 3 CPU threads, on every worker."
 
 
 @pytest.mark.slow

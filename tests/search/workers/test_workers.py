@@ -91,7 +91,7 @@ class TestPlaces:
             ((2, ["0"]), [], "there is no GPU"),
             ((2, ["0", "0"]), ["0"], "must name each GPU once, got 0,0"),
             ((2, None, 1, "cuda:0"), ["0"], "--device is for one worker, got cuda:0 for 2"),
-            ((1, ["0"], 1, "cpu"), ["0"], "exclude each other"),
+            ((1, ["0"], 1, "cpu"), ["0"], "cannot be combined"),
         ],
     )
     def test_what_cannot_be_is_refused(self, arguments, gpus, message):
