@@ -166,7 +166,7 @@ class MultiTaskViT(nn.Module):
         active = self._active(tasks)
         groups = {name: dict(layers) for name, layers in self.plan.groups.items()}
         for layer, block in enumerate(self.backbone.blocks):
-            for name, operation in self._operations_at(layer).items():
+            for name, operation in self.operations_at(layer).items():
                 shared = [set(active) <= set(group) for group in groups[name][layer]]
                 if operation.folds and any(shared):
                     operation.fold(block, shared.index(True))
