@@ -108,7 +108,11 @@ class StoredEvaluation(EvaluationRow):
 
 @dataclass(frozen=True, kw_only=True)
 class ConflictRow:
-    """Conflict rates of two tasks at a 0-based layer, with standard errors by image."""
+    """Conflict rates of two tasks at a 0-based layer, with standard errors by image.
+
+    Attributes:
+        cosine: Mean cosine of their gradients on the weights of the layer; ``None`` unless compared.
+    """
 
     layer: int
     task_a: str
@@ -117,6 +121,7 @@ class ConflictRow:
     null_rate: float
     range_se: float | None = None
     null_se: float | None = None
+    cosine: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -224,7 +224,9 @@ class Resolver:
         return {name: (value,) * layers for name, value in shares.items()}, streams
 
     def _measured_as(self, config: RunConfig, params: Mapping[str, Scalar]) -> Hashable:
-        return self._trunk(params), tuple(getattr(config.expansion, name) for name in _MEASURING)
+        settings = config.expansion
+        measured = (*(getattr(settings, name) for name in _MEASURING), settings.compares_gradients)
+        return self._trunk(params), measured
 
     def _trunk(self, params: Mapping[str, Scalar]) -> Hashable:
         """Everything that determines a run until it grows, seed excluded: all paths outside the growth."""
@@ -307,10 +309,12 @@ def _report(rows: Sequence[ConflictRow], everything: Iterable[str], num_layers: 
     tasks = tuple(task for task in everything if task in named)
     pairs = {pair: index for index, pair in enumerate(combinations(tasks, 2))}
     counts = torch.zeros(2, 1, num_layers, len(pairs), dtype=torch.int64)
+    cosines = torch.zeros(num_layers, len(pairs), dtype=torch.float64)
     for row in rows:
         index = pairs[row.task_a, row.task_b]
         counts[0, 0, row.layer, index] = round(row.range_rate * _POSITIONS)
         counts[1, 0, row.layer, index] = round(row.null_rate * _POSITIONS)
+        cosines[row.layer, index] = row.cosine or 0.0
     return ConflictReport(
         tasks=tasks,
         variance_ratio=1.0,
@@ -319,4 +323,5 @@ def _report(rows: Sequence[ConflictRow], everything: Iterable[str], num_layers: 
         range_dims=(1,) * num_layers,
         range_counts=counts[0],
         null_counts=counts[1],
+        cosines=None if any(row.cosine is None for row in rows) else cosines,
     )
