@@ -16,6 +16,7 @@ from dtme_search.cli.tables import print_table
 from dtme_search.config import DataConfig, RunConfig, validate
 from dtme_search.config.files import apply_overrides
 from dtme_search.data import CheckReport, build_data, build_dataset, check_dataset, split_ids
+from dtme_search.data.fitting import suitable_size, usual_size
 from dtme_search.data.prepare import prepare
 from dtme_search.data.reading.digests import forget_digests
 from dtme_search.errors import DataError, DtmeSearchError
@@ -28,6 +29,8 @@ _TITLES = {
     "classes": "Classes",
 }
 _MOST_JOBS = 8
+_PATCH = 16
+_MOST_SIZES = 8
 
 
 def check_and_print(
@@ -36,7 +39,7 @@ def check_and_print(
     """Check a data set and print the report; returns the number of missing or broken files."""
     if rehash:
         forget_digests()
-    config = _data_config(name, data_root, overrides, "data check")
+    config = _data_config(screen, name, data_root, overrides, "data check")
     dataset = build_dataset(config, require_complete=False)
     refusal = ""
     try:
@@ -79,7 +82,7 @@ def show_and_print(
     from dtme_search.training import pick_device
 
     refuse_foreign(out)
-    config = _data_config(name, data_root, overrides, "data show")
+    config = _data_config(screen, name, data_root, overrides, "data show")
     # Behind a loader only the images on the sheet are read.
     reading = config.model_copy(update={"storage": "loader", "loader_workers": 0})
     dataset = build_dataset(config)
@@ -92,11 +95,24 @@ def show_and_print(
     screen.line(f"Written: {out}")
 
 
-def _data_config(name: str, data_root: str | None, overrides: tuple[str, ...], where: str) -> DataConfig:
+def _data_config(
+    screen: Screen, name: str, data_root: str | None, overrides: tuple[str, ...], where: str
+) -> DataConfig:
+    """The data section; without a network the size suits patches of 16 if it is left open."""
     data: dict[str, Any] = {"name": name, "root": data_root}
     if name.endswith((".yaml", ".yml")):
         data |= {"name": "folder", "folder": {"description": name}}
-    return validate(RunConfig, apply_overrides({"data": data}, overrides), where).data
+    config = validate(RunConfig, apply_overrides({"data": data}, overrides), where).data
+    usual = None if "image_size" in config.model_fields_set else usual_size(config)
+    if usual is None:
+        return config
+    size = suitable_size(usual, _PATCH)
+    screen.hint(
+        "data.image_size is not set: {}x{} suits images of {}x{} in patches of {}.".format(
+            *size, *usual, _PATCH
+        )
+    )
+    return config.model_copy(update={"image_size": size})
 
 
 @contextmanager
@@ -118,6 +134,12 @@ def progress_bar(screen: Screen, doing: str) -> Iterator[Callable[[int, int], No
 
 def _print_report(screen: Screen, report: CheckReport) -> None:
     tables = report.tables()
+    sizes = sorted(tables["sizes"], key=lambda row: -row["images"])
+    rest = sizes[_MOST_SIZES:]
+    tables["sizes"] = sizes[:_MOST_SIZES]
+    if rest:
+        further = {"height": f"{len(rest)} further sizes", "images": sum(row["images"] for row in rest)}
+        tables["sizes"].append({**further, "width": None})
     for key, title in _TITLES.items():
         if rows := tables[key]:
             # Leave out empty columns.

@@ -20,6 +20,7 @@ from dtme_search.search import BaselineRow, ConfirmationRow, Listener, Outcome, 
 from dtme_search.search.trial.events import duration, tee
 from dtme_search.tasks import display_metric
 from dtme_search.training import Progress as RunProgress
+from dtme_search.words import cell, heading
 
 _log = logging.getLogger(__name__)
 
@@ -120,6 +121,7 @@ class TerminalListener(Listener):
         self._screen.news(
             f"trial {number}: delta_m {outcome.delta_m_percent:+.2f} % ({gains}), "
             f"overhead {outcome.param_overhead_percent:.3f} %, "
+            f"{''.join(f'{heading(name)} {cell(name, value)}, ' for name, value in outcome.further.items())}"
             f"step cost {outcome.step_cost_ratio:.2f}{limits}{doubts}"
         )
         self._bars.advance(self._trials)

@@ -164,8 +164,9 @@ def conflicts(
     from dtme_search.reporting.targets import refuse_existing, refuse_foreign
     from dtme_search.search.data_shelf import DataShelf
     from dtme_search.training import Callbacks, conflicts_at_expansion, pick_device
+    from dtme_search.training.image_size import with_image_size
 
-    run_config = _run_config(config, data_root, set_)
+    run_config = with_image_size(_run_config(config, data_root, set_))
     if out.exists() and not out.is_dir():
         raise ConfigError(f"--out must be a folder, got the file {out}.")
     refuse_foreign(out / "conflicts.png")

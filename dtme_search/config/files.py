@@ -167,7 +167,11 @@ def _overridden(config: RunConfig, overrides: tuple[str, ...]) -> RunConfig:
     if not overrides:
         return config
     # The full form, so that items of lists that the file leaves at their default can be set.
-    values = _anchored(apply_overrides(config.model_dump(mode="json"), overrides, config), Path())
+    full = config.model_dump(mode="json")
+    is_set = any(override.startswith("data.image_size") for override in overrides)
+    if "image_size" not in config.data.model_fields_set and not is_set:
+        del full["data"]["image_size"]  # left open still, to suit the images
+    values = _anchored(apply_overrides(full, overrides, config), Path())
     return validate(RunConfig, values, f"--set {' '.join(overrides)}")
 
 

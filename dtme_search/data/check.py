@@ -6,7 +6,7 @@ Shapes: H height, W width, C channels.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -83,7 +83,7 @@ class CheckReport:
     """What ``check_dataset`` found.
 
     Attributes:
-        num_listed: Samples listed per split.
+        num_listed: Samples per split of a run, or of the data set where there is no run.
         num_whole: Samples per split in which every file was read.
         sizes: Images per (H, W).
         labels: One summary per task.
@@ -92,8 +92,8 @@ class CheckReport:
         image_size: Size of the run, if one was given.
     """
 
-    num_listed: Mapping[SourceSplit, int]
-    num_whole: Mapping[SourceSplit, int]
+    num_listed: Mapping[str, int]
+    num_whole: Mapping[str, int]
     sizes: Mapping[tuple[int, int], int]
     labels: tuple[LabelSummary, ...]
     problems: tuple[Problem, ...]
@@ -195,7 +195,6 @@ def check_dataset(
         }
         return (sample.image.shape[0], sample.image.shape[1]), tallies
 
-    whole: Counter[SourceSplit] = Counter()
     sizes: Counter[tuple[int, int]] = Counter()
     held_out = set() if splits_of_run is None else set(splits_of_run.holdout)
     all_parts = ["train", *(["holdout"] if held_out else []), "test"]
@@ -208,20 +207,24 @@ def check_dataset(
         problems += [Problem(split, sample_id, message) for message in messages]
         if measured is not None:
             size, found = measured
-            whole[split] += 1
             parts.append(part_of[sample_id])
             sizes[size] += 1
             for task, tally in found.items():
                 tallies[task].append(tally)
     return CheckReport(
-        {split: len(dataset.ids(split)) for split in splits},
-        {split: whole[split] for split in splits},
+        _counted(part_of.values(), all_parts),
+        _counted(parts, all_parts),
         dict(sizes),
         tuple(_summary(spec, tallies[task], parts, all_parts) for task, spec in specs.items()),
         tuple(problems),
         tuple(getattr(dataset, "remarks", tuple)()),
         image_size or (0, 0),
     )
+
+
+def _counted(parts: Iterable[str], all_parts: Sequence[str]) -> dict[str, int]:
+    counts = Counter(parts)
+    return {part: counts[part] for part in all_parts}
 
 
 def verify_readable(

@@ -1,6 +1,12 @@
 """Multi-task vision transformers that grow in token space."""
 
-from dtme_search.models.backbone import BackboneInfo, check_weights, describe_backbone, name_weights
+from dtme_search.models.backbone import (
+    BackboneInfo,
+    check_weights,
+    describe_backbone,
+    name_weights,
+    patch_size_of,
+)
 from dtme_search.models.decoders import Predictions, resize
 from dtme_search.models.multitask import MultiTaskViT, build_model, check_model
 from dtme_search.models.operations import check_operations
@@ -15,5 +21,6 @@ __all__ = [
     "check_weights",
     "describe_backbone",
     "name_weights",
+    "patch_size_of",
     "resize",
 ]

@@ -155,6 +155,16 @@ def describe_backbone(config: ModelConfig, image_size: tuple[int, int]) -> Backb
     return _describe(config.backbone, tuple(sorted(config.backbone_options.items())), tuple(image_size))
 
 
+def patch_size_of(config: ModelConfig) -> int:
+    """Side of a patch of the backbone of a config, in pixels; both sides of an image are multiples of it.
+
+    Raises:
+        ConfigError: If the backbone is unknown or not a plain ViT, or its options are wrong.
+    """
+    patch_size: int = _skeleton(config.backbone, config.backbone_options, None).patch_embed.patch_size[0]
+    return patch_size
+
+
 def build_backbone(config: ModelConfig, image_size: tuple[int, int], seed: int) -> Backbone:
     """Build the backbone of a config on the CPU and load its weights.
 
@@ -204,16 +214,7 @@ def check_weights(config: ModelConfig, image_size: tuple[int, int]) -> None:
 def _describe(
     name: str, options: tuple[tuple[str, int | float | bool | str], ...], image_size: tuple[int, int]
 ) -> BackboneInfo:
-    _check_name(name)
-    _check_options(name, dict(options))
-    try:
-        with torch.device("meta"):
-            vit: Any = _create(name, dict(options), image_size)
-    except Exception as error:  # the name is valid here, so it is the options, which fail in many ways
-        raise ConfigError(
-            f"model.backbone_options: timm cannot build '{name}' with {dict(options)}: "
-            f"{first_line(error)}. Correct or remove them."
-        ) from error
+    vit = _skeleton(name, dict(options), image_size)
     if not len(vit.blocks):
         raise ConfigError("model.backbone_options.depth must be at least 1, got 0.")
     patch_size: int = vit.patch_embed.patch_size[0]
@@ -233,6 +234,22 @@ def _describe(
             for name, linear in find_linears(vit.blocks[0]).items()
         },
     )
+
+
+def _skeleton(
+    name: str, options: Mapping[str, int | float | bool | str], image_size: tuple[int, int] | None
+) -> Any:
+    """timm's model without memory for its weights."""
+    _check_name(name)
+    _check_options(name, options)
+    try:
+        with torch.device("meta"):
+            return _create(name, options, image_size)
+    except Exception as error:  # the name is valid here, so it is the options, which fail in many ways
+        raise ConfigError(
+            f"model.backbone_options: timm cannot build '{name}' with {dict(options)}: "
+            f"{first_line(error)}. Correct or remove them."
+        ) from error
 
 
 def _check_name(name: str) -> None:
@@ -296,7 +313,7 @@ def _check_image_size(image_size: tuple[int, int], patch_size: int, name: str) -
 
 
 def _create(
-    name: str, options: Mapping[str, Any], image_size: tuple[int, int], **arguments: Any
+    name: str, options: Mapping[str, Any], image_size: tuple[int, int] | None, **arguments: Any
 ) -> nn.Module:
     import timm
 

@@ -37,6 +37,7 @@ from dtme_search.training import (
 )
 from dtme_search.training.disk import WEIGHTS
 from dtme_search.training.identity import RunContext, result_fingerprint
+from dtme_search.training.image_size import with_image_size
 from dtme_search.training.runtime import run_numerics
 
 FINAL = "train"
@@ -116,7 +117,7 @@ def train_final(
         DtmeSearchError: If something is wrong that the user can fix.
         TrainingInterrupted: If a signal stopped it; the same call continues.
     """
-    hears = listener or Listener()
+    hears, config = listener or Listener(), with_image_size(config)
     # Read the test images now, so that a broken one is found before the training, not after it.
     shelf = DataShelf(pick_device(device), final=True, read=("train", "test"), on_progress=hears.data_reading)
     url = storage or default_storage_url(FINAL, workdir)

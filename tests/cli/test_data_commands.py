@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from mat_file import write_mat
 from own_folder import write_own
+from PIL import Image
 
 
 @pytest.mark.parametrize("words", [("data", "check"), ("data", "show", "--out", "sheet.png")])
@@ -50,6 +53,28 @@ def test_show_writes_a_sheet_and_reads_only_what_stands_on_it(run, tmp_path):
     size = ("--set", "data.image_size=[32,48]")
     assert run("data", "show", "orchard.yaml", "--out", "a/sheet.png", "--images", "2", *size).code == 0
     assert (tmp_path / "a" / "sheet.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_show_needs_no_size(run, tmp_path):
+    write_own(tmp_path)
+    done = run("data", "show", "orchard.yaml", "--out", "sheet.png", "--images", "2")
+    assert done.code == 0
+    assert "data.image_size is not set: 32x48 suits images of 32x48 in patches of 16." in done.out
+
+
+def test_check_counts_the_hold_out_and_lists_few_sizes(run, tmp_path):
+    write_own(tmp_path, 12, tasks={"outline": {"files": "outline/{id}.png", "kind": "mask", "ignore": [127]}})
+    for index, path in enumerate(sorted((tmp_path / "orchard" / "photos").iterdir())):
+        for file in (path, tmp_path / "orchard" / "outline" / f"{path.stem.removeprefix('tree')}.png"):
+            with Image.open(file) as image:
+                image.resize((48 + index, 32), Image.Resampling.NEAREST).save(file)
+    done = run("data", "check", "orchard.yaml")
+    assert done.code == 0, done.err
+    samples, sizes = done.out.split("Image sizes")
+    counts = dict(re.findall(r"^(train|holdout|test) +(\d+)", samples, re.MULTILINE))
+    assert counts.keys() == {"train", "holdout", "test"} and sum(map(int, counts.values())) == 12
+    listed = re.findall(r"^\d.* sizes .*\d|^\d+ +\d+ +\d+", sizes.split("Labels")[0], re.MULTILINE)
+    assert len(listed) == 9 and listed[-1].startswith("4 further sizes")
 
 
 def test_prepare_writes_a_folder_and_says_what_to_do_next(run, tmp_path):

@@ -19,7 +19,7 @@ from dtme_search.data.folder.groups import Groups
 from dtme_search.data.folder.label_files import Label, read_label
 from dtme_search.data.reading.digests import content_digests
 from dtme_search.data.reading.folders import read_ids
-from dtme_search.data.reading.pictures import read_image
+from dtme_search.data.reading.pictures import read_image, read_size
 from dtme_search.data.reading.presence import class_presence
 from dtme_search.data.stratify import hashed_order, take_share
 from dtme_search.errors import DataError, nearest
@@ -199,6 +199,14 @@ class FolderDataset:
                     f"{image.shape[0]}x{image.shape[1]}, got {mask.shape[0]}x{mask.shape[1]}. Replace one."
                 )
         return Sample(image, labels, valid)
+
+    def image_size(self, sample_id: str) -> tuple[int, int]:
+        """(H, W) of an image, without reading its pixels.
+
+        Raises:
+            DataError: If the file is missing or not a picture.
+        """
+        return read_size(self._path(self._description.images, sample_id))
 
     def _label(self, sample_id: str, name: str, size: tuple[int, ...]) -> Label:
         """A label; an empty one of ``size`` if its file is missing and may be."""

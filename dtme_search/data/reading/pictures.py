@@ -35,6 +35,8 @@ _LABEL_FORMATS = ("PNG", "TIFF", "BMP", "GIF")
 _LOSSY_IN_TIFF = ("jpeg", "tiff_jpeg", "webp")
 _OF_CAMERAS = (".heic", ".heif", ".dng", ".cr2", ".cr3", ".nef", ".arw")
 _ORIENTATION = 0x0112
+_LAST_UPRIGHT = 4
+"""Orientations above it exchange height and width."""
 _STRETCHED = re.compile(r"L;([24])$")
 """Pillow's names for grey of fewer than 8 bits, which it stretches to 0..255."""
 
@@ -60,6 +62,21 @@ def read_image(path: Path) -> npt.NDArray[np.uint8]:
                 grey = (np.asarray(upright).astype(np.uint32) * 255 + 32767) // 65535
                 return np.repeat(grey.astype(np.uint8)[..., None], 3, axis=2)
             return _as_rgb(upright)
+    except DAMAGED as error:
+        raise damaged(path, error) from error
+
+
+def read_size(path: Path) -> tuple[int, int]:
+    """(H, W) of a photograph as :func:`read_image` gives it, from its header.
+
+    Raises:
+        DataError: If the file is missing or not a picture.
+    """
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            lies = image.getexif().get(_ORIENTATION, 1) > _LAST_UPRIGHT
+            return (width, height) if lies else (height, width)
     except DAMAGED as error:
         raise damaged(path, error) from error
 
