@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any
@@ -53,6 +53,8 @@ class Resolved:
         further: Searched choices that are not part of the plan, in numbers; zeros if they have no effect.
         overhead: Added parameters in percent.
         seed: Of the run.
+        flops: Operations of a prediction in units of the unexpanded network; ``None`` where nobody counts.
+        shape: Equal for networks that are built alike, whatever trains them.
     """
 
     params: Mapping[str, Scalar]
@@ -65,6 +67,8 @@ class Resolved:
     further: tuple[tuple[float, ...], ...]
     overhead: float
     seed: int
+    flops: float | None = None
+    shape: Hashable = None
 
     @property
     def name(self) -> str:
@@ -90,10 +94,12 @@ class Resolver:
     Attributes:
         space: The space.
         backbone: The network that grows.
+        flops: Counts the operations of a prediction, if anybody wants to know.
     """
 
     space: SearchSpace
     backbone: BackboneInfo
+    flops: Callable[[RunConfig, ExpansionPlan], float] | None = None
     _reports: dict[Hashable, dict[int, ConflictReport]] = field(default_factory=dict)
     _known: dict[Hashable, Resolved] = field(default_factory=dict)
 
@@ -159,6 +165,8 @@ class Resolver:
             further=further,
             overhead=overhead,
             seed=config.seed,
+            flops=self.flops(config, plan) if self.flops is not None and plan is not None else None,
+            shape=(operations, tuple(options_of(config.expansion).items()), self._built(params)),
         )
 
     @property
@@ -224,6 +232,10 @@ class Resolver:
         """Everything that determines a run until it grows, seed excluded: all paths outside the growth."""
         outside = [(path, value) for path, value in params.items() if not path.startswith("expansion.")]
         return tuple(item for item in outside if item[0] != SEED)
+
+    def _built(self, params: Mapping[str, Scalar]) -> Hashable:
+        """What is searched of the network itself."""
+        return tuple(item for item in params.items() if item[0].startswith(("model.", "tasks.", "data.")))
 
     def _config(self, params: Mapping[str, Scalar]) -> RunConfig:
         """Like ``SearchSpace.config`` but unchecked: thousands of sets are looked at, one is trained."""
