@@ -121,9 +121,7 @@ def measure_conflicts(
 
     tasks, num_batches = tuple(seen[0]), len(seen)
     num_positions: set[int] = set()
-    counts: list[Tensor] = []
-    both: list[Tensor] = []
-    complete: list[Tensor] = []
+    counts, both, complete = list[Tensor](), list[Tensor](), list[Tensor]()
     pulls: dict[str, list[list[Tensor]]] = {operation: [] for operation in GAINS}
     by_batch = torch.stack([torch.stack([one[task] for task in tasks]) for one in seen]).to(torch.float64)
     shares = torch.tensor(sizes, dtype=torch.float64, device=by_batch.device) / sum(sizes)
