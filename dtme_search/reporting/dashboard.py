@@ -133,7 +133,7 @@ class _Mended:
         def start(status: str, headers: list[tuple[str, str]], *_: Any) -> None:
             started[:] = [(status, headers)]
 
-        body = b"".join(self._app(fresh, start))
+        body = _whole(self._app(fresh, start))
         status, headers = started[0]
         if status.startswith("200") and place:
             body = _mended(body, self._storage.trial_notes(int(place[1])))
@@ -143,6 +143,15 @@ class _Mended:
         kept = [(name, value) for name, value in headers if name.lower() not in dropped]
         start_response(status, [*kept, ("Content-Length", str(len(body)))])
         return [body]
+
+
+def _whole(answer: Iterable[bytes]) -> bytes:
+    """The parts of an answer, which may be a file that wants to be closed."""
+    try:
+        return b"".join(answer)
+    finally:
+        if (close := getattr(answer, "close", None)) is not None:
+            close()
 
 
 def _mended(body: bytes, notes: Mapping[int, Mapping[str, Any]]) -> bytes:

@@ -177,7 +177,9 @@ def probed(finished_study):
 
     def probing(environ, start_response):
         told: list[tuple[str, list[tuple[str, str]]]] = []
-        body = b"".join(app(environ, lambda status, headers, *_: told.append((status, headers))))
+        answer = app(environ, lambda status, headers, *_: told.append((status, headers)))
+        body = b"".join(answer)
+        getattr(answer, "close", lambda: None)()
         status, headers = told[0]
         rules = ("content-length", "content-security-policy")
         start_response(status, [header for header in headers if header[0].lower() not in rules])
