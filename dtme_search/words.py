@@ -8,6 +8,10 @@ from typing import Any
 _HEADINGS = {
     "delta_m_percent": "delta_m",
     "delta_m_base_percent": "base",
+    "worst_gain_percent": "worst gain",
+    "inference_flops_ratio": "FLOPs",
+    "latency_ms": "latency ms",
+    "inference_memory_mb": "memory MB",
     "param_overhead_percent": "overhead",
     "step_cost_ratio": "step cost",
     "delta_m_mean": "mean",
@@ -25,6 +29,9 @@ _DECIMALS = {
     "search": 2,
     "delta_m_percent": 2,
     "delta_m_base_percent": 2,
+    "worst_gain_percent": 2,
+    "inference_flops_ratio": 3,
+    "latency_ms": 2,
     "delta_m_mean": 2,
     "delta_m_std": 2,
     "paired_gain_percent": 2,
@@ -40,11 +47,13 @@ _SIGNED = {
     "search",
     "delta_m_percent",
     "delta_m_base_percent",
+    "worst_gain_percent",
     "delta_m_mean",
     "paired_gain_percent",
     "paired_mean",
     "expected_delta_m",
 }
+_OF_TASKS = {"delta_m_percent": "delta_m", "metric": "metric"}
 _COUNTS = {"num_seeds", "origin_trial", "steps_reused", "paired_trial"}
 """Whole numbers; a column with gaps holds them as floats."""
 
@@ -55,8 +64,13 @@ def heading(column: object) -> str:
     Example:
         >>> heading("gain_depth_percent"), heading("param_overhead_percent"), heading("dead_tasks")
         ('depth', 'overhead', 'dead tasks')
+        >>> heading("delta_m_percent.semseg+depth"), heading("metric.edge")
+        ('delta_m of semseg and depth', 'metric of edge')
     """
     name = str(column)
+    kind, _, tasks = name.partition(".")
+    if tasks and kind in _OF_TASKS:
+        return f"{_OF_TASKS[kind]} of {enumerated(tasks.split('+'))}"
     if "." in name:
         return name  # a searched path
     if name.startswith("gain_"):
@@ -77,7 +91,8 @@ def cell(column: str, value: Any) -> str:
         return "yes" if value else "no"
     if column in _COUNTS:
         return str(int(value))
-    if isinstance(value, float) and "." in column:  # a searched path
+    column = "delta_m_percent" if column.startswith("delta_m_percent.") else column
+    if isinstance(value, float) and "." in column:  # a searched path, a metric
         return f"{value:.4g}"
     if isinstance(value, float):
         signed = column in _SIGNED or column.startswith("gain_")

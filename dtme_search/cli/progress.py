@@ -20,6 +20,7 @@ from dtme_search.search import BaselineRow, ConfirmationRow, Listener, Outcome, 
 from dtme_search.search.trial.events import duration, tee
 from dtme_search.tasks import display_metric
 from dtme_search.training import Progress as RunProgress
+from dtme_search.words import cell, heading
 
 _log = logging.getLogger(__name__)
 
@@ -63,6 +64,7 @@ class TerminalListener(Listener):
         self._trials = self._bars.add_task("trials", total=None, visible=False, note="")
         self._run = self._bars.add_task("starting", total=None, note="")
         self._table: Live | None = None
+        self._around = "training"
 
     def __enter__(self) -> Self:
         self._bars.start()
@@ -79,14 +81,15 @@ class TerminalListener(Listener):
         self._bars.update(self._run, description="reading data", completed=done, total=total, note="")
 
     def baseline_started(self, task: str, index: int, count: int) -> None:
+        around = self._around
         self._begin(f"baseline {task} ({index} of {count})")
+        self._around = around
 
     def baseline_ended(self, task: str, row: BaselineRow, *, trained: bool) -> None:
         value, prior = (display_metric(number, row.unit) for number in (row.value, row.prior_value))
         how = f"trained in {row.seconds:.0f} s" if trained else "known"
         self._screen.news(f"baseline {task}: {row.metric} {value} (no-image prior {prior}), {how}")
-        # In a final run nothing else announces the training that follows the last baseline.
-        self._begin("training")
+        self._begin(self._around)  # what the baseline was trained for
 
     def trial_started(self, number: int, finished: int, total: int, params: Mapping[str, object]) -> None:
         self._bars.update(self._trials, completed=finished, total=total, visible=True)
@@ -118,6 +121,7 @@ class TerminalListener(Listener):
         self._screen.news(
             f"trial {number}: delta_m {outcome.delta_m_percent:+.2f} % ({gains}), "
             f"overhead {outcome.param_overhead_percent:.3f} %, "
+            f"{''.join(f'{heading(name)} {cell(name, value)}, ' for name, value in outcome.further.items())}"
             f"step cost {outcome.step_cost_ratio:.2f}{limits}{doubts}"
         )
         self._bars.advance(self._trials)
@@ -170,6 +174,7 @@ class TerminalListener(Listener):
         self._screen.news(f"worker {index} ended, {how}; another takes its place. See its log {log}")
 
     def _begin(self, description: str) -> None:
+        self._around = description
         # A bar that is only reset would keep the old total until the first sign of life.
         self._bars.remove_task(self._run)
         self._run = self._bars.add_task(description, total=None, note="", visible=self._table is None)

@@ -214,10 +214,11 @@ def _print_sketches(screen: Screen, study: LoadedStudy, trials: Frame, front: Fr
     """The front as a plot, its layers as blocks."""
     if screen.quiet:
         return
-    price = next((name for name in study.config.objectives if name != "delta_m_percent"), None)
-    points = front_points(trials, price) if price else []
-    if price and len({point[0] for point in points}) > 1:
-        screen.line(f"\ndelta_m in percent (up) by {heading(price)} (across):")
+    goal, price = study.config.goal, study.config.price
+    points = front_points(trials, goal, price) if goal and price else []
+    if goal and price and len({point[0] for point in points}) > 1:
+        unit = " in percent" if goal.endswith("_percent") else ""
+        screen.line(f"\n{heading(goal)}{unit} (up) by {heading(price)} (across):")
         for line in plot_points(points, width=min(60, screen.console.width - 12)):
             screen.line(line)
         screen.hint("* on the front, o feasible, x above a limit")

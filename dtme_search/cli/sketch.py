@@ -70,11 +70,11 @@ def plot_points(
     return [*lines, f"{'':>{margin}} +{'-' * width}", f"{'':>{margin}}  {low}{' ' * gap}{high}"]
 
 
-def front_points(trials: Frame, price: str) -> list[tuple[float, float, str]]:
+def front_points(trials: Frame, goal: str, price: str) -> list[tuple[float, float, str]]:
     """Complete trials for :func:`plot_points`: ``x`` above a limit, ``o`` feasible, ``*`` on the front."""
-    shown = trials[(trials["state"] == "complete") & trials["delta_m_percent"].notna()]
+    shown = trials[(trials["state"] == "complete") & trials[goal].notna()]
     marked = [
-        (float(row[price]), float(row["delta_m_percent"]), _mark(row["feasible"], row["on_front"]))
+        (float(row[price]), float(row[goal]), _mark(row["feasible"], row["on_front"]))
         for _, row in shown.iterrows()
     ]
     # The front comes last, so that nothing hides it.

@@ -35,7 +35,14 @@ from dtme_search.config.run import (
 )
 from dtme_search.config.schedule import ADAPTIVE, FinetuneConfig, ScheduleConfig
 from dtme_search.config.section import NoOptions, Section
-from dtme_search.config.study import Distribution, PrunerConfig, SamplerConfig, Scalar, StudyConfig
+from dtme_search.config.study import (
+    Distribution,
+    InferenceConfig,
+    PrunerConfig,
+    SamplerConfig,
+    Scalar,
+    StudyConfig,
+)
 from dtme_search.config.yaml_text import dump_yaml
 
 __all__ = [
@@ -53,6 +60,7 @@ __all__ = [
     "FolderDescription",
     "FolderGroups",
     "FolderTask",
+    "InferenceConfig",
     "LayerChoice",
     "ModelConfig",
     "NoOptions",

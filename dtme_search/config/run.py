@@ -257,8 +257,8 @@ class ExpansionConfig(Section):
     """A task whose largest pair conflict in a layer is below this keeps the shared stream there."""
     max_streams: Annotated[int, Field(ge=1)] | None = None
     """Merge the least conflicting tasks until at most this many groups remain; empty = one per task."""
-    selection: Literal["conflict", "random", "reversed", "swapped"] = "conflict"
-    """Which layers: most conflicts first, or one of the paper's controls."""
+    selection: Literal["conflict", "random", "reversed", "swapped", "gradient_similarity"] = "conflict"
+    """Which layers: most conflicts first, one of the paper's controls, or least similar gradients first."""
     range_operation: OperationName = "modulate"
     """Operation of the layers that range conflicts choose; the paper's is modulate."""
     null_operation: OperationName = "expand"
@@ -292,6 +292,11 @@ class ExpansionConfig(Section):
     def ranks_by_conflicts(self) -> bool:
         """Whether conflicts choose layers."""
         return self.policy == "conflict" or (self.policy == "per_layer" and "auto" in self.layers)
+
+    @property
+    def compares_gradients(self) -> bool:
+        """Whether gradients on the weights of each layer are compared beside the conflicts of its tokens."""
+        return self.ranks_by_conflicts and self.selection == "gradient_similarity"
 
     @property
     def possible_operations(self) -> tuple[str, ...]:

@@ -8,15 +8,13 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from dtme_search.config.measures import KNOWN, check_measures, is_result, tasks_of
 from dtme_search.config.paths import is_whole_number
 from dtme_search.config.section import Section
 from dtme_search.errors import nearest
 
 Scalar = bool | int | float | str | None
 Direction = Literal["maximize", "minimize"]
-
-OBJECTIVES = ("delta_m_percent", "param_overhead_percent", "step_cost_ratio")
-"""What a trial measures and a study may optimise or limit."""
 
 KNOWN_POINTS = ("unexpanded", "paper")
 """Known names of points in ``enqueue``."""
@@ -118,6 +116,21 @@ class ReuseConfig(Section):
     """Disk space for snapshots and reports of the study; the least recently used are deleted first."""
 
 
+class InferenceConfig(Section):
+    """How ``latency_ms`` and ``inference_memory_mb`` are measured, where a study names them."""
+
+    batch_size: Annotated[int, Field(ge=1)] = 1
+    """Images of a prediction."""
+    device: Literal["trial", "cpu"] = "trial"
+    """trial: the device that trains. cpu: the processor, whatever trains."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """As train.precision."""
+    warmup: Annotated[int, Field(ge=0)] = 5
+    """Predictions before the clock runs."""
+    repeats: Annotated[int, Field(ge=3)] = 30
+    """Predictions that are timed; the median counts."""
+
+
 class BaselinesConfig(Section):
     """How the single-task baselines of a study are trained; every delta_m names the rule."""
 
@@ -158,9 +171,12 @@ class StudyConfig(Section):
     seeds: Annotated[int, Field(ge=1, le=4)] = 1
     """Training seeds, from that of the base config up; sampler plan chooses among them, others use one."""
     objectives: dict[str, Direction] = {"delta_m_percent": "maximize", "param_overhead_percent": "minimize"}
-    """One or two of delta_m_percent, param_overhead_percent, step_cost_ratio."""
+    """One or two measures. Results: delta_m_percent, delta_m_percent.TASK+TASK, worst_gain_percent,
+    metric.TASK. Prices: param_overhead_percent, step_cost_ratio, inference_flops_ratio, latency_ms,
+    inference_memory_mb."""
     limits: dict[str, float] = {}
-    """Upper limits; a trial above one is infeasible."""
+    """Upper limits of the same measures; a trial above one is infeasible."""
+    inference: InferenceConfig = InferenceConfig()
     search: dict[str, Distribution]
     """Dotted config path -> values. ``*`` spreads a path over all layers."""
     sampler: SamplerConfig = SamplerConfig()
@@ -195,9 +211,9 @@ class StudyConfig(Section):
                 f"most {LONGEST_STUDY} letters, got '{self.name}'"
             )
         if not self.objectives:
-            raise ValueError(f"objectives must name at least one of {', '.join(OBJECTIVES)}, got none")
-        _all_known("objectives must name measures", self.objectives, OBJECTIVES)
-        _all_known("limits must name measures", self.limits, OBJECTIVES)
+            raise ValueError(f"objectives must name at least one of {', '.join(KNOWN)}, got none")
+        check_measures("objectives must name measures", self.objectives)
+        check_measures("limits must name measures", self.limits)
         named = [point for point in self.enqueue if isinstance(point, str)]
         _all_known("enqueue must name points", named, KNOWN_POINTS)
         if not self.search:
@@ -208,6 +224,31 @@ class StudyConfig(Section):
         self._check_pruner()
         self._check_seeds()
         return self
+
+    @property
+    def goal(self) -> str | None:
+        """The first objective that only a training can tell."""
+        return next((name for name in self.objectives if is_result(name)), None)
+
+    @property
+    def sign(self) -> int:
+        """1 where the goal is to be high, -1 where it is to be low."""
+        return -1 if self.objectives[self.goal or next(iter(self.objectives))] == "minimize" else 1
+
+    @property
+    def price(self) -> str | None:
+        """The first objective beside the goal."""
+        return next((name for name in self.objectives if name != self.goal), None)
+
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """All measures that the study names, objectives first."""
+        return tuple(dict.fromkeys([*self.objectives, *self.limits]))
+
+    @property
+    def times_inference(self) -> bool:
+        """Whether predictions have to be run to know a measure; operations are counted without."""
+        return bool({"latency_ms", "inference_memory_mb"} & set(self.measures))
 
     def _check_seeds(self) -> None:
         if self.seeds == 1:
@@ -237,7 +278,7 @@ class StudyConfig(Section):
                 "pruner.name must be none, median, halving or hyperband with one objective, got 'pareto': "
                 "it weighs objectives against each other"
             )
-        if self.objectives.get("delta_m_percent") != "maximize":
+        if self.goal is None or (not tasks_of(self.goal) and self.objectives[self.goal] != "maximize"):
             raise ValueError(
                 f"pruner.name must be none without delta_m_percent: maximize as objective, got '{name}': "
                 "pruners look at delta_m"

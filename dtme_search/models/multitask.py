@@ -166,7 +166,7 @@ class MultiTaskViT(nn.Module):
         active = self._active(tasks)
         groups = {name: dict(layers) for name, layers in self.plan.groups.items()}
         for layer, block in enumerate(self.backbone.blocks):
-            for name, operation in self._operations_at(layer).items():
+            for name, operation in self.operations_at(layer).items():
                 shared = [set(active) <= set(group) for group in groups[name][layer]]
                 if operation.folds and any(shared):
                     operation.fold(block, shared.index(True))
@@ -194,7 +194,7 @@ class MultiTaskViT(nn.Module):
         """The operations of one kind by layer."""
         return cast("nn.ModuleDict", self.get_submodule(LAYER_OPERATIONS[name].place))
 
-    def _operations_at(self, layer: int) -> dict[str, LayerOperation]:
+    def operations_at(self, layer: int) -> dict[str, LayerOperation]:
         names = () if self.plan is None else self.plan.at(layer)
         return {name: cast("LayerOperation", self._built(name)[str(layer)]) for name in names}
 
@@ -224,7 +224,7 @@ class MultiTaskViT(nn.Module):
         for layer, (block, route) in enumerate(zip(backbone.blocks, routes, strict=True)):
             if layer_inputs is not None:
                 layer_inputs.append(tokens_NLP)
-            operations = self._operations_at(layer)
+            operations = self.operations_at(layer)
             tokens_NLP, *beside = run_layer(block, tokens_NLP, num_images, route, operations)
             if layer + 1 in self.levels:
                 kept[layer + 1] = tuple(by_stream(one, num_images) for one in (tokens_NLP, *beside))

@@ -26,7 +26,7 @@ from dtme_search.search import (
 )
 from dtme_search.search.storage.trials import is_foreign
 from dtme_search.search.study.states import dead_among, state_of
-from dtme_search.words import doubted
+from dtme_search.words import cell, doubted, heading
 
 _log = logging.getLogger(__name__)
 
@@ -147,6 +147,7 @@ def _header(study: LoadedStudy, trial: FrozenTrial, run: RunRow) -> str:
         f"Against {against(run)}.",
         *_of_further_seeds(confirmed),
         f"Parameter overhead {run.param_overhead_percent:.4f} %, step cost {run.step_cost_ratio:.2f}.",
+        *(f"{heading(name)}: {cell(name, value)}." for name, value in run.further_measures.items()),
         f"Layers: {layers} ({legend(layers)}).",
     ]
     if run.dead_tasks:

@@ -162,6 +162,8 @@ def _verdict(row: pd.Series, run: RunRow | None) -> str:
         parts.append("**exceeds a limit**")
     parts.append(f"overhead {row['param_overhead_percent']:.3f} %")
     parts.append(f"step cost {row['step_cost_ratio']:.2f}")
+    further = run.further_measures if run is not None else {}
+    parts += [f"{heading(name)} {cell(name, value)}" for name, value in further.items()]
     if pd.notna(row["start"]):
         parts.append(f"grown after {row['start']:.0%} of the training")
     if run is not None and run.origin_trial is not None:

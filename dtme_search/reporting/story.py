@@ -10,7 +10,7 @@ from dtme_search.reporting.measures import searched_table
 from dtme_search.reporting.study_data import StudyData
 from dtme_search.reporting.tables import against
 from dtme_search.search import confirmations, lead_of
-from dtme_search.words import doubted, heading
+from dtme_search.words import cell, doubted, heading
 
 _SMALLEST_P = 1e-4
 _LARGEST_OF_MANY = 5
@@ -108,6 +108,8 @@ def _best(data: StudyData, best: pd.Series) -> str:
     grown = f" (layers {best['layers']}" if set(best["layers"]) != {"."} else " (a network that never grew"
     start = f"{grown}{_grown_when(best['start'])})" if data.could_grow else ""
     text = f"The best feasible trial by {by} is **trial {best['trial']}**{start}: "
+    if goal != "delta_m_percent" and goal in best:
+        text += f"{heading(goal)} **{cell(goal, float(best[goal]))}**, "
     text += f"delta_m **{best['delta_m_percent']:+.2f} %** against {against(data.runs[best['trial']])}. "
     over_base = data.runs[best["trial"]].delta_m_base_percent
     if over_base is not None:

@@ -11,6 +11,7 @@ import pandas as pd
 from optuna.trial import TrialState
 
 from dtme_search.config import RunConfig
+from dtme_search.config.measures import INFERENCE, is_result
 from dtme_search.operations import LETTERS, legend
 from dtme_search.reporting.measures import baselines_of_trials, last_evaluations, measured
 from dtme_search.search import (
@@ -34,7 +35,8 @@ def trials_table(study: LoadedStudy) -> pd.DataFrame:
     ``delta_m_std`` and ``num_seeds`` (in percent, over the further seeds of ``confirm`` only, because the
     search chose by its own seed; NaN where unconfirmed), ``paired_gain_percent`` (delta_m less that of
     ``paired_trial``, the unexpanded trial of the same seed), with several ``seeds`` ``expected_delta_m`` and
-    ``expected_std`` (of the plan over seeds), ``param_overhead_percent``, ``step_cost_ratio``,
+    ``expected_std`` (of the plan over seeds), ``param_overhead_percent``, ``step_cost_ratio``, further
+    measures that the study names (``latency_ms``, ``metric.semseg``, ...),
     ``start`` (fraction of all steps), ``layers`` (see :func:`layers_legend`), ``feasible``, ``dead_tasks``,
     ``seconds``, ``on_front``, ``error`` (first line). Where a study has such trials: ``reason`` (why it was
     pruned or took a result over), ``origin_trial`` (whose result it took), ``steps_reused``,
@@ -73,6 +75,7 @@ def table_of_runs(study: LoadedStudy, runs: Mapping[int, RunRow]) -> pd.DataFram
                 "paired_trial": _or_nan(run.paired_trial),
                 "param_overhead_percent": run.param_overhead_percent,
                 "step_cost_ratio": run.step_cost_ratio,
+                **run.further_measures,
                 "start": _start(run.expansion_step, run.total_steps, run.operations),
                 "layers": compact_layers(run.operations),
                 "feasible": run.feasible,
@@ -250,6 +253,9 @@ def _ordered(columns: list[str]) -> list[str]:
         "error",
         "paired_trial",
     ]
+    further = [name for name in columns if name in INFERENCE or (is_result(name) and name not in first)]
+    at = rest.index("start")
+    rest[at:at] = further
     where_known = ("paired", "expected", "delta_m_base")
     listed = [name for name in (*first, *gains, *rest) if not name.startswith(where_known) or name in columns]
     return [*listed, *(name for name in columns if name not in listed)]

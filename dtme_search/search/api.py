@@ -31,6 +31,7 @@ from dtme_search.search.trial.callback import StudyInfo
 from dtme_search.search.trial.calling import CallbackSource, import_paths, with_callbacks
 from dtme_search.search.trial.diary import DrawFiles
 from dtme_search.search.trial.events import tee
+from dtme_search.search.trial.inference import FlopsCounter, InferenceMeter
 from dtme_search.search.trial.listener import Listener
 from dtme_search.search.trial.objective import Objective
 from dtme_search.search.workers.engines import EngineName, engine_for
@@ -252,6 +253,12 @@ def _objective(
         shelf=prepared.shelf,
         records=prepared.records,
         workspace=prepared.workspace,
+        meter=InferenceMeter(
+            prepared.config,
+            prepared.records,
+            prepared.shelf.device,
+            FlopsCounter(prepared.shelf.get(prepared.base).specs),
+        ),
         num_trials=prepared.config.trials,
         listener=baselines.listener,
         draw=draw,

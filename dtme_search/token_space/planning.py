@@ -37,16 +37,20 @@ def plan_expansion(
     """Decide which layers grow, how, and for which groups of tasks.
 
     - ``policy``: none; conflict; per_layer (explicit choices, ``auto`` ones as conflict would decide over all
-      layers); fixed. - How many layers: the share ``range_layer_ratio`` (``null_layer_ratio``) of all layers,
-      rounded up, minus those whose score is below ``range_threshold`` (``null_threshold``). - By what:
-      ``range_operation`` where range conflicts decide, ``null_operation`` where null conflicts do; the
-      paper's are modulate and expand, other choices are ours. - Which ones, by ``selection``: those with the
-      most conflicts, or a control of the paper with as many layers: random; reversed (fewest conflicts
-      first); swapped (modulation by null conflicts, expansion by range conflicts). - Which tasks: all whose
-      largest pair rate at the layer reaches ``pair_threshold``, in the range space for modulation, in the
-      null space for expansion. The others keep their stream. - ``max_streams``: see :func:`merge_tasks`. If
-      ``pair_threshold`` removes a task from a merged group, the task and the rest of its group separate, and
-      there can be more streams than groups.
+      layers); fixed.
+    - How many layers: the share ``range_layer_ratio`` (``null_layer_ratio``) of all layers, rounded up, minus
+      those whose score is below ``range_threshold`` (``null_threshold``).
+    - By what: ``range_operation`` where range conflicts decide, ``null_operation`` where null conflicts do;
+      the paper's are modulate and expand, other choices are ours.
+    - Which ones, by ``selection``: those with the most conflicts, or a control with as many layers: random;
+      reversed (fewest conflicts first); swapped (modulation by null conflicts, expansion by range conflicts);
+      gradient_similarity (the least similar gradients of the layer's weights first, both operations by the
+      same ranking [ours]).
+    - Which tasks: all whose largest pair rate at the layer reaches ``pair_threshold``, in the range space for
+      modulation, in the null space for expansion. The others keep their stream.
+    - ``max_streams``: see :func:`merge_tasks`; gradient_similarity merges the tasks with the most similar
+      gradients, as arXiv 2509.19602 does for its adapters. If ``pair_threshold`` removes a task from a merged
+      group, the task and the rest of its group separate, and there can be more streams than groups.
 
     Args:
         report: Measured conflicts; may be ``None`` if ``config.needs_conflicts`` is false.
@@ -80,7 +84,8 @@ def plan_expansion(
     }
     groups: TaskGroups = tuple((task,) for task in tasks)
     if report is not None and config.max_streams is not None:
-        groups = merge_tasks(_mean_conflicts(report, chosen, active), tasks, config.max_streams)
+        rates = {space: _pair_scores(report, config, space) for space in _SPACES}
+        groups = merge_tasks(_mean_scores(rates, chosen, active), tasks, config.max_streams)
     planned = {
         operation: {layer: _restrict(groups, members) for layer, members in layers.items()}
         for operation, layers in active.items()
@@ -170,6 +175,9 @@ def _by_conflicts(report: ConflictReport, config: ExpansionConfig, seed: int) ->
             # Drawn from the layer order, so that the draw does not depend on what was measured.
             order.sort()
             random.Random(f"expansion {space} {seed}").shuffle(order)
+        elif config.selection == "gradient_similarity":
+            unlike = report.dissimilarities().sum((1, 2)).tolist()
+            order.sort(key=lambda layer: (-unlike[layer], layer))
         chosen.append(set(order[:num_chosen]))
     return chosen[0], chosen[1]
 
@@ -193,20 +201,25 @@ def _active_tasks(
     return {task for task, rate in zip(tasks, largest, strict=True) if rate >= threshold}
 
 
-def _mean_conflicts(
-    report: ConflictReport,
+def _pair_scores(report: ConflictReport, config: ExpansionConfig, space: Space) -> Tensor:
+    """By what tasks are kept apart: pair scores of every layer, (D, K, K)."""
+    return report.dissimilarities() if config.compares_gradients else report.rates(space)
+
+
+def _mean_scores(
+    scores: Mapping[Space, Tensor],
     chosen: Mapping[str, Mapping[int, tuple[Space, ...]]],
     active: Mapping[str, Mapping[int, set[str]]],
 ) -> Tensor:
-    """Mean pair conflict (K, K) over the operations that take part, each in its own subspace."""
-    rates = [
-        report.rates(space)[layer]
+    """Mean pair score (K, K) over the operations that take place, each in its own subspace."""
+    found = [
+        scores[space][layer]
         for operation, layers in active.items()
         for layer, members in sorted(layers.items())
         if members
         for space in chosen[operation][layer]
     ]
-    return torch.stack(rates).mean(0) if rates else torch.zeros_like(report.range_rates[0])
+    return torch.stack(found).mean(0) if found else torch.zeros_like(scores["range"][0])
 
 
 def _restrict(groups: TaskGroups, members: set[str]) -> TaskGroups:

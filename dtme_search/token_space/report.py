@@ -44,6 +44,8 @@ class ConflictReport:
             counts are 0. ``None`` if all images have all labels. Each pair is then a mean over its own
             images, a score is the mean over the pairs that have any, and its standard error that of a ratio,
             linearised (ours).
+        cosines: Mean cosine of the gradients of a pair on the weights of each layer, float64, shape
+            (D, pairs). ``None`` unless ``expansion.selection`` asks for it.
 
     Raises:
         ValueError: If the shapes do not match, or there is no image.
@@ -57,6 +59,7 @@ class ConflictReport:
     range_counts: Tensor
     null_counts: Tensor
     both: Tensor | None = None
+    cosines: Tensor | None = None
 
     def __post_init__(self) -> None:
         expected = (len(self.range_dims), math.comb(len(self.tasks), 2))
@@ -70,6 +73,8 @@ class ConflictReport:
             raise ValueError("range_counts and null_counts must be of the same images.")
         if self.both is not None and self.both.shape != (self.num_images, expected[1]):
             raise ValueError(f"both must have shape (images, pairs), got {tuple(self.both.shape)}.")
+        if self.cosines is not None and self.cosines.shape != expected:
+            raise ValueError(f"cosines must have shape {expected}, got {tuple(self.cosines.shape)}.")
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, ConflictReport) and self.to_json() == other.to_json()
@@ -124,6 +129,16 @@ class ConflictReport:
             return self._image_scores(space).mean(0)
         positions = self.num_images * self.num_positions * max(1, len(self.pairs))
         return self._layer_counts(space).sum(0).to(torch.float64) / positions
+
+    def dissimilarities(self) -> Tensor:
+        """1 - cosine of each pair: float64, (D, K, K), symmetric, diagonal 0.
+
+        Raises:
+            ValueError: If the gradients were not compared.
+        """
+        if self.cosines is None:
+            raise ValueError("cosines must be measured for this, got None.")
+        return pair_matrices(1.0 - self.cosines, len(self.tasks))
 
     def score_errors(self, space: Space) -> Tensor:
         """Standard errors of the scores over images: float64, (D,); infinite for a single image."""
@@ -195,11 +210,14 @@ class ConflictReport:
                 ],
                 [ranks[layer] for layer in range(self.num_layers)],
             ]
+        header: tuple[str, ...] = ("layer", "range dim", "range conflicts", "rank", "null conflicts", "rank")
+        if self.cosines is not None:
+            header = (*header, "gradient cosine")
+            columns.append([f"{mean:+.3f}" for mean in self.cosines.mean(1).tolist()])
         rows = [
             (str(layer), f"{range_dim}/{self.embed_dim}", *(column[layer] for column in columns))
             for layer, range_dim in enumerate(self.range_dims)
         ]
-        header = ("layer", "range dim", "range conflicts", "rank", "null conflicts", "rank")
         head = (
             f"Conflicts of {', '.join(self.tasks)} at {self.num_positions} tokens of each of "
             f"{self.num_images} images, variance ratio {self.variance_ratio:g}"
@@ -209,7 +227,7 @@ class ConflictReport:
 
     def to_json(self) -> str:
         """The report as one line of JSON."""
-        partly = {} if self.both is None else {"both": self.both.tolist()}
+        optional = {"both": self.both, "cosines": self.cosines}
         return json.dumps(
             {
                 "tasks": self.tasks,
@@ -219,7 +237,7 @@ class ConflictReport:
                 "range_dims": self.range_dims,
                 "range_counts": self.range_counts.tolist(),
                 "null_counts": self.null_counts.tolist(),
-                **partly,
+                **{name: values.tolist() for name, values in optional.items() if values is not None},
             }
         )
 
@@ -231,8 +249,10 @@ class ConflictReport:
             form[name] = tuple(form[name])
         for name in ("range_counts", "null_counts"):
             form[name] = torch.tensor(form[name], dtype=torch.int64)
-        both = form.pop("both", None)
-        return cls(**form, both=None if both is None else torch.tensor(both))
+        for name, dtype in (("both", torch.bool), ("cosines", torch.float64)):
+            if name in form:
+                form[name] = torch.tensor(form[name], dtype=dtype)
+        return cls(**form)
 
     def save(self, path: str | Path) -> None:
         """Write the report as a JSON file."""

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from itertools import combinations
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,7 @@ from dtme_search.token_space import (
 )
 from dtme_search.training.combination import Combination
 from dtme_search.training.forward import TaskLosses, part_of
+from dtme_search.training.gradient_statistics import compare_gradients
 from dtme_search.training.losses import has_label
 from dtme_search.training.result import Probe
 from dtme_search.training.runtime import Stopwatch
@@ -84,7 +86,7 @@ class Growth:
         with torch.compiler.set_stance("force_eager"), untouched(self.model):
             self._warm_up_decoders()
             self.model.eval()
-            return measure_conflicts(
+            report = measure_conflicts(
                 lambda: self.data.analysis_batches(
                     settings.num_images, part_of(settings.analysis_batch_size, self.parts), self.config.seed
                 ),
@@ -94,6 +96,24 @@ class Growth:
                 on_progress=lambda done, total: on_progress(f"measuring conflicts {done}/{total}"),
                 labelled=labelled,
             )
+            return replace(report, cosines=self._cosines()) if settings.compares_gradients else report
+
+    def _cosines(self) -> Tensor:
+        """Mean cosine of the gradients of each pair of tasks on the weights of each block, (D, pairs).
+
+        Over single images; 0 for a pair of which no image has both gradients, or weights that do not train.
+        """
+        compared = compare_gradients(
+            self.losses, self.tasks, self.config.expansion.num_images, self.config.seed
+        )
+        known = {
+            (each.layer_group, each.task_a, each.task_b): each.cosine
+            for each in compared
+            if each.pair == "tasks"
+        }
+        pairs, num_layers = list(combinations(self.tasks, 2)), self.model.info.num_layers
+        values = [known.get((f"block {layer}", *pair), 0.0) for layer in range(num_layers) for pair in pairs]
+        return torch.tensor(values, dtype=torch.float64).reshape(num_layers, len(pairs))
 
     def plan(self, report: ConflictReport | None) -> ExpansionPlan:
         """Plan over the tasks that train; the others keep the shared stream."""

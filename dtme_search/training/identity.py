@@ -132,7 +132,8 @@ def analysis_fingerprint(config: RunConfig, tasks: tuple[str, ...]) -> str:
         tasks: Tasks that train at the expansion step.
     """
     settings = {name: getattr(config.expansion, name) for name in MEASURING}
-    return fingerprint("conflicts", settings, tasks)
+    also = ("gradients",) if config.expansion.compares_gradients else ()
+    return fingerprint("conflicts", settings, tasks, *also)
 
 
 def weights_follow_results(config: RunConfig) -> bool:

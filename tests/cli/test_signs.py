@@ -39,12 +39,27 @@ class TestLines:
         )
         assert re.fullmatch(form, line)
 
-    def test_the_training_after_the_last_baseline_is_not_called_that_baseline(self):
-        doing = Doing().after("baseline_started", {"task": "depth", "index": 4, "count": 4}, 0.0)
-        assert doing.in_words == "baseline depth (4 of 4)"
-        doing = doing.after("baseline_ended", {"task": "depth"}, 1.0)
+    @pytest.mark.parametrize(
+        ("begun", "facts", "what"),
+        [
+            ("data_reading", {"done": 1, "total": 1}, "training"),
+            ("trial_started", {"number": 3}, "trial 3"),
+            (
+                "repeat_started",
+                {"trial": 1, "seed": 2, "index": 1, "count": 4},
+                "trial 1 with seed 2 (1 of 4)",
+            ),
+        ],
+    )
+    def test_the_training_after_the_last_baseline_is_not_called_that_baseline(self, begun, facts, what):
+        doing = Doing().after(begun, facts, 0.0)
+        for index, task in enumerate(("depth", "edge"), start=1):
+            doing = doing.after("baseline_started", {"task": task, "index": index, "count": 2}, 0.0)
+            assert doing.in_words == f"baseline {task} ({index} of 2)"
+            doing = doing.after("progress", asdict(Progress(3, 70, {})), 2.0)
+            doing = doing.after("baseline_ended", {"task": task}, 1.0)
         doing = doing.after("progress", asdict(Progress(3, 70, {})), 2.0)
-        assert doing.what == "training"
+        assert doing.what == what
 
     def test_something_is_told_although_nothing_happens(self):
         lines: list[str] = []

@@ -23,7 +23,7 @@ def test_extremes_lie_at_the_edges_and_the_front_is_on_top():
             "on_front": [False, True, False, False, False],
         }
     )
-    points = front_points(trials, "param_overhead_percent")
+    points = front_points(trials, "delta_m_percent", "param_overhead_percent")
     assert [mark for *_, mark in points] == ["x", "o", "o", "*"]
     lines = plot_points(points, width=11, height=4)
     assert lines[0] == "+2.00 |          *" and lines[3] == "-1.00 |o"

@@ -77,6 +77,7 @@ ACTIVE = [
     (CONFLICT, "expansion.range_threshold", 0.4),
     (CONFLICT, "expansion.null_threshold", 0.4),
     (CONFLICT, "expansion.selection", "random"),
+    (AUTO, "expansion.selection", "gradient_similarity"),
     (CONFLICT, "expansion.pair_threshold", 0.4),
     (PER_LAYER, "expansion.pair_threshold", 0.4),
     (CONFLICT, "expansion.max_streams", 2),

@@ -135,8 +135,8 @@ WRONG = [
     ),
     (
         HEAD + SEARCH + "objectives: {}",
-        "objectives must name at least one of delta_m_percent, param_overhead_percent, step_cost_ratio, "
-        "got none.",
+        "objectives must name at least one of delta_m_percent, worst_gain_percent, param_overhead_percent, "
+        "step_cost_ratio, inference_flops_ratio, latency_ms, inference_memory_mb, got none.",
     ),
     (
         HEAD + SEARCH + "limits: {overhead: 1}",

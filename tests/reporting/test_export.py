@@ -88,7 +88,7 @@ def test_dead_tasks_are_refused_and_marked_when_forced(study_copy, edit_run, tmp
     with pytest.raises(ExportError, match=r"not to be trusted: depth and edge do not clearly beat .*--force"):
         export_trial(study_copy, 4, tmp_path / "best.yaml")
     path = export_trial(study_copy, 4, tmp_path / "best.yaml", force=True)
-    assert "# NOT TO BE TRUSTED: depth,edge" in path.read_text()
+    assert "# NOT TO BE TRUSTED: depth and edge do not" in path.read_text()
     assert load_run_config(str(path)) == resolved(study_copy, 4)
 
 

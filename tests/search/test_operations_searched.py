@@ -19,6 +19,9 @@ from dtme_search.reporting.figures.layers import draw_layers
 from dtme_search.reporting.legend import front_legend
 from dtme_search.reporting.sections import trial_note
 from dtme_search.search import optimize, train_final
+from dtme_search.search.storage.studies import stored_base_config
+from dtme_search.search.study.preparation import space_of
+from dtme_search.search.study.resolving import Resolver
 
 RANK = "expansion.lora_rank"
 
@@ -135,3 +138,39 @@ def test_a_rank_above_the_width_is_refused_before_any_trial(tmp_path, changes, m
     with pytest.raises(ConfigError) as caught:
         optimize(file, workdir=tmp_path / "runs", device="cpu")
     assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.slow
+def test_gradient_similarity_is_a_choice_and_its_plan_is_known_from_sql(tmp_path):
+    choices = ["conflict", "gradient_similarity"]
+    changes = {"tasks": {"depth": {}, "edge": {}, "normals": {}}, "train.num_steps": 4}
+    grows = {"expansion.policy": "conflict", "expansion.start": 0.5, "expansion.max_streams": 2}
+    study = optimize(
+        write_tiny_study(
+            tmp_path,
+            changes | grows | {"expansion.range_operation": "lora"},
+            search={"expansion.selection": {"choices": choices}},
+            trials=2,
+            enqueue=[{"expansion.selection": choice} for choice in choices],
+        ),
+        workdir=tmp_path / "runs",
+        device="cpu",
+    )
+    base = stored_base_config(study.optuna)
+    space = space_of(study.config, base)
+    backbone = describe_backbone(base.model, base.data.image_size)
+    for number, trial in enumerate(study.optuna.trials):
+        rows = study.records.conflicts("tiny", number)
+        assert {row.cosine is None for row in rows} == {number == 0}
+        resolver = Resolver(space, backbone)
+        assert resolver.is_unknown(trial.params)
+        resolver.learn(trial.params, rows)
+        assert not resolver.is_unknown(trial.params)
+        assert resolver.is_unknown({"expansion.selection": choices[1 - number]})
+        shares = resolver(trial.params).shares
+        for name in ("expand", "lora"):
+            grown = [row.layer for row in study.records.plan("tiny", number) if row.operation == name]
+            assert shares[name] == tuple(grown.count(layer) / 3 for layer in range(3))
+        assert resolver(trial.params).overhead == pytest.approx(trial.values[1])
+    tables = tmp_path.rglob("conflicts.txt")
+    assert sorted("gradient cosine" in path.read_text(encoding="utf-8") for path in tables) == [False, True]

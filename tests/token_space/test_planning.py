@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -240,6 +242,62 @@ def test_a_fixed_plan_must_fit_the_model():
 
 def test_task_tokens_come_from_the_config(report):
     assert plan_of(report, num_task_tokens=4).options == {"num_task_tokens": 4}
+
+
+class TestByGradientSimilarity:
+    """Pairs in the order semseg-depth, semseg-edge, depth-edge."""
+
+    COSINES = (
+        (0.9, 0.6, 0.0),  # unlike by 0.1 + 0.4 + 1.0 = 1.5
+        (0.2, 0.1, -0.6),  # 3.3
+        (1.0, 0.9, 0.8),  # 0.3
+        (-0.5, 0.7, 0.0),  # 2.8
+        (0.5, 0.5, 0.5),  # 1.5, as layer 0
+        (0.9, 0.8, 0.9),  # 0.4
+    )
+
+    @pytest.fixture
+    def compared(self, report):
+        return replace(report, cosines=torch.tensor(self.COSINES, dtype=torch.float64))
+
+    def test_the_least_similar_layers_grow_as_many_as_by_conflicts(self, compared):
+        plan = plan_of(compared, selection="gradient_similarity")
+        assert chosen(plan) == ([0, 1, 3], [0, 1, 3]), "1, 3, then of 0 and 4 the lower"
+        few = plan_of(compared, selection="gradient_similarity", range_threshold=0.45, null_layer_ratio=0.3)
+        assert chosen(few) == ([1, 3], [1, 3]), "two range rates reach 45 percent, 0.3 of six layers are two"
+        assert plan_of(compared) == plan_of(replace(compared, cosines=None)), "by conflicts they do not count"
+
+    def test_tasks_with_similar_gradients_share_a_group(self, compared):
+        """Layers 1 and 3 of both operations: semseg-depth unlike by (0.8 + 1.5) / 2 = 1.15, semseg-edge by
+        (0.9 + 0.3) / 2 = 0.6, depth-edge by (1.6 + 1.0) / 2 = 1.3."""
+        plan = plan_of(
+            compared,
+            selection="gradient_similarity",
+            range_layer_ratio=0.3,
+            null_layer_ratio=0.3,
+            max_streams=2,
+        )
+        assert plan.groups["modulate"][1] == plan.groups["expand"][3] == (("semseg", "edge"), ("depth",))
+
+    def test_other_operations_and_auto_layers_follow(self, compared):
+        layers = ("auto", "lora", "auto", "auto", "none", "auto")
+        plan = plan_of(
+            compared,
+            policy="per_layer",
+            layers=layers,
+            selection="gradient_similarity",
+            range_operation="lora",
+            null_layer_ratio=0.0,
+        )
+        assert plan.operations() == ("lora", "lora", "none", "lora", "none", "none")
+
+    def test_they_are_written_and_must_be_measured_and_fit(self, compared, report):
+        assert ConflictReport.from_json(compared.to_json()) == compared != report
+        assert "+0.500" in compared.table() and "cosine" not in report.table()
+        with pytest.raises(ValueError, match="cosines must be measured"):
+            plan_of(report, selection="gradient_similarity")
+        with pytest.raises(ValueError, match=r"cosines must have shape \(6, 3\)"):
+            replace(report, cosines=torch.zeros(6, 2))
 
 
 def test_a_single_task_has_a_plan():

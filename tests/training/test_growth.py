@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from itertools import combinations
+
 import pytest
+import torch
 from device import DEVICE
-from runs import assert_same_run, trainer, with_
+from runs import assert_same_run, state, trainer, with_
 
 from dtme_search.config import RunConfig
 from dtme_search.data import build_data
+from dtme_search.training import TrainingInterrupted
 from dtme_search.training.growth import Growth, resolved_config
 
 
@@ -50,6 +54,49 @@ def test_conflicts_do_not_depend_on_which_images_share_a_batch(config, data, fie
             assert (report.rates(space) - reports[0].rates(space)).abs().max() < 0.005
             difference = report.pair_errors(space) - reports[0].pair_errors(space)
             assert difference.nan_to_num().abs().max() < 0.002
+
+
+def test_gradients_are_compared_on_the_weights_of_each_layer(config, data):
+    """Recomputed with nothing but autograd, image by image."""
+    tasks = ("semseg", "depth", "normals", "edge")
+    config = with_(config, expansion__selection="gradient_similarity", model__drop_path=0.3)
+    run = trainer(config, data)
+    growth = Growth(config, run.model, data, run.losses, tasks)
+    before, random_state = state(run), torch.get_rng_state()
+    report = growth.measure()
+    assert torch.equal(torch.get_rng_state(), random_state)
+    assert all(torch.equal(before[name], value) for name, value in state(run).items())
+    plain = Growth(with_(config, expansion__selection="conflict"), run.model, data, run.losses, tasks)
+    assert plain.measure().cosines is None
+    assert torch.equal(plain.measure().range_counts, report.range_counts)
+
+    model = run.model.eval()
+    expected = torch.zeros(3, 6, dtype=torch.float64)
+    for batch in data.analysis_batches(6, 1, config.seed):
+        losses = run.losses(batch, tasks)
+        for layer, block in enumerate(model.backbone.blocks):
+            rows = []
+            for task in tasks:
+                gradients = torch.autograd.grad(losses[task], list(block.parameters()), retain_graph=True)
+                rows.append(torch.cat([gradient.flatten() for gradient in gradients]))
+            for index, (one, other) in enumerate(combinations(rows, 2)):
+                expected[layer, index] += torch.cosine_similarity(one, other, dim=0).item() / 6
+    torch.testing.assert_close(report.cosines, expected, rtol=1e-3, atol=1e-4)
+    assert report.cosines.abs().max() > 0.01
+
+
+def test_a_run_by_gradient_similarity_grows_and_resumes_to_the_same(config, data, tmp_path):
+    config = with_(config, expansion__selection="gradient_similarity", expansion__max_streams=2)
+    straight = trainer(config, data)
+    expected = straight.run()
+    order = sorted(range(3), key=lambda layer: -expected.report.dissimilarities()[layer].sum())
+    assert set(expected.plan.groups["modulate"]) == set(order[:2]) == set(expected.plan.groups["expand"])
+    assert len(expected.plan.groups["modulate"][order[0]]) == 2
+    stopped = trainer(config, data, tmp_path, should_stop=lambda: stopped.state.step >= 7)
+    with pytest.raises(TrainingInterrupted):
+        stopped.run()
+    resumed = trainer(config, data, tmp_path)
+    assert_same_run(straight, expected, resumed, resumed.run())
 
 
 PLATEAU = {

@@ -181,7 +181,9 @@ class Predictor(nn.Conv2d):
     def forward(self, features: Tensor) -> Tensor:
         """Features (B, D, h, w) to raw outputs (B, C, h, w)."""
         # bfloat16 resolves depth to centimetres only, and full precision is cheap for this convolution.
-        with torch.autocast(features.device.type, enabled=False):
+        # Autocast does not know the meta device, on which operations are counted.
+        device = "cpu" if features.is_meta else features.device.type
+        with torch.autocast(device, enabled=False):
             return super().forward(features.to(self.weight.dtype))
 
 

@@ -6,8 +6,9 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from dtme_search.reporting.colours import BLACK, STATE_COLOURS
-from dtme_search.reporting.figures.style import AXIS_TITLES, axis, new_figure, sentence
+from dtme_search.reporting.figures.style import axis, axis_title, new_figure, sentence
 from dtme_search.reporting.study_data import StudyData
+from dtme_search.words import heading
 
 _TITLE = "Gain and cost of every trial"
 _SYMBOLS = {"front": "star", "complete": "circle", "infeasible": "x-thin-open", "taken over": "circle-open"}
@@ -21,7 +22,7 @@ _NAMES = {
 
 
 def draw_front(data: StudyData) -> go.Figure:
-    """delta_m against the study's other objective (parameter overhead if it has none).
+    """What the study is after (delta_m) against its other objective, parameter overhead if it has none.
 
     Confirmed trials have the standard deviation over their seeds as error bars.
     """
@@ -37,39 +38,39 @@ def draw_cost(data: StudyData) -> go.Figure:
 
 
 def _against(data: StudyData, price: str, title: str) -> go.Figure:
-    shown = data.complete.dropna(subset=["delta_m_percent"])
+    goal = data.config.goal or "delta_m_percent"
+    shown = data.complete.dropna(subset=[goal])
     if shown.empty:
         return sentence(title, "No trial is complete yet.")
     if shown[price].nunique() < 2:
-        return sentence(title, f"{AXIS_TITLES[price]}: the same for all trials.")
+        return sentence(title, f"{axis_title(price)}: the same for all trials.")
     figure = new_figure(title, legend={"orientation": "h", "y": -0.22}, hovermode="closest")
     kinds = data.kinds[shown.index]
     for kind in ("infeasible", "complete", "taken over", "front"):
         group = shown[kinds == kind].sort_values(price)
         if not group.empty:
-            figure.add_trace(_points(group, kind, price))
+            figure.add_trace(_points(group, kind, goal, price))
     confirmed = shown[shown["delta_m_mean"].notna()]
-    if not confirmed.empty:
+    if not confirmed.empty and goal == "delta_m_percent":
         figure.add_trace(_confirmed(confirmed, price))
     limit = data.config.limits.get(price)
     if limit is not None:
         figure.add_vline(x=limit, line={"dash": "dot", "color": BLACK, "width": 1})
         figure.add_annotation(x=limit, y=1, yref="paper", text=" limit", showarrow=False, xanchor="left")
-    figure.update_xaxes(axis(AXIS_TITLES[price]))
-    figure.update_yaxes(axis(AXIS_TITLES["delta_m_percent"]))
+    figure.update_xaxes(axis(axis_title(price)))
+    figure.update_yaxes(axis(axis_title(goal)))
     return figure
 
 
 def price_of(data: StudyData) -> str:
-    """The measure to plot against delta_m."""
-    others = [name for name in data.config.objectives if name != "delta_m_percent"]
-    return others[0] if others else "param_overhead_percent"
+    """The measure to plot against what the study is after."""
+    return data.config.price or "param_overhead_percent"
 
 
-def _points(group: pd.DataFrame, kind: str, price: str) -> go.Scatter:
+def _points(group: pd.DataFrame, kind: str, goal: str, price: str) -> go.Scatter:
     return go.Scatter(
         x=group[price].tolist(),
-        y=group["delta_m_percent"].round(4).tolist(),
+        y=group[goal].astype(float).round(4).tolist(),
         mode="lines+markers" if kind == "front" else "markers",
         line={"color": STATE_COLOURS[kind], "width": 1, "dash": "dash"},
         marker={
@@ -80,8 +81,12 @@ def _points(group: pd.DataFrame, kind: str, price: str) -> go.Scatter:
         },
         name=_NAMES[kind],
         text=[_hover(row) for _, row in group.iterrows()],
-        hovertemplate="%{text}<br>delta_m %{y:+.2f} %, %{x:.4g}<extra></extra>",
+        hovertemplate=f"%{{text}}<br>{_shown_in_hover(goal)}, %{{x:.4g}}<extra></extra>",
     )
+
+
+def _shown_in_hover(goal: str) -> str:
+    return f"{heading(goal)} " + ("%{y:+.2f} %" if goal.endswith("_percent") else "%{y:.4g}")
 
 
 def _hover(row: pd.Series) -> str:

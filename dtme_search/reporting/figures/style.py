@@ -7,12 +7,23 @@ from typing import Any
 import plotly.graph_objects as go
 
 from dtme_search.reporting.colours import BLACK, GREY, LIGHT_GREY
+from dtme_search.words import heading
 
 AXIS_TITLES = {
     "delta_m_percent": "delta_m (%), higher is better",
     "param_overhead_percent": "parameter overhead (%)",
     "step_cost_ratio": "step cost (unexpanded steps)",
+    "inference_flops_ratio": "FLOPs of a prediction (of the unexpanded network)",
+    "latency_ms": "latency of a prediction (ms)",
+    "inference_memory_mb": "memory of a prediction (MB)",
+    "worst_gain_percent": "gain of the worst task (%), higher is better",
 }
+
+
+def axis_title(measure: str) -> str:
+    """Words on the axis of a measure."""
+    return AXIS_TITLES.get(measure, heading(measure))
+
 
 HEIGHT = 420
 """Pixels."""

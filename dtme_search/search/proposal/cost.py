@@ -76,3 +76,21 @@ def cost_to_go(starts: Array, ends: Array, step_cost: Array, paid: Array) -> Arr
         [105.0]
     """
     return np.maximum(0.0, starts - np.minimum(paid, starts)) + (ends - starts) * step_cost
+
+
+def fitted_line(where: Array, values: Array) -> tuple[float, float]:
+    """Offset and slope, not below 0, of the line nearest to the values; through 0 where they tell no slope.
+
+    Example:
+        >>> fitted_line(np.array([1.0, 2.0]), np.array([3.0, 5.0]))
+        (1.0, 2.0)
+        >>> fitted_line(np.array([2.0]), np.array([3.0])), fitted_line(np.zeros(0), np.zeros(0))
+        ((0.0, 1.5), (0.0, 1.0))
+    """
+    if not len(where):
+        return 0.0, 1.0
+    spread = where - where.mean()
+    if not spread.any():
+        return 0.0, float(values.mean() / where.mean())
+    slope = max(0.0, float((spread * values).sum() / (spread**2).sum()))
+    return float(values.mean() - slope * where.mean()), slope

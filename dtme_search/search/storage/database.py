@@ -23,6 +23,7 @@ from sqlalchemy.exc import (
     IntegrityError,
     NoSuchModuleError,
     OperationalError,
+    PendingRollbackError,
     SQLAlchemyError,
 )
 
@@ -275,6 +276,10 @@ def is_lost_race(error: BaseException, *, also_same_rows: bool = True) -> bool:
 def _cause(error: BaseException, url: str) -> str:
     if isinstance(error, StorageInternalError) and error.__cause__ is not None:
         error = error.__cause__
+    if isinstance(error, PendingRollbackError):
+        return (
+            "the connection to the server was lost"  # SQLAlchemy says how to program, and not what happened
+        )
     if isinstance(error, DBAPIError) and error.orig is not None:
         error = error.orig
     text = " ".join(str(error).split()).rstrip(".?") or type(error).__name__

@@ -5,12 +5,10 @@ Rows are the frozen dataclasses of ``rows``. Every method is one short transacti
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import fields
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from sqlalchemy import ColumnElement, Engine, Select, Table, delete, func, insert, select, update
+from sqlalchemy import Engine, Select, Table, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -22,6 +20,7 @@ from dtme_search.search.storage.rows import (
     ConflictRow,
     EvaluationRow,
     GradientRow,
+    InferenceRow,
     PlanRow,
     RungRow,
     RunRow,
@@ -34,11 +33,15 @@ from dtme_search.search.storage.tables import (
     CONFLICTS,
     EVALUATIONS,
     GRADIENTS,
+    INFERENCE,
     PLANS,
     RUNGS,
     RUNS,
     TRUNKS,
     WORKERS,
+    at_place,
+    columns_of,
+    rows_of,
 )
 from dtme_search.search.storage.upgrade import create_tables, is_current
 
@@ -47,6 +50,7 @@ if TYPE_CHECKING:
 
 RowT = TypeVar("RowT")
 ResultT = TypeVar("ResultT")
+KeptT = TypeVar("KeptT", BaselineRow, InferenceRow)
 
 _MEASURED: tuple[Table, ...] = (EVALUATIONS, CONFLICTS, GRADIENTS, PLANS, RUNGS, TRUNKS)
 _OF_TRIALS: tuple[Table, ...] = (*_MEASURED, RUNS, CONFIRMATIONS, WORKERS)
@@ -85,25 +89,24 @@ class Records:
 
     def save_baseline(self, row: BaselineRow) -> BaselineRow:
         """Store a baseline unless its fingerprint already has one; returns the stored one."""
-        with storage_errors(self._url):
-            try:
-                self._insert(BASELINES, [_columns(BASELINES, row)])
-            except IntegrityError:
-                standing = self.find_baseline(row.fingerprint)
-                if standing is None:
-                    raise
-                return standing
-        return row
+        return self._keep_first(BASELINES, row)
 
     def find_baseline(self, fingerprint: str) -> BaselineRow | None:
         """The baseline with a fingerprint, if there is one."""
-        found = self._read(BaselineRow, _rows(BaselineRow, BASELINES).filter_by(fingerprint=fingerprint))
-        return next(iter(found), None)
+        return self._find(BaselineRow, BASELINES, fingerprint)
+
+    def save_inference(self, row: InferenceRow) -> InferenceRow:
+        """Store what predictions cost unless it is known; returns the stored row, the same for all."""
+        return self._keep_first(INFERENCE, row)
+
+    def find_inference(self, fingerprint: str) -> InferenceRow | None:
+        """What predictions cost, by the fingerprint of a measurement, if there was one."""
+        return self._find(InferenceRow, INFERENCE, fingerprint)
 
     def baselines(self) -> list[BaselineRow]:
         """All baselines of the database, oldest first."""
         order = (BASELINES.c.created_at, BASELINES.c.fingerprint)
-        return self._read(BaselineRow, _rows(BaselineRow, BASELINES).order_by(*order))
+        return self._read(BaselineRow, rows_of(BaselineRow, BASELINES).order_by(*order))
 
     def save_evaluation(self, study: str, trial: int, step: int, rows: Sequence[EvaluationRow]) -> None:
         """Write the metrics of all tasks at a step; a resumed trial replaces what it wrote before."""
@@ -116,7 +119,7 @@ class Records:
     def scored_evaluations(self, study: str) -> list[StoredEvaluation]:
         """Evaluations of a study that hold image scores, by trial, step and task."""
         place = EVALUATIONS.c
-        query = _rows(StoredEvaluation, EVALUATIONS).where(place.study == study, place.scores.is_not(None))
+        query = rows_of(StoredEvaluation, EVALUATIONS).where(place.study == study, place.scores.is_not(None))
         return self._read(StoredEvaluation, query.order_by(place.trial, place.step, place.task))
 
     def last_evaluations(self, study: str) -> list[StoredEvaluation]:
@@ -129,7 +132,7 @@ class Records:
             .subquery()
         )
         query = (
-            _rows(StoredEvaluation, EVALUATIONS)
+            rows_of(StoredEvaluation, EVALUATIONS)
             .join(last, (place.trial == last.c.trial) & (place.step == last.c.step))
             .where(place.study == study)
             .order_by(place.trial, place.task)
@@ -212,7 +215,7 @@ class Records:
 
     def rung(self, study: str, rung: int) -> list[RungRow]:
         """All trials of a study that reached an evaluation, by number."""
-        query = _rows(RungRow, RUNGS).filter_by(study=study, rung=rung)
+        query = rows_of(RungRow, RUNGS).filter_by(study=study, rung=rung)
         return self._read(RungRow, query.order_by(RUNGS.c.trial))
 
     def competitors(self, study: str, rung: int) -> list[RungRow]:
@@ -221,7 +224,7 @@ class Records:
         Excludes trials that failed later and trials that took over a result: equal work counts once.
         """
         query = (
-            _rows(RungRow, RUNGS)
+            rows_of(RungRow, RUNGS)
             .join(RUNS, (RUNS.c.study == RUNGS.c.study) & (RUNS.c.trial == RUNGS.c.trial))
             .where(RUNGS.c.study == study, RUNGS.c.rung == rung)
             .where(RUNS.c.state != "failed", RUNS.c.origin_trial.is_(None))
@@ -248,7 +251,7 @@ class Records:
         Excludes runs that were short of memory, because batch norm saw their batches in parts.
         """
         query = (
-            _rows(RunRow, RUNS)
+            rows_of(RunRow, RUNS)
             .filter_by(study=study, resolved_fingerprint=resolved_fingerprint, origin_trial=None)
             .where(RUNS.c.state.in_(("complete", "pruned")))
             .where(func.coalesce(RUNS.c.batch_parts, 1) == 1)
@@ -271,7 +274,7 @@ class Records:
                 session.execute(moved.values(trial=new))
             ended = update(RUNS).where(RUNS.c.study == study, RUNS.c.trial.in_(old))
             session.execute(ended.values(state="interrupted", steps_trained=None))
-            runs = _rows(RunRow, RUNS).where(RUNS.c.study == study, RUNS.c.trial.in_(old))
+            runs = rows_of(RunRow, RUNS).where(RUNS.c.study == study, RUNS.c.trial.in_(old))
             return [RunRow(**found._mapping) for found in session.execute(runs.order_by(RUNS.c.trial))]
 
         return self._write(move)
@@ -285,8 +288,23 @@ class Records:
 
         self._write(forget)
 
+    def _find(self, row: type[RowT], table: Table, fingerprint: str) -> RowT | None:
+        found = self._read(row, rows_of(row, table).filter_by(fingerprint=fingerprint))
+        return next(iter(found), None)
+
+    def _keep_first(self, table: Table, row: KeptT) -> KeptT:
+        with storage_errors(self._url):
+            try:
+                self._insert(table, [columns_of(table, row)])
+            except IntegrityError:
+                standing = self._find(type(row), table, row.fingerprint)
+                if standing is None:
+                    raise
+                return standing
+        return row
+
     def _of_trial(self, row: type[RowT], table: Table, study: str, trial: int | None) -> list[RowT]:
-        query = _rows(row, table).filter_by(study=study).order_by(*table.primary_key.columns)
+        query = rows_of(row, table).filter_by(study=study).order_by(*table.primary_key.columns)
         return self._read(row, query if trial is None else query.filter_by(trial=trial))
 
     def _read(self, row: type[RowT], query: Select[Any]) -> list[RowT]:
@@ -301,10 +319,10 @@ class Records:
         repeated(transaction)
 
     def _replace(self, table: Table, place: Mapping[str, Any], rows: Sequence[Any]) -> None:
-        values = [{**_columns(table, row), **place} for row in rows]
+        values = [{**columns_of(table, row), **place} for row in rows]
 
         def replace(session: Session) -> None:
-            session.execute(delete(table).where(*_at(table, place)))
+            session.execute(delete(table).where(*at_place(table, place)))
             if values:
                 session.execute(insert(table), values)
 
@@ -324,27 +342,3 @@ class Records:
 def records_for(storage: RDBStorage) -> Records:
     """Records in the database of an Optuna storage, over the same connections."""
     return Records(storage.engine)
-
-
-def _at(table: Table, place: Mapping[str, Any]) -> list[ColumnElement[bool]]:
-    """Conditions that select the rows of a place, such as a study and a trial."""
-    return [table.c[name] == value for name, value in place.items()]
-
-
-def _columns(table: Table, row: Any) -> dict[str, Any]:
-    """Values by column; a number that is not finite is stored as unknown, which some columns refuse."""
-    columns = table.c
-    values = {}
-    for field in fields(row):
-        value = getattr(row, field.name)
-        if isinstance(value, float) and not math.isfinite(value):
-            if not columns[field.name].nullable:
-                raise ValueError(f"{table.name}.{field.name} must be finite, got {value}")
-            value = None
-        values[field.name] = value
-    return values
-
-
-def _rows(row: type[Any], table: Table) -> Select[Any]:
-    """The columns of a row. Not the table itself: its ORM objects take twice the time to create."""
-    return select(*(table.c[field.name] for field in fields(row)))

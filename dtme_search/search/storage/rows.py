@@ -13,8 +13,25 @@ from dataclasses import asdict, dataclass, fields
 from datetime import datetime
 from typing import Annotated, Any
 
+from dtme_search.config.measures import RECORDED
+
 Long = Annotated[str, "long"]
 """A text of any length; other texts are names of at most 255 characters."""
+
+
+class Measured:
+    """A row with measures that a study may name: columns of their own, and ``measures`` as JSON."""
+
+    def measure(self, name: str) -> float | None:
+        """Value of a measure; ``None`` if it is unknown, or not known yet."""
+        value: float | None = getattr(self, name) if name in RECORDED else self.further_measures.get(name)
+        return value
+
+    @property
+    def further_measures(self) -> dict[str, float]:
+        """Measures without a column of their own."""
+        found: dict[str, float] = json.loads(getattr(self, "measures", None) or "{}")
+        return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +108,11 @@ class StoredEvaluation(EvaluationRow):
 
 @dataclass(frozen=True, kw_only=True)
 class ConflictRow:
-    """Conflict rates of two tasks at a 0-based layer, with standard errors by image."""
+    """Conflict rates of two tasks at a 0-based layer, with standard errors by image.
+
+    Attributes:
+        cosine: Mean cosine of their gradients on the weights of the layer; ``None`` unless compared.
+    """
 
     layer: int
     task_a: str
@@ -100,6 +121,7 @@ class ConflictRow:
     null_rate: float
     range_se: float | None = None
     null_se: float | None = None
+    cosine: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,7 +163,7 @@ class PlanRow:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunRow:
+class RunRow(Measured):
     """Facts about a trial as a training run; ``None`` means not known yet.
 
     Attributes:
@@ -155,6 +177,7 @@ class RunRow:
         baselines: Task -> fingerprint of the baseline it is compared with, as JSON; ``None`` before schema 4.
         step_cost_ratio: Mean cost of a step in units of an unexpanded one.
         step_flops_ratio: The same by counted floating point operations.
+        measures: Further measures that the study names, as JSON: name -> value.
         threads: Number of CPU threads used.
         total_steps: Steps of the run, of which ``steps_trained`` were trained for this trial and
             ``steps_reused`` came from a trunk or from ``origin_trial``.
@@ -185,6 +208,7 @@ class RunRow:
     param_overhead_percent: float | None = None
     step_cost_ratio: float | None = None
     step_flops_ratio: float | None = None
+    measures: Long | None = None
     feasible: bool | None = None
     dead_tasks: Long | None = None
     expansion_step: int | None = None
@@ -237,8 +261,11 @@ class TrunkRow:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RungRow:
-    """A trial at one evaluation (``rung``, from 0). Its cost is unknown before the network has grown."""
+class RungRow(Measured):
+    """A trial at one evaluation (``rung``, from 0). Its cost is unknown before the network has grown.
+
+    ``measures`` are further ones that the study names, as JSON.
+    """
 
     trial: int
     rung: int
@@ -246,6 +273,30 @@ class RungRow:
     delta_m_percent: float
     param_overhead_percent: float | None = None
     step_cost_ratio: float | None = None
+    measures: Long | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class InferenceRow:
+    """What predicting costs a network on a device, measured once for all trials of the database.
+
+    Attributes:
+        fingerprint: Names network, plan, device and settings.
+        latency_ms: Median over ``repeats`` predictions of ``batch_size`` images.
+        latency_spread_ms: Distance between their quartiles.
+        memory_mb: Largest memory of tensors at one time, parameters included.
+    """
+
+    fingerprint: str
+    latency_ms: float
+    latency_spread_ms: float
+    memory_mb: float
+    device: str
+    precision: str
+    batch_size: int
+    repeats: int
+    operations: Long
+    created_at: datetime
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -269,6 +269,7 @@ def _definition(study: StudyConfig, space: SearchSpace) -> dict[str, Any]:
     return {
         "objectives": [f"{name}: {direction}" for name, direction in study.objectives.items()],
         "limits": dict(study.limits),
+        **({"inference": study.inference.model_dump()} if study.times_inference else {}),
         **space.definition,
     }
 

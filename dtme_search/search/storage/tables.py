@@ -6,8 +6,10 @@ without a zone.
 
 from __future__ import annotations
 
+import math
 import types
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from datetime import UTC, datetime
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
@@ -15,14 +17,17 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    ColumnElement,
     DateTime,
     Dialect,
     Double,
     Index,
     MetaData,
+    Select,
     String,
     Table,
     Text,
+    select,
 )
 from sqlalchemy.dialects import mysql
 from sqlalchemy.types import TypeDecorator, TypeEngine
@@ -32,6 +37,7 @@ from dtme_search.search.storage.rows import (
     ConfirmationRow,
     ConflictRow,
     GradientRow,
+    InferenceRow,
     Long,
     PlanRow,
     RungRow,
@@ -46,7 +52,7 @@ SCHEMA_VERSION = 5
 
 2 brought trunks, rungs and confirmations; 3 batch_parts; 4 gains over the unexpanded run of a seed, baselines
 of each trial, units;
-5 gradients, compiled, workers.
+5 gradients, compiled, workers, costs of predictions and further measures.
 """
 
 
@@ -110,6 +116,8 @@ SCHEMA = Table(
 """One row: the version of these tables."""
 BASELINES = _table("dtme_baselines", BaselineRow, ("fingerprint",))
 """Single-task baselines, shared by all studies of the database."""
+INFERENCE = _table("dtme_inference", InferenceRow, ("fingerprint",))
+"""What predictions cost, shared by all studies of the database."""
 EVALUATIONS = _table("dtme_evaluations", StoredEvaluation, ("study", "trial", "step", "task"))
 """Metric of a task at a step of a trial."""
 CONFLICTS = _table("dtme_conflicts", ConflictRow, ("study", "trial", "layer", "task_a", "task_b"))
@@ -138,3 +146,27 @@ WORKERS.append_column(Column("seen_at", DateTime, nullable=True))  # by the cloc
 # Every trial looks up the first run with the same work; without an index that would read all runs of the
 # study.
 Index("ix_dtme_runs_work", RUNS.c.study, RUNS.c.resolved_fingerprint, RUNS.c.trial)
+
+
+def at_place(table: Table, place: Mapping[str, Any]) -> list[ColumnElement[bool]]:
+    """Conditions that select the rows of a place, such as a study and a trial."""
+    return [table.c[name] == value for name, value in place.items()]
+
+
+def columns_of(table: Table, row: Any) -> dict[str, Any]:
+    """Values by column; a number that is not finite is stored as unknown, which some columns refuse."""
+    columns = table.c
+    values = {}
+    for field in fields(row):
+        value = getattr(row, field.name)
+        if isinstance(value, float) and not math.isfinite(value):
+            if not columns[field.name].nullable:
+                raise ValueError(f"{table.name}.{field.name} must be finite, got {value}")
+            value = None
+        values[field.name] = value
+    return values
+
+
+def rows_of(row: type[Any], table: Table) -> Select[Any]:
+    """The columns of a row. Not the table itself: its ORM objects take twice the time to create."""
+    return select(*(table.c[field.name] for field in fields(row)))

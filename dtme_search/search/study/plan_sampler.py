@@ -7,7 +7,7 @@ special handling, and a killed worker leaves nothing behind.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +16,8 @@ from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
-from dtme_search.config import Scalar, StudyConfig
+from dtme_search.config import RunConfig, Scalar, StudyConfig
+from dtme_search.config.measures import INFERENCE
 from dtme_search.errors import ConfigError
 from dtme_search.models import BackboneInfo
 from dtme_search.search.space.paths import SEED
@@ -29,28 +30,42 @@ from dtme_search.search.study.pool import Params, Pool
 from dtme_search.search.study.resolving import Resolver
 from dtme_search.search.study.sampling import build_sampler
 from dtme_search.search.study.standing import Entry, Standing
+from dtme_search.token_space import ExpansionPlan
 
-_SERVED = ("param_overhead_percent", "step_cost_ratio")
+_SERVED = ("param_overhead_percent", "step_cost_ratio", *INFERENCE)
 """Second objectives whose value is known, or well predicted, before a plan is trained."""
 _TRIES = 20
 
 
 def serves(study: StudyConfig) -> bool:
-    """Whether the sampler can handle the objectives: delta_m, alone or against a price known in advance."""
-    others = [name for name in study.objectives if name != "delta_m_percent"]
-    return study.objectives.get("delta_m_percent") == "maximize" and all(
+    """Whether the sampler can handle the objectives: a result, alone or against a price known in advance."""
+    others = [name for name in study.objectives if name != study.goal]
+    if study.goal is None or len(others) > 1:
+        return False
+    is_better_above = study.goal.startswith("metric.") or study.objectives[study.goal] == "maximize"
+    return is_better_above and all(
         name in _SERVED and study.objectives[name] == "minimize" for name in others
     )
 
 
+def predicts_inference(study: StudyConfig) -> bool:
+    """Whether proposals go by the operations of a prediction, on which its time and memory depend, too."""
+    return study.sampler.name == "plan" and bool(set(INFERENCE) & set(study.measures))
+
+
 def study_sampler(
-    study: StudyConfig, seed: int, space: SearchSpace, records: Records, backbone: BackboneInfo
+    study: StudyConfig,
+    seed: int,
+    space: SearchSpace,
+    records: Records,
+    backbone: BackboneInfo,
+    flops: Callable[[RunConfig, ExpansionPlan], float] | None = None,
 ) -> BaseSampler:
     """The sampler of an existing study; TPE instead of ``plan`` if it cannot handle the objectives."""
     sampler = build_sampler(study, seed)
     if study.sampler.name != "plan" or not serves(study):
         return sampler
-    return PlanSampler(study, space, records, backbone, sampler)
+    return PlanSampler(study, space, records, backbone, sampler, flops)
 
 
 @dataclass
@@ -63,6 +78,7 @@ class PlanSampler(BaseSampler):
         records: Its own tables.
         backbone: The network that grows.
         fallback: Completes points that leave parameters out, and proposes when no new work is left.
+        flops: Counts the operations of a prediction, where an objective or limit depends on them.
     """
 
     study: StudyConfig
@@ -70,10 +86,11 @@ class PlanSampler(BaseSampler):
     records: Records
     backbone: BackboneInfo
     fallback: BaseSampler
+    flops: Callable[[RunConfig, ExpansionPlan], float] | None = None
     _chosen: tuple[int, Params] = field(init=False, default=(-1, {}))
 
     def __post_init__(self) -> None:
-        self._resolver = Resolver(self.space, self.backbone)
+        self._resolver = Resolver(self.space, self.backbone, self.flops)
         self._pool = Pool(self.space, {SEED: self.space.base.seed})
 
     def reseed_rng(self) -> None:
@@ -155,9 +172,14 @@ class PlanSampler(BaseSampler):
         plan = self._resolver(params)
         source = str(trial.user_attrs[FOREIGN_ATTR]["study"]) if is_foreign(trial) else None
         if trial.state == TrialState.COMPLETE:
-            place = list(self.study.objectives).index("delta_m_percent")
+            goal, price = self.study.goal, self.study.price
+            values = dict(zip(self.study.objectives, trial.values, strict=True))
             yield Entry(
-                plan, float(trial.values[place]), run.step_cost_ratio if run is not None else None, source
+                plan,
+                self.study.sign * values[goal or ""],
+                run.step_cost_ratio if run is not None else None,
+                source,
+                price=None if price is None else values[price],
             )
         elif trial.state in (TrialState.RUNNING, TrialState.WAITING):
             yield Entry(plan, None, None, source)

@@ -46,14 +46,16 @@ from dtme_search.search.storage.study_lock import AskingLock
 from dtme_search.search.storage.trials import enqueue, own_trials
 from dtme_search.search.study.lifecycle import put_right, tidy
 from dtme_search.search.study.loading import FILE_ATTR, STUDY_ATTR, LoadedStudy, load_study, storage_url
+from dtme_search.search.study.measures import check_against_data, check_named_tasks
 from dtme_search.search.study.place import Place
-from dtme_search.search.study.plan_sampler import study_sampler
+from dtme_search.search.study.plan_sampler import predicts_inference, study_sampler
 from dtme_search.search.study.presence import present
 from dtme_search.search.study.sampling import build_pruner, build_sampler, sampler_seed
 from dtme_search.search.study.settings import Settings
 from dtme_search.search.study.warm_start import Knowledge, WarmStart, read_knowledge
 from dtme_search.search.study.weights import trim_weights
 from dtme_search.search.trial.events import Hear
+from dtme_search.search.trial.inference import FlopsCounter
 from dtme_search.search.trial.listener import Listener
 from dtme_search.search.workspace import Workspace
 from dtme_search.training import check_run
@@ -168,13 +170,14 @@ def prepare(study: StudySource, settings: Settings, device: torch.device, listen
         check_continues(known, config, space)
     knowledge = _knowledge(config, space, settings, url, listener)
     check_run(base, shelf.get(base))  # reads every file of the search
+    check_against_data(config, base, shelf.get(base).specs)
 
     opened = known or open_storage(url)
     records = records_for(opened)
     records.create_tables()
     found = open_study(opened, config, space, sampler=sampler, pruner=pruner)
     seed = sampler_seed(config.seed, 0, len(own_trials(found)))
-    found.sampler = _sampler(config, base, space, records, seed)
+    found.sampler = _sampler(config, base, space, records, seed, shelf)
     check_same_inputs(found, base, shelf.get(base).fingerprint)
     workspace = Workspace.of_study(settings.workdir, config.name)
     file = _remember(found, config, base, _own_file(study, workspace))
@@ -261,7 +264,7 @@ def join_prepared(
     space = space_of(config, base)
     found.pruner = build_pruner(config, base.train.num_evaluations)
     seed = sampler_seed(config.seed, worker, len(own_trials(found)))
-    found.sampler = _sampler(config, base, space, loaded.records, seed)
+    found.sampler = _sampler(config, base, space, loaded.records, seed, shelf)
     url = storage_url(config.name, settings.storage, settings.workdir)
     check_same_search(found, config, space, url)
     check_run(base, shelf.get(base))
@@ -301,10 +304,11 @@ def check_same_inputs(study: optuna.Study, base: RunConfig, data_fingerprint: st
 
 
 def _sampler(
-    config: StudyConfig, base: RunConfig, space: SearchSpace, records: Records, seed: int
+    config: StudyConfig, base: RunConfig, space: SearchSpace, records: Records, seed: int, shelf: DataShelf
 ) -> BaseSampler:
     backbone = describe_backbone(base.model, base.data.image_size)
-    return study_sampler(config, seed, space, records, backbone)
+    flops = FlopsCounter(shelf.get(base).specs) if predicts_inference(config) else None
+    return study_sampler(config, seed, space, records, backbone, flops)
 
 
 def _own_file(study: StudySource, workspace: Workspace) -> str | None:
@@ -332,4 +336,5 @@ def space_of(config: StudyConfig, base: RunConfig) -> SearchSpace:
             check_operations(one.expansion, chosen.linears)
         except ConfigError as error:
             raise ConfigError(f"study {config.name}: {what}: {error}") from error
+    check_named_tasks(config, space)
     return with_rule(config, space)

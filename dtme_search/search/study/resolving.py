@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any
@@ -53,6 +53,8 @@ class Resolved:
         further: Searched choices that are not part of the plan, in numbers; zeros if they have no effect.
         overhead: Added parameters in percent.
         seed: Of the run.
+        flops: Operations of a prediction in units of the unexpanded network; ``None`` where nobody counts.
+        shape: Equal for networks that are built alike, whatever trains them.
     """
 
     params: Mapping[str, Scalar]
@@ -65,6 +67,8 @@ class Resolved:
     further: tuple[tuple[float, ...], ...]
     overhead: float
     seed: int
+    flops: float | None = None
+    shape: Hashable = None
 
     @property
     def name(self) -> str:
@@ -90,10 +94,12 @@ class Resolver:
     Attributes:
         space: The space.
         backbone: The network that grows.
+        flops: Counts the operations of a prediction, if anybody wants to know.
     """
 
     space: SearchSpace
     backbone: BackboneInfo
+    flops: Callable[[RunConfig, ExpansionPlan], float] | None = None
     _reports: dict[Hashable, dict[int, ConflictReport]] = field(default_factory=dict)
     _known: dict[Hashable, Resolved] = field(default_factory=dict)
 
@@ -159,6 +165,8 @@ class Resolver:
             further=further,
             overhead=overhead,
             seed=config.seed,
+            flops=self.flops(config, plan) if self.flops is not None and plan is not None else None,
+            shape=(operations, tuple(options_of(config.expansion).items()), self._built(params)),
         )
 
     @property
@@ -216,12 +224,18 @@ class Resolver:
         return {name: (value,) * layers for name, value in shares.items()}, streams
 
     def _measured_as(self, config: RunConfig, params: Mapping[str, Scalar]) -> Hashable:
-        return self._trunk(params), tuple(getattr(config.expansion, name) for name in _MEASURING)
+        settings = config.expansion
+        measured = (*(getattr(settings, name) for name in _MEASURING), settings.compares_gradients)
+        return self._trunk(params), measured
 
     def _trunk(self, params: Mapping[str, Scalar]) -> Hashable:
         """Everything that determines a run until it grows, seed excluded: all paths outside the growth."""
         outside = [(path, value) for path, value in params.items() if not path.startswith("expansion.")]
         return tuple(item for item in outside if item[0] != SEED)
+
+    def _built(self, params: Mapping[str, Scalar]) -> Hashable:
+        """What is searched of the network itself."""
+        return tuple(item for item in params.items() if item[0].startswith(("model.", "tasks.", "data.")))
 
     def _config(self, params: Mapping[str, Scalar]) -> RunConfig:
         """Like ``SearchSpace.config`` but unchecked: thousands of sets are looked at, one is trained."""
@@ -295,10 +309,12 @@ def _report(rows: Sequence[ConflictRow], everything: Iterable[str], num_layers: 
     tasks = tuple(task for task in everything if task in named)
     pairs = {pair: index for index, pair in enumerate(combinations(tasks, 2))}
     counts = torch.zeros(2, 1, num_layers, len(pairs), dtype=torch.int64)
+    cosines = torch.zeros(num_layers, len(pairs), dtype=torch.float64)
     for row in rows:
         index = pairs[row.task_a, row.task_b]
         counts[0, 0, row.layer, index] = round(row.range_rate * _POSITIONS)
         counts[1, 0, row.layer, index] = round(row.null_rate * _POSITIONS)
+        cosines[row.layer, index] = row.cosine or 0.0
     return ConflictReport(
         tasks=tasks,
         variance_ratio=1.0,
@@ -307,4 +323,5 @@ def _report(rows: Sequence[ConflictRow], everything: Iterable[str], num_layers: 
         range_dims=(1,) * num_layers,
         range_counts=counts[0],
         null_counts=counts[1],
+        cosines=None if any(row.cosine is None for row in rows) else cosines,
     )

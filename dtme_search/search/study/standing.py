@@ -9,7 +9,7 @@ import numpy as np
 
 from dtme_search.config import Scalar, StudyConfig
 from dtme_search.search.proposal.choice import Candidates, Choice, Evidence, choose
-from dtme_search.search.proposal.cost import Shape, cost_to_go, step_costs
+from dtme_search.search.proposal.cost import Shape, cost_to_go, fitted_line, step_costs
 from dtme_search.search.proposal.front import Array, front
 from dtme_search.search.proposal.gaussian import Observations
 from dtme_search.search.proposal.plans import Plans
@@ -17,6 +17,7 @@ from dtme_search.search.space.paths import SEED
 from dtme_search.search.space.search_space import SearchSpace
 from dtme_search.search.study.pool import Params, Pool
 from dtme_search.search.study.resolving import Resolved
+from dtme_search.words import cell, heading
 
 _MANY_LAYERS = 8
 """Number of layers above which the number of operations also gets a linear part [ours, by replays]."""
@@ -28,10 +29,11 @@ class Entry:
 
     Attributes:
         plan: The plan.
-        gain: delta_m in percent; ``None`` while it runs.
+        gain: What the study is after (delta_m in percent), higher is better; ``None`` while it runs.
         step_cost_ratio: Mean cost of a step, if measured.
         source: Name of the study it comes from, if it is another one.
         closed: Failed or pruned: not tried again, and no gain to learn from.
+        price: Value of the second objective, where it was measured.
     """
 
     plan: Resolved
@@ -39,6 +41,7 @@ class Entry:
     step_cost_ratio: float | None = None
     source: str | None = None
     closed: bool = False
+    price: float | None = None
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,6 @@ class Standing:
         sources = dict.fromkeys(entry.source for entry in self.entries if entry.source is not None)
         self._index = {source: len(self.seeds) + at for at, source in enumerate(sources)}
         self._by_name: dict[str, Resolved] = {}
-        self._at_the_end = "step_cost_ratio" in self.study.objectives
         for entry in self._running:  # another worker is training the trunk they share
             self.pay(entry.plan, entry.plan.start)
 
@@ -115,7 +117,7 @@ class Standing:
     @property
     def evidence(self) -> Evidence:
         """What is finished and what is running."""
-        limit = self.study.limits.get(self._price_name)
+        limit = self.study.limits.get(self.study.price or "")
         return Evidence(
             self._observed(self._finished),
             self._prices(self._finished),
@@ -146,13 +148,10 @@ class Standing:
             names,
         )
 
-    @property
-    def _price_name(self) -> str:
-        return next((name for name in self.study.objectives if name != "delta_m_percent"), "")
-
     def _within_limits(self, plan: Resolved) -> bool:
-        limit = self.study.limits.get("param_overhead_percent")
-        return limit is None or plan.overhead <= limit
+        # Where no conflicts are measured yet, nobody knows how many layers have several streams: let it be.
+        known = {"param_overhead_percent": plan.overhead, "inference_flops_ratio": plan.flops}
+        return all((known.get(name) or 0.0) <= limit for name, limit in self.study.limits.items())
 
     def _good(self) -> list[Resolved]:
         own = [entry for entry in self._finished if entry.source is None]
@@ -186,19 +185,37 @@ class Standing:
     def _prices(self, entries: Sequence[Entry]) -> Array:
         plans = [entry.plan for entry in entries]
         prices = self._prices_of(plans, self._step_costs(plans))
-        if self._at_the_end:
-            for row, entry in enumerate(entries):
-                if entry.step_cost_ratio is not None:
-                    prices[row] = entry.step_cost_ratio
+        for row, entry in enumerate(entries):
+            # An overhead is exact in any case.
+            if entry.price is not None and self.study.price != "param_overhead_percent":
+                prices[row] = entry.price
         return prices
 
     def _prices_of(self, plans: Sequence[Resolved], step_costs: Array) -> Array:
-        if self._at_the_end:
-            starts, ends = _steps(plans)
-            return (starts + (ends - starts) * step_costs) / ends
-        if self._price_name:
-            return np.array([plan.overhead for plan in plans], dtype=float)
-        return np.zeros(len(plans))
+        match self.study.price:
+            case None:
+                return np.zeros(len(plans))
+            case "param_overhead_percent":
+                return np.array([plan.overhead for plan in plans], dtype=float)
+            case "step_cost_ratio":
+                starts, ends = _steps(plans)
+                return (starts + (ends - starts) * step_costs) / ends
+            case "inference_flops_ratio":
+                return _operations(plans)
+        return self._of_inference(plans)
+
+    def _of_inference(self, plans: Sequence[Resolved]) -> Array:
+        """Time or memory of a prediction: as measured of equal plans, else a line in its operations."""
+        seen = [entry for entry in self._finished if entry.price is not None]
+        known = {entry.plan.shape: entry.price for entry in seen}
+        line = fitted_line(
+            _operations([entry.plan for entry in seen]),
+            np.array([entry.price for entry in seen], dtype=float),
+        )
+        predicted = line[0] + line[1] * _operations(plans)
+        return np.array(
+            [known.get(plan.shape, value) for plan, value in zip(plans, predicted, strict=True)], dtype=float
+        )
 
     def _step_costs(self, plans: Sequence[Resolved]) -> Array:
         measured = [entry for entry in self._finished if entry.step_cost_ratio and entry.plan.grows]
@@ -219,7 +236,10 @@ class Standing:
         if choice.expected is None or choice.deviation is None:
             why = "to explore plans unlike known ones" if plan.grows else "as the network that never grows"
             return f"Proposed {why}; {cost}."
-        expected = f"delta_m of {choice.expected:+.2f} ± {choice.deviation:.2f} % expected"
+        goal = self.study.goal or ""
+        unit = " %" if goal.endswith("_percent") else ""
+        value = cell(goal, self.study.sign * choice.expected)
+        expected = f"{heading(goal)} of {value} ± {choice.deviation:.2g}{unit} expected"
         return f"Proposed for what it is expected to add to the front for its cost: {expected}; {cost}."
 
 
@@ -257,6 +277,12 @@ def _shares_above_0(plans: Sequence[Resolved]) -> Array:
     """Share of the layers with each operation, shape (n, operations)."""
     shares = [[(np.array(of) > 0).mean() for of in plan.shares.values()] for plan in plans]
     return np.array(shares, dtype=float).reshape(len(plans), len(plans[0].shares) if plans else 0)
+
+
+def _operations(plans: Sequence[Resolved]) -> Array:
+    """Operations of a prediction of each plan; by a formula where nobody has counted them."""
+    counted = np.array([np.nan if plan.flops is None else plan.flops for plan in plans], dtype=float)
+    return np.where(np.isnan(counted), _shape(plans).formula() if len(plans) else counted, counted)
 
 
 def _each_once(entries: Sequence[Entry]) -> list[Entry]:

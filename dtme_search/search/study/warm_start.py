@@ -226,8 +226,8 @@ def _translated(
             params[parameter.path] = parameter.exact(value, "")
         except ConfigError:
             return None
-    measured = {name: getattr(run, name) for name in study.limits}
-    if not all(map(math.isfinite, trial.values)) or None in measured.values():
+    measured = {name: value for name in study.limits if (value := run.measure(name)) is not None}
+    if not all(map(math.isfinite, trial.values)) or len(measured) < len(study.limits):
         return None
     constraints = {name: measured[name] - limit for name, limit in study.limits.items()}
     return ForeignTrial(trial.number, params, tuple(trial.values), constraints, _never_grew(run))

@@ -164,6 +164,7 @@ class Diary:
             self.row,
             param_overhead_percent=rung.param_overhead_percent,
             step_cost_ratio=rung.step_cost_ratio,
+            measures=rung.measures,
         )
 
     def completed(self, result: RunResult, outcome: Outcome) -> Result:
@@ -230,6 +231,7 @@ class Diary:
                 self.row,
                 param_overhead_percent=origin.param_overhead_percent,
                 step_cost_ratio=origin.step_cost_ratio,
+                measures=origin.measures,
             )
             stop(self.trial, f"{reason}, which was pruned: {origin.reason}", origin, self.study.limits)
         last = [row for row in evaluations if row.step == evaluations[-1].step]
@@ -275,6 +277,7 @@ class Diary:
             "delta_m_percent": outcome.delta_m_percent,
             "param_overhead_percent": outcome.param_overhead_percent,
             "step_cost_ratio": outcome.step_cost_ratio,
+            "measures": json.dumps(outcome.further) if outcome.further else None,
             "feasible": outcome.feasible,
             "dead_tasks": ",".join(outcome.dead_tasks),
             "finished_at": datetime.now(UTC),

@@ -51,24 +51,27 @@ class Doing:
     Attributes:
         what: In words, such as ``trial 3`` or ``baseline depth (1 of 4)``.
         status: Its progress.
+        around: What a baseline is trained for, and what continues after it.
     """
 
     what: str = "starting"
     status: WorkerStatus = field(default_factory=lambda: WorkerStatus(0, ""))
+    around: str = "starting"
 
     def after(self, event: str, facts: Mapping[str, Any], now: float) -> Doing:
         """What it is doing after an event at a moment in seconds."""
         like = "data_reading" if event == "scoring" else event
-        what = self.what
+        what, around = self.what, self.around
         match event:
             case "data_reading":
                 what = "reading data"
             case "scoring":
                 what = "exact metrics"
             case "baseline_started":
+                around = around if what.startswith("baseline ") else what
                 what = f"baseline {facts['task']} ({facts['index']} of {facts['count']})"
             case "baseline_ended":
-                what = "starting"
+                what = around
             case "trial_started":
                 what = f"trial {facts['number']}"
             case "repeat_started":
@@ -80,7 +83,7 @@ class Doing:
                 what = "training"
             case "waiting":
                 what = f"{what.partition(', waits')[0]}, waits for {facts['what']}"
-        return Doing(what, self.status.after(like, facts, now))
+        return Doing(what, self.status.after(like, facts, now), around)
 
     @property
     def in_words(self) -> str:

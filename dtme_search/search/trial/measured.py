@@ -19,6 +19,11 @@ def plan_rows(plan: ExpansionPlan) -> list[PlanRow]:
 def conflict_rows(report: ConflictReport) -> list[ConflictRow]:
     """One row per layer and pair of tasks."""
     range_errors, null_errors = report.pair_errors("range"), report.pair_errors("null")
+    pairs = {pair: index for index, pair in enumerate(report.pairs)}
+
+    def cosine(layer: int, a: str, b: str) -> float | None:
+        return None if report.cosines is None else float(report.cosines[layer, pairs[a, b]])
+
     return [
         ConflictRow(
             layer=layer,
@@ -28,6 +33,7 @@ def conflict_rows(report: ConflictReport) -> list[ConflictRow]:
             null_rate=float(report.null_rates[layer, a, b]),
             range_se=float(range_errors[layer, a, b]),
             null_se=float(null_errors[layer, a, b]),
+            cosine=cosine(layer, report.tasks[a], report.tasks[b]),
         )
         for layer in range(report.num_layers)
         for a in range(len(report.tasks))

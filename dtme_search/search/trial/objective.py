@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError
@@ -23,9 +24,17 @@ from dtme_search.search.storage.trials import FINISHED, own_trials
 from dtme_search.search.trial.callback import EvaluationInfo, StudyInfo, TrialEnd, TrialInfo
 from dtme_search.search.trial.claim import ClaimedTrial, Ending
 from dtme_search.search.trial.diary import Diary, DrawFiles
+from dtme_search.search.trial.inference import InferenceMeter
 from dtme_search.search.trial.kept import keep_weights
 from dtme_search.search.trial.listener import Listener
-from dtme_search.search.trial.outcome import Comparison, Outcome, compare, judge, overhead_percent
+from dtme_search.search.trial.outcome import (
+    Comparison,
+    Outcome,
+    compare,
+    further_results,
+    judge,
+    overhead_percent,
+)
 from dtme_search.search.trial.pruning import judge_rung, stop
 from dtme_search.search.trial.result import Result
 from dtme_search.search.trial.retries import goes_on_later, hand_back
@@ -46,6 +55,7 @@ class Objective:
         shelf: Data.
         records: Own SQL tables.
         workspace: Folders.
+        meter: Knows what predictions cost.
         num_trials: Trials the study should reach, for display.
         listener: Receives progress.
         draw: Draws the pictures of a finished trial, or ``None``.
@@ -58,6 +68,7 @@ class Objective:
     shelf: DataShelf
     records: Records
     workspace: Workspace
+    meter: InferenceMeter
     num_trials: int
     listener: Listener = field(default_factory=Listener)
     draw: DrawFiles | None = None
@@ -142,7 +153,8 @@ class Objective:
         except AlreadyDone as found:
             return diary.taken_over(found.origin)
         backbone = describe_backbone(context.config.model, context.data.image_size)
-        outcome = judge(run, context.baselines, context.data.specs, backbone, self.study)
+        inference = self.meter(context.config, run.plan, context.data.specs)
+        outcome = judge(run, context.baselines, context.data.specs, backbone, self.study, inference)
         return diary.completed(run, outcome), outcome
 
     @contextmanager
@@ -215,6 +227,7 @@ class Objective:
         trial, num_evaluations = diary.trial, trainer.config.train.num_evaluations
         comparison = compare(evaluation.metrics, diary.context.baselines, trainer.data.specs)
         rung = _rung(trial.number, trainer, evaluation.step, comparison.delta_m_percent)
+        rung = self._with_further(rung, trainer, evaluation, comparison)
         diary.evaluated(evaluation, comparison, trainer.state.parts)
         diary.judged(rung)
         self.listener.trial_evaluated(trial.number, evaluation.step, comparison.delta_m_percent)
@@ -222,6 +235,19 @@ class Objective:
         reason = judge_rung(trial, self.study, rung, num_evaluations, self.records)
         if reason is not None:
             stop(trial, reason, rung, self.study.limits)
+
+    def _with_further(
+        self, rung: RungRow, trainer: Trainer, evaluation: Evaluation, comparison: Comparison
+    ) -> RungRow:
+        """The measures that the study names beside those that every evaluation has."""
+        found = further_results(self.study, comparison.gains_percent, evaluation.metrics)
+        if rung.param_overhead_percent is not None:  # what the network grows to is known
+            config, specs = trainer.config, trainer.data.specs
+            plan = trainer.state.plan or ExpansionPlan.empty(
+                tuple(config.tasks), trainer.model.info.num_layers
+            )
+            found |= self.meter(config, plan, specs)
+        return replace(rung, measures=json.dumps(found)) if found else rung
 
 
 def _for_callbacks(

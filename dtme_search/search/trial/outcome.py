@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 from dtme_search.config import StudyConfig
-from dtme_search.config.study import OBJECTIVES
+from dtme_search.config.measures import RECORDED, is_result, tasks_of
 from dtme_search.metrics import beats_prior, delta_m, task_gains
 from dtme_search.models import BackboneInfo
 from dtme_search.search.storage.rows import BaselineRow, RunRow, StoredEvaluation
@@ -60,6 +61,7 @@ class Outcome:
         param_overhead_percent: Added parameters over those of the headless backbone.
         step_cost_ratio: Mean cost of a step in units of an unexpanded one with all tasks.
         dead_tasks: Primary tasks whose baseline or result does not clearly beat the no-image prior.
+        further: Measures beside these that the study names.
         violations: Limit -> by how much it is exceeded; at most 0 if it is met.
     """
 
@@ -69,6 +71,7 @@ class Outcome:
     param_overhead_percent: float
     step_cost_ratio: float
     dead_tasks: tuple[str, ...]
+    further: Mapping[str, float]
     violations: Mapping[str, float]
 
     @property
@@ -78,7 +81,8 @@ class Outcome:
 
     def values(self, study: StudyConfig) -> tuple[float, ...]:
         """Values of the study's objectives, in their order."""
-        return tuple(float(getattr(self, name)) for name in study.objectives)
+        recorded = {name: getattr(self, name) for name in RECORDED}
+        return tuple(float({**recorded, **self.further}[name]) for name in study.objectives)
 
 
 def judge(
@@ -87,8 +91,17 @@ def judge(
     specs: Mapping[str, TaskSpec],
     backbone: BackboneInfo,
     study: StudyConfig,
+    inference: Mapping[str, float] | None = None,
 ) -> Outcome:
     """Compare a run with the single-task baselines and the limits of its study.
+
+    Args:
+        result: What the run measured.
+        baselines: Task -> single-task baseline.
+        specs: The tasks.
+        backbone: The network that grows.
+        study: The study.
+        inference: Measure -> what predictions cost, for those that the study names.
 
     Raises:
         BaselineError: If a baseline is missing, zero or not finite.
@@ -103,6 +116,7 @@ def judge(
             "param_overhead_percent": overhead_percent(result.plan, backbone),
             "step_cost_ratio": result.step_cost_ratio,
         },
+        further_results(study, comparison.gains_percent, result.metrics) | dict(inference or {}),
         study,
     )
 
@@ -119,7 +133,8 @@ def recorded_outcome(run: RunRow, last: Sequence[StoredEvaluation], study: Study
         {row.task: row.gain_percent for row in last if row.gain_percent is not None},
         {row.task: row.value for row in last},
         tuple(filter(None, (run.dead_tasks or "").split(","))),
-        {name: float(getattr(run, name)) for name in OBJECTIVES},
+        {name: float(getattr(run, name)) for name in RECORDED},
+        run.further_measures,
         study,
     )
 
@@ -128,13 +143,35 @@ def _outcome(
     gains: Mapping[str, float],
     metrics: Mapping[str, float],
     dead_tasks: tuple[str, ...],
-    measured: Mapping[str, float],
+    recorded: Mapping[str, float],
+    further: Mapping[str, float],
     study: StudyConfig,
 ) -> Outcome:
-    violations = {name: measured[name] - limit for name, limit in study.limits.items()}
+    measured = {**recorded, **further}
     return Outcome(
-        gains_percent=gains, metrics=dict(metrics), dead_tasks=dead_tasks, violations=violations, **measured
+        gains_percent=gains,
+        metrics=dict(metrics),
+        dead_tasks=dead_tasks,
+        further=further,
+        violations={name: measured[name] - limit for name, limit in study.limits.items()},
+        **recorded,
     )
+
+
+def further_results(
+    study: StudyConfig, gains: Mapping[str, float], metrics: Mapping[str, float]
+) -> dict[str, float]:
+    """The results that a study names beside delta_m: of chosen tasks, of the worst one, a metric."""
+    found = {}
+    for name in study.measures:
+        tasks = tasks_of(name)
+        if name.startswith("metric."):
+            found[name] = float(metrics[tasks[0]])
+        elif tasks:
+            found[name] = fmean(gains[task] for task in tasks)
+        elif is_result(name) and name not in RECORDED:
+            found[name] = min(gains.values())
+    return found
 
 
 def overhead_percent(plan: ExpansionPlan, backbone: BackboneInfo) -> float:

@@ -28,15 +28,12 @@ import torch
 from torch import Tensor
 
 from dtme_search.config import StudyConfig
+from dtme_search.config.measures import is_result
 from dtme_search.config.study import Direction
 from dtme_search.search.storage.records import Records
 from dtme_search.search.storage.rows import RungRow, RunRow
+from dtme_search.words import cell, heading
 
-_IN_WORDS = {
-    "delta_m_percent": ("delta_m", "{:+.2f} %"),
-    "param_overhead_percent": ("overhead", "{:.3f} %"),
-    "step_cost_ratio": ("step cost", "{:.2f}"),
-}
 _SHARES = {2.0: "half", 3.0: "third", 4.0: "quarter", 5.0: "fifth"}
 
 
@@ -92,7 +89,7 @@ class ParetoPruner:
 
     def judges(self, row: RungRow) -> bool:
         """Whether a trial with this row may be stopped at all: it has grown, and is not at its end."""
-        is_grown = all(getattr(row, name) is not None for name in self.objectives)
+        is_grown = all(row.measure(name) is not None for name in self.objectives)
         return is_grown and self.first_rung <= row.rung < self.num_evaluations - 1
 
     def reason(self, trial: int, rows: Sequence[RungRow], finished: Sequence[RungRow] = ()) -> str | None:
@@ -127,20 +124,25 @@ class ParetoPruner:
         )
 
     def _can_tell(self, rows: Sequence[RungRow], finished: Sequence[RungRow]) -> bool:
-        """Whether delta_m at this rung has correlated with delta_m at the end."""
+        """Whether the result (delta_m) at this rung has correlated with that at the end."""
         if self.min_correlation == -1:
             return True
-        ends = {row.trial: row.delta_m_percent for row in finished}
+        ends = {row.trial: _number(row, self.goal) for row in finished}
         here = [row for row in rows if row.trial in ends]
         return len(here) >= self.min_trials and (
-            rank_correlation([row.delta_m_percent for row in here], [ends[row.trial] for row in here])
+            rank_correlation([_number(row, self.goal) for row in here], [ends[row.trial] for row in here])
             >= self.min_correlation
         )
+
+    @property
+    def goal(self) -> str:
+        """The objective that only a training tells."""
+        return next(filter(is_result, self.objectives), "delta_m_percent")
 
     def _losses(self, row: RungRow) -> tuple[float, ...]:
         """The objectives, with signs such that smaller is better."""
         return tuple(
-            -getattr(row, name) if direction == "maximize" else getattr(row, name)
+            -_number(row, name) if direction == "maximize" else _number(row, name)
             for name, direction in self.objectives.items()
         )
 
@@ -149,11 +151,11 @@ class ParetoPruner:
 
     def _in_words(self, row: RungRow) -> str:
         words = [
-            f"{_IN_WORDS[name][0]} {_IN_WORDS[name][1].format(getattr(row, name))}"
+            f"{heading(name)} {cell(name, row.measure(name))}{' %' if name.endswith('_percent') else ''}"
             for name in self.objectives
         ]
         above = [
-            f"{_IN_WORDS[name][0]} above the limit of {self.limits[name]:g}"
+            f"{heading(name)} above the limit of {self.limits[name]:g}"
             for name, violation in violations(row, self.limits).items()
             if violation > 0
         ]
@@ -179,11 +181,13 @@ def judge_rung(
     if pruner == "none":
         return None
     known = trial.study.get_trials(deepcopy=False)[trial.number].intermediate_values
+    goal = study.goal or "delta_m_percent"
     if rung.rung not in known:  # a continued trial may evaluate a rung again
-        trial.report(rung.delta_m_percent, rung.rung)
+        trial.report(_number(rung, goal), rung.rung)
     if not trial.should_prune():
         return None
-    return f"{pruner}: delta_m {rung.delta_m_percent:+.2f} % at step {rung.step}"
+    unit = " %" if goal.endswith("_percent") else ""
+    return f"{pruner}: {heading(goal)} {cell(goal, rung.measure(goal))}{unit} at step {rung.step}"
 
 
 def dominance_ranks(losses: Tensor, violations: Tensor) -> Tensor:
@@ -254,7 +258,7 @@ def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float:
 
 def violations(row: RungRow | RunRow, limits: Mapping[str, float]) -> dict[str, float]:
     """Limit -> by how much it is exceeded, at most 0 if met; limits on unknown values are left out."""
-    measured = {name: getattr(row, name) for name in limits}
+    measured = {name: row.measure(name) for name in limits}
     return {name: value - limits[name] for name, value in measured.items() if value is not None}
 
 
@@ -267,6 +271,12 @@ def stop(trial: optuna.Trial, reason: str, row: RungRow | RunRow, limits: Mappin
     for name, violation in violations(row, limits).items():
         trial.set_constraint(name, violation)
     raise optuna.TrialPruned(reason)
+
+
+def _number(row: RungRow, name: str) -> float:
+    value = row.measure(name)
+    assert value is not None  # rows that do not have it are not judged
+    return value
 
 
 def _mean_ranks(values: Tensor) -> Tensor:

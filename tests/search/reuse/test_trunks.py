@@ -156,6 +156,9 @@ class TestAForkedRun:
         assert other.seconds_saved > 0
         forked(with_(config, expansion__variance_ratio=10.0)).run()
         assert len(measured) == 2
+        for _ in range(2):  # gradients are compared once, beside conflicts that alone would not do
+            by_gradients = forked(with_(config, expansion__selection="gradient_similarity")).run()
+            assert len(measured) == 3 and by_gradients.report.cosines is not None
 
     def test_two_at_once_share_one_training(self, tiny_config, data, forked, ledger):
         """One trains the trunk, the other waits for it; both go their own way from there."""

@@ -1,7 +1,10 @@
 """What a database asks to be repeated is repeated, for each kind of write, and not for ever."""
 
+from contextlib import suppress
+
 import optuna
 import pytest
+import sqlalchemy
 from sqlalchemy import event
 from sqlalchemy.exc import OperationalError
 from test_records import BASELINE, RUN
@@ -9,7 +12,7 @@ from test_space import make_space, make_study
 
 from dtme_search.errors import StorageError
 from dtme_search.search.storage import database
-from dtme_search.search.storage.database import storage_errors
+from dtme_search.search.storage.database import make_engine, storage_errors
 from dtme_search.search.storage.records import Records
 from dtme_search.search.storage.studies import open_storage, open_study
 from dtme_search.search.study.sampling import build_pruner, build_sampler
@@ -93,3 +96,19 @@ def test_another_error_is_told_at_once(storage):
     with pytest.raises(StorageError, match="SQL syntax"):
         Records(storage.engine).save_run(RUN)
     assert len(failed) == 1
+
+
+@pytest.mark.postgres
+def test_a_lost_connection_is_named_and_not_the_rollback_that_it_would_need(postgres_url):
+    engine = make_engine(postgres_url)
+    with engine.connect() as connection, engine.connect() as other:
+        pid = connection.scalar(sqlalchemy.text("SELECT pg_backend_pid()"))
+        other.execute(sqlalchemy.text(f"SELECT pg_terminate_backend({pid})"))
+        with suppress(sqlalchemy.exc.OperationalError):
+            connection.scalar(sqlalchemy.text("SELECT 1"))
+        with (
+            pytest.raises(StorageError, match="the server was lost"),
+            storage_errors(postgres_url),
+        ):
+            connection.scalar(sqlalchemy.text("SELECT 1"))
+    engine.dispose()
