@@ -138,12 +138,12 @@ class MultiTaskViT(nn.Module):
                 site = Site(
                     layer,
                     block,
-                    len(groups),
-                    self.info.embed_dim,
-                    self.backbone.first_shared_token,
-                    plan.options,
-                    token_std,
-                    seed,
+                    num_groups=len(groups),
+                    embed_dim=self.info.embed_dim,
+                    first_token=self.backbone.first_shared_token,
+                    options=plan.options,
+                    token_std=token_std,
+                    seed=seed,
                 )
                 operation = self._place(LAYER_OPERATIONS[name].build(site))
                 self._built(name)[str(layer)] = operation
@@ -319,6 +319,14 @@ def build_model(
     architecture, options = find_architecture(config, plugins)
     kind = architecture.decoder
     levels = feature_levels(info.num_layers, kind.num_levels or NUM_LEVELS[config.levels])
-    context = DecoderContext(specs, info, len(levels), config.decoder_channels, image_size, means, seed)
+    context = DecoderContext(
+        specs,
+        info,
+        len(levels),
+        channels=config.decoder_channels,
+        image_size=image_size,
+        output_means=means,
+        seed=seed,
+    )
     backbone = architecture.adapt(build_backbone(config, image_size, seed), context, levels, options)
     return MultiTaskViT(backbone, kind.build(context, options), tuple(specs), levels)

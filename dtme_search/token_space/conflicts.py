@@ -115,8 +115,7 @@ def measure_conflicts(
 
     tasks, num_batches = tuple(seen[0]), len(seen)
     num_positions: set[int] = set()
-    counts: list[Tensor] = []
-    both: list[Tensor] = []
+    counts, both = list[Tensor](), list[Tensor]()
     seen = []
     for batch in batches():
         with torch.enable_grad():
