@@ -101,19 +101,33 @@ def display_metric(value: float, unit: str) -> str:
 def semseg(class_names: tuple[str, ...]) -> TaskSpec:
     """Semantic segmentation: cross-entropy, mIoU over all classes."""
     return TaskSpec(
-        "semseg", len(class_names), "classes", "cross_entropy", "miou", "fraction", True, class_names
+        name="semseg",
+        channels=len(class_names),
+        kind="classes",
+        loss="cross_entropy",
+        metric="miou",
+        unit="fraction",
+        higher_is_better=True,
+        class_names=class_names,
     )
 
 
 def depth() -> TaskSpec:
     """Depth in metres: L1, RMSE pooled over all pixels."""
-    return TaskSpec("depth", 1, "distance", "l1", "rmse", "m", False)
+    return TaskSpec("depth", 1, "distance", "l1", "rmse", unit="m", higher_is_better=False)
 
 
 def normals(derived_from: str | None = None) -> TaskSpec:
     """Surface normals in the camera frame: L1 on unit vectors, mean angle error."""
     return TaskSpec(
-        "normals", 3, "normals", "normals_l1", "mean_angle", "deg", False, derived_from=derived_from
+        name="normals",
+        channels=3,
+        kind="normals",
+        loss="normals_l1",
+        metric="mean_angle",
+        unit="deg",
+        higher_is_better=False,
+        derived_from=derived_from,
     )
 
 
@@ -125,13 +139,13 @@ def edge(derived_from: str | None = None, tolerance: float = EDGE_TOLERANCE) -> 
         tolerance: Published values are 0.011 for NYUD and 0.0075 for PASCAL-Context and BSDS.
     """
     return TaskSpec(
-        "edge",
-        1,
-        "mask",
-        "balanced_bce",
-        "edge_f",
-        "fraction",
-        True,
+        name="edge",
+        channels=1,
+        kind="mask",
+        loss="balanced_bce",
+        metric="edge_f",
+        unit="fraction",
+        higher_is_better=True,
         derived_from=derived_from,
         edge_tolerance=tolerance,
     )
@@ -140,14 +154,14 @@ def edge(derived_from: str | None = None, tolerance: float = EDGE_TOLERANCE) -> 
 def human_parts(class_names: tuple[str, ...]) -> TaskSpec:
     """Parts of persons: cross-entropy and mIoU, both over images that show a part; class 0 is background."""
     return TaskSpec(
-        "human_parts",
-        len(class_names),
-        "classes",
-        "parts_cross_entropy",
-        "parts_miou",
-        "fraction",
-        True,
-        class_names,
+        name="human_parts",
+        channels=len(class_names),
+        kind="classes",
+        loss="parts_cross_entropy",
+        metric="parts_miou",
+        unit="fraction",
+        higher_is_better=True,
+        class_names=class_names,
     )
 
 
@@ -158,7 +172,14 @@ def sal(derived_from: str | None = None) -> TaskSpec:
     with the difference of the two as our output.
     """
     return TaskSpec(
-        "sal", 1, "mask", "batch_balanced_bce", "max_f", "fraction", True, derived_from=derived_from
+        name="sal",
+        channels=1,
+        kind="mask",
+        loss="batch_balanced_bce",
+        metric="max_f",
+        unit="fraction",
+        higher_is_better=True,
+        derived_from=derived_from,
     )
 
 
@@ -171,7 +192,7 @@ def regression(name: str, channels: int = 1, loss: LossName = "l1", metric: Metr
         loss: ``l1`` or ``mse``.
         metric: ``l1`` or ``rmse``; a plain number either way.
     """
-    return TaskSpec(name, channels, "values", loss, metric, "none", False)
+    return TaskSpec(name, channels, "values", loss, metric, unit="none", higher_is_better=False)
 
 
 def save_specs(path: Path, specs: Mapping[str, TaskSpec]) -> None:

@@ -110,6 +110,17 @@ def enumerated(words: Sequence[str]) -> str:
     return " and ".join(filter(None, (", ".join(words[:-1]), *words[-1:])))
 
 
+def doubted(tasks: str | Sequence[str]) -> str:
+    """Which tasks are no better than what follows; as a list, or as the database holds it.
+
+    Example:
+        >>> doubted("depth"), doubted("depth,edge")
+        ('depth does not clearly beat', 'depth and edge do not clearly beat')
+    """
+    names = tasks.split(",") if isinstance(tasks, str) else tasks
+    return f"{enumerated(names)} {'does' if len(names) == 1 else 'do'} not clearly beat"
+
+
 def numbered(noun: str, numbers: Sequence[int]) -> str:
     """Numbered things in a sentence.
 

@@ -73,6 +73,7 @@ def show_and_print(
     out: Path,
     data_root: str | None,
     overrides: tuple[str, ...],
+    *,
     num_images: int,
     seed: int,
 ) -> None:

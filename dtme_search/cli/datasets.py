@@ -55,7 +55,9 @@ def show(
     """
     from dtme_search.cli.checking import show_and_print
 
-    show_and_print(screen_of(context), name, out, data_root, tuple(set_ or ()), num_images, seed)
+    show_and_print(
+        screen_of(context), name, out, data_root, tuple(set_ or ()), num_images=num_images, seed=seed
+    )
 
 
 @data_app.command(

@@ -22,25 +22,15 @@ if TYPE_CHECKING:
 _LAST_ENDED = 5
 """Numbers of pruned and of failed trials that are listed; the tables have them all."""
 _MOST_MAPS = 10
+_HIDDEN_ON_FRONT = (
+    *("state", "feasible", "seconds", "dead_tasks"),
+    *("reason", "origin_trial", "steps_reused", "paired_trial"),
+)
 
 
 def print_study(screen: Screen, study: LoadedStudy) -> None:
     """Counts by state, front, failures, best, and the next commands to type."""
-    from dtme_search.cli.confirmed import CONFIRMED, best_in_words, print_confirmed
-    from dtme_search.errors import ExportError
-    from dtme_search.reporting import (
-        best_trial,
-        cost_doubt,
-        failed_table,
-        front_legend,
-        front_table,
-        marked_costs,
-        pruned_table,
-        telling,
-        threads_in_words,
-        trials_table,
-        without_measures,
-    )
+    from dtme_search.reporting import trials_table
     from dtme_search.search.study.states import counts_in_words
 
     trials = trials_table(study)
@@ -51,43 +41,64 @@ def print_study(screen: Screen, study: LoadedStudy) -> None:
         if not is_running:
             print_next(screen, study.place.command("optimize"))
         return
+    _print_front(screen, study, trials)
+    _print_ended(screen, study, trials)
+    screen.line("")
+    _print_best(screen, study, trials)
+
+
+def _print_front(screen: Screen, study: LoadedStudy, trials: Frame) -> None:
+    """The front with everything that is known about its trials; nothing if it is empty."""
+    from dtme_search.cli.confirmed import CONFIRMED, print_confirmed
+    from dtme_search.reporting import (
+        cost_doubt,
+        front_legend,
+        front_table,
+        marked_costs,
+        telling,
+        without_measures,
+    )
+
     front = front_table(study, trials)
-    if not front.empty:
-        goal = " and ".join(
-            f"{heading(name)} ({direction})" for name, direction in study.config.objectives.items()
-        )
-        hidden = (
-            "state",
-            "feasible",
-            "seconds",
-            "dead_tasks",
-            "reason",
-            "origin_trial",
-            "steps_reused",
-            "paired_trial",
-            *CONFIRMED,
-        )
-        shown = marked_costs(front).drop(columns=[name for name in hidden if name in front])
-        shown = telling(without_measures(shown, study), study)
-        if "delta_m_base_percent" in shown:  # 80 columns have room for one of the two comparisons
-            shown = shown.drop(columns="paired_gain_percent", errors="ignore")
-        screen.line("")
-        print_frame(screen.console, f"Front: {goal}", shown)
-        screen.line("")
-        screen.hint(front_legend(shown))
-        _print_doubts(screen, front)
-        if doubt := cost_doubt(front):
-            screen.hint(doubt)
-        _print_measures(screen, study, trials, front)
-        print_confirmed(screen, study, trials)
-        _print_sketches(screen, study, trials, front)
+    if front.empty:
+        return
+    goal = " and ".join(
+        f"{heading(name)} ({direction})" for name, direction in study.config.objectives.items()
+    )
+    hidden = [name for name in (*_HIDDEN_ON_FRONT, *CONFIRMED) if name in front]
+    shown = telling(without_measures(marked_costs(front).drop(columns=hidden), study), study)
+    if "delta_m_base_percent" in shown:  # 80 columns have room for one of the two comparisons
+        shown = shown.drop(columns="paired_gain_percent", errors="ignore")
+    screen.line("")
+    print_frame(screen.console, f"Front: {goal}", shown)
+    screen.line("")
+    screen.hint(front_legend(shown))
+    _print_doubts(screen, front)
+    if doubt := cost_doubt(front):
+        screen.hint(doubt)
+    _print_measures(screen, study, trials, front)
+    print_confirmed(screen, study, trials)
+    _print_sketches(screen, study, trials, front)
+
+
+def _print_ended(screen: Screen, study: LoadedStudy, trials: Frame) -> None:
+    """The last pruned and failed trials, with the reasons."""
+    from dtme_search.reporting import failed_table, pruned_table
+
     for title, ended in (("Pruned", pruned_table(study)), ("Failed", failed_table(study, trials))):
         if not ended.empty:
             screen.line("")
             many = f", the last {_LAST_ENDED} of {len(ended)}" if len(ended) > _LAST_ENDED else ""
             shown = ended.drop(columns="state", errors="ignore").tail(_LAST_ENDED)
             print_frame(screen.console, title + many, shown)
-    screen.line("")
+
+
+def _print_best(screen: Screen, study: LoadedStudy, trials: Frame) -> None:
+    """The best trial, what sharing saved, and the commands to continue with; or why there is none."""
+    from dtme_search.cli.confirmed import best_in_words
+    from dtme_search.errors import ExportError
+    from dtme_search.reporting import best_trial, threads_in_words
+
     try:
         best = best_trial(study)
     except ExportError as error:

@@ -1,6 +1,7 @@
 """Commands that show a study: in the terminal, in the browser, as a file."""
 
 import os
+import warnings
 from contextlib import suppress
 from dataclasses import replace
 from enum import StrEnum
@@ -127,5 +128,6 @@ def dashboard(
     query = f"?token={secret}" if secret else ""
     shown = f"[{host}]" if ":" in host else host
     screen.line(f"http://{shown}:{server.server_port}/dashboard/studies/{number}{query}  (Ctrl-C to stop)")
-    with server, suppress(KeyboardInterrupt):
+    with server, suppress(KeyboardInterrupt), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of what others compute for the page
         server.serve_forever()

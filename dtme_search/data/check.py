@@ -212,13 +212,13 @@ def check_dataset(
             for task, tally in found.items():
                 tallies[task].append(tally)
     return CheckReport(
-        _counted(part_of.values(), all_parts),
-        _counted(parts, all_parts),
-        dict(sizes),
-        tuple(_summary(spec, tallies[task], parts, all_parts) for task, spec in specs.items()),
-        tuple(problems),
-        tuple(getattr(dataset, "remarks", tuple)()),
-        image_size or (0, 0),
+        num_listed=_counted(part_of.values(), all_parts),
+        num_whole=_counted(parts, all_parts),
+        sizes=dict(sizes),
+        labels=tuple(_summary(spec, tallies[task], parts, all_parts) for task, spec in specs.items()),
+        problems=tuple(problems),
+        remarks=tuple(getattr(dataset, "remarks", tuple)()),
+        image_size=image_size or (0, 0),
     )
 
 
@@ -317,13 +317,15 @@ def _tally(
     values = label.reshape(*valid.shape, -1)[valid]
     num_classes = spec.channels if spec.kind == "classes" else 0
     return _Tally(
-        valid.size,
-        len(values),
-        _reduced(np.min, values),
-        _reduced(np.max, values),
-        _reduced(np.sum, values),
-        np.bincount(values[:, 0], minlength=num_classes) if num_classes else np.zeros(0, dtype=np.int64),
-        shape_of(label, valid, spec, image_size, how),
+        num_pixels=valid.size,
+        num_valid=len(values),
+        minimum=_reduced(np.min, values),
+        maximum=_reduced(np.max, values),
+        total=_reduced(np.sum, values),
+        class_pixels=np.bincount(values[:, 0], minlength=num_classes)
+        if num_classes
+        else np.zeros(0, dtype=np.int64),
+        shape=shape_of(label, valid, spec, image_size, how),
     )
 
 

@@ -6,7 +6,8 @@ N = S * B, (h, w) token grid, (H, W) image.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
@@ -107,6 +108,28 @@ class MultiTaskViT(nn.Module):
         layer_inputs: list[Tensor] = []
         return self._run(images, self.tasks, True, layer_inputs), layer_inputs
 
+    @contextmanager
+    def attended(self) -> Iterator[list[Tensor]]:
+        """Inside, the list holds what attention gave before its output map: (N, L, U) per layer, last pass.
+
+        Empty if the blocks have no such map of that name.
+        """
+        seen: list[Tensor] = []
+        maps = [_output_map(block) for block in self.backbone.blocks]
+        places = {module: layer for layer, module in enumerate(maps) if module is not None}
+
+        def note(module: nn.Module, given: tuple[Tensor, ...]) -> None:
+            if places[module] == 0:
+                seen.clear()
+            seen.append(given[0])
+
+        hooks = [each.register_forward_pre_hook(note) for each in places] if None not in maps else []
+        try:
+            yield seen
+        finally:
+            for hook in hooks:
+                hook.remove()
+
     def grow(self, plan: ExpansionPlan, *, token_std: float, seed: int) -> list[nn.Parameter]:
         """Build the operations of a plan in place.
 
@@ -138,12 +161,12 @@ class MultiTaskViT(nn.Module):
                 site = Site(
                     layer,
                     block,
-                    len(groups),
-                    self.info.embed_dim,
-                    self.backbone.first_shared_token,
-                    plan.options,
-                    token_std,
-                    seed,
+                    num_groups=len(groups),
+                    embed_dim=self.info.embed_dim,
+                    first_token=self.backbone.first_shared_token,
+                    options=plan.options,
+                    token_std=token_std,
+                    seed=seed,
                 )
                 operation = self._place(LAYER_OPERATIONS[name].build(site))
                 self._built(name)[str(layer)] = operation
@@ -256,6 +279,11 @@ class MultiTaskViT(nn.Module):
         return self._routes[key]
 
 
+def _output_map(block: nn.Module) -> nn.Module | None:
+    """The linear map after the attention of a block, as timm names it."""
+    return next((part for name, part in block.named_modules() if name.endswith("attn.proj")), None)
+
+
 def feature_levels(num_layers: int, count: int) -> tuple[int, ...]:
     """Number of blocks after which each of ``count`` feature maps is taken, at equal distances.
 
@@ -319,6 +347,14 @@ def build_model(
     architecture, options = find_architecture(config, plugins)
     kind = architecture.decoder
     levels = feature_levels(info.num_layers, kind.num_levels or NUM_LEVELS[config.levels])
-    context = DecoderContext(specs, info, len(levels), config.decoder_channels, image_size, means, seed)
+    context = DecoderContext(
+        specs,
+        info,
+        len(levels),
+        channels=config.decoder_channels,
+        image_size=image_size,
+        output_means=means,
+        seed=seed,
+    )
     backbone = architecture.adapt(build_backbone(config, image_size, seed), context, levels, options)
     return MultiTaskViT(backbone, kind.build(context, options), tuple(specs), levels)

@@ -6,6 +6,7 @@ import copy
 import json
 import re
 import socket
+import sys
 from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
 from socketserver import ThreadingMixIn
@@ -30,6 +31,16 @@ from dtme_search.search.study.states import dead_among
 __all__ = ["LOOPBACK", "Access", "make_server"]
 
 _STUDY_PAGE = re.compile(r"/api/studies/(\d+)/?")
+_FITS = "main.MuiBox-root { min-width: 0 }"
+"""Without it the figures of a study page are as wide as they like, beyond the window."""
+_CHANGING = ("AddBox", "Delete", "DriveFileRenameOutline", "Edit", "StopCircle")
+"""Icons of the buttons that change something: create, delete and rename a study, edit a note, end a trial."""
+_READ_ONLY = (
+    ", ".join(f'button:has(> svg[data-testid="{icon}Icon"])' for icon in _CHANGING)
+    + ', button:has(> .MuiButton-icon > svg[data-testid="AddBoxIcon"])'
+    + ', .MuiCard-root:has(> button svg[data-testid="UploadFileIcon"]) { display: none }'
+)
+"""Hides what a read-only server would answer with 403."""
 
 
 class ShownStorage(CachedStorage):
@@ -83,43 +94,64 @@ def make_server(study: LoadedStudy, workdir: Path, access: Access) -> WSGIServer
         OSError: If it cannot listen there.
     """
     server = _Server((access.host, access.port), _Silent)
-    server.set_app(Guard(dashboard_app(study, workdir), access, server.server_port))
+    app = dashboard_app(study, workdir, writable=access.writable)
+    server.set_app(Guard(app, access, server.server_port))
     return server
 
 
-def dashboard_app(study: LoadedStudy, workdir: Path) -> WsgiApp:
-    """The dashboard as a WSGI application, without access rules."""
+def dashboard_app(study: LoadedStudy, workdir: Path, *, writable: bool = False) -> WsgiApp:
+    """The dashboard as a WSGI application, without access rules.
+
+    Buttons that change something are there only if it is ``writable``.
+    """
     store = FileSystemArtifactStore(Workspace.of_study(workdir, study.name).artifacts)
     storage = ShownStorage(backend_of(study.optuna))
-    return _MendedStudyPage(cast("WsgiApp", wsgi(storage, artifact_store=store)), storage)
+    style = _FITS if writable else f"{_FITS} {_READ_ONLY}"
+    return _Mended(cast("WsgiApp", wsgi(storage, artifact_store=store)), storage, style)
 
 
-class _MendedStudyPage:
-    """Corrects the dashboard's answers about a study.
+class _Mended:
+    """Corrects the dashboard's answers about a study, and how its pages look.
 
     Trials above a limit are not among the best, figures have an order, trials get their notes back.
     """
 
-    def __init__(self, app: WsgiApp, storage: ShownStorage) -> None:
+    def __init__(self, app: WsgiApp, storage: ShownStorage, style: str) -> None:
         self._app = app
         self._storage = storage
+        self._style = f"<style>{style}</style></head>".encode()
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-        place = _STUDY_PAGE.fullmatch(environ.get("PATH_INFO", ""))
-        if environ["REQUEST_METHOD"] != "GET" or place is None:
+        path = environ.get("PATH_INFO", "")
+        place = _STUDY_PAGE.fullmatch(path)
+        if environ["REQUEST_METHOD"] != "GET" or not (place or path.startswith("/dashboard")):
             return self._app(environ, start_response)
+        # A browser may have the page as the dashboard has it, without the style.
+        fresh = {name: value for name, value in environ.items() if name != "HTTP_IF_MODIFIED_SINCE"}
         started: list[tuple[str, list[tuple[str, str]]]] = []
 
         def start(status: str, headers: list[tuple[str, str]], *_: Any) -> None:
             started[:] = [(status, headers)]
 
-        body = b"".join(self._app(environ, start))
+        body = _whole(self._app(fresh, start))
         status, headers = started[0]
-        if status.startswith("200"):
+        if status.startswith("200") and place:
             body = _mended(body, self._storage.trial_notes(int(place[1])))
-        kept = [(name, value) for name, value in headers if name.lower() != "content-length"]
+        elif status.startswith("200"):
+            body = body.replace(b"</head>", self._style, 1)
+        dropped = {"content-length", *(() if place else ("last-modified", "etag"))}
+        kept = [(name, value) for name, value in headers if name.lower() not in dropped]
         start_response(status, [*kept, ("Content-Length", str(len(body)))])
         return [body]
+
+
+def _whole(answer: Iterable[bytes]) -> bytes:
+    """The parts of an answer, which may be a file that wants to be closed."""
+    try:
+        return b"".join(answer)
+    finally:
+        if (close := getattr(answer, "close", None)) is not None:
+            close()
 
 
 def _mended(body: bytes, notes: Mapping[int, Mapping[str, Any]]) -> bytes:
@@ -154,6 +186,11 @@ class _Server(ThreadingMixIn, WSGIServer):
         if ":" in address[0]:
             self.address_family = socket.AF_INET6
         super().__init__(address, handler)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A browser that goes away in the middle of an answer is no error."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
 
 
 class _Silent(WSGIRequestHandler):

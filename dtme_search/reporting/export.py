@@ -26,7 +26,7 @@ from dtme_search.search import (
 )
 from dtme_search.search.storage.trials import is_foreign
 from dtme_search.search.study.states import dead_among, state_of
-from dtme_search.words import cell, heading
+from dtme_search.words import cell, doubted, heading
 
 _log = logging.getLogger(__name__)
 
@@ -130,9 +130,8 @@ def _refuse_doubtful(study: LoadedStudy, trial: FrozenTrial, run: RunRow) -> Non
             "Export another trial, or use --force."
         )
     if run.dead_tasks:
-        weak = run.dead_tasks.replace(",", ", ")
         raise ExportError(
-            f"study {study.name}: trial {trial.number} is not to be trusted: {weak} does not clearly beat the"
+            f"study {study.name}: trial {trial.number} is not to be trusted: {doubted(run.dead_tasks)} the"
             " no-image prior, in the baseline or in the trial. Train longer, or use --force."
         )
 
@@ -152,7 +151,7 @@ def _header(study: LoadedStudy, trial: FrozenTrial, run: RunRow) -> str:
         f"Layers: {layers} ({legend(layers)}).",
     ]
     if run.dead_tasks:
-        lines.append(f"NOT TO BE TRUSTED: {run.dead_tasks} does not clearly beat the no-image prior.")
+        lines.append(f"NOT TO BE TRUSTED: {doubted(run.dead_tasks)} the no-image prior.")
     return "\n".join(lines)
 
 

@@ -19,7 +19,7 @@ from dtme_search.search import BaselineRow, RunRow
 from dtme_search.search.storage.studies import stored_base_config
 from dtme_search.tasks import display_metric
 from dtme_search.token_space import ExpansionPlan
-from dtme_search.words import cell, heading
+from dtme_search.words import cell, doubted, heading
 
 _HIDDEN = (
     *("state", "feasible", "seconds", "on_front", "error", "reason", "steps_reused", "dead_tasks"),
@@ -174,7 +174,7 @@ def _verdict(row: pd.Series, run: RunRow | None) -> str:
         parts.append(f"**short of memory**: each batch was split into {run.batch_parts} parts")
     text = "; ".join(parts) + "."
     if row["dead_tasks"]:
-        text += f" **Not to be trusted**: {row['dead_tasks']} does not clearly beat the no-image prior."
+        text += f" **Not to be trusted**: {doubted(row['dead_tasks'])} the no-image prior."
     return text
 
 

@@ -11,7 +11,7 @@ from dtme_search.reporting.separation import separation_sentence
 from dtme_search.reporting.study_data import StudyData
 from dtme_search.reporting.tables import against
 from dtme_search.search import confirmations, lead_of
-from dtme_search.words import cell, heading
+from dtme_search.words import cell, doubted, heading
 
 _LARGEST_OF_MANY = 5
 """Number of trials from which on selecting the best by one seed deserves a warning [ours]."""
@@ -278,10 +278,10 @@ def _doubts(data: StudyData) -> str:
     doubtful = data.complete[data.complete["dead_tasks"] != ""]
     if doubtful.empty:
         return ""
-    tasks = ", ".join(sorted({task for tasks in doubtful["dead_tasks"] for task in tasks.split(",")}))
+    tasks = sorted({task for tasks in doubtful["dead_tasks"] for task in tasks.split(",")})
     return (
-        f"**{_plural(len(doubtful), 'trial')} of {len(data.complete)} should not be trusted**: {tasks} "
-        "does not clearly beat a guess that ignores the image, in the baseline or in the trial."
+        f"**{_plural(len(doubtful), 'trial')} of {len(data.complete)} should not be trusted**: "
+        f"{doubted(tasks)} a guess that ignores the image, in the baseline or in the trial."
     )
 
 

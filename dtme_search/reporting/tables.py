@@ -68,23 +68,7 @@ def table_of_runs(study: LoadedStudy, runs: Mapping[int, RunRow]) -> pd.DataFram
             "error": next(iter(trial.user_attrs.get("error", "").splitlines()), ""),
         }
         if run is not None:
-            row |= {
-                "delta_m_percent": run.delta_m_percent,
-                # Always a float column: one of None alone would not be numeric.
-                "paired_gain_percent": _or_nan(run.paired_gain_percent),
-                "paired_trial": _or_nan(run.paired_trial),
-                "param_overhead_percent": run.param_overhead_percent,
-                "step_cost_ratio": run.step_cost_ratio,
-                **run.further_measures,
-                "start": _start(run.expansion_step, run.total_steps, run.operations),
-                "layers": compact_layers(run.operations),
-                "feasible": run.feasible,
-                "dead_tasks": run.dead_tasks or "",
-                "seconds": run.seconds_total,
-            }
-            sometimes = ("reason", "origin_trial", "steps_reused", "delta_m_base_percent", "step_flops_ratio")
-            facts = {name: getattr(run, name) for name in sometimes}
-            row |= {name: value for name, value in facts.items() if value is not None}
+            row |= _facts_of(run)
             row |= measured(last.get(trial.number, {}), baselines.get(trial.number, {}))
             row |= trial.params
         if trial.number in expected:
@@ -100,6 +84,27 @@ def table_of_runs(study: LoadedStudy, runs: Mapping[int, RunRow]) -> pd.DataFram
         rows.append(row)
     table = pd.DataFrame(rows)
     return table.reindex(columns=_ordered(list(table.columns)))
+
+
+def _facts_of(run: RunRow) -> dict[str, Any]:
+    """Columns of a table of trials that come from the facts of a run."""
+    facts = {
+        "delta_m_percent": run.delta_m_percent,
+        # Always a float column: one of None alone would not be numeric.
+        "paired_gain_percent": _or_nan(run.paired_gain_percent),
+        "paired_trial": _or_nan(run.paired_trial),
+        "param_overhead_percent": run.param_overhead_percent,
+        "step_cost_ratio": run.step_cost_ratio,
+        **run.further_measures,
+        "start": _start(run.expansion_step, run.total_steps, run.operations),
+        "layers": compact_layers(run.operations),
+        "feasible": run.feasible,
+        "dead_tasks": run.dead_tasks or "",
+        "seconds": run.seconds_total,
+    }
+    sometimes = ("reason", "origin_trial", "steps_reused", "delta_m_base_percent", "step_flops_ratio")
+    known = {name: getattr(run, name) for name in sometimes}
+    return facts | {name: value for name, value in known.items() if value is not None}
 
 
 def front_table(study: LoadedStudy, trials: pd.DataFrame | None = None) -> pd.DataFrame:

@@ -200,13 +200,13 @@ def worth_of_auxiliaries(
             without = [gain for trial, gain in known.items() if other not in tasks[trial]]
             found.append(
                 Worth(
-                    one,
-                    other,
-                    alike.get(_pair(one, other), float("nan")),
-                    _mean(with_it) - _mean(without),
-                    _welch(with_it, without),
-                    len(with_it),
-                    len(without),
+                    primary=one,
+                    auxiliary=other,
+                    likeness=alike.get(_pair(one, other), float("nan")),
+                    difference=_mean(with_it) - _mean(without),
+                    standard_error=_welch(with_it, without),
+                    trials_with=len(with_it),
+                    trials_without=len(without),
                 )
             )
 

@@ -85,10 +85,10 @@ def test_an_infeasible_trial_can_be_forced_an_unfinished_one_cannot(finished_stu
 
 def test_dead_tasks_are_refused_and_marked_when_forced(study_copy, edit_run, tmp_path):
     edit_run(4, dead_tasks="depth,edge")
-    with pytest.raises(ExportError, match=r"not to be trusted: depth, edge does not clearly beat .*--force"):
+    with pytest.raises(ExportError, match=r"not to be trusted: depth and edge do not clearly beat .*--force"):
         export_trial(study_copy, 4, tmp_path / "best.yaml")
     path = export_trial(study_copy, 4, tmp_path / "best.yaml", force=True)
-    assert "# NOT TO BE TRUSTED: depth,edge" in path.read_text()
+    assert "# NOT TO BE TRUSTED: depth and edge do not" in path.read_text()
     assert load_run_config(str(path)) == resolved(study_copy, 4)
 
 

@@ -26,7 +26,7 @@ from dtme_search.data.base import Batch
 from dtme_search.data.batches.photometric import ColorChanges, distort_colors
 from dtme_search.data.batches.tensors import RawSamples
 from dtme_search.data.batches.transfer import move_together
-from dtme_search.tasks import TaskSpec
+from dtme_search.tasks import TargetKind, TaskSpec
 
 _STATISTICS = {
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
@@ -94,7 +94,16 @@ class Draws:
         zeros, ones = torch.zeros(batch_size), torch.ones(batch_size)
         never = torch.zeros(batch_size, dtype=torch.bool)
         crops = torch.zeros(batch_size, 1, 2, dtype=torch.float64)
-        return cls(ones.double(), crops, never, zeros, ones, never, ones, zeros)
+        return cls(
+            scale=ones.double(),
+            crops=crops,
+            flip=never,
+            brightness=zeros,
+            contrast=ones,
+            contrast_first=never,
+            saturation=ones,
+            hue=zeros,
+        )
 
 
 def restore_colours(images: Tensor, config: DataConfig) -> Tensor:
@@ -159,22 +168,11 @@ def prepare_batch(
     inside = (rows.inside[:, :, None] & columns.inside[:, None, :])[:, None]
     nearest = _pixels(rows.nearest, columns.nearest, raw.images)
 
-    scale = moved["scale"][:, None, None, None]
-    mirror = torch.where(flip, -1.0, 1.0)[:, None, None]
-    targets: dict[str, Tensor] = {}
-    valid: dict[str, Tensor] = {}
-    for task, spec in specs.items():
-        valid[task] = _look_up(raw.valid[task], nearest) & inside
-        target = _look_up(raw.labels[task], nearest)
-        if spec.kind == "classes":
-            targets[task] = (target * inside)[:, 0].long()
-            continue
-        target = target.float() * inside
-        if spec.kind == "distance":
-            target = target / scale
-        elif spec.kind == "normals":
-            target[:, 0] *= mirror
-        targets[task] = target
+    valid = {task: _look_up(raw.valid[task], nearest) & inside for task in specs}
+    targets = {
+        task: _target(_look_up(raw.labels[task], nearest) * inside, spec.kind, moved["scale"], flip)
+        for task, spec in specs.items()
+    }
     if bool((draws.scale == 1).all()):
         # Bilinear at pixel centres, without rounding of coordinates: the image itself, bit for bit.
         images = _look_up(raw.images, nearest).float()
@@ -182,6 +180,18 @@ def prepare_batch(
         images = _bilinear(raw.images, rows, columns)
     images = distort_colors(images, colors).sub_(moved["mean"]).div_(moved["deviation"])
     return Batch(images.mul_(inside), targets, valid, moved["indices"])
+
+
+def _target(label: Tensor, kind: TargetKind, scale: Tensor, flip: Tensor) -> Tensor:
+    """A moved label (B, C, Y, X) as the target of a loss, after zoom and mirror; both have shape (B,)."""
+    if kind == "classes":
+        return label[:, 0].long()
+    target = label.float()
+    if kind == "distance":
+        return target / scale[:, None, None, None]
+    if kind == "normals":
+        target[:, 0] *= torch.where(flip, -1.0, 1.0)[:, None, None]
+    return target
 
 
 @dataclass(frozen=True)

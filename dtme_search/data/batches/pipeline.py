@@ -18,13 +18,11 @@ from dtme_search.data.batches.order import Labelled, training_order
 from dtme_search.data.batches.own_size import OwnLabels, read_own_labels
 from dtme_search.data.batches.randomness import Purpose, make_generator
 from dtme_search.data.batches.resizing import fitted_size
-from dtme_search.data.batches.storage import LoaderStorage, Storage, TensorStorage, fits_on_device
-from dtme_search.data.batches.tensors import RawSamples, bytes_per_sample
+from dtme_search.data.batches.split_reader import SplitReader, even_choice
+from dtme_search.data.batches.storage import Storage, fits_on_device
+from dtme_search.data.batches.tensors import bytes_per_sample
 from dtme_search.data.batches.transfer import SideStream
-from dtme_search.data.check import verify_readable
-from dtme_search.data.reading.cache import cache_folder
 from dtme_search.data.registry import build_dataset
-from dtme_search.data.spans import LabelSpans, Span, span_of
 from dtme_search.data.splits import Splits, split_ids
 from dtme_search.errors import ConfigError, nearest
 from dtme_search.tasks import TaskSpec
@@ -35,7 +33,6 @@ same crops."""
 
 _MEANS_BATCH = 16
 _AVERAGED_IMAGES = 1024
-_VERIFIED_IMAGES = 20_000
 _PROBED_SAMPLES = 8
 _SMALLEST_COVER = 0.5
 
@@ -155,10 +152,10 @@ class TaskData:
         have them.
         """
         _check_positive(batch_size=batch_size)
-        chosen = set(_even_choice(len(self.splits.train), _AVERAGED_IMAGES))
+        chosen = set(even_choice(len(self.splits.train), _AVERAGED_IMAGES))
         for there in self._labelled.values():
             those = np.flatnonzero(there).tolist()
-            chosen |= {those[place] for place in _even_choice(len(those), _AVERAGED_IMAGES)}
+            chosen |= {those[place] for place in even_choice(len(those), _AVERAGED_IMAGES)}
         return self._plain("train", sorted(chosen), batch_size)
 
     def target_means(self) -> dict[str, Tensor]:
@@ -256,47 +253,16 @@ def build_data(
 
     crop_task = CROP_TASK if _has_crop_rule(source.tasks, config) else None
     stored = specs if crop_task is None else {**specs, crop_task: source.tasks[crop_task]}
-    num_bytes = (len(splits.train) + len(splits.holdout)) * bytes_per_sample(stored, config.image_size)
-    on_device = fits_on_device(num_bytes, config, device)
-    read_now = [sample_id for split in read for sample_id in splits.ids(split)]
-    done = itertools.count(1)
-    spans = LabelSpans()
-
-    def report(split: Split, sample: RawSamples) -> None:
-        spans.add(split, {task: _span(sample, task) for task in specs})
-        if on_progress is not None:
-            on_progress(next(done), len(read_now))
-
-    @functools.cache
-    def open_split(split: Split) -> Storage:
-        ids = splits.ids(split)
-        if on_device:
-            on_sample = functools.partial(report, split) if split in read else None
-            size = config.image_size
-            return TensorStorage.read(source, ids, stored, size, device, on_sample, config.resize)
-        workers = config.loader_workers
-        return LoaderStorage(source, ids, stored, config.image_size, device, workers, config.resize)
-
     # The data a final run is measured on are identified by content; a search must not open them.
     tested = getattr(source, "test_fingerprint", None) if final else None
     contents = [source.fingerprint, *([] if tested is None else [tested])]
     identity = fingerprint(*contents, splits.train, splits.holdout, splits.test)
-    if on_device:
-        for split in read:
-            open_split(split)
-        spans.check(specs)
+    reading = SplitReader(source, specs, stored, config, splits, now=tuple(read), on_progress=on_progress)
+    num_bytes = (len(splits.train) + len(splits.holdout)) * bytes_per_sample(stored, config.image_size)
+    if fits_on_device(num_bytes, config, device):
+        open_split = reading.to_device(device)
     else:
-        verified = [read_now[index] for index in _even_choice(len(read_now), _VERIFIED_IMAGES)]
-        split_of = {sample_id: split for split in read for sample_id in splits.ids(split)}
-        _verify_once(
-            source,
-            verified,
-            tuple(stored),
-            identity,
-            on_progress,
-            lambda sample_id, found: spans.add(split_of[sample_id], found),
-            lambda: spans.check(specs),
-        )
+        open_split = reading.behind_a_loader(device, identity)
     find = getattr(source, "labelled", None)
     labelled = None if find is None else find(splits.train)
     return TaskData(
@@ -310,40 +276,6 @@ def build_data(
         source=source,
         labelled=labelled or {},
     )
-
-
-def _even_choice(num_images: int, most: int) -> range:
-    """Every image, or every second, third, ... one, so that at most ``most`` remain.
-
-    Example:
-        >>> list(_even_choice(5, 8)), list(_even_choice(5, 2))
-        ([0, 1, 2, 3, 4], [0, 3])
-    """
-    return range(0, num_images, max(1, -(-num_images // most)))
-
-
-def _verify_once(
-    source: Dataset,
-    ids: Sequence[str],
-    tasks: Sequence[str],
-    identity: str,
-    on_progress: Callable[[int, int], None] | None,
-    on_spans: Callable[[str, dict[str, Span | None]], None],
-    check: Callable[[], None],
-) -> None:
-    """Decode the files of ``ids`` before the first training on this data, to find broken ones now."""
-    stamp = cache_folder() / "verified" / fingerprint(identity, list(ids), sorted(tasks))
-    if stamp.exists():
-        return
-    verify_readable(source, ids, tasks, on_progress, on_spans)
-    check()
-    stamp.parent.mkdir(parents=True, exist_ok=True)
-    stamp.touch()
-
-
-def _span(sample: RawSamples, task: str) -> Span | None:
-    """For one sample in its final form, because a label may lose its last pixel when it is reduced."""
-    return span_of(sample.labels[task][0].permute(1, 2, 0).numpy(), sample.valid[task][0, 0].numpy())
 
 
 def _choose_specs(offered: Mapping[str, TaskSpec], tasks: Sequence[str], name: str) -> dict[str, TaskSpec]:

@@ -69,6 +69,7 @@ class TensorStorage:
         specs: Mapping[str, TaskSpec],
         image_size: tuple[int, int],
         device: torch.device,
+        *,
         on_sample: Callable[[RawSamples], None] | None = None,
         resize: Resizing = "area",
     ) -> TensorStorage:
@@ -109,8 +110,7 @@ class LoaderStorage:
         """See ``Storage.batches``; the processes live as long as the iterator.
 
         If they die or fall silent (a container has 64 MB of shared memory, a shell allows few open files),
-        this process reads
-        on from the current batch: slower, with the same numbers.
+        this process reads on from the current batch: slower, with the same numbers.
         """
         reader = _BatchReader(
             self.dataset, self.ids, {task: self.specs[task] for task in tasks}, self.image_size, self.resize

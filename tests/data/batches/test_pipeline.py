@@ -12,7 +12,7 @@ from fake_dataset import TASKS, FakeDataset
 
 from dtme_search.config import DataConfig
 from dtme_search.data import build_data, registry
-from dtme_search.data.batches import pipeline
+from dtme_search.data.batches import pipeline, split_reader
 from dtme_search.data.batches.order import training_order
 from dtme_search.data.batches.tensors import bytes_per_sample, read_sample
 from dtme_search.errors import ConfigError, DataError
@@ -380,7 +380,7 @@ def test_a_gpu_gets_the_crops_and_targets_of_the_cpu():
 def test_averages_and_the_look_for_broken_files_take_an_even_choice_of_a_large_set(monkeypatch, tmp_path):
     monkeypatch.setenv("DTME_CACHE", str(tmp_path))
     monkeypatch.setattr(pipeline, "_AVERAGED_IMAGES", 4)
-    monkeypatch.setattr(pipeline, "_VERIFIED_IMAGES", 5)
+    monkeypatch.setattr(split_reader, "_VERIFIED_IMAGES", 5)
     dataset = FakeDataset(num_train=16)
     seen = []
     data = make_data(
