@@ -66,7 +66,7 @@ def test_what_was_written_is_no_picture_however_the_folder_is_named(tmp_path, mo
 def test_a_file_of_somebody_else_is_never_replaced(tmp_path):
     refuse_foreign(tmp_path / "new.png")
     (tmp_path / "photo.png").write_bytes(b"\x89PNG my only copy")
-    with pytest.raises(ConfigError, match=r"photo\.png exists already and was not written by dtme-search"):
+    with pytest.raises(ConfigError, match=r"photo\.png already exists and was not written by dtme-search"):
         refuse_foreign(tmp_path / "photo.png")
     save_png(Figure(), tmp_path / "ours.png")
     refuse_foreign(tmp_path / "ours.png")
@@ -77,7 +77,7 @@ def test_a_text_is_renewed_but_never_takes_the_place_of_another(tmp_path):
     write_own_text(ours, "x" * 5000 + " written by dtme-search")
     assert write_own_text(ours, "dtme-search, again").read_text() == "dtme-search, again"
     theirs.write_text("my own notes")
-    with pytest.raises(ConfigError, match="exists already and was not written by dtme-search"):
+    with pytest.raises(ConfigError, match="already exists and was not written by dtme-search"):
         write_own_text(theirs, "dtme-search")
     assert theirs.read_text() == "my own notes"
     with pytest.raises(ExportError, match="cannot be written"):
