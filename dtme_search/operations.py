@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import Literal
 
 Options = Mapping[str, int | float | str]
 """Fields of ``expansion`` that an operation reads."""
@@ -24,6 +25,7 @@ class OperationSpec:
         name: In configs, plans and SQL.
         letter: In tables with one letter per layer.
         words: In figures and headings.
+        room: What it makes room in, ``tokens`` or ``weights``.
         num_parameters: Parameters of one group in one layer, of (embedding width, linear maps, options).
         options: Fields of ``expansion`` that decide its size and its results, with their defaults.
         misfit: Why options cannot be used with the linear maps of a block, as a sentence; empty if they can.
@@ -32,6 +34,7 @@ class OperationSpec:
     name: str
     letter: str
     words: str
+    room: Literal["tokens", "weights"]
     num_parameters: Callable[[int, Linears, Options], int]
     options: Options = field(default_factory=dict)
     misfit: Callable[[Linears, Options], str] = lambda _linears, _options: ""
@@ -76,9 +79,9 @@ OPERATIONS: Mapping[str, OperationSpec] = MappingProxyType(
     {
         spec.name: spec
         for spec in (
-            OperationSpec("modulate", "M", "modulation", _of_modulation),
-            OperationSpec("expand", "E", "expansion", _of_expansion, {"num_task_tokens": 1}),
-            OperationSpec("lora", "L", "LoRA", _of_lora, _OF_LORA, _misfit_of_lora),
+            OperationSpec("modulate", "M", "modulation", "tokens", _of_modulation),
+            OperationSpec("expand", "E", "expansion", "tokens", _of_expansion, {"num_task_tokens": 1}),
+            OperationSpec("lora", "L", "LoRA", "weights", _of_lora, _OF_LORA, _misfit_of_lora),
         )
     }
 )

@@ -236,6 +236,9 @@ class FixedPlan(Section):
         return self
 
 
+Selection = Literal["conflict", "random", "reversed", "swapped", "gradient_similarity", "gain"]
+
+
 class ExpansionConfig(Section):
     """When and where the network grows in token space (DTME, arXiv 2507.07485)."""
 
@@ -257,8 +260,9 @@ class ExpansionConfig(Section):
     """A task whose largest pair conflict in a layer is below this keeps the shared stream there."""
     max_streams: Annotated[int, Field(ge=1)] | None = None
     """Merge the least conflicting tasks until at most this many groups remain; empty = one per task."""
-    selection: Literal["conflict", "random", "reversed", "swapped", "gradient_similarity"] = "conflict"
-    """Which layers: most conflicts first, one of the paper's controls, or least similar gradients first."""
+    selection: Selection = "conflict"
+    """Which layers: most conflicts first, one of the paper's controls, least similar gradients first, or
+    gain: those first where splitting the tasks surely gains, to first order."""
     range_operation: OperationName = "modulate"
     """Operation of the layers that range conflicts choose; the paper's is modulate."""
     null_operation: OperationName = "expand"

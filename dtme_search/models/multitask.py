@@ -6,7 +6,8 @@ N = S * B, (h, w) token grid, (H, W) image.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
@@ -106,6 +107,28 @@ class MultiTaskViT(nn.Module):
             raise ValueError("layer inputs must be taken before growth, got a model that has a plan.")
         layer_inputs: list[Tensor] = []
         return self._run(images, self.tasks, True, layer_inputs), layer_inputs
+
+    @contextmanager
+    def attended(self) -> Iterator[list[Tensor]]:
+        """Inside, the list holds what attention gave before its output map: (N, L, U) per layer, last pass.
+
+        Empty if the blocks have no such map of that name.
+        """
+        seen: list[Tensor] = []
+        maps = [_output_map(block) for block in self.backbone.blocks]
+        places = {module: layer for layer, module in enumerate(maps) if module is not None}
+
+        def note(module: nn.Module, given: tuple[Tensor, ...]) -> None:
+            if places[module] == 0:
+                seen.clear()
+            seen.append(given[0])
+
+        hooks = [each.register_forward_pre_hook(note) for each in places] if None not in maps else []
+        try:
+            yield seen
+        finally:
+            for hook in hooks:
+                hook.remove()
 
     def grow(self, plan: ExpansionPlan, *, token_std: float, seed: int) -> list[nn.Parameter]:
         """Build the operations of a plan in place.
@@ -254,6 +277,11 @@ class MultiTaskViT(nn.Module):
                 self.plan, tasks, self.info.num_layers, share_streams=share_streams, device=device
             )
         return self._routes[key]
+
+
+def _output_map(block: nn.Module) -> nn.Module | None:
+    """The linear map after the attention of a block, as timm names it."""
+    return next((part for name, part in block.named_modules() if name.endswith("attn.proj")), None)
 
 
 def feature_levels(num_layers: int, count: int) -> tuple[int, ...]:

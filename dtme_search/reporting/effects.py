@@ -12,6 +12,7 @@ from scipy import stats
 from dtme_search.reporting.study_data import StudyData
 
 SIGNIFICANCE = 0.05
+_SMALLEST_P = 1e-4
 _FEWEST = 3
 """Number of trials below which a value is ignored."""
 _MOST_GROUPS = 6
@@ -79,6 +80,16 @@ def holm(p_values: Sequence[float]) -> list[float]:
         largest = max(largest, min(1.0, (len(order) - rank) * p_values[index]))
         corrected[index] = largest
     return corrected
+
+
+def p_in_words(value: float) -> str:
+    """A p-value in words; never zero.
+
+    Example:
+        >>> p_in_words(0.0312), p_in_words(0.0)
+        ('p = 0.031', 'p < 0.0001')
+    """
+    return f"p = {value:.2g}" if value >= _SMALLEST_P else f"p < {_SMALLEST_P:g}"
 
 
 def _effect(name: str, values: pd.Series, delta_m: pd.Series) -> Effect | None:

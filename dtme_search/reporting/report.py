@@ -20,7 +20,7 @@ from dtme_search.reporting.document import (
     to_html,
     to_markdown,
 )
-from dtme_search.reporting.effects import effects
+from dtme_search.reporting.effects import effects, p_in_words
 from dtme_search.reporting.figures import telling_figures
 from dtme_search.reporting.legend import telling
 from dtme_search.reporting.measures import without_measures
@@ -31,7 +31,8 @@ from dtme_search.reporting.sections import (
     next_commands,
     task_section,
 )
-from dtme_search.reporting.story import p_in_words, story, subject
+from dtme_search.reporting.separation import separation_section
+from dtme_search.reporting.story import story, subject
 from dtme_search.reporting.study_data import StudyData, read_study_data
 from dtme_search.reporting.targets import refuse_foreign, write_own_text
 from dtme_search.search import LoadedStudy
@@ -81,6 +82,7 @@ def report_blocks(data: StudyData, *, with_figures: bool = True) -> list[Block]:
         *([Heading("Figures")] if charts else []),
         *charts,
         *_choices(data),
+        *separation_section(data),
         *_trials(data),
         *_again(data),
         *_provenance(data),

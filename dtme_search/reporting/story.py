@@ -5,14 +5,14 @@ from __future__ import annotations
 import pandas as pd
 
 from dtme_search.config import ModelConfig, RunConfig
-from dtme_search.reporting.effects import Effect, effects
+from dtme_search.reporting.effects import Effect, effects, p_in_words
 from dtme_search.reporting.measures import searched_table
+from dtme_search.reporting.separation import separation_sentence
 from dtme_search.reporting.study_data import StudyData
 from dtme_search.reporting.tables import against
 from dtme_search.search import confirmations, lead_of
 from dtme_search.words import cell, doubted, heading
 
-_SMALLEST_P = 1e-4
 _LARGEST_OF_MANY = 5
 """Number of trials from which on selecting the best by one seed deserves a warning [ours]."""
 
@@ -30,6 +30,7 @@ def story(data: StudyData) -> list[str]:
         _tasks(data, data.best),
         _price(data.best),
         _helped(data),
+        separation_sentence(data),
         _conflicts(data),
         data.study.savings().sentence(),
         _doubts(data),
@@ -246,16 +247,6 @@ def effect_words(effect: Effect) -> str:
             f"`{effect.parameter}` {effect.best} rather than {effect.worst} ({effect.difference:+.2f} points"
         )
     return f"{how}, {p_in_words(effect.p_value)})"
-
-
-def p_in_words(value: float) -> str:
-    """A p-value in words; never zero.
-
-    Example:
-        >>> p_in_words(0.0312), p_in_words(0.0)
-        ('p = 0.031', 'p < 0.0001')
-    """
-    return f"p = {value:.2g}" if value >= _SMALLEST_P else f"p < {_SMALLEST_P:g}"
 
 
 def _conflicts(data: StudyData) -> str:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from dtme_search.errors import TrainingError
+from dtme_search.token_space.gain import GAINS, expansion_gradients, layer_gains, modulation_gradients
 from dtme_search.token_space.report import ConflictReport, pair_matrices
 from dtme_search.token_space.subspace import CovarianceAccumulator, TokenSpace, split_token_spaces
 
@@ -71,6 +72,7 @@ def measure_conflicts(
     first_token: int = 0,
     on_progress: Progress | None = None,
     labelled: Callable[[BatchT], Tensor] | None = None,
+    attended: Callable[[], Sequence[Tensor]] = tuple,
 ) -> ConflictReport:
     """Measure the conflicts of all tasks at every layer on a set of images.
 
@@ -91,6 +93,8 @@ def measure_conflicts(
         labelled: Batch -> whether each image has a label of each task, bool (B, K). A pair counts on images
             that have both labels; images with fewer than two labels are skipped. By default all images have
             all labels.
+        attended: What each layer's attention gave before its output map in the last call of ``forward``, (B,
+            L, U) per layer, in the graph; none if the layers do not show it. Gains of expansion need it.
 
     Returns:
         The report, on the CPU. Parameters and their ``grad`` do not change.
@@ -101,6 +105,7 @@ def measure_conflicts(
     """
     covariances: list[CovarianceAccumulator] = []
     seen: list[Mapping[str, Tensor]] = []
+    sizes: list[int] = []
     with torch.no_grad():
         for batch in batches():
             losses, layer_inputs = _run(forward, batch)
@@ -108,6 +113,7 @@ def measure_conflicts(
             for accumulator, tokens in zip(covariances, layer_inputs, strict=True):
                 accumulator.update(tokens[:, first_token:])
             seen.append(losses)
+            sizes.append(len(layer_inputs[0]))
     if not seen:
         raise ValueError("batches must give at least one batch, got none.")
     _check_finite(seen)
@@ -115,15 +121,27 @@ def measure_conflicts(
 
     tasks, num_batches = tuple(seen[0]), len(seen)
     num_positions: set[int] = set()
-    counts, both = list[Tensor](), list[Tensor]()
+    counts, both, complete = list[Tensor](), list[Tensor](), list[Tensor]()
+    pulls: dict[str, list[list[Tensor]]] = {operation: [] for operation in GAINS}
+    by_batch = torch.stack([torch.stack([one[task] for task in tasks]) for one in seen]).to(torch.float64)
+    shares = torch.tensor(sizes, dtype=torch.float64, device=by_batch.device) / sum(sizes)
+    mean_losses = (by_batch * shares[:, None]).sum(0)
     seen = []
     for batch in batches():
         with torch.enable_grad():
             losses, layer_inputs = _run(forward, batch)
         num_positions.add(layer_inputs[0].shape[1] - first_token)
-        counts.append(_count_batch([losses[task] for task in tasks], layer_inputs, spaces, first_token))
+        gradients = _gradients([losses[task] for task in tasks], [*layer_inputs, *attended()])
+        of_inputs = [of_layer[:, :, first_token:] for of_layer in gradients[: len(layer_inputs)]]
+        counts.append(_count_batch(of_inputs, spaces))
+        shared = [each.detach()[:, first_token:] for each in layer_inputs]
+        of_batch = _pulls(of_inputs, shared, gradients[len(shared) :])
+        for operation, of_layers in zip(GAINS, of_batch, strict=True):
+            pulls[operation].append(of_layers)
         if labelled is not None:
-            both.append(_pairs_of(labelled(batch)))
+            labels_BK = labelled(batch)
+            both.append(_pairs_of(labels_BK))
+            complete.append(labels_BK.all(1))
         seen.append({task: loss.detach() for task, loss in losses.items()})
         if on_progress is not None:
             on_progress(len(counts), num_batches)
@@ -143,6 +161,8 @@ def measure_conflicts(
         range_dims=tuple(space.range_dim for space in spaces),
         **dict(zip(("range_counts", "null_counts"), torch.cat(counts, dim=1).cpu(), strict=True)),
     )
+    kept_I = torch.cat(complete).cpu() if complete else None
+    report = replace(report, gains=layer_gains(pulls, mean_losses.cpu(), kept_I))
     return report if not both or len(tasks) == 1 else _labelled_only(report, torch.cat(both).cpu())
 
 
@@ -195,19 +215,38 @@ def _check_finite(losses: Sequence[Mapping[str, Tensor]]) -> None:
             )
 
 
-def _count_batch(
-    losses: Sequence[Tensor], layer_inputs: Sequence[Tensor], spaces: Sequence[TokenSpace], first_token: int
-) -> Tensor:
-    """Conflict counts of one batch, int64, shape (2, B, D, pairs): range, then null."""
-    gradients = [
-        torch.autograd.grad(loss, layer_inputs, retain_graph=index < len(losses) - 1)
+def _gradients(losses: Sequence[Tensor], tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Gradient of each task's loss with respect to each tensor: (K, B, L, ...) per tensor."""
+    by_task = [
+        torch.autograd.grad(loss, tensors, retain_graph=index < len(losses) - 1)
         for index, loss in enumerate(losses)
     ]
-    per_layer = [
-        _count_conflicts(torch.stack(of_layer)[:, :, first_token:], space)
-        for *of_layer, space in zip(*gradients, spaces, strict=True)
-    ]
+    return [torch.stack(of_tensor) for of_tensor in zip(*by_task, strict=True)]
+
+
+def _count_batch(gradients: Sequence[Tensor], spaces: Sequence[TokenSpace]) -> Tensor:
+    """Conflict counts of one batch, int64, shape (2, B, D, pairs): range, then null."""
+    per_layer = [_count_conflicts(each, space) for each, space in zip(gradients, spaces, strict=True)]
     return torch.stack(per_layer, dim=2)
+
+
+def _pulls(
+    of_inputs: Sequence[Tensor], tokens: Sequence[Tensor], of_attended: Sequence[Tensor]
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Gradients of what modulation and expansion would add, as of single images: (K, B, U) per layer."""
+
+    def alone(gradients_KBLP: Tensor) -> Tensor:
+        # A loss is the mean over the images of a batch.
+        precise = torch.promote_types(gradients_KBLP.dtype, torch.float32)
+        return gradients_KBLP.to(precise) * gradients_KBLP.shape[1]
+
+    modulation = [
+        torch.stack([modulation_gradients(one, tokens_BLP.to(one)) for one in alone(each)])
+        for each, tokens_BLP in zip(of_inputs, tokens, strict=True)
+    ]
+    return modulation, [
+        torch.stack([expansion_gradients(one) for one in alone(each)]) for each in of_attended
+    ]
 
 
 def _count_conflicts(gradients_KBLP: Tensor, space: TokenSpace) -> Tensor:

@@ -17,6 +17,7 @@ from torch import Tensor
 from dtme_search.config import ExpansionConfig, TaskGroups
 from dtme_search.errors import ConfigError
 from dtme_search.operations import OPERATIONS, operations_of
+from dtme_search.token_space.gain import ranking_by_gain
 from dtme_search.token_space.plan import ExpansionPlan, options_of
 from dtme_search.token_space.report import ConflictReport, Space
 
@@ -45,7 +46,8 @@ def plan_expansion(
     - Which ones, by ``selection``: those with the most conflicts, or a control with as many layers: random;
       reversed (fewest conflicts first); swapped (modulation by null conflicts, expansion by range conflicts);
       gradient_similarity (the least similar gradients of the layer's weights first, both operations by the
-      same ranking [ours]).
+      same ranking [ours]); gain (where splitting the tasks gains most for sure, to first order [ours]:
+      modulation by the gains of modulation in place of range conflicts, expansion likewise).
     - Which tasks: all whose largest pair rate at the layer reaches ``pair_threshold``, in the range space for
       modulation, in the null space for expansion. The others keep their stream.
     - ``max_streams``: see :func:`merge_tasks`; gradient_similarity merges the tasks with the most similar
@@ -175,6 +177,8 @@ def _by_conflicts(report: ConflictReport, config: ExpansionConfig, seed: int) ->
             # Drawn from the layer order, so that the draw does not depend on what was measured.
             order.sort()
             random.Random(f"expansion {space} {seed}").shuffle(order)
+        elif config.selection == "gain":
+            order = list(ranking_by_gain(report.gains, "modulate" if space == "range" else "expand"))
         elif config.selection == "gradient_similarity":
             unlike = report.dissimilarities().sum((1, 2)).tolist()
             order.sort(key=lambda layer: (-unlike[layer], layer))

@@ -16,6 +16,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from dtme_search.token_space.gain import gain_table
 from dtme_search.token_space.text import format_table
 
 Space = Literal["range", "null"]
@@ -46,6 +47,8 @@ class ConflictReport:
             linearised (ours).
         cosines: Mean cosine of the gradients of a pair on the weights of each layer, float64, shape
             (D, pairs). ``None`` unless ``expansion.selection`` asks for it.
+        gains: What splitting the tasks could gain, see :mod:`dtme_search.token_space.gain`: S, its error and
+            z of each of ``GAINS`` by layer, float64, (3, 2, D). ``None`` if it was not measured.
 
     Raises:
         ValueError: If the shapes do not match, or there is no image.
@@ -60,6 +63,7 @@ class ConflictReport:
     null_counts: Tensor
     both: Tensor | None = None
     cosines: Tensor | None = None
+    gains: Tensor | None = None
 
     def __post_init__(self) -> None:
         expected = (len(self.range_dims), math.comb(len(self.tasks), 2))
@@ -223,11 +227,12 @@ class ConflictReport:
             f"{self.num_images} images, variance ratio {self.variance_ratio:g}"
         )
         legend = "~ tie: within 2 standard errors of the next rank"
-        return "\n".join([textwrap.fill(head, 96), format_table(header, rows), legend])
+        beside = gain_table(self.gains)
+        return "\n".join([textwrap.fill(head, 96), format_table(header, rows), legend, *beside])
 
     def to_json(self) -> str:
         """The report as one line of JSON."""
-        optional = {"both": self.both, "cosines": self.cosines}
+        optional = {"both": self.both, "cosines": self.cosines, "gains": self.gains}
         return json.dumps(
             {
                 "tasks": self.tasks,
@@ -249,7 +254,7 @@ class ConflictReport:
             form[name] = tuple(form[name])
         for name in ("range_counts", "null_counts"):
             form[name] = torch.tensor(form[name], dtype=torch.int64)
-        for name, dtype in (("both", torch.bool), ("cosines", torch.float64)):
+        for name, dtype in (("both", torch.bool), ("cosines", torch.float64), ("gains", torch.float64)):
             if name in form:
                 form[name] = torch.tensor(form[name], dtype=dtype)
         return cls(**form)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import combinations
 
@@ -83,9 +83,10 @@ class Growth:
             return torch.stack(each, dim=1)
 
         # Without compiled blocks, which refuse the backward pass per task that follows one forward pass.
-        with torch.compiler.set_stance("force_eager"), untouched(self.model):
+        with torch.compiler.set_stance("force_eager"), untouched(self.model), ExitStack() as context:
             self._warm_up_decoders()
             self.model.eval()
+            attended = context.enter_context(self.model.attended())
             report = measure_conflicts(
                 lambda: self.data.analysis_batches(
                     settings.num_images, part_of(settings.analysis_batch_size, self.parts), self.config.seed
@@ -95,6 +96,7 @@ class Growth:
                 first_token=self.model.backbone.first_shared_token,
                 on_progress=lambda done, total: on_progress(f"measuring conflicts {done}/{total}"),
                 labelled=labelled,
+                attended=lambda: attended,
             )
             return replace(report, cosines=self._cosines()) if settings.compares_gradients else report
 

@@ -174,3 +174,25 @@ def test_gradient_similarity_is_a_choice_and_its_plan_is_known_from_sql(tmp_path
         assert resolver(trial.params).overhead == pytest.approx(trial.values[1])
     tables = tmp_path.rglob("conflicts.txt")
     assert sorted("gradient cosine" in path.read_text(encoding="utf-8") for path in tables) == [False, True]
+
+
+@pytest.mark.slow
+def test_gain_is_a_choice_and_its_plan_is_known_from_sql(tmp_path):
+    changes = {"tasks": {"depth": {}, "edge": {}, "normals": {}}, "train.num_steps": 4}
+    grows = {"expansion.policy": "conflict", "expansion.start": 0.5, "expansion.range_layer_ratio": 0.3}
+    search = {"expansion.selection": {"choices": ["conflict", "gain"]}}
+    enqueue = [{"expansion.selection": "gain"}]
+    file = write_tiny_study(tmp_path, changes | grows, search=search, trials=1, enqueue=enqueue)
+    study = optimize(file, workdir=tmp_path / "runs", device="cpu")
+    base = stored_base_config(study.optuna)
+    resolver = Resolver(space_of(study.config, base), describe_backbone(base.model, base.data.image_size))
+    gains, params = study.records.gains("tiny", 0), study.optuna.trials[0].params
+    assert {(row.operation, row.layer) for row in gains} == {
+        (operation, layer) for operation in ("modulate", "expand") for layer in range(3)
+    }
+    resolver.learn(params, study.records.conflicts("tiny", 0), gains)
+    surest = max((row for row in gains if row.operation == "modulate"), key=lambda row: row.z)
+    plan = study.records.plan("tiny", 0)
+    assert {row.layer for row in plan if row.operation == "modulate"} == {surest.layer}
+    assert resolver(params).shares["modulate"][surest.layer] == 1.0
+    assert resolver(params).overhead == pytest.approx(study.optuna.trials[0].values[1])

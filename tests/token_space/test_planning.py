@@ -291,6 +291,17 @@ class TestByGradientSimilarity:
         )
         assert plan.operations() == ("lora", "lora", "none", "lora", "none", "none")
 
+    def test_gains_rank_each_operation_apart_by_how_sure_they_are(self, report):
+        z = [[0.1, 5.0, -1.0, 4.0, 3.0, 0.0], [9.0, 0.0, 8.0, 0.0, 7.0, 0.0]]
+        rated = replace(
+            report, gains=torch.tensor([[[1.0] * 6] * 2, [[1.0] * 6] * 2, z], dtype=torch.float64)
+        )
+        assert chosen(plan_of(rated, selection="gain")) == ([1, 3, 4], [0, 2, 4])
+        fewer = plan_of(rated, selection="gain", range_layer_ratio=0.3, null_layer_ratio=0.0)
+        assert chosen(fewer) == ([1, 3], [])
+        with pytest.raises(ConfigError, match="needs at least 3 images"):
+            plan_of(report, selection="gain")
+
     def test_they_are_written_and_must_be_measured_and_fit(self, compared, report):
         assert ConflictReport.from_json(compared.to_json()) == compared != report
         assert "+0.500" in compared.table() and "cosine" not in report.table()

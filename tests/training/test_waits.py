@@ -17,7 +17,7 @@ GROWN = {
 }
 READS_OF_AN_EVALUATION = 16
 """Once for all images: four tasks, a few numbers each."""
-READS_OF_A_MEASUREMENT = 8
+READS_OF_A_MEASUREMENT = 12
 """Losses twice, covariances finite, eigenvalues (and their check), counts twice."""
 
 

@@ -19,6 +19,7 @@ from dtme_search.search.storage.rows import (
     ConfirmationRow,
     ConflictRow,
     EvaluationRow,
+    GainRow,
     GradientRow,
     InferenceRow,
     PlanRow,
@@ -32,13 +33,15 @@ from dtme_search.search.storage.tables import (
     CONFIRMATIONS,
     CONFLICTS,
     EVALUATIONS,
+    GAINS,
     GRADIENTS,
     INFERENCE,
+    MEASURED,
+    OF_TRIALS,
     PLANS,
     RUNGS,
     RUNS,
     TRUNKS,
-    WORKERS,
     at_place,
     columns_of,
     rows_of,
@@ -50,10 +53,6 @@ if TYPE_CHECKING:
 
 RowT = TypeVar("RowT")
 ResultT = TypeVar("ResultT")
-KeptT = TypeVar("KeptT", BaselineRow, InferenceRow)
-
-_MEASURED: tuple[Table, ...] = (EVALUATIONS, CONFLICTS, GRADIENTS, PLANS, RUNGS, TRUNKS)
-_OF_TRIALS: tuple[Table, ...] = (*_MEASURED, RUNS, CONFIRMATIONS, WORKERS)
 
 
 class Records:
@@ -148,13 +147,20 @@ class Records:
             step: int | None = session.scalar(query)
             return step
 
-    def save_conflicts(self, study: str, trial: int, rows: Sequence[ConflictRow]) -> None:
-        """Write the conflict rates of a trial, replacing those it had."""
+    def save_conflicts(
+        self, study: str, trial: int, rows: Sequence[ConflictRow], gains: Sequence[GainRow] = ()
+    ) -> None:
+        """Write the conflict rates of a trial, and what growth could gain, replacing those it had."""
         self._replace(CONFLICTS, {"study": study, "trial": trial}, rows)
+        self._replace(GAINS, {"study": study, "trial": trial}, gains)
 
     def conflicts(self, study: str, trial: int) -> list[ConflictRow]:
         """Conflict rates of a trial, by layer and pair."""
         return self._of_trial(ConflictRow, CONFLICTS, study, trial)
+
+    def gains(self, study: str, trial: int) -> list[GainRow]:
+        """What splitting the tasks could gain, by layer and operation."""
+        return self._of_trial(GainRow, GAINS, study, trial)
 
     def save_gradients(self, study: str, trial: int, rows: Sequence[GradientRow]) -> None:
         """Write one set of gradient statistics of a trial; a resumed trial replaces what it wrote before."""
@@ -202,8 +208,7 @@ class Records:
 
     def save_trunk(self, study: str, row: TrunkRow) -> None:
         """Record a stretch of a trunk that was trained."""
-        place = {"study": study, "fingerprint": row.fingerprint, "trial": row.trial}
-        self._replace(TRUNKS, place, [row])
+        self._replace(TRUNKS, {"study": study, "fingerprint": row.fingerprint, "trial": row.trial}, [row])
 
     def trunks(self, study: str) -> list[TrunkRow]:
         """Stretches of trunks trained by the trials of a study."""
@@ -268,7 +273,7 @@ class Records:
         """
 
         def move(session: Session) -> list[RunRow]:
-            for table in _MEASURED:
+            for table in MEASURED:
                 place = table.c
                 moved = update(table).where(place.study == study, place.trial.in_(old))
                 session.execute(moved.values(trial=new))
@@ -283,7 +288,7 @@ class Records:
         """Delete all trials of a study; baselines stay. Optuna's tables are not touched."""
 
         def forget(session: Session) -> None:
-            for table in _OF_TRIALS:
+            for table in OF_TRIALS:
                 session.execute(delete(table).filter_by(study=study))
 
         self._write(forget)
@@ -292,12 +297,13 @@ class Records:
         found = self._read(row, rows_of(row, table).filter_by(fingerprint=fingerprint))
         return next(iter(found), None)
 
-    def _keep_first(self, table: Table, row: KeptT) -> KeptT:
+    def _keep_first(self, table: Table, row: RowT) -> RowT:
+        values = columns_of(table, row)
         with storage_errors(self._url):
             try:
-                self._insert(table, [columns_of(table, row)])
+                self._insert(table, [values])
             except IntegrityError:
-                standing = self._find(type(row), table, row.fingerprint)
+                standing = self._find(type(row), table, values["fingerprint"])
                 if standing is None:
                     raise
                 return standing

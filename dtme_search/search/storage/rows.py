@@ -13,25 +13,10 @@ from dataclasses import asdict, dataclass, fields
 from datetime import datetime
 from typing import Annotated, Any
 
-from dtme_search.config.measures import RECORDED
+from dtme_search.search.storage.measured import Measured
 
 Long = Annotated[str, "long"]
 """A text of any length; other texts are names of at most 255 characters."""
-
-
-class Measured:
-    """A row with measures that a study may name: columns of their own, and ``measures`` as JSON."""
-
-    def measure(self, name: str) -> float | None:
-        """Value of a measure; ``None`` if it is unknown, or not known yet."""
-        value: float | None = getattr(self, name) if name in RECORDED else self.further_measures.get(name)
-        return value
-
-    @property
-    def further_measures(self) -> dict[str, float]:
-        """Measures without a column of their own."""
-        found: dict[str, float] = json.loads(getattr(self, "measures", None) or "{}")
-        return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,6 +107,17 @@ class ConflictRow:
     range_se: float | None = None
     null_se: float | None = None
     cosine: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class GainRow:
+    """What splitting the tasks could gain at a 0-based layer by an operation, to first order: S, error, z."""
+
+    layer: int
+    operation: str
+    gain: float | None = None
+    gain_se: float | None = None
+    z: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

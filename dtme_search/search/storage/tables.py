@@ -36,6 +36,7 @@ from dtme_search.search.storage.rows import (
     BaselineRow,
     ConfirmationRow,
     ConflictRow,
+    GainRow,
     GradientRow,
     InferenceRow,
     Long,
@@ -122,6 +123,8 @@ EVALUATIONS = _table("dtme_evaluations", StoredEvaluation, ("study", "trial", "s
 """Metric of a task at a step of a trial."""
 CONFLICTS = _table("dtme_conflicts", ConflictRow, ("study", "trial", "layer", "task_a", "task_b"))
 """Conflict rates of a pair of tasks at a layer, with standard errors by image."""
+GAINS = _table("dtme_gains", GainRow, ("study", "trial", "layer", "operation"))
+"""What splitting the tasks could gain at a layer, to first order."""
 GRADIENTS = _table(
     "dtme_gradients",
     GradientRow,
@@ -145,6 +148,9 @@ WORKERS.append_column(Column("seen_at", DateTime, nullable=True))  # by the cloc
 
 # Every trial looks up the first run with the same work; without an index that would read all runs of the
 # study.
+MEASURED: tuple[Table, ...] = (EVALUATIONS, CONFLICTS, GAINS, GRADIENTS, PLANS, RUNGS, TRUNKS)
+OF_TRIALS: tuple[Table, ...] = (*MEASURED, RUNS, CONFIRMATIONS, WORKERS)
+
 Index("ix_dtme_runs_work", RUNS.c.study, RUNS.c.resolved_fingerprint, RUNS.c.trial)
 
 

@@ -152,7 +152,8 @@ class PlanSampler(BaseSampler):
         for trial in trials:
             run = runs.get(trial.number)
             if run is not None and run.operations and self._resolver.is_unknown(trial.params):
-                self._resolver.learn(trial.params, self.records.conflicts(name, trial.number))
+                rows = self.records.conflicts(name, trial.number)
+                self._resolver.learn(trial.params, rows, self.records.gains(name, trial.number))
         entries = [entry for trial in trials for entry in self._entries(trial, runs.get(trial.number))]
         standing = Standing(self.study, self.space, self._resolver, entries)
         by_trial = {trial.number: trial for trial in trials}

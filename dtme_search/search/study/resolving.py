@@ -20,8 +20,9 @@ from dtme_search.schedules import build_schedule
 from dtme_search.search.space.parameter import Parameter
 from dtme_search.search.space.paths import LAYERS, SEED, START
 from dtme_search.search.space.search_space import SearchSpace
-from dtme_search.search.storage.rows import ConflictRow
+from dtme_search.search.storage.rows import ConflictRow, GainRow
 from dtme_search.token_space import ConflictReport, ExpansionPlan, options_of
+from dtme_search.token_space.gain import GAINS
 from dtme_search.training.growth import plan_for
 from dtme_search.training.identity import weights_follow_results
 
@@ -103,13 +104,15 @@ class Resolver:
     _reports: dict[Hashable, dict[int, ConflictReport]] = field(default_factory=dict)
     _known: dict[Hashable, Resolved] = field(default_factory=dict)
 
-    def learn(self, params: Mapping[str, Scalar], rows: Sequence[ConflictRow]) -> None:
+    def learn(
+        self, params: Mapping[str, Scalar], rows: Sequence[ConflictRow], gains: Sequence[GainRow] = ()
+    ) -> None:
         """Add the conflicts that a trial with these parameters measured."""
         config = self._config(params)
         step, where = config.expansion_step, self._measured_as(config, params)
         if not rows or step is None or step in self._reports.get(where, {}):
             return
-        self._reports.setdefault(where, {})[step] = _report(rows, config.tasks, self.space.num_layers)
+        self._reports.setdefault(where, {})[step] = _report(rows, gains, config.tasks, self.space.num_layers)
         self._known.clear()
 
     def is_unknown(self, params: Mapping[str, Scalar]) -> bool:
@@ -303,7 +306,9 @@ def _put(node: Any, parts: Sequence[str], value: Any) -> Any:
     return tuple(items)
 
 
-def _report(rows: Sequence[ConflictRow], everything: Iterable[str], num_layers: int) -> ConflictReport:
+def _report(
+    rows: Sequence[ConflictRow], gains: Sequence[GainRow], everything: Iterable[str], num_layers: int
+) -> ConflictReport:
     """A report that ranks layers like the one that the rows were written from."""
     named = {name for row in rows for name in (row.task_a, row.task_b)}
     tasks = tuple(task for task in everything if task in named)
@@ -315,6 +320,10 @@ def _report(rows: Sequence[ConflictRow], everything: Iterable[str], num_layers: 
         counts[0, 0, row.layer, index] = round(row.range_rate * _POSITIONS)
         counts[1, 0, row.layer, index] = round(row.null_rate * _POSITIONS)
         cosines[row.layer, index] = row.cosine or 0.0
+    numbers = torch.full((3, len(GAINS), num_layers), math.nan, dtype=torch.float64)
+    for gain in gains:
+        values = [math.nan if each is None else each for each in (gain.gain, gain.gain_se, gain.z)]
+        numbers[:, GAINS.index(gain.operation), gain.layer] = torch.tensor(values, dtype=torch.float64)
     return ConflictReport(
         tasks=tasks,
         variance_ratio=1.0,
@@ -324,4 +333,5 @@ def _report(rows: Sequence[ConflictRow], everything: Iterable[str], num_layers: 
         range_counts=counts[0],
         null_counts=counts[1],
         cosines=None if any(row.cosine is None for row in rows) else cosines,
+        gains=numbers if gains else None,
     )

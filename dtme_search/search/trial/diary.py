@@ -23,7 +23,7 @@ from dtme_search.config import RunConfig, dump_yaml
 from dtme_search.search.reuse.context import TrialContext
 from dtme_search.search.storage.rows import EvaluationRow, GradientRow, RungRow, RunRow
 from dtme_search.search.storage.trials import KEPT_ATTR
-from dtme_search.search.trial.measured import conflict_rows, plan_rows
+from dtme_search.search.trial.measured import conflict_rows, gain_rows, plan_rows
 from dtme_search.search.trial.outcome import Comparison, Outcome, compare, recorded_outcome
 from dtme_search.search.trial.pruning import stop
 from dtme_search.search.trial.result import Result
@@ -115,7 +115,7 @@ class Diary:
         self.trial.set_user_attr("plan", self.row.operations)
         (self.folder / "plan.txt").write_text(plan.table() + "\n", encoding="utf-8")
         if report is not None:
-            self.records.save_conflicts(self.study.name, number, conflict_rows(report))
+            self.records.save_conflicts(self.study.name, number, conflict_rows(report), gain_rows(report))
             report.save(self.folder / "conflicts.json")
             text = f"{report.table()}\n\n{report.summary()}\n"
             (self.folder / "conflicts.txt").write_text(text, encoding="utf-8")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dtme_search.search.storage.rows import ConflictRow, PlanRow
+from dtme_search.search.storage.rows import ConflictRow, GainRow, PlanRow
 from dtme_search.token_space import ConflictReport, ExpansionPlan
+from dtme_search.token_space.gain import GAINS
 
 
 def plan_rows(plan: ExpansionPlan) -> list[PlanRow]:
@@ -13,6 +14,17 @@ def plan_rows(plan: ExpansionPlan) -> list[PlanRow]:
         for operation, by_layer in plan.groups.items()
         for layer, groups in by_layer.items()
         for index, group in enumerate(groups)
+    ]
+
+
+def gain_rows(report: ConflictReport) -> list[GainRow]:
+    """One row per layer and operation; none if gains were not measured."""
+    if report.gains is None:
+        return []
+    return [
+        GainRow(layer=layer, operation=operation, gain=gain, gain_se=error, z=z)
+        for operation, by_layer in zip(GAINS, report.gains.permute(1, 2, 0).tolist(), strict=True)
+        for layer, (gain, error, z) in enumerate(by_layer)
     ]
 
 
