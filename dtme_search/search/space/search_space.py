@@ -191,13 +191,9 @@ class SearchSpace:
         """
         if config.train.count_from == "expansion":
             return (config.expansion_step,) if config.expansion_step else ()
-        starts = self.base.expansion.starts
-        for parameter in self.parameters:
-            if parameter.path == START:
-                starts = _grid(parameter.distribution, config.expansion.auto_starts)
-        return tuple(
-            sorted({config.expansion.step_of(each, config.train.num_steps) for each in starts} - {0})
-        )
+        expansion, ranged = config.expansion, {p.path: p.distribution for p in self.parameters}.get(START)
+        starts = self.base.expansion.starts if ranged is None else _grid(ranged, expansion.auto_starts)
+        return tuple(sorted({expansion.step_of(start, config.train.num_steps) for start in starts} - {0}))
 
     def describe(self) -> list[SpaceRow]:
         """One row per path of the study file, for tables."""
