@@ -52,13 +52,12 @@ def predict(
     """
     from dtme_search.cli.checking import progress_bar
     from dtme_search.reporting import predict_image
-    from dtme_search.reporting.rasters import raster_name
+    from dtme_search.reporting.rasters import raster_ending
     from dtme_search.reporting.targets import (
         find_pictures,
-        panel_names,
+        output_names,
         refuse_existing,
         refuse_foreign,
-        stem_of_panels,
     )
 
     if out.exists() and not out.is_dir():
@@ -68,18 +67,21 @@ def predict(
     if not images:
         raise ConfigError(f"predict: give pictures after the network, got only {network}.")
     pictures = find_pictures(images, out)
-    targets = [out / name for name in panel_names(pictures)]
     predictor = _predictor(network, device)
+    endings = {task: raster_ending(spec) for task, spec in predictor.specs.items()} if raw else {}
+    outputs = [
+        (out / names.panels, {task: out / name for task, name in names.rasters.items()})
+        for names in output_names(pictures, endings)
+    ]
     if not force:
-        for target in targets:
-            refuse_foreign(target)
-        names = [(stem_of_panels(target), spec) for target in targets for spec in predictor.specs.values()]
-        refuse_existing([out / raster_name(*name) for name in names] if raw else [])
+        for target, _ in outputs:
+            refuse_foreign(target, "Give --out another folder, or --force to replace it")
+        refuse_existing([file for _, rasters in outputs for file in rasters.values()])
     screen, failed = screen_of(context), 0
     with stoppable("Panels already written are kept."), progress_bar(screen, "predicting") as on_progress:
-        for done, (picture, target) in enumerate(zip(pictures, targets, strict=True), start=1):
+        for done, (picture, (target, rasters)) in enumerate(zip(pictures, outputs, strict=True), 1):
             try:
-                for path in predict_image(predictor, picture, target, rasters=raw):
+                for path in predict_image(predictor, picture, target, rasters=rasters):
                     screen.line(str(path))
             except DataError as error:
                 failed += 1

@@ -106,8 +106,9 @@ def evaluate(
     """
     from dtme_search.cli.progress import TerminalListener
     from dtme_search.cli.render import final_as_json, print_final
-    from dtme_search.reporting import save_split_panels
-    from dtme_search.reporting.targets import refuse_existing, save_metrics_of_images
+    from dtme_search.data import build_dataset, split_ids
+    from dtme_search.reporting import save_split_panels, split_panels
+    from dtme_search.reporting.targets import refuse_existing, refuse_foreign, save_metrics_of_images
     from dtme_search.search import evaluate_checkpoint
     from dtme_search.training import evaluate_each
 
@@ -119,15 +120,19 @@ def evaluate(
     on = split or (MeasuredOn.holdout if trained else MeasuredOn.test)
     if per_image is not None and not force:
         refuse_existing([per_image])
-    screen = screen_of(context)
     saved: list[Path] = []
+    if save_panels:
+        splits = split_ids(build_dataset(run_config.data), run_config.data, final=on is MeasuredOn.test)
+        saved = split_panels(splits.ids(on.value), on.value, save_panels, out)
+    for file in () if force else saved:
+        refuse_foreign(file, "Give --out another folder, or --force to replace it")
+    screen = screen_of(context)
 
     def look(model: "MultiTaskViT", data: "TaskData") -> None:
         if per_image is not None:
             each = evaluate_each(model, data, on.value, run_config.train)
             save_metrics_of_images(per_image, tuple(data.specs), each)
-        if save_panels:
-            saved.extend(save_split_panels(model, run_config, data, on.value, save_panels, out))
+        save_split_panels(model, run_config, data, on.value, saved, force=True)
 
     with stoppable("Nothing was written."), TerminalListener(screen) as listener:
         result = evaluate_checkpoint(

@@ -16,7 +16,9 @@ from dtme_search.metrics.boundaries import THRESHOLDS
 from dtme_search.metrics.f_measure import BestThresholdMeter, count_reaching, valid_boxes
 from dtme_search.tasks import EDGE_TOLERANCE
 
-_MIN_RELIEF = 1e-3  # of a crest over its two neighbours together; far above any rounding
+# Of a crest over its two neighbours together. Above rounding (1e-6), and no more: where predictions are
+# enlarged n times to the labels' own size, the relief of a crest falls by n squared.
+_MIN_RELIEF = 1e-5
 _TIE = 1e-6
 _PUBLISHED_VARIANCE, _PUBLISHED_TOLERANCE = 4.0, 7.73  # smoothing and tolerance in pixels at 425 x 560
 _DIRECTIONS = ((0, 1), (1, 0), (1, 1), (1, -1))

@@ -16,7 +16,13 @@ if TYPE_CHECKING:
     from dtme_search.reporting.measures import metrics_table, searched_table, without_measures
     from dtme_search.reporting.notebook import StudyView, load_study
     from dtme_search.reporting.page import PageKeeper, write_page
-    from dtme_search.reporting.panels import PanelRow, draw_panels, predict_image, save_split_panels
+    from dtme_search.reporting.panels import (
+        PanelRow,
+        draw_panels,
+        predict_image,
+        save_split_panels,
+        split_panels,
+    )
     from dtme_search.reporting.report import write_report
     from dtme_search.reporting.sheet import label_sheet
     from dtme_search.reporting.study_data import StudyData, read_study_data
@@ -67,6 +73,7 @@ __all__ = [
     "save_png",
     "save_split_panels",
     "searched_table",
+    "split_panels",
     "telling",
     "threads_in_words",
     "trials_table",
@@ -87,7 +94,7 @@ __getattr__ = lazily(
         "measures": ("metrics_table", "searched_table", "without_measures"),
         "notebook": ("StudyView", "load_study"),
         "page": ("PageKeeper", "write_page"),
-        "panels": ("PanelRow", "draw_panels", "predict_image", "save_split_panels"),
+        "panels": ("PanelRow", "draw_panels", "predict_image", "save_split_panels", "split_panels"),
         "report": ("write_report",),
         "sheet": ("label_sheet",),
         "study_data": ("StudyData", "read_study_data"),

@@ -21,8 +21,8 @@ from dtme_search.data import Split, TaskData, read_image, restore_colours
 from dtme_search.models import MultiTaskViT
 from dtme_search.reporting.colours import CONTINUOUS, class_colours, paint, value_limits
 from dtme_search.reporting.figures.heat_map import save_png
-from dtme_search.reporting.rasters import raster_name, save_raster
-from dtme_search.reporting.targets import refuse_foreign, stem_of_panels, unique_names
+from dtme_search.reporting.rasters import save_raster
+from dtme_search.reporting.targets import refuse_foreign, unique_names
 from dtme_search.tasks import TaskSpec
 from dtme_search.training import Predictor, as_label
 from dtme_search.training.prediction import shown_size
@@ -91,14 +91,16 @@ def draw_panels(
     return figure
 
 
-def predict_image(predictor: Predictor, path: Path, target: Path, *, rasters: bool = False) -> list[Path]:
+def predict_image(
+    predictor: Predictor, path: Path, target: Path, *, rasters: Mapping[str, Path] | None = None
+) -> list[Path]:
     """Predict all tasks of a picture and write the panels as PNG to ``target``; returns the written paths.
 
     Args:
         predictor: The network.
         path: The picture.
         target: File for the panels, which are at most 1,200 pixels per side.
-        rasters: Also write each task beside it, at the picture's own size, see :func:`save_raster`.
+        rasters: Task -> file for its numbers at the picture's own size, see :func:`save_raster`.
     """
     image = read_image(path)
     found = predictor(image)
@@ -107,26 +109,45 @@ def predict_image(predictor: Predictor, path: Path, target: Path, *, rasters: bo
     height, width = shown_size(found.size, _LONGEST)
     shown = np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
     save_png(draw_panels(shown, [PanelRow("predicted", labels, {})], predictor.specs, title), target)
-    written = [target]
-    if rasters:
-        for task, spec in predictor.specs.items():
-            written.append(target.with_name(raster_name(stem_of_panels(target), spec)))
-            save_raster(found, task, written[-1])
-    return written
+    for task, file in (rasters or {}).items():
+        save_raster(found, task, file)
+    return [target, *(rasters or {}).values()]
+
+
+def split_panels(ids: Sequence[str], split: Split, count: int, folder: Path) -> list[Path]:
+    """Files that :func:`save_split_panels` writes for the first ``count`` of these ids of a split."""
+    names = unique_names([re.sub(r"[^\w.-]+", "_", each) for each in ids[:count]])
+    return [folder / f"{split}-{name}.png" for name in names]
 
 
 @torch.no_grad()
 def save_split_panels(
-    model: MultiTaskViT, config: RunConfig, data: TaskData, split: Split, count: int, folder: Path
+    model: MultiTaskViT,
+    config: RunConfig,
+    data: TaskData,
+    split: Split,
+    targets: Sequence[Path],
+    *,
+    force: bool = False,
 ) -> list[Path]:
-    """Write labels above predictions for the first ``count`` images of a split, named after their ids."""
-    paths: list[Path] = []
+    """Write labels above predictions for the first images of a split.
+
+    Args:
+        model: The network.
+        config: Of its run.
+        data: Its data.
+        split: Split of the images.
+        targets: A file for each, see :func:`split_panels`.
+        force: Replace files that are not ours.
+
+    Raises:
+        ConfigError: If there is one, before anything is drawn.
+    """
+    for path in () if force else targets:
+        refuse_foreign(path)
     ids = data.splits.ids(split)
-    names = unique_names([re.sub(r"[^\w.-]+", "_", each) for each in ids[:count]])
     model.eval()
-    for batch in data.eval_batches(split, 1):
-        if len(paths) == len(names):
-            break
+    for path, batch in zip(targets, data.eval_batches(split, 1), strict=False):
         outputs = model(batch.images, tuple(data.specs))
         image = restore_colours(batch.images, config.data)[0].permute(1, 2, 0).cpu().numpy()
         valid = {task: mask[0, 0].cpu().numpy() for task, mask in batch.valid.items()}
@@ -136,11 +157,8 @@ def save_split_panels(
         }
         rows = [PanelRow("labelled", target, valid), PanelRow("predicted", guess, {})]
         sample = ids[int(batch.indices[0])]
-        path = folder / f"{split}-{names[len(paths)]}.png"
-        refuse_foreign(path)
         save_png(draw_panels(image, rows, data.specs, f"{split} split, {sample}"), path)
-        paths.append(path)
-    return paths
+    return list(targets)
 
 
 def _plain(target: torch.Tensor, spec: TaskSpec) -> npt.NDArray[Any]:

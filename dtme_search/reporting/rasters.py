@@ -20,15 +20,15 @@ FARTHEST_MM = 65535
 """Maximum of 16 bits; depth beyond 65.535 m is stored as this value."""
 
 
-def raster_name(stem: str, spec: TaskSpec) -> str:
-    """Name of the file that :func:`save_raster` writes.
+def raster_ending(spec: TaskSpec) -> str:
+    """Ending of the file that :func:`save_raster` writes.
 
     Example:
         >>> from dtme_search.tasks import depth, normals
-        >>> raster_name("shot", depth()), raster_name("shot", normals())
-        ('shot-depth.png', 'shot-normals.npy')
+        >>> raster_ending(depth()), raster_ending(normals())
+        ('png', 'npy')
     """
-    return f"{stem}-{spec.name}.{'png' if _is_picture(spec) else 'npy'}"
+    return "png" if _is_picture(spec) else "npy"
 
 
 def save_raster(prediction: Prediction, task: str, target: Path) -> None:

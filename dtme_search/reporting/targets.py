@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain, count
 from pathlib import Path
 
 from dtme_search.errors import ConfigError, ExportError
@@ -14,7 +16,7 @@ MARK = "dtme-search"
 _END_BYTES = 4096
 
 
-def refuse_foreign(path: Path) -> None:
+def refuse_foreign(path: Path, way_out: str = "Give --out another name") -> None:
     """Refuse to overwrite a file that no earlier call has written.
 
     Raises:
@@ -26,9 +28,7 @@ def refuse_foreign(path: Path) -> None:
         ends = file.read(_END_BYTES)
         file.seek(max(0, path.stat().st_size - _END_BYTES))
         if MARK.encode() not in ends + file.read():
-            raise ConfigError(
-                f"{path} already exists and was not written by {MARK}. Give --out another name."
-            )
+            raise ConfigError(f"{path} already exists and was not written by {MARK}. {way_out}.")
 
 
 def write_own_text(path: Path, text: str) -> Path:
@@ -73,6 +73,7 @@ def find_pictures(places: Sequence[Path], out: Path) -> list[Path]:
         ConfigError: If a place does not exist, or a folder holds no picture.
     """
     found: dict[Path, None] = {}
+    written = out.resolve()
     for place in places:
         if not place.is_dir():
             found[place] = None
@@ -80,7 +81,9 @@ def find_pictures(places: Sequence[Path], out: Path) -> list[Path]:
         inside = [
             path
             for path in sorted(place.rglob("*"))
-            if path.suffix.lower() in PICTURES and path.is_file() and not path.is_relative_to(out)
+            if path.suffix.lower() in PICTURES
+            and path.is_file()
+            and not path.resolve().is_relative_to(written)
         ]
         if not inside:
             raise ConfigError(f"{place}: must hold pictures ({', '.join(PICTURES)}), got none.")
@@ -88,31 +91,53 @@ def find_pictures(places: Sequence[Path], out: Path) -> list[Path]:
     return list(found)
 
 
-_OF_PANELS = "-panels.png"
+@dataclass(frozen=True)
+class OutputNames:
+    """Names of the files that a prediction writes for one picture.
+
+    Attributes:
+        panels: The drawing.
+        rasters: Task -> file with its numbers.
+    """
+
+    panels: str
+    rasters: Mapping[str, str]
 
 
-def panel_names(pictures: Sequence[Path]) -> list[str]:
-    """A unique name for the panels of each picture.
+def output_names(pictures: Sequence[Path], endings: Mapping[str, str] | None = None) -> list[OutputNames]:
+    """Names for what is written about each picture: no two of all these files share one.
 
     If pictures share a name, folders and ending distinguish them, otherwise a number does.
 
+    Args:
+        pictures: The pictures.
+        endings: Task -> ending of its file, without a dot.
+
     Example:
-        >>> panel_names([Path("a/shot.jpg"), Path("b/shot.jpg"), Path("leaf.png")])
+        >>> [each.panels for each in output_names([Path("a/shot.jpg"), Path("b/shot.jpg"), Path("leaf.png")])]
         ['a-shot.jpg-panels.png', 'b-shot.jpg-panels.png', 'leaf-panels.png']
+        >>> output_names([Path("shot.jpg")], {"depth": "png"})[0].rasters
+        {'depth': 'shot-depth.png'}
     """
     # Some file systems do not distinguish A and a.
     stems = Counter(path.stem.casefold() for path in pictures)
+    of_tasks = endings or {}
+    # A task may be called panels.
+    suffixes = unique_names(["panels", *of_tasks])
+    tails = [f"{name}.{ending}" for name, ending in zip(suffixes, ("png", *of_tasks.values()), strict=True)]
+    taken: set[str] = set()
     names = []
     for path in pictures:
         alone = stems[path.stem.casefold()] == 1
         parts = [part for part in path.parts if part not in ("/", "..", ".")]
-        names.append(path.stem if alone else "-".join(parts))
-    return [f"{name}{_OF_PANELS}" for name in unique_names(names)]
-
-
-def stem_of_panels(panels: Path) -> str:
-    """The beginning of the name of a panel."""
-    return panels.name.removesuffix(_OF_PANELS)
+        stem = path.stem if alone else "-".join(parts)
+        # The picture a-b with the task c, and the picture a with the task b-c, would share a name.
+        numbered = chain([stem], (f"{stem}-{number}" for number in count(2)))
+        files = ([f"{each}-{tail}" for tail in tails] for each in numbered)
+        free = next(each for each in files if taken.isdisjoint(map(str.casefold, each)))
+        taken.update(map(str.casefold, free))
+        names.append(OutputNames(free[0], dict(zip(of_tasks, free[1:], strict=True))))
+    return names
 
 
 def unique_names(names: Sequence[str]) -> list[str]:

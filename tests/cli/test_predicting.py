@@ -121,6 +121,21 @@ def test_evaluate_as_json_and_by_image(trained, tmp_path):
     assert isinstance(again.exception, ConfigError) and "--force" in str(again.exception)
 
 
+def test_evaluate_refuses_a_file_of_somebody_else_before_it_measures(trained, tmp_path, monkeypatch):
+    panels = tmp_path / "panels"
+    words = ("evaluate", trained, "--save-panels", 2, "--out", panels)
+    assert invoke(*words).exit_code == 0
+    theirs = min(panels.iterdir())
+    theirs.write_bytes(b"mine")
+    with monkeypatch.context() as patch:
+        patch.setattr("dtme_search.search.evaluate_checkpoint", None)
+        refused = invoke(*words)
+    assert isinstance(refused.exception, ConfigError) and "--force" in str(refused.exception)
+    assert theirs.read_bytes() == b"mine"
+    assert invoke(*words, "--force").exit_code == 0
+    assert theirs.read_bytes().startswith(b"\x89PNG")
+
+
 def test_evaluate_shows_gains_where_they_are_known(trained):
     shown = invoke("evaluate", trained).output
     assert "gain" in shown and "no-image prior" in shown and "delta_m" in shown

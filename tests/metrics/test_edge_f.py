@@ -119,6 +119,16 @@ def test_soft_ridges_of_any_slant_become_thin_lines(rise):
     assert 40 <= int(inner.sum()) <= 60
 
 
+@pytest.mark.parametrize("times", [2, 5, 10])
+def test_a_faint_prediction_counts_alike_where_it_is_enlarged(times):
+    """As on the test split, where predictions are enlarged to the labels' own size."""
+    ridge = torch.arange(40).sub(20).abs().float().mul(-0.3).exp().mul(0.01).add(0.4).expand(30, 40)
+    size = (30 * times, 40 * times)
+    larger = torch.nn.functional.interpolate(ridge[None, None], size, mode="bilinear")[0, 0]
+    truth = columns(size, **{f"x{20 * times + times // 2}": 1.0})
+    assert measure(larger, truth) > 0.9
+
+
 def test_edges_two_pixels_wide_count_like_thin_ones():
     wide = columns(SMALL, x20=1.0, x21=1.0)
     assert measure(wide, wide) == 1.0

@@ -13,7 +13,7 @@ from dtme_search.config import RunConfig
 from dtme_search.data import normalize_images
 from dtme_search.models import build_model
 from dtme_search.reporting.panels import PanelRow, draw_panels, predict_image
-from dtme_search.reporting.rasters import raster_name, save_raster
+from dtme_search.reporting.rasters import raster_ending, save_raster
 from dtme_search.tasks import depth, edge, normals, semseg
 from dtme_search.training import Prediction, Predictor, as_label
 
@@ -81,7 +81,7 @@ def test_bands_are_the_whole_and_as_torch_enlarges_it(predictor, size, monkeypat
 def test_rasters_hold_what_was_predicted(predictor, tmp_path):
     prediction = predictor(noise(70, 90))
     for task, spec in SPECS.items():
-        save_raster(prediction, task, tmp_path / raster_name("shot", spec))
+        save_raster(prediction, task, tmp_path / f"shot-{task}.{raster_ending(spec)}")
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "shot-depth.png", "shot-edge.npy", "shot-normals.npy", "shot-semseg.png",
     ]  # fmt: skip
