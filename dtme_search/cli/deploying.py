@@ -7,7 +7,6 @@ from typing import Annotated
 import typer
 
 from dtme_search.cli.app import app, screen_of
-from dtme_search.cli.tables import print_table
 from dtme_search.cli.training import find_checkpoint, run_config_of
 from dtme_search.errors import ConfigError
 
@@ -51,6 +50,8 @@ def deploy(
     the run), normalises them and returns the predictions of the tasks. It is kept only if it agrees with
     PyTorch. ONNX needs pip install 'dtme-search[onnx]'.
     """
+    from dtme_search.cli.tables import print_table
+
     kind = _ENDINGS.get(out.suffix)
     if kind is None or (to is not None and to is not kind):
         endings = [ending for ending, form in _ENDINGS.items() if to in (None, form)]

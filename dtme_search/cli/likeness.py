@@ -7,7 +7,6 @@ import typer
 
 from dtme_search.cli import options
 from dtme_search.cli.app import app, screen_of
-from dtme_search.cli.tables import print_table
 from dtme_search.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -92,6 +91,8 @@ def _number(value: float, form: str) -> str:
 
 
 def _print_pairs(screen: "Screen", rows: "Sequence[PairLikeness]") -> None:
+    from dtme_search.cli.tables import print_table
+
     columns = ["tasks", "likeness", "gradient cosine", "range conflicts", "null conflicts"]
     texts = [
         [
@@ -112,6 +113,8 @@ def _print_pairs(screen: "Screen", rows: "Sequence[PairLikeness]") -> None:
 
 
 def _print_worth(screen: "Screen", worth: "Sequence[Worth]") -> None:
+    from dtme_search.cli.tables import print_table
+
     if not worth:
         return
     rows = [

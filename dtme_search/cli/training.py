@@ -10,7 +10,6 @@ from dtme_search.cli import options
 from dtme_search.cli.app import app, screen_of
 from dtme_search.cli.screen import stoppable
 from dtme_search.errors import ConfigError, TrainingError
-from dtme_search.training.disk import WEIGHTS
 
 if TYPE_CHECKING:
     from dtme_search.config import RunConfig
@@ -211,6 +210,8 @@ def find_checkpoint(place: Path) -> Path:
     Raises:
         TrainingError: If there is none, or its config is missing.
     """
+    from dtme_search.training.disk import WEIGHTS
+
     path = place
     if place.is_dir():
         files = (place / "checkpoint.pt", place / WEIGHTS)
