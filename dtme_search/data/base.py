@@ -5,13 +5,14 @@ Shapes: B images, C channels, H height, W width.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from dtme_search.errors import nearest
 from dtme_search.tasks import TaskSpec
 
 if TYPE_CHECKING:
@@ -119,3 +120,15 @@ class Batch:
             )
             for part in range(parts)
         ]
+
+
+def refuse_unknown(tasks: Sequence[str], offered: Iterable[str]) -> None:
+    """Refuse tasks that a data set does not have.
+
+    Raises:
+        ValueError: Names the first one and its nearest known neighbour.
+    """
+    known = list(offered)
+    for task in tasks:
+        if task not in known:
+            raise ValueError(f"task must be known, got '{task}'.{nearest(task, known)}")

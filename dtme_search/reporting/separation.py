@@ -104,11 +104,12 @@ def separation_section(data: StudyData) -> list[Block]:
         )
         for each in found
     ]
-    columns = ("way", "on the front", "among the others", "p", "delta_m with minus without")
+    columns = ("way", "on the front", "among the others", "p", "difference of delta_m")
     return [
         Heading("What separates the front"),
         Table(columns, rows),
         Paragraph(
+            "Difference: mean delta_m of the trials that take the way minus that of the rest. p: "
             "Fisher's exact test of front against other feasible trials, corrected for the number of ways by "
             "Holm's method. A trial may take several ways at once, and the sampler returns to where it was "
             "good: a guide, not proof."

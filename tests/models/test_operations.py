@@ -13,10 +13,12 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from dtme_search.config import ExpansionConfig
+from dtme_search.config import ExpansionConfig, ModelConfig
 from dtme_search.errors import ConfigError
+from dtme_search.models import build_model
 from dtme_search.models.operations import LAYER_OPERATIONS, check_operations
 from dtme_search.operations import CHOICES, LETTERS, OPERATIONS, WORDS, legend, name_of, operations_of
+from dtme_search.tasks import depth
 from dtme_search.token_space import ExpansionPlan, options_of
 
 TASKS = ("semseg", "depth", "normals", "edge")
@@ -276,6 +278,37 @@ def test_folding_changes_the_weights_by_the_term_of_the_group(make_model, images
     expected[4] = 3.0 * 2 * 0.5
     torch.testing.assert_close(block.attn.proj.weight - before, expected)
     assert type(block.attn.proj) is torch.nn.Linear and not len(model.loras)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "maps"),
+    [
+        ("vit_small_patch14_reg4_dinov2", ["qkv", "proj", "fc1", "fc2"]),
+        ("vit_small_patch16_dinov3", ["qkv", "proj", "fc1", "fc2"]),
+        ("vit_small_patch16_dinov3_qkvb", ["proj", "fc1", "fc2"]),  # biases of its own pass qkv by
+        ("eva02_tiny_patch14_224", ["proj", "fc1", "fc2"]),
+        ("vit_base_patch16_xp_224", []),  # attention and MLP in one map
+    ],
+)
+def test_maps_of_other_backbones_are_found_and_adapted(backbone, maps):
+    size = (28, 42) if "patch14" in backbone else (32, 48)
+    options = {"embed_dim": 32, "depth": 2, "num_heads": 2}
+    model = build_model(
+        ModelConfig(backbone=backbone, backbone_options=options), {"depth": depth()}, size, seed=0
+    )
+    assert list(model.info.linears) == maps
+    if maps:
+        images = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0))
+        groups = {"lora": {0: (("depth",),), 1: (("depth",),)}}
+        before = model.eval()(images)["depth"]
+        plan = ExpansionPlan(("depth",), 2, groups, {"lora_targets": "+".join(maps)})
+        new = model.grow(plan, token_std=0.02, seed=0)
+        assert (model(images)["depth"] - before).abs().max() <= 1e-6
+        assert sum(parameter.numel() for parameter in new) == plan.num_parameters(32, model.info.linears)
+        for parameter in new:
+            parameter.data.fill_(0.1)
+        model(images)["depth"].square().sum().backward()
+        assert all(parameter.grad.any() for parameter in new), "every term acts"
 
 
 def test_a_plan_is_written_and_read(case):

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from dtme_search.config import FolderDescription, FolderTask, fingerprint
 from dtme_search.config.description import LOSSES, METRICS, UNITS
-from dtme_search.data.base import Sample, SourceSplit
+from dtme_search.data.base import Sample, SourceSplit, refuse_unknown
 from dtme_search.data.folder.files import FolderFiles
 from dtme_search.data.folder.groups import Groups
 from dtme_search.data.folder.label_files import Label, read_label
@@ -22,7 +22,7 @@ from dtme_search.data.reading.folders import read_ids
 from dtme_search.data.reading.pictures import read_image, read_size
 from dtme_search.data.reading.presence import class_presence
 from dtme_search.data.stratify import hashed_order, take_share
-from dtme_search.errors import DataError, nearest
+from dtme_search.errors import DataError
 from dtme_search.tasks import TaskSpec
 
 
@@ -182,11 +182,7 @@ class FolderDataset:
             DataError: Names the file that is missing, broken, out of range or of another size than the image.
             ValueError: If a task is not one of ``tasks``.
         """
-        unknown = [task for task in tasks if task not in self._description.tasks]
-        if unknown:
-            raise ValueError(
-                f"task must be known, got '{unknown[0]}'.{nearest(unknown[0], self._description.tasks)}"
-            )
+        refuse_unknown(tasks, self._description.tasks)
         image = read_image(self._path(self._description.images, sample_id))
         labels, valid = {}, {}
         for name in tasks:

@@ -25,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dtme_search.config import NyudConfig, fingerprint
-from dtme_search.data.base import Sample, SourceSplit
+from dtme_search.data.base import Sample, SourceSplit, refuse_unknown
 from dtme_search.data.derive import DERIVE_VERSION, Camera, edges_from_labels, normals_from_depth
 from dtme_search.data.reading.cache import open_cache
 from dtme_search.data.reading.digests import contents
@@ -47,7 +47,7 @@ from dtme_search.data.reading.folders import (
 )
 from dtme_search.data.reading.pictures import read_image
 from dtme_search.data.reading.presence import class_presence
-from dtme_search.errors import DataError, nearest
+from dtme_search.errors import DataError
 from dtme_search.tasks import TaskSpec, depth, edge, normals, semseg
 
 CLASS_NAMES = (
@@ -205,9 +205,7 @@ class NyudDataset:
                 label is named before a broken image, so that reading task by task finds every broken file.
             ValueError: If a task is not one of ``tasks``.
         """
-        unknown = [task for task in tasks if task not in _FOLDERS]
-        if unknown:
-            raise ValueError(f"task must be known, got '{unknown[0]}'.{nearest(unknown[0], _FOLDERS)}")
+        refuse_unknown(tasks, _FOLDERS)
         read = {task: self._read_label(task, sample_id) for task in tasks}
         image = read_image(self._path("images", sample_id))
         return make_sample(image, read, lambda task: self._source(task, sample_id))

@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dtme_search.config import fingerprint
-from dtme_search.data.base import Sample, SourceSplit
+from dtme_search.data.base import Sample, SourceSplit, refuse_unknown
 from dtme_search.data.pascal_context.labels import PART_NAMES
 from dtme_search.data.reading.digests import contents
 from dtme_search.data.reading.files import (
@@ -37,7 +37,7 @@ from dtme_search.data.reading.files import (
 from dtme_search.data.reading.folders import list_files, name_gaps, read_ids
 from dtme_search.data.reading.pictures import read_image
 from dtme_search.data.reading.presence import class_presence
-from dtme_search.errors import DataError, nearest
+from dtme_search.errors import DataError
 from dtme_search.tasks import TaskSpec, edge, human_parts, normals, sal, semseg
 
 CLASS_NAMES = (
@@ -154,10 +154,7 @@ class PascalContextDataset:
                 ids out of range.
             ValueError: If a task is not one of ``tasks``.
         """
-        offered = self.tasks
-        unknown = [task for task in tasks if task not in offered]
-        if unknown:
-            raise ValueError(f"task must be known, got '{unknown[0]}'.{nearest(unknown[0], offered)}")
+        refuse_unknown(tasks, self.tasks)
         labels = {task: self._read_label(task, sample_id) for task in tasks}
         image = read_image(self._path(_IMAGES, sample_id))
         return make_sample(image, labels, lambda task: self._path(_FOLDERS[task], sample_id))

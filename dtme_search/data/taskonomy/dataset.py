@@ -18,14 +18,14 @@ from pathlib import Path
 import numpy as np
 
 from dtme_search.config import TaskonomyConfig, fingerprint
-from dtme_search.data.base import Sample, SourceSplit
+from dtme_search.data.base import Sample, SourceSplit, refuse_unknown
 from dtme_search.data.reading.files import Label, make_sample, read_levels
 from dtme_search.data.reading.folders import content_digest
 from dtme_search.data.reading.pictures import read_image
 from dtme_search.data.stratify import hashed_order
 from dtme_search.data.taskonomy.index import Building, Views, read_splits, scan_buildings
 from dtme_search.data.taskonomy.targets import DOMAINS, MASK_DOMAIN, seen_in
-from dtme_search.errors import DataError, nearest
+from dtme_search.errors import DataError
 from dtme_search.tasks import TaskSpec
 
 _NUM_PROBES = 16
@@ -141,10 +141,7 @@ class TaskonomyDataset:
                 image.
             ValueError: If a task is not one of ``tasks``.
         """
-        offered = self.tasks
-        unknown = [task for task in tasks if task not in offered]
-        if unknown:
-            raise ValueError(f"task must be known, got '{unknown[0]}'.{nearest(unknown[0], offered)}")
+        refuse_unknown(tasks, self.tasks)
         labels = {task: self._read_label(task, sample_id) for task in tasks}
         if any(DOMAINS[task].masked for task in tasks):
             labels = self._masked(labels, sample_id)

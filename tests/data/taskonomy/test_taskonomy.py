@@ -269,7 +269,7 @@ def test_buildings_that_are_not_there_are_named_or_left_out(root, caplog):
     write_split(root / "small.csv", ["hanson", "merom"], ["darden"], ["ihlen"])
     for options in ({}, {"require_complete": False}):
         with expect(
-            r"data: every building of the split must be there, .*, got no building merom, darden\. "
+            r"data: every building of the split must exist, .*, got no building merom, darden\. "
             r"Complete the data, or set data\.taskonomy\.incomplete to skip\.$"
         ):
             open_taskonomy(root, **options)
