@@ -176,8 +176,7 @@ def prepare(study: StudySource, settings: Settings, device: torch.device, listen
     records = records_for(opened)
     records.create_tables()
     found = open_study(opened, config, space, sampler=sampler, pruner=pruner)
-    # A total below what is finished asks for nothing, and is not what the study planned.
-    config = config.model_copy(update={"trials": max(config.trials, num_finished(found))})
+    config = _at_least_finished(config, found)
     seed = sampler_seed(config.seed, 0, len(own_trials(found)))
     found.sampler = _sampler(config, base, space, records, seed, shelf)
     check_same_inputs(found, base, shelf.get(base).fingerprint)
@@ -200,6 +199,11 @@ def prepare(study: StudySource, settings: Settings, device: torch.device, listen
     prepared.tidy()
     _begin(prepared, points)
     return prepared
+
+
+def _at_least_finished(config: StudyConfig, found: optuna.Study) -> StudyConfig:
+    """A total below what is finished asks for nothing, and is not what the study planned."""
+    return config.model_copy(update={"trials": max(config.trials, num_finished(found))})
 
 
 def _begin(prepared: Prepared, points: Sequence[Mapping[str, Any]]) -> None:
