@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from dtme_search.cli.app import app, screen_of
+from dtme_search.cli.app import screen_of
+from dtme_search.cli.on_demand import commands
 from dtme_search.cli.training import find_checkpoint, run_config_of
 from dtme_search.errors import ConfigError
 
@@ -21,7 +22,7 @@ class FileForm(StrEnum):
 _ENDINGS = {".onnx": FileForm.onnx, ".pt2": FileForm.torch}
 
 
-@app.command(epilog="Example:  dtme-search deploy dtme-runs/train/best-1a2b3c4d --out best.onnx")
+@commands.command(epilog="Example:  dtme-search deploy dtme-runs/train/best-1a2b3c4d --out best.onnx")
 def deploy(
     context: typer.Context,
     checkpoint: Annotated[Path, typer.Argument(help="A checkpoint, or the folder of its run.")],

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dtme_search.cli import options
-from dtme_search.cli.app import app, screen_of
+from dtme_search.cli.app import screen_of
+from dtme_search.cli.on_demand import commands
 from dtme_search.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ _CAUTION = (
 )
 
 
-@app.command(epilog="Example:  dtme-search tasks --study rooms --groups 2 --write enqueue.yaml")
+@commands.command(epilog="Example:  dtme-search tasks --study rooms --groups 2 --write enqueue.yaml")
 def tasks(
     context: typer.Context,
     study: options.Study,
