@@ -137,7 +137,7 @@ def _active_model(model: ModelConfig, form: dict[str, Any]) -> dict[str, Any]:
 def _active_expansion(expansion: ExpansionConfig, form: dict[str, Any]) -> dict[str, Any]:
     if expansion.policy == "none":
         return {"policy": "none"}
-    active = {"policy"} | _GROWING
+    active = {"policy"} | _GROWING | ({"auto_starts"} if expansion.start == "auto" else set())
     if expansion.policy == "fixed":
         active |= {"plan"}
     if expansion.policy == "per_layer":
@@ -163,7 +163,7 @@ def _active_expansion(expansion: ExpansionConfig, form: dict[str, Any]) -> dict[
 def expansion_in_full(config: RunConfig) -> dict[str, Any]:
     """The whole section, whatever the policy reads, except for new operations at their defaults."""
     form = config.expansion.model_dump(mode="json")
-    new = {"range_operation", "null_operation"} | {
+    new = {"range_operation", "null_operation", "auto_starts"} | {
         option for name, spec in OPERATIONS.items() if name not in OF_THE_PAPER for option in spec.options
     }
     form["plan"] = _plan_form(form["plan"])

@@ -236,6 +236,7 @@ class FixedPlan(Section):
         return self
 
 
+Start = Annotated[float, Field(ge=0.0, lt=1.0)]
 Selection = Literal["conflict", "random", "reversed", "swapped", "gradient_similarity", "gain"]
 
 
@@ -244,8 +245,11 @@ class ExpansionConfig(Section):
 
     policy: Literal["none", "conflict", "per_layer", "fixed"] = "conflict"
     """none: never grow. conflict: rank layers by conflicts. per_layer: follow layers. fixed: follow plan."""
-    start: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
-    """Fraction of train.num_steps after which the network grows; the paper's best is 0."""
+    start: Start | Literal["auto"] = 0.0
+    """Fraction of train.num_steps after which the network grows; the paper's best is 0. auto: the first of
+    auto_starts at which conflicts rank the layers beyond chance."""
+    auto_starts: Annotated[tuple[Start, ...], Field(min_length=1)] = (0.0, 0.25, 0.5)
+    """With start auto: fractions at which conflicts are measured; at the last the network grows anyway."""
     variance_ratio: Annotated[float, Field(gt=0.0)] = 100.0
     """Variance of the range space over that of the null space (r of the paper)."""
     range_layer_ratio: Fraction = 0.5
@@ -318,7 +322,14 @@ class ExpansionConfig(Section):
     def needs_conflicts(self) -> bool:
         """Whether a plan follows from measured conflicts, in its layers or in its groups of tasks."""
         merges = self.pair_threshold > 0 or self.max_streams is not None
+        if self.start == "auto" and self.policy != "none":
+            return True
         return self.ranks_by_conflicts or (self.policy == "per_layer" and merges)
+
+    @property
+    def starts(self) -> tuple[float, ...]:
+        """Fractions at which the network may grow, ascending."""
+        return tuple(sorted(set(self.auto_starts))) if self.start == "auto" else (self.start,)
 
     @staticmethod
     def step_of(start: float, num_steps: int) -> int:
@@ -462,6 +473,15 @@ class RunConfig(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _a_start_that_is_found_does_not_count_steps(self) -> Self:
+        if self.expansion.start == "auto" and self.train.count_from == "expansion":
+            raise ValueError(
+                "train.count_from must be start with expansion.start auto, got expansion: the number of "
+                "steps would follow from what a run measures"
+            )
+        return self
+
     @property
     def primary_tasks(self) -> tuple[str, ...]:
         """Names of the tasks that count in delta_m, in config order."""
@@ -481,10 +501,23 @@ class RunConfig(Section):
 
     @property
     def expansion_step(self) -> int | None:
-        """Step before which the network grows, or ``None`` if it never does."""
+        """Step before which the network grows, or ``None`` if it never does; with start auto the last one."""
+        return next(reversed(self.growth_steps), None)
+
+    @property
+    def growth_steps(self) -> tuple[int, ...]:
+        """Steps before which the network may grow, ascending: one, or several with start auto."""
         if self.expansion.policy == "none":
-            return None
-        return self.expansion.step_of(self.expansion.start, self.train.num_steps)
+            return ()
+        steps = {self.expansion.step_of(start, self.train.num_steps) for start in self.expansion.starts}
+        return tuple(sorted(steps))
+
+    def grown_at(self, step: int | None) -> RunConfig:
+        """The run with the start that it found; the same run where the start was given."""
+        if step is None or self.expansion.start != "auto":
+            return self
+        start = step / self.train.num_steps
+        return self.model_copy(update={"expansion": self.expansion.model_copy(update={"start": start})})
 
     @property
     def total_steps(self) -> int:

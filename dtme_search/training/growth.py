@@ -21,6 +21,7 @@ from dtme_search.token_space import (
     measure_conflicts,
     plan_expansion,
 )
+from dtme_search.token_space.report import SIGNIFICANCE
 from dtme_search.training.combination import Combination
 from dtme_search.training.forward import TaskLosses, part_of
 from dtme_search.training.gradient_statistics import compare_gradients
@@ -169,6 +170,17 @@ class Growth:
             optimizer.step()
 
 
+def waits(config: RunConfig, step: int, report: ConflictReport | None) -> bool:
+    """Whether a run with ``expansion.start: auto`` does not grow at ``step`` yet [ours].
+
+    It grows when Friedman's test tells layers apart in the range or the null space, at half the level each;
+    at the last of its starts it grows anyway.
+    """
+    if config.expansion.start != "auto" or report is None or step >= config.growth_steps[-1]:
+        return False
+    return min(report.distinguishable("range"), report.distinguishable("null")) > SIGNIFICANCE / 2
+
+
 def plan_for(
     config: RunConfig, report: ConflictReport | None, active: Sequence[str], num_layers: int
 ) -> ExpansionPlan:
@@ -184,6 +196,7 @@ def resolved_config(
     plan: ExpansionPlan,
     plateau_step: int | None = None,
     trained_parts: tuple[str, ...] | None = None,
+    grown_at: int | None = None,
 ) -> RunConfig:
     """The run with everything it found out written down: it trains to the same model without measuring.
 
@@ -210,6 +223,7 @@ def resolved_config(
         config = config.model_copy(update={"schedule": schedule})
     if plan.is_empty:
         return config.unexpanded()
+    config = config.grown_at(grown_at)
     expansion = config.expansion.model_copy(update={"policy": "fixed", "plan": plan.to_config()})
     return config.model_copy(update={"expansion": expansion})
 

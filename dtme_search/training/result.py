@@ -102,6 +102,7 @@ class RunResult:
         parts: Number of parts in which a batch went through the network at the end; 1 unless memory was
             short.
         plateau_step: First step without auxiliary tasks, if ``schedule.patience`` stopped them early.
+        grown_at: Step before which it grew, by a plan that may be empty; ``None`` if it was not to grow.
         trained_parts: Parts of the shared network that trained after the switch; ``None`` for all.
     """
 
@@ -118,6 +119,7 @@ class RunResult:
     parts: int = 1
     plateau_step: int | None = None
     trained_parts: tuple[str, ...] | None = None
+    grown_at: int | None = None
 
     @property
     def metrics(self) -> Mapping[str, float]:

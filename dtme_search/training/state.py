@@ -68,6 +68,7 @@ class RunState:
     seconds_saved: float = 0.0
     parts: int = 1
     trained_parts: tuple[str, ...] | None = None
+    grown_at: int | None = None
     active: tuple[str, ...] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -120,6 +121,7 @@ class RunState:
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state(),
             "combine": state_of(self.method),
+            "grown_at": self.grown_at,
             "plan": None if self.plan is None else self.plan.to_json(),
             "report": None if self.report is None else self.report.to_json(),
             "evaluations": [asdict(evaluation) for evaluation in self.evaluations],
@@ -157,7 +159,7 @@ class RunState:
         restore(self.method, saved.get("combine", {}))
         if saved.get("trained_parts") is not None:
             self.train_only(saved["trained_parts"])
-        self.step = saved["step"]
+        self.step, self.grown_at = saved["step"], saved.get("grown_at")
         self.active = self.tasks_of(max(0, self.step - 1))
         self.evaluations = [Evaluation(**evaluation) for evaluation in saved["evaluations"]]
         # A time unit measured in another process, on another device or at another time is not valid here.
@@ -181,4 +183,5 @@ class RunState:
             parts=self.parts,
             plateau_step=self.schedule.plateau_step,
             trained_parts=self.trained_parts,
+            grown_at=self.grown_at,
         )

@@ -27,7 +27,7 @@ from dtme_search.training.finetune import choose_parts
 from dtme_search.training.forward import TaskLosses, part_of
 from dtme_search.training.gradient_sizes import fisher_traces, gradient_norms
 from dtme_search.training.gradient_statistics import compare_gradients
-from dtme_search.training.growth import Growth
+from dtme_search.training.growth import Growth, waits
 from dtme_search.training.identity import checkpoint_fingerprint
 from dtme_search.training.optimisation import set_learning_rates
 from dtme_search.training.result import Evaluation, Probe, RunResult
@@ -87,6 +87,7 @@ class Trainer:
         self.losses = TaskLosses(config.train, self.model, data)
         self.combination = Combination(config, self.losses, self.state.method)
         self._last_saved = 0.0
+        self._not_yet: int | None = None  # a start at which the run found that it waits
 
     @property
     def model(self) -> MultiTaskViT:
@@ -151,11 +152,12 @@ class Trainer:
         if self.trunk is None:
             return
         trunk = Follower(self.trunk, self.state, self.callbacks, self._train_until)
-        growth, end = self.config.expansion_step, self.config.total_steps
-        if self.state.plan is None:
-            trunk.follow(end if growth is None else growth)
-            if self.state.step == growth:
-                self._begin_step()
+        end = self.config.total_steps
+        for step in self.config.growth_steps or (end,):
+            if self.state.plan is None:
+                trunk.follow(step)
+                if self.state.step == step < end:
+                    self._begin_step()
         if self.state.plan is not None and self.state.plan.is_empty:
             trunk.follow(end)
 
@@ -193,7 +195,8 @@ class Trainer:
     def _begin_step(self) -> None:
         """Grow if it is time, and measure the cost of a step wherever that changes."""
         state = self.state
-        grows = state.step == self.config.expansion_step and state.plan is None
+        may_grow = state.step in self.config.growth_steps and state.plan is None
+        grows = may_grow and state.step != self._not_yet
         active = state.tasks_of(state.step)
         # The unit of cost is a step with a plain sum of losses; other methods cost more from the start.
         begins = state.step == 0 and state.plan is None and not self.combination.is_plain
@@ -203,6 +206,7 @@ class Trainer:
         with state.watch.phase("measure"):
             growth = Growth(self.config, self.model, self.data, self.losses, active, state.parts)
             plan = self._plan_expansion(growth) if grows else None
+            grows = plan is not None
             changes = begins or stops or active != state.active or (plan is not None and not plan.is_empty)
             reference = state.cost.reference
             if changes and (reference is None or grows):
@@ -234,11 +238,15 @@ class Trainer:
         probe, cost = growth.probe(state.active, self.combination), state.cost
         return Probe(probe.seconds / cost.phases[-1][1], round(probe.flops / cost.flops[-1][1]))
 
-    def _plan_expansion(self, growth: Growth) -> ExpansionPlan:
+    def _plan_expansion(self, growth: Growth) -> ExpansionPlan | None:
+        """The plan; ``None`` if it is better to wait for a later start."""
         self._seed_step()
-        if growth.needs_report:
-            self.state.report = self._conflicts(growth)
-        plan = growth.plan(self.state.report)
+        report = self._conflicts(growth) if growth.needs_report else None
+        if waits(self.config, self.state.step, report):
+            self._not_yet = self.state.step
+            return None
+        self.state.report, self.state.grown_at = report, self.state.step
+        plan = growth.plan(report)
         self.callbacks.on_expand(plan, self.state.report)
         return plan
 

@@ -177,7 +177,7 @@ def test_studies(refused, place, fields, pattern):
         (f"ann:{SECRET}@host", r"must be a database URL"),
         ("sqlite://", r"must name a file, got a database in memory"),
         ("sqlite:///a-file", r"sqlite:///a-file: file is not a database"),
-        ("sqlite:///a-file/study.db", r"a-file: must be a folder that can be written"),
+        ("sqlite:///a-file/study.db", r"a-file: must be a writable folder"),
     ],
 )
 @pytest.mark.parametrize("command", [TRAIN, STUDY, ("baseline", "--study", "tiny.yaml")])
@@ -266,7 +266,7 @@ class TestDataOnDisk:
         ((*STUDY, "--device", "cuda:99"), r"--device must exist, got 'cuda:99'"),
         ((*TRAIN, "--device", "gpu"), r"--device must be cpu, cuda or cuda:N, got 'gpu'"),
         ((*TRAIN, "--device", "meta"), r"--device must be cpu, cuda or cuda:N, got 'meta'"),
-        ((*STUDY, "--workdir", "a-file"), r"a-file: must be a folder that can be written"),
+        ((*STUDY, "--workdir", "a-file"), r"a-file: must be a writable folder"),
         ((*TRAIN, "--no-baselines", "--workdir", "a-file"), r"a-file"),
     ],
 )

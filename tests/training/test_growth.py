@@ -12,7 +12,7 @@ from runs import assert_same_run, state, trainer, with_
 from dtme_search.config import RunConfig
 from dtme_search.data import build_data
 from dtme_search.training import TrainingInterrupted
-from dtme_search.training.growth import Growth, resolved_config
+from dtme_search.training.growth import Growth, resolved_config, waits
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +97,59 @@ def test_a_run_by_gradient_similarity_grows_and_resumes_to_the_same(config, data
         stopped.run()
     resumed = trainer(config, data, tmp_path)
     assert_same_run(straight, expected, resumed, resumed.run())
+
+
+AUTO = {"expansion__start": "auto", "expansion__auto_starts": [0.2, 0.6, 0.4]}
+
+
+@pytest.mark.parametrize(("level", "found"), [(2.0, 2), (0.0, 6)], ids=["at once", "at the last"])
+def test_a_run_grows_when_layers_differ_from_chance_and_equals_one_that_starts_there(
+    config, data, tmp_path, monkeypatch, level, found
+):
+    monkeypatch.setattr("dtme_search.training.growth.SIGNIFICANCE", level)
+    heard = []
+    automatic = trainer(with_(config, **AUTO), data, on_expand=lambda plan, _: heard.append(plan))
+    result = automatic.run()
+    given = trainer(with_(config, expansion__start=found / 10), data)
+    assert_same_run(automatic, result, given, given.run())
+    assert heard == [result.plan]
+    assert result.grown_at == found
+    told = resolved_config(automatic.config, result.plan, grown_at=result.grown_at)
+    assert (told.expansion.policy, told.expansion.start, told.expansion_step) == ("fixed", found / 10, found)
+    again = trainer(told, data)
+    assert_same_run(automatic, result, again, again.run())
+    for stop in (found - 1, found, found + 1):
+        folder = tmp_path / str(stop)
+        stopped = stopping_at(stop, automatic.config, data, folder)
+        with pytest.raises(TrainingInterrupted):
+            stopped.run()
+        resumed = trainer(automatic.config, data, folder)
+        assert_same_run(automatic, result, resumed, resumed.run())
+        assert resumed.state.grown_at == found
+
+
+def stopping_at(step, config, data, folder):
+    stopped = trainer(config, data, folder, should_stop=lambda: stopped.state.step >= step)
+    return stopped
+
+
+def test_a_layer_that_differs_in_one_space_is_enough_at_half_the_level(config):
+    auto = with_(config, **AUTO)
+
+    class Report:
+        def __init__(self, *p_values: float) -> None:
+            self.distinguishable = dict(zip(("range", "null"), p_values, strict=True)).get
+
+    assert auto.growth_steps == (2, 4, 6)
+    assert waits(auto, 2, Report(0.03, 0.9)), "two spaces: half of 0.05 each"
+    assert not waits(auto, 2, Report(0.9, 0.02))
+    assert not waits(auto, 6, Report(0.9, 0.9)), "at the last start it grows anyway"
+    assert not waits(config, 5, Report(0.9, 0.9))
+
+
+def test_a_start_that_is_found_cannot_decide_how_long_a_run_is(config):
+    with pytest.raises(ValueError, match=r"train\.count_from must be start with expansion\.start auto"):
+        with_(config, **AUTO, train__count_from="expansion")
 
 
 PLATEAU = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
+from typing import NamedTuple
 
 from filelock import FileLock
 
@@ -14,7 +15,7 @@ from dtme_search.search.reuse.context import TrialContext
 from dtme_search.search.reuse.trunks import TrialTrunk
 from dtme_search.search.storage.rows import RunRow
 from dtme_search.token_space import ConflictReport, ExpansionPlan
-from dtme_search.training.growth import plan_for
+from dtme_search.training.growth import plan_for, waits
 from dtme_search.training.identity import RunContext, weights_follow_results, work_fingerprint
 
 
@@ -39,7 +40,9 @@ class WorkClaim:
         self._until = until
         self._fingerprint: str | None = None
 
-    def take(self, plan: ExpansionPlan, meanwhile: Callable[[], bool] = lambda: False) -> str:
+    def take(
+        self, plan: ExpansionPlan, meanwhile: Callable[[], bool] = lambda: False, step: int | None = None
+    ) -> str:
         """Claim the work that a plan leads to, and return its fingerprint.
 
         ``meanwhile`` does other work while another worker has this one, and returns whether there was any.
@@ -50,7 +53,8 @@ class WorkClaim:
         """
         context = self._context
         arithmetic = RunContext.of(context.config, context.data.device)
-        fingerprint = work_fingerprint(context.config, plan, context.data.fingerprint, arithmetic)
+        config = context.config.grown_at(step)
+        fingerprint = work_fingerprint(config, plan, context.data.fingerprint, arithmetic)
         if context.study.reuse.equal_work and fingerprint != self._fingerprint:
             lock = FileLock(context.workspace.work_lock(fingerprint))
             self._until.enter_context(
@@ -69,20 +73,28 @@ class WorkClaim:
         return fingerprint
 
 
-def plan_ahead(
-    config: RunConfig, trunk: TrialTrunk, num_layers: int
-) -> tuple[ExpansionPlan, ConflictReport | None] | None:
+class Ahead(NamedTuple):
+    """What a run will come to: its plan, the conflicts behind it, and the step of its growth."""
+
+    plan: ExpansionPlan
+    report: ConflictReport | None
+    step: int | None
+
+
+def plan_ahead(config: RunConfig, trunk: TrialTrunk, num_layers: int) -> Ahead | None:
     """The plan that a run will lead to and its conflicts, if both are known without training."""
-    step = config.expansion_step
-    if step is None:
-        return ExpansionPlan.empty(tuple(config.tasks), num_layers), None
+    if not config.growth_steps:
+        return Ahead(ExpansionPlan.empty(tuple(config.tasks), num_layers), None, None)
     if weights_follow_results(config):
         return None
-    active = tuple(name for name, weight in build_schedule(config).weights(step).items() if weight > 0)
-    report = None
-    if config.expansion.needs_conflicts:
-        known = trunk.known_report(step, active)
-        if known is None:
-            return None
-        report = known[0]
-    return plan_for(config, report, active, num_layers), report
+    schedule, report = build_schedule(config), None
+    for step in config.growth_steps:
+        active = tuple(name for name, weight in schedule.weights(step).items() if weight > 0)
+        if config.expansion.needs_conflicts:
+            known = trunk.known_report(step, active)
+            if known is None:
+                return None
+            report = known[0]
+        if not waits(config, step, report):
+            return Ahead(plan_for(config, report, active, num_layers), report, step)
+    raise AssertionError("at its last start a run grows")

@@ -104,7 +104,7 @@ class TrialTrunk:
     def is_busy(self) -> bool:
         """Whether another run is training the stretch that this one needs next."""
         config = self.context.config
-        for step in self.steps(0, config.expansion_step or config.total_steps):
+        for step in self.steps(0, (config.growth_steps or (0,))[0] or config.total_steps):
             fingerprint = self._fingerprint(step)
             if self.store.snapshot(fingerprint) is None:
                 lock = self.store.lock(fingerprint)

@@ -191,12 +191,9 @@ class SearchSpace:
         """
         if config.train.count_from == "expansion":
             return (config.expansion_step,) if config.expansion_step else ()
-        starts: tuple[float, ...] = (self.base.expansion.start,)
-        for parameter in self.parameters:
-            if parameter.path == START:
-                starts = _grid(parameter.distribution)
-        steps = {config.expansion.step_of(start, config.train.num_steps) for start in starts}
-        return tuple(sorted(steps - {0}))
+        expansion, ranged = config.expansion, {p.path: p.distribution for p in self.parameters}.get(START)
+        starts = self.base.expansion.starts if ranged is None else _grid(ranged, expansion.auto_starts)
+        return tuple(sorted({expansion.step_of(start, config.train.num_steps) for start in starts} - {0}))
 
     def describe(self) -> list[SpaceRow]:
         """One row per path of the study file, for tables."""
@@ -336,10 +333,11 @@ def _distribution_form(ranged: OptunaDistribution) -> dict[str, Any]:
     return {"low": ranged.low, "high": ranged.high, "step": ranged.step, "log": ranged.log}
 
 
-def _grid(ranged: OptunaDistribution) -> tuple[float, ...]:
-    """All values of a numeric distribution, or a few between its ends if there is no grid."""
+def _grid(ranged: OptunaDistribution, auto: tuple[float, ...]) -> tuple[float, ...]:
+    """All starts of a distribution, or a few between its ends without a grid; ``auto`` stands for some."""
     if isinstance(ranged, CategoricalDistribution):
-        return tuple(float(choice) for choice in ranged.choices if isinstance(choice, (int, float)))
+        numbers = [float(choice) for choice in ranged.choices if isinstance(choice, (int, float))]
+        return (*numbers, *(auto if "auto" in ranged.choices else ()))
     count = round((ranged.high - ranged.low) / ranged.step) if ranged.step else _MEETING_POINTS
     return tuple(
         ranged.low + (ranged.high - ranged.low) * index / max(count, 1) for index in range(count + 1)

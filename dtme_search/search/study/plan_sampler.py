@@ -153,7 +153,9 @@ class PlanSampler(BaseSampler):
             run = runs.get(trial.number)
             if run is not None and run.operations and self._resolver.is_unknown(trial.params):
                 rows = self.records.conflicts(name, trial.number)
-                self._resolver.learn(trial.params, rows, self.records.gains(name, trial.number))
+                self._resolver.learn(
+                    trial.params, rows, self.records.gains(name, trial.number), run.expansion_step
+                )
         entries = [entry for trial in trials for entry in self._entries(trial, runs.get(trial.number))]
         standing = Standing(self.study, self.space, self._resolver, entries)
         by_trial = {trial.number: trial for trial in trials}

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import combinations
 from typing import Any
 
-import torch
 from optuna.distributions import CategoricalDistribution
 
 from dtme_search.config import RunConfig, Scalar
@@ -21,8 +19,8 @@ from dtme_search.search.space.parameter import Parameter
 from dtme_search.search.space.paths import LAYERS, SEED, START
 from dtme_search.search.space.search_space import SearchSpace
 from dtme_search.search.storage.rows import ConflictRow, GainRow
+from dtme_search.search.study.reports import report_of
 from dtme_search.token_space import ConflictReport, ExpansionPlan, options_of
-from dtme_search.token_space.gain import GAINS
 from dtme_search.training.growth import plan_for
 from dtme_search.training.identity import weights_follow_results
 
@@ -35,9 +33,8 @@ _FURTHER = {
     )
 }
 """Fields of the growth that are not part of a plan."""
+Params = Mapping[str, Scalar]
 _MOST_KNOWN = 20_000
-_POSITIONS = 10**9
-"""Denominator of the rates in a reconstructed report, which bounds their rounding error."""
 
 
 @dataclass(frozen=True)
@@ -102,17 +99,26 @@ class Resolver:
     backbone: BackboneInfo
     flops: Callable[[RunConfig, ExpansionPlan], float] | None = None
     _reports: dict[Hashable, dict[int, ConflictReport]] = field(default_factory=dict)
+    _found: dict[Hashable, int] = field(default_factory=dict)
     _known: dict[Hashable, Resolved] = field(default_factory=dict)
 
     def learn(
-        self, params: Mapping[str, Scalar], rows: Sequence[ConflictRow], gains: Sequence[GainRow] = ()
+        self,
+        params: Params,
+        rows: Sequence[ConflictRow],
+        gains: Sequence[GainRow] = (),
+        step: int | None = None,
     ) -> None:
-        """Add the conflicts that a trial with these parameters measured."""
+        """Add the conflicts that a trial with these parameters measured, and where it found that it grows."""
         config = self._config(params)
-        step, where = config.expansion_step, self._measured_as(config, params)
-        if not rows or step is None or step in self._reports.get(where, {}):
+        where = self._measured_as(config, params)
+        step = config.expansion_step if step is None else step
+        if not rows or step is None:
             return
-        self._reports.setdefault(where, {})[step] = _report(rows, gains, config.tasks, self.space.num_layers)
+        if config.expansion.start == "auto":
+            self._found[where] = step
+        report = report_of(rows, gains, config.tasks, self.space.num_layers)
+        self._reports.setdefault(where, {}).setdefault(step, report)
         self._known.clear()
 
     def is_unknown(self, params: Mapping[str, Scalar]) -> bool:
@@ -120,7 +126,10 @@ class Resolver:
         config = self._config(params)
         if config.expansion_step is None or not config.expansion.needs_conflicts:
             return False
-        return config.expansion_step not in self._reports.get(self._measured_as(config, params), {})
+        where = self._measured_as(config, params)
+        if config.expansion.start == "auto":
+            return where not in self._found
+        return config.expansion_step not in self._reports.get(where, {})
 
     def __call__(self, params: Mapping[str, Scalar]) -> Resolved:
         """What they lead to; if conflicts are not measured yet, by those of the nearest step."""
@@ -131,8 +140,15 @@ class Resolver:
             self._known[place] = self._resolved(params)
         return self._known[place]
 
-    def _resolved(self, params: Mapping[str, Scalar]) -> Resolved:
+    def _settled(self, params: Mapping[str, Scalar]) -> RunConfig:
+        """Their config; a start ``auto`` is the one that a trial found, else the first."""
         config = self._config(params)
+        if config.expansion.start != "auto" or not config.growth_steps:
+            return config
+        return config.grown_at(self._found.get(self._measured_as(config, params), config.growth_steps[0]))
+
+    def _resolved(self, params: Mapping[str, Scalar]) -> Resolved:
+        config = self._settled(params)
         plan = self._planned(config, params)
         count = len(config.tasks)
         if plan is None:
@@ -304,34 +320,3 @@ def _put(node: Any, parts: Sequence[str], value: Any) -> Any:
     items = list(node)
     items[int(head)] = _put(items[int(head)], rest, value)
     return tuple(items)
-
-
-def _report(
-    rows: Sequence[ConflictRow], gains: Sequence[GainRow], everything: Iterable[str], num_layers: int
-) -> ConflictReport:
-    """A report that ranks layers like the one that the rows were written from."""
-    named = {name for row in rows for name in (row.task_a, row.task_b)}
-    tasks = tuple(task for task in everything if task in named)
-    pairs = {pair: index for index, pair in enumerate(combinations(tasks, 2))}
-    counts = torch.zeros(2, 1, num_layers, len(pairs), dtype=torch.int64)
-    cosines = torch.zeros(num_layers, len(pairs), dtype=torch.float64)
-    for row in rows:
-        index = pairs[row.task_a, row.task_b]
-        counts[0, 0, row.layer, index] = round(row.range_rate * _POSITIONS)
-        counts[1, 0, row.layer, index] = round(row.null_rate * _POSITIONS)
-        cosines[row.layer, index] = row.cosine or 0.0
-    numbers = torch.full((3, len(GAINS), num_layers), math.nan, dtype=torch.float64)
-    for gain in gains:
-        values = [math.nan if each is None else each for each in (gain.gain, gain.gain_se, gain.z)]
-        numbers[:, GAINS.index(gain.operation), gain.layer] = torch.tensor(values, dtype=torch.float64)
-    return ConflictReport(
-        tasks=tasks,
-        variance_ratio=1.0,
-        embed_dim=1,
-        num_positions=_POSITIONS,
-        range_dims=(1,) * num_layers,
-        range_counts=counts[0],
-        null_counts=counts[1],
-        cosines=None if any(row.cosine is None for row in rows) else cosines,
-        gains=numbers if gains else None,
-    )

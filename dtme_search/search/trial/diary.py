@@ -106,12 +106,13 @@ class Diary:
         else:
             self._end("failed", error="".join(traceback.format_exception(error)))
 
-    def expanded(self, plan: ExpansionPlan, report: ConflictReport | None) -> None:
-        """The network has grown."""
+    def expanded(self, plan: ExpansionPlan, report: ConflictReport | None, step: int | None) -> None:
+        """The network has grown at a step, or what it grows by is known."""
         self.grown = (plan, report or self.grown[1])
         number = self.trial.number
         self.records.save_plan(self.study.name, number, plan_rows(plan))
-        self.row = replace(self.row, operations=" ".join(plan.operations()))
+        at = self.row.expansion_step if step is None else step
+        self.row = replace(self.row, operations=" ".join(plan.operations()), expansion_step=at)
         self.trial.set_user_attr("plan", self.row.operations)
         (self.folder / "plan.txt").write_text(plan.table() + "\n", encoding="utf-8")
         if report is not None:
@@ -169,7 +170,8 @@ class Diary:
 
     def completed(self, result: RunResult, outcome: Outcome) -> Result:
         """The trial has its result; its files are written."""
-        resolved = resolved_config(self.config, result.plan, result.plateau_step, result.trained_parts)
+        found = result.plateau_step, result.trained_parts, result.grown_at
+        resolved = resolved_config(self.config, result.plan, *found)
         (self.folder / "resolved.yaml").write_text(dump_yaml(resolved), encoding="utf-8")
         self._write_curves(
             (evaluation.step, name, value, evaluation.losses.get(name))

@@ -190,19 +190,19 @@ class Objective:
         num_layers = describe_backbone(config.model, data.image_size).num_layers
         ahead = plan_ahead(config, trunk, num_layers)
         if ahead is not None:
-            diary.expanded(*ahead)
-            diary.resolved(work.take(ahead[0], context.meanwhile))
+            diary.expanded(ahead.plan, ahead.report, ahead.step)
+            diary.resolved(work.take(ahead.plan, context.meanwhile, ahead.step))
 
-        def on_expand(plan: ExpansionPlan, report: ConflictReport | None) -> None:
-            if ahead is None or plan != ahead[0]:  # a run in parts measures its own conflicts
-                diary.reached(config.expansion_step or 0)
-                diary.expanded(plan, report)
-            diary.resolved(work.take(plan))
+        def on_expand(plan: ExpansionPlan, report: ConflictReport | None, step: int | None) -> None:
+            if ahead is None or plan != ahead.plan:  # a run in parts measures its own conflicts
+                diary.reached(step or 0)
+                diary.expanded(plan, report, step)
+            diary.resolved(work.take(plan, step=step))
 
         def make(parts: int) -> Trainer:
             callbacks = Callbacks(
                 on_progress=self.listener.progress,
-                on_expand=on_expand,
+                on_expand=lambda plan, report: on_expand(plan, report, trainer.state.grown_at),
                 on_evaluate=lambda evaluation: self._evaluated(diary, trainer, evaluation),
                 on_gradients=diary.compared,
                 on_reuse=diary.forked,
