@@ -81,7 +81,7 @@ OPERATIONS: Mapping[str, OperationSpec] = MappingProxyType(
         for spec in (
             OperationSpec("modulate", "M", "modulation", "tokens", _of_modulation),
             OperationSpec("expand", "E", "expansion", "tokens", _of_expansion, {"num_task_tokens": 1}),
-            OperationSpec("lora", "L", "LoRA", "weights", _of_lora, _OF_LORA, _misfit_of_lora),
+            OperationSpec("lora", "L", "LoRA", "weights", _of_lora, _OF_LORA, misfit=_misfit_of_lora),
         )
     }
 )

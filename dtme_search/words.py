@@ -54,7 +54,7 @@ _SIGNED = {
     "expected_delta_m",
 }
 _OF_TASKS = {"delta_m_percent": "delta_m", "metric": "metric"}
-_COUNTS = {"num_seeds", "origin_trial", "steps_reused", "paired_trial"}
+COUNTS = {"num_seeds", "origin_trial", "steps_reused", "paired_trial"}
 """Whole numbers; a column with gaps holds them as floats."""
 
 
@@ -89,8 +89,10 @@ def cell(column: str, value: Any) -> str:
         return ""
     if isinstance(value, bool):
         return "yes" if value else "no"
-    if column in _COUNTS:
+    if column in COUNTS:
         return str(int(value))
+    if column == "dead_tasks":
+        return str(value).replace(",", ", ")
     column = "delta_m_percent" if column.startswith("delta_m_percent.") else column
     if isinstance(value, float) and "." in column:  # a searched path, a metric
         return f"{value:.4g}"

@@ -203,7 +203,7 @@ def print_final(screen: Screen, result: FinalResult) -> None:
         )
     if result.baselines and result.extra_metrics:
         screen.hint(
-            f"Gains and delta_m use the metric that has a baseline beside it; {_listed_extras(result)} "
+            f"Gains and delta_m use the metric that has a baseline beside it; {listed_extras(result)} "
             "only for comparison with publications.",
         )
     if result.split == "holdout" and result.has_seen_holdout:
@@ -216,9 +216,10 @@ def print_final(screen: Screen, result: FinalResult) -> None:
         )
 
 
-def _listed_extras(result: FinalResult) -> str:
-    names = [metric for extras in result.extra_metrics.values() for metric in extras]
-    return f"{' and '.join(names)} {'is' if len(names) == 1 else 'are'} shown"
+def listed_extras(result: FinalResult) -> str:
+    """Metrics that are shown without a baseline, each named once."""
+    names = list(dict.fromkeys(metric for extras in result.extra_metrics.values() for metric in extras))
+    return f"{enumerated(names)} {'is' if len(names) == 1 else 'are'} shown"
 
 
 def _print_sketches(screen: Screen, study: LoadedStudy, trials: Frame, front: Frame) -> None:

@@ -14,6 +14,9 @@ from dtme_search.cli import options
 from dtme_search.cli.app import app, screen_of
 from dtme_search.errors import ConfigError
 
+_ALL_DIGITS = 15
+"""Of a float that pandas writes to JSON; a csv has all of them anyway."""
+
 
 class TableFormat(StrEnum):
     """Output formats of a table."""
@@ -42,16 +45,17 @@ def show(
 ) -> None:
     """Show the front, the best trial and the failures."""
     from dtme_search.cli.render import print_study
-    from dtme_search.reporting import trials_table
+    from dtme_search.reporting import trials_table, whole_counts
     from dtme_search.search import load_study
 
     loaded = load_study(study, storage=storage, workdir=workdir)
     if format_ is TableFormat.table:
         print_study(screen_of(context), loaded)
     elif format_ is TableFormat.csv:
-        typer.echo(trials_table(loaded).to_csv(index=False), nl=False)
+        typer.echo(whole_counts(trials_table(loaded)).to_csv(index=False), nl=False)
     else:
-        typer.echo(trials_table(loaded).to_json(orient="records", indent=1))
+        table = whole_counts(trials_table(loaded))
+        typer.echo(table.to_json(orient="records", indent=1, double_precision=_ALL_DIGITS))
 
 
 @app.command(epilog="Example:  dtme-search report --study demo --out report.html")

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         over_base_legend,
         pruned_table,
         trials_table,
+        whole_counts,
     )
 
 __all__ = [
@@ -77,6 +78,7 @@ __all__ = [
     "telling",
     "threads_in_words",
     "trials_table",
+    "whole_counts",
     "without_measures",
     "write_page",
     "write_report",
@@ -108,6 +110,8 @@ __getattr__ = lazily(
             "over_base_legend",
             "pruned_table",
             "trials_table",
+            "whole_counts",
+            "whole_counts",
         ),
     },
 )

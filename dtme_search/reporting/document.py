@@ -64,11 +64,14 @@ _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff; max-width: 62rem;
   margin: 2rem auto; padding: 0 1rem }
 h1 { font-size: 1.7rem } h2 { font-size: 1.3rem; margin-top: 2.2rem; border-bottom: 1px solid #d9d9d9 }
-.wide { overflow-x: auto } table { border-collapse: collapse; font-size: .88rem; margin: .8rem 0 }
+.wide { overflow-x: auto; width: max-content; min-width: 100%; max-width: min(50vw + 30rem, 100vw - 3rem) }
+table { border-collapse: collapse; font-size: .88rem; margin: .8rem 0 }
 th, td { padding: .25rem .7rem; border-bottom: 1px solid #e3e3e3; text-align: left; white-space: nowrap }
 th { background: #f3f3f3 } td.number { text-align: right; font-variant-numeric: tabular-nums }
 pre { background: #f3f3f3; padding: .7rem 1rem; overflow-x: auto } code { font-size: .9em }
 figure { margin: 1.2rem 0 } figcaption { color: #555; font-size: .9rem }
+@media print { .wide { overflow: visible; max-width: none } .wide table { font-size: .55rem }
+  .wide th, .wide td { white-space: normal; padding: .1rem .25rem } }
 """
 # Makes the browser enforce that the file needs no network.
 _POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"

@@ -80,7 +80,8 @@ def draw_panels(
         top=1 - 0.55 / height, bottom=_LEGEND / height,
     )  # fmt: skip
     for line, row in enumerate(rows):
-        _panel(figure.add_subplot(grid[line, 0]), image, "image")
+        if line == 0:
+            _panel(figure.add_subplot(grid[line, 0]), image, "image")
         for column, (task, spec) in enumerate(specs.items(), start=1):
             limits = _limits(rows[0], task, spec)
             picture = paint(spec, row.labels[task], row.valid.get(task), limits)

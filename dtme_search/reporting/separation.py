@@ -69,7 +69,9 @@ def separations(data: StudyData) -> list[Separation]:
         table = [[front, num_front - front], [others, num_others - others]]
         difference = float(delta_m[has].mean() - delta_m[~has].mean())
         p_value = float(stats.fisher_exact(table).pvalue)
-        found.append(Separation(way, front, num_front, others, num_others, difference, p_value))
+        found.append(
+            Separation(way, front, num_front, others, num_others, difference=difference, p_value=p_value)
+        )
     corrected = holm([each.p_value for each in found])
     return [replace(each, p_value=p) for each, p in zip(found, corrected, strict=True)]
 

@@ -24,6 +24,7 @@ from dtme_search.search import (
     own_trials,
 )
 from dtme_search.search.study.states import trial_states
+from dtme_search.words import COUNTS
 
 Frame = pd.DataFrame
 
@@ -84,6 +85,11 @@ def table_of_runs(study: LoadedStudy, runs: Mapping[int, RunRow]) -> pd.DataFram
         rows.append(row)
     table = pd.DataFrame(rows)
     return table.reindex(columns=_ordered(list(table.columns)))
+
+
+def whole_counts(table: pd.DataFrame) -> pd.DataFrame:
+    """A table to export: numbers of trials and counts stay whole where some are missing."""
+    return table.astype({name: "Int64" for name in COUNTS if name in table})
 
 
 def _facts_of(run: RunRow) -> dict[str, Any]:

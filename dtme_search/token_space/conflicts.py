@@ -103,30 +103,14 @@ def measure_conflicts(
         ValueError: If there are no batches, they differ between the passes, or inputs are not (B, L, P).
         TrainingError: If a loss is not finite, or no image has the labels of two tasks.
     """
-    covariances: list[CovarianceAccumulator] = []
-    seen: list[Mapping[str, Tensor]] = []
-    sizes: list[int] = []
-    with torch.no_grad():
-        for batch in batches():
-            losses, layer_inputs = _run(forward, batch)
-            covariances = covariances or [CovarianceAccumulator() for _ in layer_inputs]
-            for accumulator, tokens in zip(covariances, layer_inputs, strict=True):
-                accumulator.update(tokens[:, first_token:])
-            seen.append(losses)
-            sizes.append(len(layer_inputs[0]))
-    if not seen:
-        raise ValueError("batches must give at least one batch, got none.")
-    _check_finite(seen)
+    covariances, num_batches, mean_losses = _first_pass(batches, forward, first_token)
+    tasks = tuple(mean_losses)
     spaces = split_token_spaces([one.covariance() for one in covariances], variance_ratio)
 
-    tasks, num_batches = tuple(seen[0]), len(seen)
     num_positions: set[int] = set()
     counts, both, complete = list[Tensor](), list[Tensor](), list[Tensor]()
     pulls: dict[str, list[list[Tensor]]] = {operation: [] for operation in GAINS}
-    by_batch = torch.stack([torch.stack([one[task] for task in tasks]) for one in seen]).to(torch.float64)
-    shares = torch.tensor(sizes, dtype=torch.float64, device=by_batch.device) / sum(sizes)
-    mean_losses = (by_batch * shares[:, None]).sum(0)
-    seen = []
+    seen: list[Mapping[str, Tensor]] = []
     for batch in batches():
         with torch.enable_grad():
             losses, layer_inputs = _run(forward, batch)
@@ -162,8 +146,31 @@ def measure_conflicts(
         **dict(zip(("range_counts", "null_counts"), torch.cat(counts, dim=1).cpu(), strict=True)),
     )
     kept_I = torch.cat(complete).cpu() if complete else None
-    report = replace(report, gains=layer_gains(pulls, mean_losses.cpu(), kept_I))
+    report = replace(report, gains=layer_gains(pulls, torch.stack([*mean_losses.values()]).cpu(), kept_I))
     return report if not both or len(tasks) == 1 else _labelled_only(report, torch.cat(both).cpu())
+
+
+def _first_pass(
+    batches: Callable[[], Iterable[BatchT]], forward: Forward[BatchT], first_token: int
+) -> tuple[list[CovarianceAccumulator], int, dict[str, Tensor]]:
+    """Covariances of each layer's tokens, number of batches, and mean loss of each task over the images."""
+    covariances: list[CovarianceAccumulator] = []
+    seen: list[Mapping[str, Tensor]] = []
+    sizes: list[int] = []
+    with torch.no_grad():
+        for batch in batches():
+            losses, layer_inputs = _run(forward, batch)
+            covariances = covariances or [CovarianceAccumulator() for _ in layer_inputs]
+            for accumulator, tokens in zip(covariances, layer_inputs, strict=True):
+                accumulator.update(tokens[:, first_token:])
+            seen.append(losses)
+            sizes.append(len(layer_inputs[0]))
+    if not seen:
+        raise ValueError("batches must give at least one batch, got none.")
+    _check_finite(seen)
+    by_batch = torch.stack([torch.stack([one[task] for task in seen[0]]) for one in seen]).to(torch.float64)
+    shares = torch.tensor(sizes, dtype=torch.float64, device=by_batch.device) / sum(sizes)
+    return covariances, len(seen), dict(zip(seen[0], (by_batch * shares[:, None]).sum(0), strict=True))
 
 
 def _pairs_of(labelled_BK: Tensor) -> Tensor:

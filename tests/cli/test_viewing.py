@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import csv
+import io
+import json
 import socket
 import socketserver
+from types import SimpleNamespace
 
 import pytest
+
+from dtme_search.cli.render import listed_extras
+from dtme_search.words import COUNTS
 
 
 @pytest.fixture
@@ -37,6 +44,26 @@ def test_show_draws_the_front_and_the_layers(run, place):
     assert "Layers, input first:" in out and " .  .  . " in out
     drawn = out.partition("delta_m in percent")[2].partition("Best: ")[0]
     assert max(map(len, drawn.splitlines())) <= 80
+
+
+def test_exports_hold_all_digits_and_whole_counts(run, place):
+    as_csv = list(csv.DictReader(io.StringIO(run("show", *place, "--format", "csv").out)))
+    as_json = json.loads(run("show", *place, "--format", "json").out)
+    assert len(as_csv) == len(as_json) > 3
+    for row, other in zip(as_csv, as_json, strict=True):
+        for name in COUNTS & row.keys():
+            assert row[name] in ("", str(other[name])) and "." not in row[name]
+        floats = {name: value for name, value in other.items() if isinstance(value, float)}
+        for name, value in floats.items():
+            assert float(row[name]) == pytest.approx(value, rel=1e-12)
+    assert len(as_csv[0]["gain_depth_percent"]) > 12 and len(as_csv[0]["delta_m_percent"]) > 12
+
+
+def test_a_metric_of_several_tasks_is_named_once():
+    extras = {"edge": {"ods_f": 0.1}, "outline": {"ods_f": 0.2}}
+    assert listed_extras(SimpleNamespace(extra_metrics=extras)) == "ods_f is shown"
+    extras["sal"] = {"max_f": 0.3}
+    assert listed_extras(SimpleNamespace(extra_metrics=extras)) == "ods_f and max_f are shown"
 
 
 @pytest.mark.parametrize(

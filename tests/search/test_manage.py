@@ -58,6 +58,12 @@ def test_studies_are_listed_with_how_far_they_are(begun, tmp_path):
     assert known_studies(workdir=tmp_path / "nothing") == []
 
 
+def test_a_total_below_what_is_finished_is_not_what_the_study_planned(begun):
+    _, place, file = begun
+    assert optimize(file, device="cpu", trials=1, **place).config.trials == 2
+    assert load_study("tiny", **place).config.trials == 2
+
+
 def test_a_deleted_study_leaves_no_row_and_no_file_but_its_baselines(begun):
     study, place, file = begun
     assert rows_of(study)["dtme_runs"] == 2

@@ -44,7 +44,7 @@ from dtme_search.search.storage.studies import (
 )
 from dtme_search.search.storage.study_lock import AskingLock
 from dtme_search.search.storage.trials import enqueue, own_trials
-from dtme_search.search.study.lifecycle import put_right, tidy
+from dtme_search.search.study.lifecycle import num_finished, put_right, tidy
 from dtme_search.search.study.loading import FILE_ATTR, STUDY_ATTR, LoadedStudy, load_study, storage_url
 from dtme_search.search.study.measures import check_against_data, check_named_tasks
 from dtme_search.search.study.place import Place
@@ -176,6 +176,7 @@ def prepare(study: StudySource, settings: Settings, device: torch.device, listen
     records = records_for(opened)
     records.create_tables()
     found = open_study(opened, config, space, sampler=sampler, pruner=pruner)
+    config = _at_least_finished(config, found)
     seed = sampler_seed(config.seed, 0, len(own_trials(found)))
     found.sampler = _sampler(config, base, space, records, seed, shelf)
     check_same_inputs(found, base, shelf.get(base).fingerprint)
@@ -198,6 +199,11 @@ def prepare(study: StudySource, settings: Settings, device: torch.device, listen
     prepared.tidy()
     _begin(prepared, points)
     return prepared
+
+
+def _at_least_finished(config: StudyConfig, found: optuna.Study) -> StudyConfig:
+    """A total below what is finished asks for nothing, and is not what the study planned."""
+    return config.model_copy(update={"trials": max(config.trials, num_finished(found))})
 
 
 def _begin(prepared: Prepared, points: Sequence[Mapping[str, Any]]) -> None:

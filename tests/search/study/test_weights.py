@@ -24,7 +24,7 @@ from dtme_search.search.trial.retries import first_number
 from dtme_search.search.workspace import Workspace
 from dtme_search.training import weights
 
-CHANGES = {"tasks": {"semseg": {}, "depth": {}}, "train.num_steps": 4}
+CHANGES = {"tasks": {"semseg": {}, "edge": {}}, "train.num_steps": 4}
 POINTS = [
     {"expansion.policy": "none"},
     grown("modulate", "none", "none"),
