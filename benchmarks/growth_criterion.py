@@ -2,8 +2,8 @@
 
     python benchmarks/growth_criterion.py [--workdir DIR]      72 trainings, some minutes of one core
 
-The setting is that of ``benchmarks/data/per_layer.yaml``: four layers, two operations, four seeds, growth at 0
-and at 25 %. For each start, seed and operation: Spearman's rank correlation over the layers between what was
+The setting is that of ``benchmarks/data/per_layer.yaml``: four layers, two operations, four seeds, growth at
+0 and 25 %. For each start, seed and operation: Spearman's rank correlation over the layers between what was
 measured right before the growth and the gain over the unexpanded network of the same seed.
 """
 
