@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,20 +81,21 @@ def deploy_run(
     chosen = _chosen(tasks, tuple(specs))
     images = _pictures(pictures, config.data.image_size)
     model = restore_model(checkpoint, config, specs, torch.device("cpu"))
-    layers = "" if model.plan is None else " ".join(model.plan.operations())
-    model.fold(chosen)
     program = Program(model, specs, chosen, config.data.normalize, form)
+    folded = copy.deepcopy(model)
+    folded.fold(chosen)
+    written = Program(folded, specs, chosen, config.data.normalize, form)
     description = Description(
         specs=tuple(program.specs.values()),
         image_size=config.data.image_size,
         normalize=config.data.normalize,
         form=form,
-        layers=layers,
-        parameters=_count(program),
+        layers="" if model.plan is None else " ".join(model.plan.operations()),
+        parameters=_count(written),
     )
     unproven = out.with_name(f".unproven-{out.name}")
     try:
-        write_file(program, description, kind, unproven)
+        write_file(written, description, kind, unproven)
         opened = open_file(unproven)
         found = compare(program, opened, images)
         if not found.worst <= tolerance:

@@ -11,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from dtme_search.config import ModelConfig
 from dtme_search.models import build_model
 from dtme_search.models.inference_flops import InferenceFlops
+from dtme_search.operations import OPERATIONS
 from dtme_search.tasks import depth, edge, normals, semseg
 from dtme_search.token_space import ExpansionPlan
 
@@ -22,14 +23,15 @@ TINY = {"embed_dim": 32, "depth": LAYERS, "num_heads": 2}
 
 def some_plan(rng: random.Random) -> ExpansionPlan:
     """Random operations, tasks and groups."""
-    groups: dict[str, dict[int, tuple[tuple[str, ...], ...]]] = {"modulate": {}, "expand": {}}
+    groups: dict[str, dict[int, tuple[tuple[str, ...], ...]]] = {name: {} for name in OPERATIONS}
     for layers in groups.values():
         for layer in range(LAYERS):
             tasks = [task for task in SPECS if rng.random() < 0.4]
             if tasks:
                 count = rng.randint(1, len(tasks))
                 layers[layer] = tuple(tuple(tasks[at::count]) for at in range(count))
-    return ExpansionPlan(tuple(SPECS), LAYERS, groups, {"num_task_tokens": rng.randint(1, 4)})
+    options = {"num_task_tokens": rng.randint(1, 4), "lora_rank": rng.randint(1, 4)}
+    return ExpansionPlan(tuple(SPECS), LAYERS, groups, options)
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,19 @@ def compile_with(monkeypatch):
     torch.compiler.reset()
 
 
+@pytest.fixture
+def graphs(compile_with):
+    """Blocks are traced and run as they are; one entry for each variant that was made."""
+    made = []
+
+    def backend(graph, _inputs):
+        made.append(graph)
+        return graph.forward
+
+    compile_with(backend)
+    return made
+
+
 @pytest.fixture(scope="module")
 def data():
     from tiny import TINY
@@ -74,16 +87,9 @@ PLANS = [
 
 
 @pytest.mark.slow
-def test_runs_of_many_plans_in_one_process_all_stay_compiled(data, compile_with):
+def test_runs_of_many_plans_in_one_process_all_stay_compiled(data, graphs):
     """torch keeps eight variants of a function for a whole process and runs what comes then eagerly."""
     config, held = data
-    graphs = []
-
-    def backend(graph, _inputs):
-        graphs.append(graph)
-        return graph.forward
-
-    compile_with(backend)
     seen = []
     for layers in PLANS:
         fields = {"expansion__policy": "per_layer", "expansion__layers": layers, "expansion__start": 0.5}
@@ -94,16 +100,9 @@ def test_runs_of_many_plans_in_one_process_all_stay_compiled(data, compile_with)
 
 
 @pytest.mark.slow
-def test_neither_ranks_nor_groups_need_variants_of_their_own(data, compile_with):
+def test_neither_ranks_nor_groups_need_variants_of_their_own(data, graphs):
     """Terms of LoRA come as tensors whose sizes are left open."""
     config, held = data
-    graphs = []
-
-    def backend(graph, _inputs):
-        graphs.append(graph)
-        return graph.forward
-
-    compile_with(backend)
     seen = []
     for rank, layers, streams in (
         (2, ["lora", "expand", "lora"], None),
