@@ -200,6 +200,35 @@ def killed(work: Callable[[], object], folder: Path, site: str, times: int) -> b
     return in_child(doomed, folder.with_name("error")) == f"ended with {-signal.SIGKILL}"
 
 
+def counted(work: Callable[[], object], folder: Path, seen: Path) -> str | None:
+    """Let ``work`` work and write down how many points it came to; its traceback, or ``None``."""
+    last = [0]
+
+    def act(number: int, _: str) -> None:
+        last[0] = number + 1
+
+    def watched() -> None:
+        Shim(folder, act)
+        work()
+        seen.write_text(str(last[0]))
+
+    return in_child(watched, folder.with_name("error"))
+
+
+def killed_at(work: Callable[[], object], folder: Path, number: int) -> bool:
+    """Let ``work`` die by SIGKILL at a point; whether it came so far."""
+
+    def act(current: int, _: str) -> None:
+        if current == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def doomed() -> None:
+        Shim(folder, act)
+        work()
+
+    return in_child(doomed, folder.with_name("error")) == f"ended with {-signal.SIGKILL}"
+
+
 def in_trouble(
     work: Callable[[], object], folder: Path, number: int, errno: int, lasting: bool
 ) -> str | None:

@@ -14,8 +14,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
-from crashing import Album, Point, in_child, in_trouble, killed, photographed, plain
-from killing import CHANGES, is_of_one_run, values_by_point
+from crashing import Album, Point, counted, in_child, in_trouble, killed, killed_at, photographed, plain
+from killing import CHANGES, assert_nothing_was_lost, is_of_one_run, values_by_point, write
 from tiny import grown, write_tiny_study
 
 from dtme_search.search import LoadedStudy, optimize
@@ -108,6 +108,35 @@ def test_a_death_at_each_point_changes_nothing(life, tmp_path, record_property):
         shutil.rmtree(folder)
     photos = len({point.photo for point in life.album.points})
     record_property("crash points, different ones, tried", (len(life.album.points), photos, len(tried)))
+    assert wrong == {}, "\n".join(f"{point}: {error[-1500:]}" for point, error in wrong.items())
+
+
+def test_deaths_in_the_life_of_a_larger_study(undisturbed, tmp_path, record_property):
+    """Thirteen trials that share trunks, conflict reports and equal work: SIGKILL at points far apart."""
+    file, seen = write(tmp_path), tmp_path / "seen"
+
+    def work(folder: Path) -> Callable[[], object]:
+        folder.mkdir(parents=True)
+        return lambda: optimize(file, workdir=folder, device="cpu")
+
+    def finished(folder: Path) -> str | None:
+        def check() -> None:
+            study = optimize(file, workdir=folder, device="cpu")
+            assert_nothing_was_lost(study, undisturbed, folder)
+
+        return in_child(check, tmp_path / "error")
+
+    assert counted(work(tmp_path / "counted"), tmp_path / "counted", seen) is None
+    total, times = int(seen.read_text()), 60 if ALL else 6
+    wrong = {}
+    for number in [total * place // times + total // (2 * times) for place in range(times)]:
+        folder = tmp_path / str(number)
+        assert killed_at(work(folder), folder, number), number
+        error = finished(folder)
+        if error is not None:
+            wrong[number] = error
+        shutil.rmtree(folder)
+    record_property("points of the larger study, tried", (total, times))
     assert wrong == {}, "\n".join(f"{point}: {error[-1500:]}" for point, error in wrong.items())
 
 
