@@ -9,6 +9,7 @@ from typing import Annotated, cast
 import typer
 
 from dtme_search.cli.arguments import MOVED, STORAGE, WARM_START_STORAGE
+from dtme_search.cli.on_demand import OnDemandGroup
 from dtme_search.cli.screen import NEWS, Screen
 from dtme_search.errors import ConfigError
 from dtme_search.version import __version__
@@ -19,6 +20,7 @@ _log = logging.getLogger(__name__)
 
 app = typer.Typer(
     name="dtme-search",
+    cls=OnDemandGroup,
     help="Find when and where a multi-task vision transformer should grow task-specific capacity.",
     epilog="A first search, with nothing to download:  dtme-search optimize --study demo",
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},

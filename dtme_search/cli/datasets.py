@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 
 from dtme_search.cli import options
-from dtme_search.cli.app import app, data_app, screen_of
+from dtme_search.cli.app import data_app, screen_of
+from dtme_search.cli.on_demand import commands
 from dtme_search.errors import DataError
 
 _Name = Annotated[
@@ -84,4 +85,4 @@ def prepare(
         prepare_and_print(screen_of(context), name, source, out, jobs)
 
 
-app.add_typer(data_app, name="data")
+commands.add_typer(data_app, name="data")

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from dtme_search.cli.app import app, screen_of
-from dtme_search.cli.tables import print_table
+from dtme_search.cli.app import screen_of
+from dtme_search.cli.on_demand import commands
 from dtme_search.cli.training import find_checkpoint, run_config_of
 from dtme_search.errors import ConfigError
 
@@ -22,7 +22,7 @@ class FileForm(StrEnum):
 _ENDINGS = {".onnx": FileForm.onnx, ".pt2": FileForm.torch}
 
 
-@app.command(epilog="Example:  dtme-search deploy dtme-runs/train/best-1a2b3c4d --out best.onnx")
+@commands.command(epilog="Example:  dtme-search deploy dtme-runs/train/best-1a2b3c4d --out best.onnx")
 def deploy(
     context: typer.Context,
     checkpoint: Annotated[Path, typer.Argument(help="A checkpoint, or the folder of its run.")],
@@ -51,6 +51,8 @@ def deploy(
     the run), normalises them and returns the predictions of the tasks. It is kept only if it agrees with
     PyTorch. ONNX needs pip install 'dtme-search[onnx]'.
     """
+    from dtme_search.cli.tables import print_table
+
     kind = _ENDINGS.get(out.suffix)
     if kind is None or (to is not None and to is not kind):
         endings = [ending for ending, form in _ENDINGS.items() if to in (None, form)]

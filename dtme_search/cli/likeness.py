@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dtme_search.cli import options
-from dtme_search.cli.app import app, screen_of
-from dtme_search.cli.tables import print_table
+from dtme_search.cli.app import screen_of
+from dtme_search.cli.on_demand import commands
 from dtme_search.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ _CAUTION = (
 )
 
 
-@app.command(epilog="Example:  dtme-search tasks --study rooms --groups 2 --write enqueue.yaml")
+@commands.command(epilog="Example:  dtme-search tasks --study rooms --groups 2 --write enqueue.yaml")
 def tasks(
     context: typer.Context,
     study: options.Study,
@@ -92,6 +92,8 @@ def _number(value: float, form: str) -> str:
 
 
 def _print_pairs(screen: "Screen", rows: "Sequence[PairLikeness]") -> None:
+    from dtme_search.cli.tables import print_table
+
     columns = ["tasks", "likeness", "gradient cosine", "range conflicts", "null conflicts"]
     texts = [
         [
@@ -112,6 +114,8 @@ def _print_pairs(screen: "Screen", rows: "Sequence[PairLikeness]") -> None:
 
 
 def _print_worth(screen: "Screen", worth: "Sequence[Worth]") -> None:
+    from dtme_search.cli.tables import print_table
+
     if not worth:
         return
     rows = [

@@ -10,18 +10,6 @@ from typing import NoReturn
 
 import typer
 
-# Importing a module of commands adds them to the program, in this order.
-from dtme_search.cli import (  # noqa: F401
-    datasets,
-    deploying,
-    likeness,
-    managing,
-    plugins,
-    predicting,
-    searching,
-    training,
-    viewing,
-)
 from dtme_search.cli.app import app
 from dtme_search.cli.arguments import hide_passwords
 from dtme_search.cli.screen import NEWS

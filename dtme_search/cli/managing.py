@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dtme_search.cli import options
-from dtme_search.cli.app import app, cache_app, screen_of, study_app, trial_app
+from dtme_search.cli.app import cache_app, screen_of, study_app, trial_app
+from dtme_search.cli.on_demand import commands
 from dtme_search.cli.screen import Screen
 
 if TYPE_CHECKING:
@@ -193,4 +194,4 @@ def print_known(screen: Screen, found: "list[KnownStudy]") -> None:
 
 
 for _group, _name in ((study_app, "study"), (trial_app, "trial"), (cache_app, "cache")):
-    app.add_typer(_group, name=_name)
+    commands.add_typer(_group, name=_name)

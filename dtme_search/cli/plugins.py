@@ -5,10 +5,11 @@ from typing import Annotated
 
 import typer
 
-from dtme_search.cli.app import app, screen_of
+from dtme_search.cli.app import screen_of
+from dtme_search.cli.on_demand import commands
 
 
-@app.command(epilog="Example:  dtme-search plugins my_parts.py")
+@commands.command(epilog="Example:  dtme-search plugins my_parts.py")
 def plugins(
     context: typer.Context,
     files: Annotated[

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dtme_search.cli import options
-from dtme_search.cli.app import app, screen_of
+from dtme_search.cli.app import screen_of
+from dtme_search.cli.on_demand import commands
 from dtme_search.cli.screen import stoppable
 from dtme_search.cli.training import find_checkpoint, run_config_of
 from dtme_search.errors import ConfigError, DataError, TrainingError
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 _DEPLOYED = (".onnx", ".pt2")
 
 
-@app.command(epilog="Example:  dtme-search predict --study demo --trial 4 photos --out panels --raw")
+@commands.command(epilog="Example:  dtme-search predict --study demo --trial 4 photos --out panels --raw")
 def predict(
     context: typer.Context,
     given: Annotated[

@@ -9,8 +9,9 @@ from typing import Annotated
 import typer
 
 from dtme_search.cli import options
-from dtme_search.cli.app import app, screen_of, was_given
+from dtme_search.cli.app import screen_of, was_given
 from dtme_search.cli.arguments import WARM_START_STORAGE
+from dtme_search.cli.on_demand import commands
 from dtme_search.cli.screen import stoppable
 from dtme_search.errors import ConfigError
 
@@ -30,7 +31,7 @@ class Engine(StrEnum):
     dask = "dask"
 
 
-@app.command(epilog="Example:  dtme-search optimize --study nyud --data-root /data/NYUDv2 --trials 64")
+@commands.command(epilog="Example:  dtme-search optimize --study nyud --data-root /data/NYUDv2 --trials 64")
 def optimize(
     context: typer.Context,
     study: options.Study,
@@ -141,7 +142,7 @@ def optimize(
         raise typer.Exit(130)
 
 
-@app.command(epilog="Example:  dtme-search worker --study nyud --storage postgresql://user@host/studies")
+@commands.command(epilog="Example:  dtme-search worker --study nyud --storage postgresql://user@host/studies")
 def worker(
     context: typer.Context,
     study: options.Study,
@@ -190,7 +191,7 @@ def worker(
         screen.say(f"No trial of {loaded.name} is left to start.")
 
 
-@app.command(epilog="Example:  dtme-search doctor --study nyud --data-root /data/NYUDv2")
+@commands.command(epilog="Example:  dtme-search doctor --study nyud --data-root /data/NYUDv2")
 def doctor(
     context: typer.Context,
     study: Annotated[
@@ -222,7 +223,7 @@ def doctor(
         raise typer.Exit(2)
 
 
-@app.command(epilog="Example:  dtme-search baseline --study demo")
+@commands.command(epilog="Example:  dtme-search baseline --study demo")
 def baseline(
     context: typer.Context,
     study: options.Study,
@@ -254,7 +255,7 @@ def baseline(
     print_baselines(screen, rows.values())
 
 
-@app.command(epilog="Example:  dtme-search confirm --study demo --top 3 --seeds 3")
+@commands.command(epilog="Example:  dtme-search confirm --study demo --top 3 --seeds 3")
 def confirm(
     context: typer.Context,
     study: options.Study,
@@ -307,7 +308,7 @@ def confirm(
     screen.say(best_in_words(loaded, best_trial(loaded)))
 
 
-@app.command(epilog="Example:  dtme-search export --study demo --best --out best.yaml")
+@commands.command(epilog="Example:  dtme-search export --study demo --best --out best.yaml")
 def export(
     context: typer.Context,
     study: options.Study,
@@ -341,7 +342,7 @@ def export(
         screen_of(context).line(str(path))
 
 
-@app.command(epilog="Example:  dtme-search studies")
+@commands.command(epilog="Example:  dtme-search studies")
 def studies(
     context: typer.Context,
     storage: options.Storage = None,
@@ -381,7 +382,7 @@ def studies(
     print_table(screen.console, "Configs, for train NAME and conflicts NAME", ("config", "file"), configs)
 
 
-@app.command(epilog="Example:  dtme-search schema study > study.schema.json")
+@commands.command(epilog="Example:  dtme-search schema study > study.schema.json")
 def schema(
     of: Annotated[
         SchemaOf, typer.Argument(help="What the schema describes; reference: a Markdown page of all fields.")

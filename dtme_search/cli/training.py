@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dtme_search.cli import options
-from dtme_search.cli.app import app, screen_of
+from dtme_search.cli.app import screen_of
+from dtme_search.cli.on_demand import commands
 from dtme_search.cli.screen import stoppable
 from dtme_search.errors import ConfigError, TrainingError
-from dtme_search.training.disk import WEIGHTS
 
 if TYPE_CHECKING:
     from dtme_search.config import RunConfig
@@ -34,7 +34,7 @@ class Printed(StrEnum):
     json = "json"
 
 
-@app.command(epilog="Example:  dtme-search train best.yaml --data-root /data/NYUDv2")
+@commands.command(epilog="Example:  dtme-search train best.yaml --data-root /data/NYUDv2")
 def train(
     context: typer.Context,
     config: Config,
@@ -72,7 +72,7 @@ def train(
     screen.line(f"Checkpoint: {result.folder / 'checkpoint.pt'}")
 
 
-@app.command(epilog="Example:  dtme-search evaluate dtme-runs/train/best-1a2b3c4d --format json")
+@commands.command(epilog="Example:  dtme-search evaluate dtme-runs/train/best-1a2b3c4d --format json")
 def evaluate(
     context: typer.Context,
     checkpoint: Annotated[
@@ -148,7 +148,7 @@ def evaluate(
         screen.line(f"Written: {per_image}")
 
 
-@app.command(epilog="Example:  dtme-search conflicts demo --set expansion.start=0.25 --out conflicts")
+@commands.command(epilog="Example:  dtme-search conflicts demo --set expansion.start=0.25 --out conflicts")
 def conflicts(
     context: typer.Context,
     config: Config,
@@ -211,6 +211,8 @@ def find_checkpoint(place: Path) -> Path:
     Raises:
         TrainingError: If there is none, or its config is missing.
     """
+    from dtme_search.training.disk import WEIGHTS
+
     path = place
     if place.is_dir():
         files = (place / "checkpoint.pt", place / WEIGHTS)

@@ -11,7 +11,8 @@ from typing import Annotated
 import typer
 
 from dtme_search.cli import options
-from dtme_search.cli.app import app, screen_of
+from dtme_search.cli.app import screen_of
+from dtme_search.cli.on_demand import commands
 from dtme_search.errors import ConfigError
 
 _ALL_DIGITS = 15
@@ -33,7 +34,7 @@ class ReportForm(StrEnum):
     md = "md"
 
 
-@app.command(epilog="Example:  dtme-search show --study demo --format csv > trials.csv")
+@commands.command(epilog="Example:  dtme-search show --study demo --format csv > trials.csv")
 def show(
     context: typer.Context,
     study: options.Study,
@@ -58,7 +59,7 @@ def show(
         typer.echo(table.to_json(orient="records", indent=1, double_precision=_ALL_DIGITS))
 
 
-@app.command(epilog="Example:  dtme-search report --study demo --out report.html")
+@commands.command(epilog="Example:  dtme-search report --study demo --out report.html")
 def report(
     context: typer.Context,
     study: options.Study,
@@ -81,7 +82,7 @@ def report(
     screen_of(context).line(str(write_report(loaded, out, format_.value if format_ else None)))
 
 
-@app.command(epilog="Example:  dtme-search dashboard --study demo --port 8080")
+@commands.command(epilog="Example:  dtme-search dashboard --study demo --port 8080")
 def dashboard(
     context: typer.Context,
     study: options.Study,

@@ -20,6 +20,7 @@ import yaml
 from rich.console import Console
 from tiny import TINY, write_tiny_study
 
+from dtme_search.cli import on_demand
 from dtme_search.cli.app import app
 from dtme_search.cli.progress import TerminalListener
 from dtme_search.cli.render import print_frame, print_table
@@ -410,7 +411,7 @@ class TestOneConfig:
         ran = run("data", "check", "scenes", *(word for size in sizes for word in ("--set", size)))
         assert (ran.code, ran.err) == (0, "")
         assert is_plain(ran.out)
-        assert re.search(r"^train +6 +6$", ran.out, re.MULTILINE)
+        assert re.search(r"^train +5 +5\nholdout +1 +1$", ran.out, re.MULTILINE)
         assert re.search(r"^ +32 +48 +9$", ran.out, re.MULTILINE)
         assert re.search(r"^depth +\d.* rmse *$", ran.out, re.MULTILINE)
         assert "None" not in ran.out
@@ -430,3 +431,11 @@ def test_flags_work_behind_the_command_too(run, place):
 
 def test_shipped_configs_are_found_by_the_commands():
     assert find_file("demo", "configs").is_file()
+
+
+def test_the_help_of_the_program_is_that_of_its_commands():
+    """It is listed without them, and each module registers what the list says, and no more."""
+    assert {name: help_ for name, (_, help_) in on_demand.COMMANDS.items()} == {
+        name: command.get_short_help_str(200) for name, command in COMMANDS.items()
+    }
+    assert typer.main.get_group(on_demand.commands).commands.keys() == on_demand.COMMANDS.keys()

@@ -55,4 +55,4 @@ def test_looking_loads_nothing_that_trains_or_draws(finished_study, tmp_path, wo
 
 @pytest.mark.parametrize("command", ["report", "optimize", "dashboard"])
 def test_help_loads_less_still(command):
-    assert loaded(command, "--help") & (HEAVY | {"optuna", "pandas", "sqlalchemy"}) == set()
+    assert loaded(command, "--help") & (HEAVY | {"optuna", "pandas", "sqlalchemy", "rich"}) == set()
