@@ -36,6 +36,8 @@ def main() -> None:
     torch.set_num_threads(1)
     study = load_study_config(str(DATA / "per_layer.yaml")).model_copy(update={"name": "growth-criterion"})
     found = train(study, [each for each in points(study) if is_single(each)], chosen.workdir, None, ())
+    if found.stopped:
+        return
     runs = [run for run in found.records.runs(study.name) if run.state == "complete"]
     correlations: dict[str, list[float]] = {"conflicts": [], "S": [], "z": []}
     for start in (0.0, 0.25):
