@@ -95,7 +95,9 @@ class Drawn:
 def write_definition(folder: Path, *, config: dict[str, Any] | None = None, **fields: Any) -> Path:
     """Write the study as a user would; gives its YAML."""
     nyud = load_study_config("nyud").model_dump(mode="json", exclude_defaults=True)
-    values = nyud | {"name": NAME, "pruner": {"name": "pareto"}} | fields | {"config": config or CONFIG}
+    # Trials that pretend to train have no network to keep.
+    ours = {"name": NAME, "pruner": {"name": "pareto"}, "keep_weights": "none"}
+    values = nyud | ours | fields | {"config": config or CONFIG}
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"{values['name']}.yaml"
     file.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")

@@ -110,6 +110,7 @@ def pretend(pause: float = 0.0) -> None:
     """From here on, trials of this process train nothing and last ``pause`` seconds."""
     Pretender.pause = pause
     objective.Trainer = Pretender  # type: ignore[misc,assignment]
+    objective.keep_weights = lambda *_: None
 
 
 @dataclass

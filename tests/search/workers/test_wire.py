@@ -24,6 +24,7 @@ OUTCOME = Outcome(
     step_cost_ratio=1.25,
     dead_tasks=("edge", "depth"),
     violations={"step_cost_ratio": -0.5},
+    further={"worst_gain_percent": 1.5},
 )
 NEWS = {
     "baseline_ended": {"task": "depth", "row": BASELINE, "trained": True},
