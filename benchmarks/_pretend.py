@@ -48,7 +48,7 @@ class Pretender:
 
     def __init__(self, config: RunConfig, data: TaskData, callbacks: Callbacks, trunk: Any) -> None:
         self.config, self.data, self._callbacks, self._trunk = config, data, callbacks, trunk
-        self.state = SimpleNamespace(plan=None, cost=StepCost(), parts=1)
+        self.state = SimpleNamespace(plan=None, grown_at=None, cost=StepCost(), parts=1)
 
     @classmethod
     def of_config(

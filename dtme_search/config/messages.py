@@ -111,7 +111,8 @@ def _own_rule(place: str, rule: str) -> str:
 
 def _rule(detail: ErrorDetails) -> str:
     if detail["type"] == "literal_error":
-        return f"be one of {', '.join(_expected(detail))}"
+        expected = _expected(detail)
+        return f"be {expected[0]}" if len(expected) == 1 else f"be one of {', '.join(expected)}"
     template = _RULE_OF_TYPE.get(detail["type"])
     if template is None:
         return detail["msg"].removeprefix("Input should ")

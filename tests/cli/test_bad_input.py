@@ -136,7 +136,7 @@ def test_a_plan_that_does_not_fit_is_found_before_the_training(refused, change, 
         ),
         (
             {"search": {"expansion.start": {"low": 0.0, "high": 2.0}}},
-            r"start\.high must be below 1, got 2\.0",
+            r"start\.high must be below 1 or auto, got 2\.0",
         ),
         (
             {"search": {"train.lr": {"choices": [0.1], "when": {"expansion.policy": "conflict"}}}},

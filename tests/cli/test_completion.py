@@ -31,6 +31,8 @@ def test_what_tab_offers(run, monkeypatch, typed, found):
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_a_shell_is_told_how_to_complete(run, shell):
+def test_a_shell_is_told_how_to_complete(run, monkeypatch, shell):
+    # Otherwise typer looks for the shell among the parents of this process, and there may be none.
+    monkeypatch.setenv("_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION", "1")
     ran = run("--show-completion", shell)
     assert ran.code == 0 and "_DTME_SEARCH_COMPLETE=complete_" in ran.out

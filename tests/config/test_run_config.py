@@ -92,7 +92,7 @@ WRONG = [
     # ranges
     ("train: {lr: 0}", "train.lr must be above 0, got 0."),
     ("train: {num_steps: 0}", "train.num_steps must be at least 1, got 0."),
-    ("expansion: {start: 1.0}", "expansion.start must be below 1, got 1.0."),
+    ("expansion: {start: 1.0}", "expansion.start must be below 1 or auto, got 1.0."),
     ("expansion: {range_layer_ratio: 1.2}", "expansion.range_layer_ratio must be at most 1, got 1.2."),
     ("data: {image_size: [0, 8]}", "data.image_size must be [height, width], both 1 or more, got [0, 8]."),
     (
