@@ -78,12 +78,15 @@ class LabelSummary:
     shape: Shape
 
 
+_IN_TABLE = {"holdout": "holdout (of train)"}
+
+
 @dataclass(frozen=True)
 class CheckReport:
     """What ``check_dataset`` found.
 
     Attributes:
-        num_listed: Samples per split of a run, or of the data set where there is no run.
+        num_listed: Samples per split of the data set; where there is a run also its hold-out, part of train.
         num_whole: Samples per split in which every file was read.
         sizes: Images per (H, W).
         labels: One summary per task.
@@ -133,7 +136,7 @@ class CheckReport:
         labels, classes, problems."""
         return {
             "splits": [
-                {"split": split, "listed": listed, "whole": self.num_whole[split]}
+                {"split": _IN_TABLE.get(split, split), "listed": listed, "whole": self.num_whole[split]}
                 for split, listed in self.num_listed.items()
             ],
             "sizes": [
@@ -224,6 +227,7 @@ def check_dataset(
 
 def _counted(parts: Iterable[str], all_parts: Sequence[str]) -> dict[str, int]:
     counts = Counter(parts)
+    counts["train"] += counts["holdout"]
     return {part: counts[part] for part in all_parts}
 
 

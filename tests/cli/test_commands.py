@@ -411,7 +411,7 @@ class TestOneConfig:
         ran = run("data", "check", "scenes", *(word for size in sizes for word in ("--set", size)))
         assert (ran.code, ran.err) == (0, "")
         assert is_plain(ran.out)
-        assert re.search(r"^train +5 +5\nholdout +1 +1$", ran.out, re.MULTILINE)
+        assert re.search(r"^train +6 +6\nholdout \(of train\) +1 +1$", ran.out, re.MULTILINE)
         assert re.search(r"^ +32 +48 +9$", ran.out, re.MULTILINE)
         assert re.search(r"^depth +\d.* rmse *$", ran.out, re.MULTILINE)
         assert "None" not in ran.out
