@@ -31,11 +31,12 @@ class OdsFMeter(BestThresholdMeter):
     - They look for the cheapest assignment in which leaving a pixel unmatched costs 100 times the largest
       distance, with integer costs and random outlier edges, and vary by about 0.001 from run to run. At that
       price the cheapest assignment is one of the largest, and only its size enters F; here the size is
-      exactly that of a maximum matching. - Their NYUD truth is the outline of the annotated lines, traced and
-      thinned again, which moves lines by up to a pixel; here it is the lines themselves, thinned. In a test
-      at 240x320 their truth gave values lower by 0.003 and 0.005. PASCAL-Context is scored there on a list of
-      2,498 of the 5,105 images and from label regions; here on the images and edge labels of the data set. -
-      The image is the bounding box of the valid pixels at the size of the tensors: the native size if the
+      exactly that of a maximum matching.
+    - Their NYUD truth is the outline of the annotated lines, traced and thinned again, which moves lines by
+      up to a pixel; here it is the lines themselves, thinned. In a test at 240x320 their truth gave values
+      lower by 0.003 and 0.005. PASCAL-Context is scored there on a list of 2,498 of the 5,105 images and
+      from label regions; here on the images and edge labels of the data set.
+    - The image is the bounding box of the valid pixels at the size of the tensors: the native size if the
       data set pads and never shrinks, as with NYUD at 448x576. Smaller images have smaller tolerances, while
       suppression and fading keep their pixels: below a diagonal of about 91 pixels at 0.011 a pixel matches
       only its own place, and values say little.

@@ -17,8 +17,8 @@ class GradientWeights:
     """gamma_k from the size of the gradient of task k on the shared parameters (arXiv 2406.18038v6).
 
     - ``gradient_norm`` (Eq. 13): gamma_k = |grad L_0| / (|grad L_k| + eps). The norm of the primary gradient
-      cancels, because the gammas are scaled to a sum. Tasks with large gradients are turned down. -
-      ``fisher_trace`` (Eq. 14): gamma_k = lambda Tr F_k / sum over j of Tr F_j. Tasks with large gradients
+      cancels, because the gammas are scaled to a sum. Tasks with large gradients are turned down.
+    - ``fisher_trace`` (Eq. 14): gamma_k = lambda Tr F_k / sum over j of Tr F_j. Tasks with large gradients
       are turned up.
 
     The paper refreshes at every step and gives no values for lambda and eps. Here weights are held for

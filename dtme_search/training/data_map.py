@@ -37,10 +37,10 @@ def image_scores(
 ) -> Scores:
     """Score training images chosen by ``seed``, always in the same order.
 
-    - classes: mean probability of the true class over the valid pixels; - masks: the same, but edges are
-    scored on edge pixels only, because the background would dominate; - numbers: exp(-e / e0), where e is the
-    mean error of the image (L1, for normals degrees) and e0 that of the best constant, as a mean over these
-    images.
+    - classes: mean probability of the true class over the valid pixels;
+    - masks: the same, but edges are scored on edge pixels only, because the background would dominate;
+    - numbers: exp(-e / e0), where e is the mean error of the image (L1, for normals degrees) and e0 that of
+      the best constant, as a mean over these images.
 
     The model's mode does not change.
     """

@@ -4,10 +4,10 @@ The data set is that of Silberman, Hoiem, Kohli and Fergus (ECCV 2012). The file
 which reverses the order of axes: ``images`` is (N, 3, W, H); ``depths``, ``labels`` and ``instances`` are (N,
 W, H); texts are references to arrays of character codes. These files must be next to it:
 
-- ``splits.mat``: ``trainNdxs`` and ``testNdxs``, the official split, counted from 1. -
-``classMapping40.mat``: ``mapClass``, from 894 labels to 40 classes (Gupta, Arbelaez and Malik, CVPR 2013).
-Without it 37 classes remain, each with the name of one label. Only the mapping knows which labels belong to
-otherstructure, otherfurniture and otherprop; without it they stay unlabelled.
+- ``splits.mat``: ``trainNdxs`` and ``testNdxs``, the official split, counted from 1.
+- ``classMapping40.mat``: ``mapClass``, from 894 labels to 40 classes (Gupta, Arbelaez and Malik, CVPR 2013).
+  Without it 37 classes remain, each with the name of one label. Only the mapping knows which labels belong
+  to otherstructure, otherfurniture and otherprop; without it they stay unlabelled.
 
 Shapes: N images, H height, W width.
 """

@@ -7,12 +7,13 @@ growth on. Only the best 1 / ``eta`` of them continue, as in successive halving 
 
 - A trial's rank is the number of trials that dominate it (Fonseca and Fleming, 1993). It stays while fewer
   than 1 / ``eta`` of the trials have a smaller rank. So a trial on the front always stays, and every trial
-  that dominates a trial that stays also stays. - A trial that has not grown yet is neither judged nor used
-  for comparison, because its delta_m is that of the shared network. One that never grows takes part at cost
-  0. - A trial above a limit is dominated by every trial within the limits, as in Optuna's samplers. - A rung
-  prunes only after it has proved predictive: among the trials that were trained to their end, delta_m at the
-  rung must correlate with delta_m at the end (Spearman's rank correlation). In short runs, and soon after a
-  growth, evaluations say nothing, and a rule that trusts them loses the front (benchmarks/diary.md).
+  that dominates a trial that stays also stays.
+- A trial that has not grown yet is neither judged nor used for comparison, because its delta_m is that of
+  the shared network. One that never grows takes part at cost 0.
+- A trial above a limit is dominated by every trial within the limits, as in Optuna's samplers.
+- A rung prunes only after it has proved predictive: among the trials that were trained to their end, delta_m
+  at the rung must correlate with delta_m at the end (Spearman's rank correlation). In short runs, and soon
+  after a growth, evaluations say nothing, and a rule that trusts them loses the front (benchmarks/diary.md).
 """
 
 from __future__ import annotations
