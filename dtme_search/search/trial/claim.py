@@ -1,10 +1,11 @@
 """One trial for one worker: the only file that knows in which order a trial takes and frees its locks.
 
 1. The lock of the study: held from checking whether a trial is left until that trial has a sign of life, the
-   lock of its folder and parameters. If two workers see the last trial, only one takes it. 2. The lock of the
-   trial's folder: held until Optuna knows how the trial ended. The system frees it when the process dies, so
-   whoever gets it knows that the process is gone. 3. The lock of the study again, while the end is reported:
-   whoever looks for dead trials finds a trial running or reported, never in between.
+   lock of its folder and parameters. If two workers see the last trial, only one takes it.
+2. The lock of the trial's folder: held until Optuna knows how the trial ended. The system frees it when the
+   process dies, so whoever gets it knows that the process is gone.
+3. The lock of the study again, while the end is reported: whoever looks for dead trials finds a trial
+   running or reported, never in between.
 
 The heart beats from the first lock until the values are on disk. What trials share (``reuse``) has its own
 locks, taken and freed inside.
