@@ -184,13 +184,14 @@ def look(folder: Path) -> list[tuple[str, int, int]]:
     return found
 
 
-def killed(work: Callable[[], object], folder: Path, site: str, times: int) -> bool:
-    """Let ``work`` die by SIGKILL as it comes to a site for the ``times``-th time; whether it came so far."""
-    seen = [0]
+def killed(work: Callable[[], object], folder: Path, is_here: Callable[[int, str], bool]) -> bool:
+    """Let ``work`` die by SIGKILL at the first point, number and site, of which ``is_here`` says so.
 
-    def act(_: int, current: str) -> None:
-        seen[0] += current == site
-        if seen[0] == times:
+    Whether it came so far.
+    """
+
+    def act(number: int, site: str) -> None:
+        if is_here(number, site):
             os.kill(os.getpid(), signal.SIGKILL)
 
     def doomed() -> None:
@@ -213,20 +214,6 @@ def counted(work: Callable[[], object], folder: Path, seen: Path) -> str | None:
         seen.write_text(str(last[0]))
 
     return in_child(watched, folder.with_name("error"))
-
-
-def killed_at(work: Callable[[], object], folder: Path, number: int) -> bool:
-    """Let ``work`` die by SIGKILL at a point; whether it came so far."""
-
-    def act(current: int, _: str) -> None:
-        if current == number:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    def doomed() -> None:
-        Shim(folder, act)
-        work()
-
-    return in_child(doomed, folder.with_name("error")) == f"ended with {-signal.SIGKILL}"
 
 
 def in_trouble(

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
-from crashing import Album, Point, counted, in_child, in_trouble, killed, killed_at, photographed, plain
+from crashing import Album, Point, counted, in_child, in_trouble, killed, photographed, plain
 from killing import CHANGES, assert_nothing_was_lost, is_of_one_run, values_by_point, write
 from tiny import grown, write_tiny_study
 
@@ -27,7 +27,7 @@ pytestmark = [
 ]
 
 ALL = os.environ.get("DTME_TEST_CRASHES") == "all"
-ONE_LINE = re.compile(r"errors: went on|dtme_search\.errors|OSError.*/runs'$")
+ONE_LINE = re.compile(r"dtme_search\.errors|OSError.*/runs'$")
 """What the command turns into one line: errors of ours, and those of the system that name a file."""
 FEW = [{"expansion.policy": "none"}, grown(start=0.5), grown("none", "expand", "none", start=0.5)]
 """Without growth, with growth by measured conflicts, and with growth that is asked for: one trunk for all."""
@@ -131,7 +131,7 @@ def test_deaths_in_the_life_of_a_larger_study(undisturbed, tmp_path, record_prop
     wrong = {}
     for number in [total * place // times + total // (2 * times) for place in range(times)]:
         folder = tmp_path / str(number)
-        assert killed_at(work(folder), folder, number), number
+        assert killed(work(folder), folder, lambda current, _, at=number: current == at), number
         error = finished(folder)
         if error is not None:
             wrong[number] = error
@@ -152,7 +152,7 @@ def test_a_real_kill_leaves_what_the_photographs_show(life, tmp_path):
         point = [point for point in life.album.points if point.site == site][times - 1]
         folder = tmp_path / f"{point.number}" / "runs"
         folder.mkdir(parents=True)
-        assert killed(life.work(folder), folder, site, times), point
+        assert killed(life.work(folder), folder, visit(site, times)), point
         shown = life.album.folder / str(point.photo)
         assert files_of(folder) == files_of(shown), point
         assert life.went_on(folder) is None, point
@@ -171,13 +171,27 @@ def test_a_disk_in_trouble_at_any_point_ends_in_one_line_and_the_study_goes_on(l
         folder = tmp_path / str(point.number) / "runs"
         folder.mkdir(parents=True)
         said = in_trouble(life.work(folder), folder, point.number, number, lasting=place % 2 == 0)
-        last = said.strip().splitlines()[-1] if said else "errors: went on"
-        error = None if ONE_LINE.match(last) else said
-        error = error or life.went_on(folder)
+        error = more_than_a_line(said) or life.went_on(folder)
         if error is not None:
             wrong[point] = error
         shutil.rmtree(folder.parent)
     assert wrong == {}, "\n".join(f"{point}: {error[-1500:]}" for point, error in wrong.items())
+
+
+def visit(site: str, times: int) -> Callable[[int, str], bool]:
+    """Says when a process comes to a site for the ``times``-th time."""
+    seen = [0]
+
+    def is_here(_: int, current: str) -> bool:
+        seen[0] += current == site
+        return current == site and seen[0] == times
+
+    return is_here
+
+
+def more_than_a_line(said: str | None) -> str | None:
+    """The traceback of work that neither went on nor ended in what the command turns into one line."""
+    return None if said is None or ONE_LINE.match(said.strip().splitlines()[-1]) else said
 
 
 def files_of(folder: Path) -> list[str]:

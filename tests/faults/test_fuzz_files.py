@@ -9,8 +9,9 @@ from contextlib import closing
 import numpy as np
 import pytest
 import scipy.io
+import test_fuzz
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save as as_safetensors
 from test_fuzz import one_line, spoilt
@@ -23,12 +24,7 @@ from dtme_search.search import load_study
 
 pytestmark = pytest.mark.slow
 
-bounded = settings(
-    max_examples=100,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-    print_blob=True,
-)
+bounded = settings(test_fuzz.bounded, max_examples=100)
 WEIGHTS = {
     "backbone.blocks.0.attn.qkv.weight": torch.arange(12.0).reshape(3, 4),
     "cls_token": torch.ones(1, 1, 4),

@@ -9,7 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+import test_fuzz
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dtme_search.data.reading.cache import cache_limit_gb, open_cache
@@ -19,12 +20,7 @@ from dtme_search.search.workers.places import places_for, visible_gpus
 
 pytestmark = pytest.mark.slow
 
-bounded = settings(
-    max_examples=100,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-    print_blob=True,
-)
+bounded = settings(test_fuzz.bounded, max_examples=100)
 NUMBERS = ["", "0", "1", "3", "-1", "007", "1e3", "²", "٣", " 2 ", "4,2", ",", "many", "nan", "inf", "9" * 30]
 CARDS = ["", "0", "0,1", "-1", "NoDevFiles", "GPU-1b2c", "MIG-1/2", ",", " 1 , 2 ", "é", "0,0", "99"]
 FOLDERS = [

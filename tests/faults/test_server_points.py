@@ -20,7 +20,7 @@ from crashing import in_child
 from killing import CHANGES, values_by_point
 from sqlalchemy.engine import Engine
 from sqlalchemy.engine.default import DefaultDialect
-from test_crash_points import ALL, FEW, ONE_LINE, assert_as_undisturbed
+from test_crash_points import ALL, FEW, assert_as_undisturbed, more_than_a_line
 from tiny import write_tiny_study
 
 from dtme_search.search import optimize
@@ -153,9 +153,7 @@ def test_a_server_that_dies_at_each_statement_loses_nothing(server, tmp_path, re
         said = in_child(hit, tmp_path / "error")
         went_on += said is None
         server.wait()
-        last = said.strip().splitlines()[-1] if said else "errors: went on"
-        error = None if ONE_LINE.match(last) else said
-        error = error or in_child(check, tmp_path / "error")
+        error = more_than_a_line(said) or in_child(check, tmp_path / "error")
         if error is not None:
             wrong[f"{number}: {sites[number]}"] = error
         shutil.rmtree(workdir, ignore_errors=True)
