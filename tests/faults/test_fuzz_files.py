@@ -78,6 +78,17 @@ def test_matlab_files_of_version_5(tmp_path, data):
     one_line(read_parts, path)
 
 
+def test_found_elements_that_run_past_what_holds_them(tmp_path):
+    """The name of a variable is longer than the variable, which ended the process, not only the reading."""
+    path, content = tmp_path / "a.mat", bytearray(matlab(trainNdxs=np.arange(1, 5), testNdxs=np.arange(5, 7)))
+    path.write_bytes(content)
+    assert set(read_split(path, 6)) == {"train", "val"}
+    content[content.index(b"trainNdxs") - 4] = 0xFD
+    path.write_bytes(content)
+    with pytest.raises(DtmeSearchError, match="an element does not fit"):
+        read_split(path, 6)
+
+
 @bounded
 @given(data=st.data())
 def test_matlab_files_of_version_7(tmp_path, data):

@@ -22,9 +22,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.io import loadmat
 
 from dtme_search.data.nyud.dataset import CLASS_NAMES
+from dtme_search.data.reading.matlab import read_matlab
 from dtme_search.errors import DataError
 
 _FRAME = (640, 480)
@@ -191,7 +191,7 @@ def _load_v5(path: Path, names: Sequence[str], purpose: str) -> dict[str, npt.ND
     if not path.exists():
         raise DataError(f"{path}: the file must be next to the source; it holds {purpose}")
     try:
-        content: Mapping[str, Any] = loadmat(path)
+        content: Mapping[str, Any] = read_matlab(path)
     except Exception as error:  # scipy passes on whatever error a damaged file causes in its parser
         raise DataError(f"{path}: the file cannot be read ({_first_line(error)}). {_WHERE_TO_GET}") from error
     found = {name: np.asarray(content.get(name, ())) for name in names}

@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy import io, ndimage
+from scipy import ndimage
 
+from dtme_search.data.reading.matlab import read_matlab
 from dtme_search.errors import DataError
 from dtme_search.thinning import thin
 
@@ -109,8 +110,7 @@ def _structs(field: npt.NDArray[Any]) -> list[Any]:
 
 def _load(path: Path, variable: str) -> npt.NDArray[Any]:
     try:
-        with path.open("rb") as file:
-            content = io.loadmat(file, variable_names=[variable])
+        content = read_matlab(path, [variable])
     except FileNotFoundError as error:
         raise DataError(f"{path}: the file is missing. Complete the data set.") from error
     except Exception as error:  # scipy passes on whatever error a damaged file causes in its parser
