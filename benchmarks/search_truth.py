@@ -18,7 +18,8 @@ reused     TPE, trunks and equal work paid for once, as with all that follow
 plan       ``sampler: plan``; plan4: with four workers; warm: another seed's study of 60 plans is known
 seeds2     ``sampler: plan`` with ``seeds: 2``: both recorded seeds are searched, the two others judge
 drawn      below the recorded seeds: the same plans, their gains drawn from a process like the one fitted to
-           them, with a seed moving alike plans alike twice as far as the plan itself (``--bias``)
+           them, with a seed moving alike plans alike twice as far as the plan itself (``--bias``); judged by
+           the gains that it is drawn around, not by two more noisy seeds
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -57,12 +58,16 @@ WAYS = ("tpe", "reused", "plan", "plan4", "warm", "seeds2")
 
 @dataclass(frozen=True)
 class Seeds:
-    """Different plans of the table, in its order, and their final delta_m with each seed, shape (n, S)."""
+    """Different plans of the table, in its order, and their final delta_m with each seed, shape (n, S).
+
+    ``expected`` is what a drawn landscape is drawn around: delta_m in the mean over all seeds there could be.
+    """
 
     table: Table
     plans: Sequence[Resolved]
     points: Sequence[Point]
     values: np.ndarray
+    expected: np.ndarray | None = None
 
     @classmethod
     def read(cls) -> Seeds:
@@ -96,9 +101,6 @@ class Seeds:
         work = self.table.at(params).work
         return next(row for row, point in enumerate(self.points) if point.work == work)
 
-    def with_values(self, values: np.ndarray) -> Seeds:
-        return Seeds(self.table, self.plans, self.points, values)
-
     def drawn(self, number: int, bias: float) -> Seeds:
         """Other gains of the same plans: spread 1, a seed moves plans by ``bias`` and all by 1.3."""
         rng = np.random.default_rng([number, 5])
@@ -118,10 +120,12 @@ class Seeds:
             truth + bias * field_() + 1.3 * rng.standard_normal() + 0.1 * rng.standard_normal(len(size))
             for _ in range(NUM_SEEDS)
         ]
-        return self.with_values(np.array(columns).T)
+        return replace(self, values=np.array(columns).T, expected=truth)
 
     def truth(self, searched: Sequence[int]) -> np.ndarray:
-        """Gain of every plan over the unexpanded network, in the mean over seeds that were not searched."""
+        """Gain of every plan over the unexpanded network: expected, or the mean over seeds not searched."""
+        if self.expected is not None:
+            return self.expected - self.expected[self.unexpanded]
         gains = self.values - self.values[self.unexpanded]
         others = [seed for seed in range(NUM_SEEDS) if seed not in searched]
         return gains[:, others].mean(1)
@@ -395,7 +399,7 @@ def main() -> None:
         )
         for seed in chosen.seeds
     }
-    for way in chosen.ways:
+    for way in chosen.ways if results else ():
         medians = [result["ways"][way]["needed"][0] for result in results.values()]
         print(f"{way}: mean of the medians {np.mean(medians):.3f}, largest {max(medians):.2f}")
     if chosen.drawn:

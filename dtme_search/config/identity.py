@@ -36,7 +36,7 @@ _RANKING = {
     "null_threshold",
     "selection",
 }
-_OFF_BY_DEFAULT = ("accumulate", "backbone_lr_multiplier", "layer_decay", "decoder_warmup_steps")
+_OFF_BY_DEFAULT = ("accumulate", "backbone_lr_multiplier", "layer_decay", "decoder_warmup_steps", "ema")
 """Fields of train that are left out at their default, so that older work keeps its name."""
 _MERGING = {"pair_threshold", "max_streams"}
 _OF_SCHEDULES = {

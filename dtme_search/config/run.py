@@ -379,6 +379,9 @@ class TrainConfig(Section):
     """Power of the polynomial learning rate schedule."""
     grad_clip: Annotated[float, Field(gt=0.0)] | None = None
     """Largest L2 norm of the gradient; empty = no clipping."""
+    ema: Annotated[float, Field(ge=0.0, lt=1.0)] | None = None
+    """Decay of a moving average of the weights that is measured, kept and exported instead of the weights,
+    for example 0.999; empty = no average."""
     combine: CombineConfig = CombineConfig()
     statistics: StatisticsConfig = StatisticsConfig()
     edge_positive_weight: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.95

@@ -15,6 +15,7 @@ from dtme_search.errors import TrainingError
 from dtme_search.models import MultiTaskViT, build_model, check_operations
 from dtme_search.tasks import TaskSpec
 from dtme_search.token_space import ConflictReport, ExpansionPlan, plan_expansion
+from dtme_search.training.average import weights_to_use
 from dtme_search.training.callbacks import Callbacks, TrainingInterrupted
 from dtme_search.training.checkpoint import load_checkpoint
 from dtme_search.training.evaluation import check_scoring
@@ -62,7 +63,7 @@ def conflicts_at_expansion(
 def restore_model(
     path: Path, config: RunConfig, specs: Mapping[str, TaskSpec], device: torch.device
 ) -> MultiTaskViT:
-    """The model of a checkpoint, grown according to its plan.
+    """The model of a checkpoint, grown according to its plan, with the averaged weights if the run has them.
 
     Raises:
         TrainingError: If there is no checkpoint or it does not fit the config.
@@ -78,7 +79,7 @@ def restore_model(
         if saved["plan"] is not None:
             plan = ExpansionPlan.from_json(saved["plan"])
             model.grow(plan, token_std=config.expansion.token_std, seed=config.seed)
-        model.load_state_dict(saved["model"])
+        model.load_state_dict(weights_to_use(saved))
     except (RuntimeError, ValueError) as error:
         # The first mismatch of torch's list.
         reason = [line.strip() for line in str(error).splitlines()][:2][-1].rstrip(".")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from dtme_search.tasks import TaskSpec
 from dtme_search.token_space import ConflictReport, ExpansionPlan
 from dtme_search.training.data_map import Scores
 
@@ -24,6 +25,15 @@ class Evaluation:
     metrics: Mapping[str, float]
     losses: Mapping[str, float]
     scores: Scores = field(default_factory=dict)
+
+    def improves(self, earlier: Sequence[Evaluation], tasks: Sequence[TaskSpec]) -> bool:
+        """Whether the metric of any of ``tasks`` is better than in all earlier evaluations."""
+        for task in tasks:
+            sign = 1.0 if task.higher_is_better else -1.0
+            before = [sign * old.metrics[task.name] for old in earlier]
+            if not before or sign * self.metrics[task.name] > max(before):
+                return True
+        return False
 
 
 @dataclass(frozen=True)

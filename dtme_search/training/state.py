@@ -6,6 +6,7 @@ Every random draw of a run is a function of (seed, purpose, step), so nothing el
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -16,6 +17,7 @@ from dtme_search.config import RunConfig
 from dtme_search.models import MultiTaskViT
 from dtme_search.schedules import Schedule, build_schedule
 from dtme_search.token_space import ConflictReport, ExpansionPlan
+from dtme_search.training.average import WeightAverage
 from dtme_search.training.combination import method_of, restore, state_of
 from dtme_search.training.finetune import freeze_all_but
 from dtme_search.training.identity import weights_follow_results
@@ -38,6 +40,7 @@ class RunState:
         optimizer: Of the model's parameters.
         schedule: Task weights by step.
         method: How tasks are combined; ``None`` means a plain sum.
+        average: Average of the weights, if the run is measured by it.
         watch: Seconds by phase, over all restarts.
         step: Optimiser steps done.
         plan: The plan by which the model has grown; ``None`` before the growth.
@@ -57,6 +60,7 @@ class RunState:
     optimizer: torch.optim.Optimizer
     schedule: Schedule
     method: Method | None
+    average: WeightAverage | None
     watch: Stopwatch
     step: int = 0
     plan: ExpansionPlan | None = None
@@ -79,8 +83,17 @@ class RunState:
         """The state before the first step; ``model`` has not grown."""
         model = model.to(device)
         optimizer = build_optimizer(config.train, model, device)
-        method = method_of(config, device)
-        return cls(config, model, optimizer, build_schedule(config), method, Stopwatch(device), parts=parts)
+        decay = config.train.ema
+        return cls(
+            config,
+            model,
+            optimizer,
+            build_schedule(config),
+            method=method_of(config, device),
+            average=None if decay is None else WeightAverage(model, decay),
+            watch=Stopwatch(device),
+            parts=parts,
+        )
 
     @property
     def num_passes(self) -> int:
@@ -97,6 +110,10 @@ class RunState:
         self.watch.lap()
         return sum(self.watch.seconds.get(phase, 0.0) for phase in ("train", "evaluate"))
 
+    def measured(self) -> AbstractContextManager[None]:
+        """Inside, the model has the weights by which the run is measured."""
+        return nullcontext() if self.average is None else self.average.shown()
+
     def train_only(self, parts: Sequence[str]) -> None:
         """From here on train only these parts of the shared network."""
         freeze_all_but(self.model, parts)
@@ -110,6 +127,8 @@ class RunState:
             self.model.backbone.requires_grad_(False)
         if added:
             join_optimizer(self.optimizer, self.config.train, added, settings.lr_multiplier)
+            if self.average is not None:
+                self.average.join()
         self.plan = plan
 
     def to_saved(self) -> dict[str, Any]:
@@ -118,6 +137,7 @@ class RunState:
         return {
             "step": self.step,
             "model": self.model.state_dict(),
+            "average": None if self.average is None else self.average.values,
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state(),
             "combine": state_of(self.method),
@@ -154,6 +174,8 @@ class RunState:
     def _load(self, saved: Saved) -> None:
         self.model.load_state_dict(saved["model"])
         self.optimizer.load_state_dict(saved["optimizer"])
+        if self.average is not None:
+            self.average.restore(saved["average"])
         if weights_follow_results(self.config):
             self.schedule.restore(saved["schedule"])
         restore(self.method, saved.get("combine", {}))

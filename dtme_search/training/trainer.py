@@ -91,7 +91,7 @@ class Trainer:
 
     @property
     def model(self) -> MultiTaskViT:
-        """The model of the run, as far as it is trained."""
+        """The model of the run, as far as it is trained; after the run with the averaged weights, if any."""
         return self.state.model
 
     @classmethod
@@ -133,6 +133,8 @@ class Trainer:
                 self._last_saved = time.monotonic()
                 self._share()
                 self._train_until(self.config.total_steps)
+            if self.state.average is not None:
+                self.state.average.settle()
             return self.state.result()
 
     def _resume(self) -> None:
@@ -275,6 +277,8 @@ class Trainer:
         if train.grad_clip is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), train.grad_clip)
         state.optimizer.step()
+        if state.average is not None:
+            state.average.update(state.step)
         self.combination.after_update(batch, state.num_passes)
         state.loss_log.record(state.step, losses)
         state.step += 1
@@ -326,24 +330,16 @@ class Trainer:
     def _evaluate(self) -> None:
         state = self.state
         losses = state.loss_log.take_means()
-        with state.watch.phase("evaluate"):
+        with state.watch.phase("evaluate"), state.measured():
             size = part_of(self.config.train.eval_batch_size, state.parts)
             train = self.config.train.model_copy(update={"eval_batch_size": size})
             metrics = evaluate(self.model, self.data, self.split, train, state.active)
             images, seed = train.statistics.map_images, self.config.data.holdout_seed
             scores = image_scores(self.model, self.data, state.active, train, images, seed) if images else {}
         evaluation = Evaluation(state.step, metrics, losses, scores)
-        state.schedule.observe(state.step, self._improved(evaluation))
+        primary = [self.data.specs[name] for name in self.config.primary_tasks]
+        state.schedule.observe(state.step, evaluation.improves(state.evaluations, primary))
         state.evaluations.append(evaluation)
         self.callbacks.on_evaluate(evaluation)
         shown = (f"{name} {self.data.specs[name].display(value)}" for name, value in metrics.items())
         self._tell_progress(f"evaluated: {', '.join(shown)}")
-
-    def _improved(self, new: Evaluation) -> bool:
-        """Whether any primary metric is better than in all earlier evaluations."""
-        for name in self.config.primary_tasks:
-            sign = 1.0 if self.data.specs[name].higher_is_better else -1.0
-            before = [sign * old.metrics[name] for old in self.state.evaluations]
-            if not before or sign * new.metrics[name] > max(before):
-                return True
-        return False

@@ -130,6 +130,7 @@ ACTIVE = [
     ({}, "train.warmup_steps", 5),
     ({}, "train.poly_power", 1.0),
     ({}, "train.grad_clip", 1.0),
+    ({}, "train.ema", 0.9),
     ({}, "train.combine.kind", "pcgrad"),
     ({"train.combine.kind": "uncertainty"}, "train.combine.lr", 0.1),
     ({"train.combine.kind": "imtl_l"}, "train.combine.lr", 0.1),

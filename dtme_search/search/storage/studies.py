@@ -294,6 +294,6 @@ def _refusal(name: str, url: str, changes: list[str]) -> str:
     more = f" (and {len(changes) - 5} more)" if len(changes) > 5 else ""
     return (
         f"study '{name}' in {mask_url(url)} searches something else: {'; '.join(changes[:5])}{more}. "
-        "Give the study another `name:`, undo the change, or delete the old one "
-        "with `dtme-search study delete`."
+        "Give the study another `name:`, undo the change, or delete the old one with "
+        f"`dtme-search study delete --study {name}`."
     )

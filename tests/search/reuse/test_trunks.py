@@ -97,10 +97,20 @@ class TestAForkedRun:
             {**CONFLICT, **AUXILIARY, "schedule__kind": "switch", "schedule__switch_at": 0.2},
             {"expansion__policy": "none"},
             {**CONFLICT, "train__combine__kind": "famo"},
+            {**CONFLICT, "train__ema": 0.9},
             {**CONFLICT, "expansion__range_operation": "lora", "model__drop_path": 0.2},
         ],
         ids=[
-            *("middle", "step-0", "stochastic-depth", "diminish", "switched-before", "never-grows", "famo"),
+            *(
+                "middle",
+                "step-0",
+                "stochastic-depth",
+                "diminish",
+                "switched-before",
+                "never-grows",
+                "famo",
+                "average",
+            ),
             "lora",
         ],
     )
