@@ -2,7 +2,7 @@
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,6 +10,9 @@ from dtme_search.cli.app import screen_of, was_given
 from dtme_search.cli.on_demand import commands
 from dtme_search.cli.training import find_checkpoint, run_config_of
 from dtme_search.errors import ConfigError
+
+if TYPE_CHECKING:
+    from dtme_search.deploy.files import FileKind
 
 
 class FileForm(StrEnum):
@@ -20,7 +23,7 @@ class FileForm(StrEnum):
     hub = "hub-folder"
 
 
-_ENDINGS = {".onnx": FileForm.onnx, ".pt2": FileForm.torch}
+_KINDS: "dict[str, FileKind]" = {".onnx": "onnx", ".pt2": "torch"}
 _OF_FILES = ("tasks", "raw", "images", "tolerance")
 """Options that a folder has no use for: it holds the whole network as it was trained."""
 
@@ -73,9 +76,9 @@ def deploy(
         return
     if licence is not None:
         raise ConfigError(f"--license needs --to hub-folder, got {licence} without it.")
-    kind = _ENDINGS.get(out.suffix)
-    if kind is None or (to is not None and to is not kind):
-        endings = [ending for ending, form in _ENDINGS.items() if to in (None, form)]
+    kind = _KINDS.get(out.suffix)
+    if kind is None or (to is not None and to.value != kind):
+        endings = [ending for ending, form in _KINDS.items() if to is None or to.value == form]
         folder = " A folder for a model hub needs --to hub-folder." if to is None else ""
         raise ConfigError(f"--out must end in {' or '.join(endings)}, got {out}.{folder}")
     if out.exists() and not force:
@@ -88,7 +91,7 @@ def deploy(
         path,
         run_config_of(path),
         out,
-        kind.value,
+        kind,
         tasks=None if tasks is None else [task.strip() for task in tasks.split(",")],
         form="raw" if raw else "labels",
         pictures=images or (),
