@@ -10,7 +10,7 @@ from tiny import SEARCH, grown, write_tiny_study
 
 from dtme_search import Callback, optimize
 from dtme_search.errors import ConfigError
-from dtme_search.search.trial.calling import with_callbacks
+from dtme_search.search.trackers.calling import with_callbacks
 from dtme_search.search.trial.listener import Listener
 from dtme_search.token_space import ExpansionPlan
 
