@@ -28,8 +28,8 @@ from dtme_search.search.study.preparation import Prepared, join_prepared, prepar
 from dtme_search.search.study.recipes import settled
 from dtme_search.search.study.settings import Settings
 from dtme_search.search.study.threads import fix_threads, same_threads
-from dtme_search.search.trial.callback import StudyInfo
 from dtme_search.search.trackers.calling import CallbackSource, import_paths, with_callbacks
+from dtme_search.search.trial.callback import StudyInfo
 from dtme_search.search.trial.diary import DrawFiles
 from dtme_search.search.trial.events import tee
 from dtme_search.search.trial.inference import FlopsCounter, InferenceMeter

@@ -6,7 +6,6 @@ import logging
 import threading
 from collections.abc import Callable
 from queue import Full, Queue
-from time import monotonic
 
 from dtme_search.search.trackers.masking import masked_text
 
@@ -36,14 +35,13 @@ class Background:
         """Run a call when those before it are done. Never waits, never raises."""
         self._put(call)
 
-    def finish(self, seconds: float = LAST_SECONDS) -> None:
-        """Wait until all calls are done, at most ``seconds``."""
-        until = monotonic() + seconds
+    def finish(self) -> None:
+        """Wait until all calls are done, at most ``LAST_SECONDS``."""
+        self._put(None)
         if not self._is_off:
-            self._put(None)
-            self._thread.join(until - monotonic())
-        if self._thread.is_alive() and not self._is_off:
-            self._give_up(f"still busy after {seconds:.0f} s, so what it has not written is lost")
+            self._thread.join(LAST_SECONDS)
+        if not self._is_off and self._thread.is_alive():
+            self._give_up(f"still busy after {LAST_SECONDS:.0f} s, so what it has not written is lost")
 
     def _put(self, call: Callable[[], None] | None) -> None:
         if self._is_off:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from dtme_search.config import dump_yaml
+from dtme_search.config import RunConfig, StudyConfig, dump_yaml
 from dtme_search.search.storage.rows import RunRow
 from dtme_search.search.trackers.masking import masked
 from dtme_search.search.trial.callback import EvaluationInfo, StudyInfo, TrialEnd, TrialInfo
@@ -14,6 +14,10 @@ from dtme_search.token_space import ConflictReport
 
 Value = str | float | int | bool
 """A setting or result that every tracker can hold."""
+
+
+AXES = {"conflict_range": "layer", "conflict_null": "layer", "trial": "trial"}
+"""Beginning of a name, up to a slash -> what its positions count; steps of the training for all others."""
 
 
 @dataclass(frozen=True)
@@ -60,14 +64,10 @@ def of_study(study: StudyInfo) -> dict[str, Value]:
     }
 
 
-def study_as_yaml(study: StudyInfo) -> str:
-    """The whole study, secrets masked."""
-    return dump_yaml(masked(study.config.model_dump(mode="json", exclude_unset=True)))
-
-
-def config_as_yaml(trial: TrialInfo) -> str:
-    """The config of a trial, secrets masked."""
-    return dump_yaml(masked(trial.config.model_dump(mode="json")))
+def as_yaml(config: StudyConfig | RunConfig) -> str:
+    """A study or a config, secrets masked."""
+    values = config.model_dump(mode="json", exclude_unset=isinstance(config, StudyConfig))
+    return dump_yaml({name: masked(value, name) for name, value in values.items()})
 
 
 def tasks_as_text(study: StudyInfo) -> str:

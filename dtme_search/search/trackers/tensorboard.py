@@ -40,7 +40,7 @@ class TensorBoard(Tracker):
         files.add_summary(experiment)
         files.add_summary(start)
 
-    def values(self, run: TrackedRun, values: Mapping[str, float], step: int, axis: str = "step") -> None:
+    def values(self, run: TrackedRun, values: Mapping[str, float], step: int) -> None:
         writer = self._writer(run)
         for name, value in values.items():
             writer.add_scalar(name, value, step)
@@ -57,7 +57,7 @@ class TensorBoard(Tracker):
         with Image.open(path) as opened:
             self._writer(run).add_image(name, np.asarray(opened.convert("RGB")), dataformats="HWC")
 
-    def end(self, run: TrackedRun, state: str, facts: Mapping[str, Value]) -> None:
+    def end(self, run: TrackedRun, facts: Mapping[str, Value]) -> None:
         if facts:
             self.text(run, "result", "\n".join(f"{name}: {value}" for name, value in facts.items()))
         self._writers.pop(run.key).close()

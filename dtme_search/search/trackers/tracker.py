@@ -46,8 +46,8 @@ class Tracker(Callback):
     def begin(self, run: TrackedRun, settings: Mapping[str, Value]) -> None:
         """A run begins or continues."""
 
-    def values(self, run: TrackedRun, values: Mapping[str, float], step: int, axis: str = "step") -> None:
-        """Numbers by name, at a position on an axis: ``step``, ``layer`` or ``trial``."""
+    def values(self, run: TrackedRun, values: Mapping[str, float], step: int) -> None:
+        """Numbers by name, at a step of the training or another position (``points.AXES``)."""
 
     def text(self, run: TrackedRun, name: str, text: str) -> None:
         """A longer text, such as a config."""
@@ -55,25 +55,28 @@ class Tracker(Callback):
     def picture(self, run: TrackedRun, name: str, path: Path) -> None:
         """A PNG; may follow the end of a run, which then ends again."""
 
-    def end(self, run: TrackedRun, state: str, facts: Mapping[str, Value]) -> None:
-        """A run ends: ``complete``, ``pruned``, ``failed`` or ``interrupted``; the last two may begin again."""
+    def end(self, run: TrackedRun, facts: Mapping[str, Value]) -> None:
+        """A run ends; ``facts["state"]`` is ``complete``, ``pruned``, ``failed`` or ``interrupted``.
+
+        No facts: a run that had ended ends again, after its pictures.
+        """
 
     def on_study_begin(self, study: StudyInfo) -> None:
         self._background = Background(type(self).__name__)
         self._study, self._grown, self._complete = TrackedRun(study), set(), {}
         run, settings = self._study, points.of_study(study)
-        texts = {"study": points.study_as_yaml(study), "tasks": points.tasks_as_text(study)}
+        texts = {"study": points.as_yaml(study.config), "tasks": points.tasks_as_text(study)}
         self._do(lambda: self.begin(run, settings))
         self._write_texts(run, texts)
 
-    def on_baseline_end(self, baseline: BaselineRow, trained: bool) -> None:
+    def on_baseline_end(self, baseline: BaselineRow, trained: bool) -> None:  # noqa: ARG002
         if (run := self._study) is not None:
             self._do(lambda: self.values(run, {f"baseline/{baseline.task}": baseline.value}, 0))
 
     def on_trial_begin(self, trial: TrialInfo) -> None:
         run, settings = _run_of(trial), points.of_trial(trial)
         self._do(lambda: self.begin(run, settings))
-        self._write_texts(run, {"config": points.config_as_yaml(trial)})
+        self._write_texts(run, {"config": points.as_yaml(trial.config)})
 
     def on_evaluation(self, trial: TrialInfo, evaluation: EvaluationInfo) -> None:
         run, values = _run_of(trial), points.of_evaluation(evaluation)
@@ -88,16 +91,16 @@ class Tracker(Callback):
             if end.run.origin_trial is not None:
                 self._do(lambda: self.values(run, values, trial.config.total_steps))
             in_study = {f"trial/{name}": value for name, value in of_study.items()}
-            self._do(lambda: self.values(study, in_study, run.trial or 0, "trial"))
+            self._do(lambda: self.values(study, in_study, trial.number))
             self._complete[trial.number] = run, trial.folder
-        self._do(lambda: self.end(run, end.state, facts))
+        self._do(lambda: self.end(run, facts))
 
     def on_study_end(self, study: StudyInfo, finished: int) -> None:
         try:
             self._write_pictures(study)
         finally:
             run, state = TrackedRun(study), "complete" if finished >= study.config.trials else "interrupted"
-            self._do(lambda: self.end(run, state, {"state": state, "finished_trials": finished}))
+            self._do(lambda: self.end(run, {"state": state, "finished_trials": finished}))
             if self._background is not None:
                 self._background.finish()
             self._background = None
@@ -111,7 +114,7 @@ class Tracker(Callback):
             for path in paths:
                 self._do(lambda run=run, path=path: self.picture(run, path.stem, path))  # type: ignore[misc]
             if paths:
-                self._do(lambda run=run: self.end(run, "complete", {}))  # type: ignore[misc]
+                self._do(lambda run=run: self.end(run, {}))  # type: ignore[misc]
 
     def _write_growth(
         self, run: TrackedRun, plan: ExpansionPlan | None, report: ConflictReport | None
@@ -122,7 +125,7 @@ class Tracker(Callback):
         self._grown.add(run.key)
         self._write_texts(run, {"plan": plan.table()})
         for layer, rates in points.of_conflicts(report) if report is not None else ():
-            self._do(lambda layer=layer, rates=rates: self.values(run, rates, layer, "layer"))  # type: ignore[misc]
+            self._do(lambda layer=layer, rates=rates: self.values(run, rates, layer))  # type: ignore[misc]
 
     def _write_texts(self, run: TrackedRun, texts: Mapping[str, str]) -> None:
         for name, text in texts.items():

@@ -24,7 +24,7 @@ class StudyInfo:
         base: The config that its trials start from.
         tasks: Task -> its metric, unit and direction.
         folder: Folder of the study.
-        id: Identifies it in its database: the same in all processes, another one for a later study of its name.
+        id: The same in all its processes, also after it was renamed; another for a later study of its name.
         front: Asks the database for the numbers of the trials on the front.
     """
 
