@@ -227,7 +227,7 @@ def _work(
         base=base,
         tasks=shelf.get(base).specs,
         folder=workspace.root.absolute(),
-        id=prepared.id,
+        id=prepared.loaded().id,
         front=lambda: front_numbers(prepared.loaded()),
     )
     baselines = Baselines(records, shelf, workspace.baseline, hears, switch)

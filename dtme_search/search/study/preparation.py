@@ -46,7 +46,7 @@ from dtme_search.search.storage.studies import (
 from dtme_search.search.storage.study_lock import AskingLock
 from dtme_search.search.storage.trials import enqueue, own_trials
 from dtme_search.search.study.lifecycle import num_finished, put_right, tidy
-from dtme_search.search.study.loading import FILE_ATTR, STUDY_ATTR, LoadedStudy, storage_url
+from dtme_search.search.study.loading import FILE_ATTR, ID_ATTR, STUDY_ATTR, LoadedStudy, storage_url
 from dtme_search.search.study.measures import check_against_data, check_named_tasks
 from dtme_search.search.study.place import Place
 from dtme_search.search.study.plan_sampler import predicts_inference, study_sampler
@@ -66,9 +66,6 @@ DATA_ATTR = "dtme:data"
 """Study attribute: fingerprint of the data of its baselines and trials."""
 WEIGHTS_ATTR = "dtme:weights"
 """Study attribute: identifies the weights that its base config starts from."""
-
-ID_ATTR = "dtme:id"
-"""Study attribute: identifies it for trackers, unlike a name, which a later study may have, too."""
 
 _SHARES_NOTHING = ReuseConfig(trunks=False, conflicts=False, equal_work=False)
 
@@ -102,11 +99,6 @@ class Prepared:
     place: Place = field(repr=False)
     knowledge: Knowledge | None = None
     callbacks: tuple[str, ...] = ()
-
-    @property
-    def id(self) -> str:
-        """Identifies the study, also after it was renamed."""
-        return str(self.optuna.user_attrs.get(ID_ATTR, self.config.name))
 
     def loaded(self, *, stopped: bool = False) -> LoadedStudy:
         """The study for those who look at it."""
