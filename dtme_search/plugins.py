@@ -36,6 +36,7 @@ FAMILIES = {
     "decoders": "decoder",
     "losses": "loss",
     "metrics": "metric",
+    "trackers": "tracker",
 }
 """Families of parts, and the word for one of each. Entry points are in the group dtme_search.<family>."""
 
