@@ -11,7 +11,7 @@ from dtme_search.models.backbone import (
 )
 from dtme_search.models.decoders import Predictions, resize
 from dtme_search.models.multitask import MultiTaskViT, build_model, check_model
-from dtme_search.models.operations import check_operations
+from dtme_search.models.operations import check_operations, folded
 
 __all__ = [
     "BackboneInfo",
@@ -22,6 +22,7 @@ __all__ = [
     "check_operations",
     "check_weights",
     "describe_backbone",
+    "folded",
     "name_weights",
     "patch_size_of",
     "pooling_of",

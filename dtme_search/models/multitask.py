@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
 import torch
@@ -18,7 +17,7 @@ from dtme_search.errors import ConfigError
 from dtme_search.models.architectures import PLAIN, find_architecture
 from dtme_search.models.backbone import Backbone, BackboneInfo, build_backbone, describe_backbone
 from dtme_search.models.decoders import DecoderContext, Level, Predictions, with_image_heads
-from dtme_search.models.operations import LAYER_OPERATIONS, LayerOperation, Site
+from dtme_search.models.operations import LAYER_OPERATIONS, LayerOperation, Site, folded, groups_to_fold
 from dtme_search.models.streams import (
     Route,
     by_stream,
@@ -197,14 +196,11 @@ class MultiTaskViT(nn.Module):
         if self.plan is None:
             return
         active = self._active(tasks)
-        groups = {name: dict(layers) for name, layers in self.plan.groups.items()}
-        for layer, block in enumerate(self.backbone.blocks):
-            for name, operation in self.operations_at(layer).items():
-                shared = [set(active) <= set(group) for group in groups[name][layer]]
-                if operation.folds and any(shared):
-                    operation.fold(block, shared.index(True))
-                    del groups[name][layer], self._built(name)[str(layer)]
-        self.plan = replace(self.plan, groups=groups)
+        for name, layers in groups_to_fold(self.plan, active).items():
+            for layer, group in layers.items():
+                self.operations_at(layer)[name].fold(self.backbone.blocks[layer], group)
+                del self._built(name)[str(layer)]
+        self.plan = folded(self.plan, active)
         self._routes.clear()
 
     def compile_blocks(self, backend: str = "inductor") -> None:

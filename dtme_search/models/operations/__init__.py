@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ from dtme_search.operations import OPERATIONS, Linears
 
 if TYPE_CHECKING:
     from dtme_search.config import ExpansionConfig
+    from dtme_search.token_space import ExpansionPlan
 
 __all__ = [
     "LAYER_OPERATIONS",
@@ -26,6 +27,8 @@ __all__ = [
     "TokenExpansion",
     "TokenModulation",
     "check_operations",
+    "folded",
+    "groups_to_fold",
 ]
 
 
@@ -52,6 +55,30 @@ LAYER_OPERATIONS: Mapping[str, OperationKind] = MappingProxyType(
     }
 )
 """Name of an operation -> its module, in the order of ``dtme_search.operations.OPERATIONS``."""
+
+
+def groups_to_fold(plan: ExpansionPlan, tasks: Sequence[str]) -> dict[str, dict[int, int]]:
+    """What can go into the weights for inference: operation -> layer -> group that has all ``tasks``."""
+    return {
+        name: {
+            layer: index
+            for layer, groups in layers.items()
+            for index, group in enumerate(groups)
+            if set(tasks) <= set(group)
+        }
+        for name, layers in plan.groups.items()
+        if LAYER_OPERATIONS[name].kind.folds
+    }
+
+
+def folded(plan: ExpansionPlan, tasks: Sequence[str]) -> ExpansionPlan:
+    """What is left of a plan for inference, once everything is in the weights that can be put there."""
+    gone = groups_to_fold(plan, tasks)
+    left = {
+        name: {layer: groups for layer, groups in layers.items() if layer not in gone.get(name, ())}
+        for name, layers in plan.groups.items()
+    }
+    return replace(plan, groups=left)
 
 
 def check_operations(expansion: ExpansionConfig, linears: Linears) -> None:
