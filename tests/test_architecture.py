@@ -80,7 +80,9 @@ OUTSIDE = {
     "__main__": set(),
 }
 ALLOWED_IN_FILE = {
+    "search/trackers/mlflow.py": {"mlflow"},
     "search/trackers/tensorboard.py": {"PIL"},
+    "search/trackers/wandb.py": {"wandb"},
     "models/backbone.py": {"timm"},
     "training/prediction.py": {"numpy", "PIL"},
     "models/pretrained.py": {"timm"},
