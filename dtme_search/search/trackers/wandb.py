@@ -75,7 +75,7 @@ class WandB(Tracker):
         if run.key not in self._runs:
             # Not silent, it would ask for a login in the middle of a search.
             wandb.setup(wandb.Settings(silent=True))
-            # Nothing of the surroundings (arguments, git, machine): that may be what nobody wanted to publish.
+            # Nothing of the surroundings (arguments, git, machine), which nobody asked to publish.
             settings = wandb.Settings(
                 console="off",
                 disable_git=True,
