@@ -14,6 +14,7 @@ from dtme_search.config.files import (
 )
 from dtme_search.config.identity import canonical, finetuning, fingerprint, run_fingerprint
 from dtme_search.config.messages import validate
+from dtme_search.config.parts import options_of_part
 from dtme_search.config.paths import check_path, check_value
 from dtme_search.config.recipes import BaselineRecipes
 from dtme_search.config.run import (
@@ -33,7 +34,7 @@ from dtme_search.config.run import (
     TaskonomyConfig,
     TrainConfig,
 )
-from dtme_search.config.schedule import ADAPTIVE, FinetuneConfig, ScheduleConfig
+from dtme_search.config.schedule import ADAPTIVE, FIXED, FinetuneConfig, ScheduleConfig
 from dtme_search.config.section import NoOptions, Section
 from dtme_search.config.study import (
     Distribution,
@@ -47,6 +48,7 @@ from dtme_search.config.yaml_text import dump_yaml
 
 __all__ = [
     "ADAPTIVE",
+    "FIXED",
     "AugmentConfig",
     "BaselineRecipes",
     "CombineConfig",
@@ -90,6 +92,7 @@ __all__ = [
     "load_description",
     "load_run_config",
     "load_study_config",
+    "options_of_part",
     "run_fingerprint",
     "set_path",
     "shipped",

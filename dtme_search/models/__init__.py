@@ -9,7 +9,7 @@ from dtme_search.models.backbone import (
 )
 from dtme_search.models.decoders import Predictions, resize
 from dtme_search.models.multitask import MultiTaskViT, build_model, check_model
-from dtme_search.models.operations import check_operations
+from dtme_search.models.operations import check_operations, sizes_of
 
 __all__ = [
     "BackboneInfo",
@@ -23,4 +23,5 @@ __all__ = [
     "name_weights",
     "patch_size_of",
     "resize",
+    "sizes_of",
 ]

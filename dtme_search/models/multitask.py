@@ -17,7 +17,14 @@ from torch import Tensor, nn
 from dtme_search.models.architectures import find_architecture
 from dtme_search.models.backbone import Backbone, BackboneInfo, build_backbone, describe_backbone
 from dtme_search.models.decoders import DecoderContext, Level, Predictions
-from dtme_search.models.operations import LAYER_OPERATIONS, LayerOperation, Site
+from dtme_search.models.operations import (
+    LAYER_OPERATIONS,
+    LayerOperation,
+    OperationKind,
+    Site,
+    find_operation,
+    options_for,
+)
 from dtme_search.models.streams import (
     Route,
     by_stream,
@@ -47,19 +54,26 @@ class MultiTaskViT(nn.Module):
         tasks: Tasks in the order of the outputs.
         levels: Number of blocks after which each feature map is taken, ascending; the last one is the number
             of layers and stands for the normed output of the backbone.
+        plugins: Files that may provide operations.
 
     Attributes:
         plan: The plan by which the model has grown; ``None`` before growth.
     """
 
     def __init__(
-        self, backbone: Backbone, decoders: nn.Module, tasks: tuple[str, ...], levels: tuple[int, ...]
+        self,
+        backbone: Backbone,
+        decoders: nn.Module,
+        tasks: tuple[str, ...],
+        levels: tuple[int, ...],
+        plugins: Sequence[str] = (),
     ) -> None:
         super().__init__()
         self.backbone = backbone
         self.decoders = decoders
         self.tasks = tasks
         self.levels = levels
+        self.plugins = plugins
         self.plan: ExpansionPlan | None = None
         for operation in LAYER_OPERATIONS.values():
             self.add_module(operation.place, nn.ModuleDict())
@@ -156,6 +170,9 @@ class MultiTaskViT(nn.Module):
                 f"got tasks {list(plan.tasks)} and {plan.num_layers} layers."
             )
         new: list[nn.Parameter] = []
+        kinds = self.kinds_of(plan)
+        for name in set(kinds) - set(LAYER_OPERATIONS):
+            self.add_module(_place_of(name), nn.ModuleDict())
         for layer, block in enumerate(self.backbone.blocks):
             for name, groups in plan.at(layer).items():
                 site = Site(
@@ -164,11 +181,11 @@ class MultiTaskViT(nn.Module):
                     num_groups=len(groups),
                     embed_dim=self.info.embed_dim,
                     first_token=self.backbone.first_shared_token,
-                    options=plan.options,
+                    options=options_for(name, kinds[name], plan.options),
                     token_std=token_std,
                     seed=seed,
                 )
-                operation = self._place(LAYER_OPERATIONS[name].build(site))
+                operation = self._place(kinds[name].build(site))
                 self._built(name)[str(layer)] = operation
                 new += operation.parameters()
         self.plan = plan
@@ -215,7 +232,12 @@ class MultiTaskViT(nn.Module):
 
     def _built(self, name: str) -> nn.ModuleDict:
         """The operations of one kind by layer."""
-        return cast("nn.ModuleDict", self.get_submodule(LAYER_OPERATIONS[name].place))
+        return cast("nn.ModuleDict", self.get_submodule(_place_of(name)))
+
+    def kinds_of(self, plan: ExpansionPlan | None) -> dict[str, OperationKind]:
+        """The operations of a plan by name."""
+        names = () if plan is None else (name for name, layers in plan.groups.items() if layers)
+        return {name: find_operation(name, self.plugins) for name in names}
 
     def operations_at(self, layer: int) -> dict[str, LayerOperation]:
         names = () if self.plan is None else self.plan.at(layer)
@@ -274,9 +296,19 @@ class MultiTaskViT(nn.Module):
         key = (tasks, share_streams, device)
         if key not in self._routes:
             self._routes[key] = plan_routes(
-                self.plan, tasks, self.info.num_layers, share_streams=share_streams, device=device
+                self.plan,
+                tasks,
+                self.info.num_layers,
+                self.kinds_of(self.plan),
+                share_streams=share_streams,
+                device=device,
             )
         return self._routes[key]
+
+
+def _place_of(name: str) -> str:
+    """Part of the model that holds the modules of an operation by layer."""
+    return LAYER_OPERATIONS[name].place if name in LAYER_OPERATIONS else f"operation_{name}"
 
 
 def _output_map(block: nn.Module) -> nn.Module | None:
@@ -357,4 +389,4 @@ def build_model(
         seed=seed,
     )
     backbone = architecture.adapt(build_backbone(config, image_size, seed), context, levels, options)
-    return MultiTaskViT(backbone, kind.build(context, options), tuple(specs), levels)
+    return MultiTaskViT(backbone, kind.build(context, options), tuple(specs), levels, plugins)

@@ -32,7 +32,7 @@ def check_run(config: RunConfig, data: TaskData) -> None:
     """
     check_scoring(config, data.scoring_split)
     model = build_model(config.model, data.specs, data.image_size, seed=config.seed, plugins=config.plugins)
-    check_operations(config.expansion, model.info.linears)
+    check_operations(config.expansion, model.info.linears, config.plugins)
     if not config.expansion.needs_conflicts:
         plan_expansion(None, config.expansion, tuple(config.tasks), model.info.num_layers, config.seed)
 

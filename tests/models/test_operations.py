@@ -17,7 +17,7 @@ from dtme_search.config import ExpansionConfig, ModelConfig
 from dtme_search.errors import ConfigError
 from dtme_search.models import build_model
 from dtme_search.models.operations import LAYER_OPERATIONS, check_operations
-from dtme_search.operations import CHOICES, LETTERS, OPERATIONS, WORDS, legend, name_of, operations_of
+from dtme_search.operations import CHOICES, LETTERS, OPERATIONS, legend, name_of, operations_of
 from dtme_search.tasks import depth
 from dtme_search.token_space import ExpansionPlan, options_of
 
@@ -330,9 +330,10 @@ def test_a_plan_is_written_and_read(case):
 def test_sets_of_operations_have_one_name_and_letter():
     every = [set(some) for size in range(len(OPERATIONS) + 1) for some in combinations(OPERATIONS, size)]
     assert [set(operations_of(name_of(some))) for some in every] == every
-    assert {name_of(some) for some in every} == set(CHOICES) == set(LETTERS) == set(WORDS)
+    assert {name_of(some) for some in every} == set(CHOICES) == set(LETTERS)
     assert len(set(LETTERS.values()) - {"*"}) == len([x for x in LETTERS.values() if x != "*"])
     assert legend() == ". none, M modulation, E expansion, B both"
+    assert legend("*") == ". none, M modulation, E expansion, B both, * own operation"
     assert legend("b.") == ". none, M modulation, E expansion, B both, b both + LoRA"
 
 

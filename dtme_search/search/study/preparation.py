@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,7 @@ from dtme_search.search.trial.inference import FlopsCounter
 from dtme_search.search.trial.listener import Listener
 from dtme_search.search.workspace import Workspace
 from dtme_search.training import check_run
+from dtme_search.training.choices import check_parts
 from dtme_search.training.image_size import with_image_size
 
 DATA_ATTR = "dtme:data"
@@ -335,11 +337,14 @@ def space_of(config: StudyConfig, base: RunConfig) -> SearchSpace:
     backbone = check_model(base.model, base.data.image_size, plugins=base.plugins)
     check_weights(base.model, base.data.image_size)
     space = SearchSpace.from_study(config, base, backbone.num_layers)
-    check_operations(base.expansion, backbone.linears)
-    for what, one in (*space.with_each_choice("model"), *space.with_each_choice("expansion")):
+    check_operations(base.expansion, backbone.linears, base.plugins)
+    check_parts(base)
+    sections = ("model", "expansion", "schedule", "train.combine")
+    for what, one in chain(*map(space.with_each_choice, sections)):
         try:
             chosen = check_model(one.model, one.data.image_size, plugins=one.plugins)
-            check_operations(one.expansion, chosen.linears)
+            check_operations(one.expansion, chosen.linears, one.plugins)
+            check_parts(one)
         except ConfigError as error:
             raise ConfigError(f"study {config.name}: {what}: {error}") from error
     check_named_tasks(config, space)
