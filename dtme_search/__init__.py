@@ -66,16 +66,18 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _PUBLIC:
-        raise AttributeError(f"module 'dtme_search' has no attribute '{name}'")
-    import os
-    from importlib import import_module
+if not TYPE_CHECKING:  # type checkers would take any name
 
-    # As on the command line: torch threads that spin while they wait would count as work in the cost of a
-    # step. The setting is read when torch is imported, so it has no effect if torch was imported before.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    return getattr(import_module(_PUBLIC[name]), name)
+    def __getattr__(name: str) -> Any:
+        if name not in _PUBLIC:
+            raise AttributeError(f"module 'dtme_search' has no attribute '{name}'")
+        import os
+        from importlib import import_module
+
+        # As on the command line: torch threads that spin while they wait would count as work in the cost of a
+        # step. The setting is read when torch is imported, so it has no effect if torch was imported before.
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+        return getattr(import_module(_PUBLIC[name]), name)
 
 
 def __dir__() -> list[str]:

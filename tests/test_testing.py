@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from dtme_search.metrics import METRICS, MetricKind
-from dtme_search.tasks import depth, edge, normals, semseg
+from dtme_search.tasks import depth, edge, image_class, image_labels, normals, semseg
 from dtme_search.testing import BrokenRule, check_loss, check_metric
 from dtme_search.training.losses import LOSSES, LossKind
 
@@ -21,10 +21,21 @@ def test_built_in_metrics_keep_the_rules(name):
     check_metric(METRICS[name], SPECS[METRICS[name].kinds[0]])
 
 
+def test_labels_of_whole_images_keep_them_too():
+    room, signs = image_class("room", ("bath", "hall")), image_labels("signs", ("red", "old"))
+    for spec in (room, signs):
+        check_loss(LOSSES[spec.loss], spec)
+    for name, spec in (("accuracy", room), ("macro_f1", room), ("mean_ap", signs)):
+        check_metric(METRICS[name], spec)
+
+
 @pytest.mark.parametrize(
     ("per_pixel", "rule"),
     [
-        (lambda p, t, s: (p - t).abs(), r"loss: per_pixel must give \(B, H, W\), got \(3, 1, 6, 8\)"),
+        (
+            lambda p, t, s: (p - t).abs(),
+            r"^loss: per_pixel must give \(B, H, W\) = \(3, 6, 8\), got \(3, 1, 6, 8\)\. See",
+        ),
         (lambda p, t, s: (p - t).abs().mean(1).double(), "must give float32"),
         (lambda p, t, s: (p - t).abs().mean(1) / 0, "must give finite numbers"),
         (lambda p, t, s: (p - t).abs().mean(1).detach(), "must be differentiable"),
@@ -83,7 +94,7 @@ class Tensors(Mean):
     ("meter", "rule"),
     [
         (Empty, "compute must raise ValueError"),
-        (Tensors, "compute must give a float, got Tensor"),
+        (Tensors, "compute must give a finite float, got Tensor"),
         (Forever, "update and reset must not depend on earlier images"),
         (Everywhere, "update must ignore pixels that are not valid"),
     ],

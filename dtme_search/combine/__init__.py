@@ -37,6 +37,7 @@ __all__ = [
     "Weighted",
     "build_method",
     "find_method",
+    "guarded_combine",
 ]
 
 

@@ -6,13 +6,14 @@ most of their memory.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dtme_search.data.base import Batch, Dataset, Sample, SourceSplit, Split
 from dtme_search.data.check import CheckReport, check_dataset, verify_readable
 from dtme_search.data.reading.pictures import read_image
 from dtme_search.data.registry import build_dataset, resolve_root
 from dtme_search.data.splits import Splits, split_ids
+from dtme_search.lazy import lazily
 
 if TYPE_CHECKING:
     from dtme_search.data.batches.augment import image_statistics, normalize_images, restore_colours
@@ -20,18 +21,6 @@ if TYPE_CHECKING:
     from dtme_search.data.batches.pipeline import TaskData, build_data
     from dtme_search.data.batches.randomness import Purpose, make_generator
     from dtme_search.data.batches.storage import WORKERS_PER_GPU
-
-_WITH_TORCH = {
-    "OwnLabels": "batches.own_size",
-    "Purpose": "batches.randomness",
-    "TaskData": "batches.pipeline",
-    "WORKERS_PER_GPU": "batches.storage",
-    "build_data": "batches.pipeline",
-    "make_generator": "batches.randomness",
-    "image_statistics": "batches.augment",
-    "normalize_images": "batches.augment",
-    "restore_colours": "batches.augment",
-}
 
 __all__ = [
     "WORKERS_PER_GPU",
@@ -58,10 +47,16 @@ __all__ = [
     "verify_readable",
 ]
 
+_get = lazily(
+    __name__,
+    {
+        "batches.augment": ("image_statistics", "normalize_images", "restore_colours"),
+        "batches.own_size": ("OwnLabels",),
+        "batches.pipeline": ("TaskData", "build_data"),
+        "batches.randomness": ("Purpose", "make_generator"),
+        "batches.storage": ("WORKERS_PER_GPU",),
+    },
+)
 
-def __getattr__(name: str) -> Any:
-    if name not in _WITH_TORCH:
-        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
-    from importlib import import_module
-
-    return getattr(import_module(f"{__name__}.{_WITH_TORCH[name]}"), name)
+if not TYPE_CHECKING:  # type checkers would take any name
+    __getattr__ = _get

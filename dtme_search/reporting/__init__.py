@@ -84,7 +84,7 @@ __all__ = [
     "write_report",
 ]
 
-__getattr__ = lazily(
+_get = lazily(
     __name__,
     {
         "costs": ("cost_doubt", "marked_costs", "threads_in_words"),
@@ -115,3 +115,6 @@ __getattr__ = lazily(
         ),
     },
 )
+
+if not TYPE_CHECKING:  # type checkers would take any name
+    __getattr__ = _get

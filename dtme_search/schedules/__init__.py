@@ -29,6 +29,7 @@ __all__ = [
     "TaskWeights",
     "build_schedule",
     "find_schedule",
+    "guarded_schedule",
 ]
 
 

@@ -94,7 +94,7 @@ __all__ = [
     "why_no_leader",
 ]
 
-__getattr__ = lazily(
+_get = lazily(
     __name__,
     {
         "api": ("join", "optimize", "train_baselines"),
@@ -130,3 +130,6 @@ __getattr__ = lazily(
         "workspace": ("Workspace",),
     },
 )
+
+if not TYPE_CHECKING:  # type checkers would take any name
+    __getattr__ = _get

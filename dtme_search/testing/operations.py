@@ -25,9 +25,7 @@ class TinyBlock(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.attn = nn.ModuleDict(
-            {"qkv": nn.Linear(_WIDTH, 3 * _WIDTH), "proj": nn.Linear(_WIDTH, _WIDTH)}
-        )
+        self.attn = nn.ModuleDict({"qkv": nn.Linear(_WIDTH, 3 * _WIDTH), "proj": nn.Linear(_WIDTH, _WIDTH)})
         self.mlp = nn.ModuleDict({"fc1": nn.Linear(_WIDTH, 2 * _WIDTH), "fc2": nn.Linear(2 * _WIDTH, _WIDTH)})
 
     def forward(self, tokens_NLP: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ __all__ = [
     "split_token_space",
 ]
 
-__getattr__ = lazily(
+_get = lazily(
     __name__,
     {
         "conflicts": ("conflict_rates", "measure_conflicts"),
@@ -37,3 +37,6 @@ __getattr__ = lazily(
         "subspace": ("CovarianceAccumulator", "TokenSpace", "split_token_space"),
     },
 )
+
+if not TYPE_CHECKING:  # type checkers would take any name
+    __getattr__ = _get

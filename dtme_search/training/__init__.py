@@ -41,7 +41,7 @@ __all__ = [
     "with_smaller_batches",
 ]
 
-__getattr__ = lazily(
+_get = lazily(
     __name__,
     {
         "callbacks": ("Callbacks", "Progress", "TrainingInterrupted"),
@@ -55,3 +55,6 @@ __getattr__ = lazily(
         "trainer": ("Trainer",),
     },
 )
+
+if not TYPE_CHECKING:  # type checkers would take any name
+    __getattr__ = _get

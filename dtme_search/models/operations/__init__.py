@@ -28,6 +28,7 @@ __all__ = [
     "TokenModulation",
     "check_operations",
     "find_operation",
+    "guarded_operation",
     "options_for",
     "sizes_of",
 ]

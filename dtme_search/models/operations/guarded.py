@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from dtme_search.guards import Guard
 from dtme_search.models.operations.base import LayerOperation, OperationKind, Site
 from dtme_search.models.operations.lora import sizes_of_linears
+from dtme_search.models.seeding import seeded
 from dtme_search.operations import Linears
 
 
@@ -33,7 +34,8 @@ def guarded_operation(kind: OperationKind, part: str) -> OperationKind:
 
     def build(site: Site) -> LayerOperation:
         linears = sizes_of_linears(site.block)
-        with guard.calling("build"):
+        # Whatever it draws follows the seed of the run and the layer.
+        with guard.calling("build"), seeded(site.seed, f"operation/{site.layer}"):
             made = kind.build(site)
         guard.hold(
             isinstance(made, kind.kind), "build", f"give a {kind.kind.__name__}, got {type(made).__name__}"
