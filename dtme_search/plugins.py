@@ -123,10 +123,10 @@ class Family(Mapping[str, PartT], Generic[PartT]):
                 f"{found}: {found.where} must be a {self.kind.__name__}, got {type(part).__name__}. "
                 "See docs/plugins.md."
             )
-        if not hasattr(getattr(part, "options", None), "model_fields"):
+        if not hasattr(options := getattr(part, "options", None), "model_fields") and options is not None:
             raise ConfigError(
                 f"{found}: its options must be a class derived from dtme_search.config.Section, "
-                f"got {getattr(part, 'options', None)!r}. See docs/plugins.md."
+                f"got {options!r}. See docs/plugins.md."
             )
         return self.guarded(part, str(found))
 

@@ -145,7 +145,7 @@ def _active_expansion(expansion: ExpansionConfig, form: dict[str, Any]) -> dict[
             if form[name] != ExpansionConfig.model_fields[name].default
         }
     for name in expansion.possible_operations:
-        active |= set(OPERATIONS[name].options)
+        active |= set(OPERATIONS[name].options) if name in OPERATIONS else set()
     if expansion.operation_options:
         own = {name: form["operation_options"].get(name) for name in expansion.possible_operations}
         form = form | {"operation_options": {name: options for name, options in own.items() if options}}

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
 
-from dtme_search.config import NoOptions, Section
 from dtme_search.metrics.average_precision import MeanApMeter
 from dtme_search.metrics.base import Meter
 from dtme_search.metrics.edges import EdgeFMeter
@@ -25,7 +23,7 @@ from dtme_search.metrics.meters import (
 from dtme_search.metrics.ods import OdsFMeter
 from dtme_search.metrics.saliency import MaxFDoubleSigmoidMeter, MaxFMeter
 from dtme_search.plugins import Family
-from dtme_search.tasks import LabelLevel, MetricName, TargetKind, TaskSpec, Unit
+from dtme_search.tasks import LabelLevel, MetricName, TargetKind, TaskSpec
 
 __all__ = [
     "METRICS",

@@ -7,7 +7,7 @@ check_parts(PLUGINS)
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from dtme_search.errors import BrokenRule
@@ -36,7 +36,7 @@ _SPECS = {
     "mask": edge(),
     "values": regression("values", 2),
 }
-_CHECKS = {
+_CHECKS: dict[str, Callable[..., None]] = {
     "schedules": check_schedule,
     "combine": check_combine,
     "operations": check_operation,

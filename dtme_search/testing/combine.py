@@ -75,7 +75,7 @@ def _weights(method: LossWeighting, start: int = 0, end: int = _STEPS) -> list[T
 
 
 def _gradients() -> Iterator[Tensor]:
-    """Gradients (A, 8) of tasks: of random directions and lengths, all equal, opposed, and 1000 times apart."""
+    """Gradients (A, 8) of tasks: random, all equal, opposed, and up to 1000 times apart in length."""
     for num_tasks in (2, 3, 5):
         rows = torch.randn(num_tasks, 8, generator=_generator(num_tasks))
         yield rows

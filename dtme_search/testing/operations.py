@@ -10,14 +10,14 @@ from torch import Tensor, nn
 
 from dtme_search.guards import Guard
 from dtme_search.models.operations import LayerOperation, OperationKind, Site, guarded_operation
-from dtme_search.models.streams import Pass, Route, run_layer
+from dtme_search.models.operations.lora import sizes_of_linears
+from dtme_search.models.streams import Pass, Route, by_stream, run_layer
 from dtme_search.testing.words import words_of
 
 _WIDTH, _TOKENS, _IMAGES = 16, 5, 2
 _STREAMS = (("a",), ("b", "c"), ("d",))
 _GROUPS = [0, 1, 2]
 """Of the streams; the last one stands for "leave as it is"."""
-_NEAR = {"rtol": 1e-9, "atol": 1e-12}
 
 
 class TinyBlock(nn.Module):
@@ -54,6 +54,7 @@ def check_operation(kind: OperationKind, options: Any = None, *, name: str = "")
         torch.manual_seed(0)
         plain = TinyBlock().double()
         tokens_NLP = torch.randn(len(_STREAMS) * _IMAGES, _TOKENS, _WIDTH, dtype=torch.float64)
+    guarded.misfit(sizes_of_linears(plain), options)
     block, operation = _built(guarded, plain, options)
     _, same = _built(guarded, plain, options)
     equal = all(map(torch.equal, operation.state_dict().values(), same.state_dict().values()))
@@ -70,7 +71,7 @@ def _built(kind: OperationKind, plain: TinyBlock, options: Any) -> tuple[TinyBlo
     with torch.no_grad():
         for index, parameter in enumerate(operation.parameters()):
             draw = torch.Generator().manual_seed(index)
-            parameter += 0.3 * torch.randn(parameter.shape, generator=draw, dtype=torch.float64)
+            parameter.add_(0.3 * torch.randn(parameter.shape, generator=draw, dtype=torch.float64))
     return block, operation
 
 
@@ -79,16 +80,16 @@ def _check_streams(
 ) -> None:
     together = _run(block, operation, tokens_NLP, _GROUPS)
     for stream, group in enumerate(_GROUPS):
-        alone = _run(block, operation, tokens_NLP.unflatten(0, (-1, _IMAGES))[stream], [group])
+        alone = _run(block, operation, by_stream(tokens_NLP, _IMAGES)[stream], [group])
         rule = "act on each stream by itself: next to others it gives something else"
-        guard.hold(torch.allclose(alone[0], together[stream], **_NEAR), "enter", rule)
+        guard.hold(_near(alone[0], together[stream]), "enter", rule)
     rule = "leave streams of group G, which stands for no group, as they are"
     untouched = plain(tokens_NLP[-_IMAGES:])
-    guard.hold(torch.allclose(together[2], untouched, **_NEAR), "enter", rule)
-    acts = not torch.allclose(together[0], plain(tokens_NLP[:_IMAGES]), **_NEAR)
+    guard.hold(_near(together[2], untouched), "enter", rule)
+    acts = not _near(together[0], plain(tokens_NLP[:_IMAGES]))
     guard.hold(acts, "enter", "change the tokens of a group whose parameters are not zero")
     after = block(tokens_NLP)
-    guard.hold(torch.allclose(after, plain(tokens_NLP), **_NEAR), "leave", "leave the block as it was")
+    guard.hold(_near(after, plain(tokens_NLP)), "leave", "leave the block as it was")
     together.square().sum().backward()
     for path, parameter in operation.named_parameters():
         gradient = parameter.grad
@@ -101,9 +102,9 @@ def _check_folding(block: TinyBlock, operation: LayerOperation, tokens_NLP: Tens
         folded_block, folded = copy.deepcopy((block, operation))
         expected = _run(folded_block, folded, tokens_NLP, [group] * len(_STREAMS))
         folded.fold(folded_block, group)
-        found = folded_block(tokens_NLP).unflatten(0, (-1, _IMAGES))
+        found = by_stream(folded_block(tokens_NLP), _IMAGES)
         rule = f"give a block that computes what group {group} did"
-        guard.hold(torch.allclose(found, expected, **_NEAR), "fold", rule)
+        guard.hold(_near(found, expected), "fold", rule)
 
 
 def _run(block: TinyBlock, operation: LayerOperation, tokens_NLP: Tensor, groups: list[int]) -> Tensor:
@@ -123,4 +124,8 @@ def _run(block: TinyBlock, operation: LayerOperation, tokens_NLP: Tensor, groups
         order=torch.arange(len(groups)),
     )
     tokens, *_ = run_layer(block, tokens_NLP, _IMAGES, route, {"it": operation})
-    return tokens.unflatten(0, (-1, _IMAGES))
+    return by_stream(tokens, _IMAGES)
+
+
+def _near(first: Tensor, second: Tensor) -> bool:
+    return torch.allclose(first, second, rtol=1e-9, atol=1e-12)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from typing import Any
 
 from dtme_search.guards import Guard
@@ -48,7 +47,7 @@ def check_schedule(kind: ScheduleKind, options: Any = None, *, name: str = "") -
     raise guard.broken("restore", "raise ValueError for the state of another schedule")
 
 
-def _weights(schedule: Schedule, start: int = 0, end: int = _STEPS) -> list[Mapping[str, float]]:
+def _weights(schedule: Schedule, start: int = 0, end: int = _STEPS) -> list[dict[str, float]]:
     """Weights of each step; every other evaluation finds the primary metrics improved."""
     history = []
     for step in range(start, end):

@@ -11,6 +11,8 @@ from dtme_search.config import RunConfig, TaskConfig, validate
 from dtme_search.data import TaskData
 from dtme_search.errors import ConfigError
 from dtme_search.metrics import METRICS
+from dtme_search.models import check_operations
+from dtme_search.operations import Linears
 from dtme_search.schedules import find_schedule
 from dtme_search.tasks import TaskSpec
 from dtme_search.training.losses import LOSSES
@@ -27,12 +29,17 @@ def as_chosen(data: TaskData, config: RunConfig) -> TaskData:
     return given if chosen == given.specs else given.with_specs(chosen)
 
 
-def check_parts(config: RunConfig) -> None:
-    """Find schedule and way to combine, before anything is trained.
+def check_parts(config: RunConfig, linears: Linears) -> None:
+    """Find schedule, way to combine and operations, before anything is trained.
+
+    Args:
+        config: The run.
+        linears: Linear maps of the blocks that grow.
 
     Raises:
-        ConfigError: If one is unknown or cannot be loaded, or has wrong options.
+        ConfigError: If one is unknown, cannot be loaded or does not fit, or has wrong options.
     """
+    check_operations(config.expansion, linears, config.plugins)
     find_schedule(config)
     find_method(config.train.combine, config.plugins)
 

@@ -10,6 +10,7 @@ import torch
 from dtme_search.combine import METHODS, LossWeighting, Merged, Setting, Weighted, build_method
 from dtme_search.config import CombineConfig
 from dtme_search.config.combine import KINDS, OPTIONS
+from dtme_search.testing import check_combine
 
 CPU = torch.device("cpu")
 
@@ -55,6 +56,11 @@ def test_every_kind_of_the_config_is_a_method_and_reads_fields_that_exist():
     fields = set(CombineConfig.model_fields) - {"kind", "options"}
     assert set().union(*OPTIONS.values()) == fields and set(OPTIONS) <= set(METHODS)
     assert all(isinstance(method(kind), LossWeighting | Weighted | Merged) for kind in set(METHODS) - {"sum"})
+
+
+@pytest.mark.parametrize("kind", sorted(set(METHODS) - {"sum"}))
+def test_it_keeps_the_rules_that_authors_of_methods_are_told(kind):
+    check_combine(METHODS[kind], CombineConfig(kind=kind), name=kind)
 
 
 # What K equal gradients g give, as a multiple of g; None: a length of its own.

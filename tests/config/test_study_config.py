@@ -32,7 +32,7 @@ WRONG = [
     (
         HEAD + "search: {expansion.plan: {choices: [1]}}",
         "search.expansion.plan.choices: expansion.plan is a section, not a field. Known: expand, lora, "
-        "modulate.",
+        "modulate, other.",
     ),
     (
         HEAD + "search: {data.image_size.2: {choices: [64]}}",

@@ -19,6 +19,7 @@ from dtme_search.models import build_model
 from dtme_search.models.operations import LAYER_OPERATIONS, check_operations
 from dtme_search.operations import CHOICES, LETTERS, OPERATIONS, legend, name_of, operations_of
 from dtme_search.tasks import depth
+from dtme_search.testing import check_operation
 from dtme_search.token_space import ExpansionPlan, options_of
 
 TASKS = ("semseg", "depth", "normals", "edge")
@@ -106,6 +107,11 @@ def test_every_operation_is_here():
     for spec in OPERATIONS.values():
         defaults = {option: getattr(ExpansionConfig(), option) for option in spec.options}
         assert defaults == spec.options, "the registry knows the defaults of the config"
+
+
+def test_it_keeps_the_rules_that_authors_of_operations_are_told(case):
+    options = {**OPERATIONS[case.name].options, **case.options}
+    check_operation(LAYER_OPERATIONS[case.name], options, name=case.name)
 
 
 def test_growth_changes_no_output_or_little(make_model, images, case):

@@ -27,7 +27,7 @@ from dtme_search.config import (
 )
 from dtme_search.config.study import ReuseConfig
 from dtme_search.errors import ConfigError, StorageError
-from dtme_search.models import check_model, check_operations, check_weights, describe_backbone, name_weights
+from dtme_search.models import check_model, check_weights, describe_backbone, name_weights
 from dtme_search.search.data_shelf import DataShelf
 from dtme_search.search.reuse.trunks import TrunkStore
 from dtme_search.search.space.known_points import first_points
@@ -337,14 +337,12 @@ def space_of(config: StudyConfig, base: RunConfig) -> SearchSpace:
     backbone = check_model(base.model, base.data.image_size, plugins=base.plugins)
     check_weights(base.model, base.data.image_size)
     space = SearchSpace.from_study(config, base, backbone.num_layers)
-    check_operations(base.expansion, backbone.linears, base.plugins)
-    check_parts(base)
+    check_parts(base, backbone.linears)
     sections = ("model", "expansion", "schedule", "train.combine")
     for what, one in chain(*map(space.with_each_choice, sections)):
         try:
             chosen = check_model(one.model, one.data.image_size, plugins=one.plugins)
-            check_operations(one.expansion, chosen.linears, one.plugins)
-            check_parts(one)
+            check_parts(one, chosen.linears)
         except ConfigError as error:
             raise ConfigError(f"study {config.name}: {what}: {error}") from error
     check_named_tasks(config, space)
