@@ -39,6 +39,7 @@ FAMILIES = {
     "metrics": "metric",
     "schedules": "schedule",
     "combine": "way to combine",
+    "trackers": "tracker",
 }
 """Families of parts, and the word for one of each. Entry points are in the group dtme_search.<family>."""
 

@@ -39,6 +39,7 @@ ROWS_OF_SEARCH = (
     ("storage",),
     ("reuse",),
     ("trial",),
+    ("trackers",),
     ("study",),
     ("workers",),
     ("api", "final", "doctor", "manage"),
@@ -80,6 +81,7 @@ OUTSIDE = {
     "__main__": set(),
 }
 ALLOWED_IN_FILE = {
+    "search/trackers/tensorboard.py": {"PIL"},
     "models/backbone.py": {"timm"},
     "training/prediction.py": {"numpy", "PIL"},
     "models/pretrained.py": {"timm"},

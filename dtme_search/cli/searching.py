@@ -96,6 +96,7 @@ def optimize(
             help="Database of that study. Default: the same as for this study.",
         ),
     ] = None,
+    tracker: options.Trackers = None,
     callback: options.Callbacks = None,
 ) -> None:
     """Run a study, or resume it where it stopped.
@@ -133,7 +134,7 @@ def optimize(
             warm_start_from=warm_start_from,
             warm_start_storage=warm_start_storage,
             publish=PageKeeper(),
-            callbacks=options.callbacks_of(callback),
+            callbacks=options.callbacks_of(callback, tracker),
         )
     write_page(loaded)
     print_study(screen, loaded)
@@ -157,6 +158,7 @@ def worker(
     launcher: Annotated[
         int | None, typer.Option("--launcher", hidden=True, help="Process that started it.")
     ] = None,
+    tracker: options.Trackers = None,
     callback: options.Callbacks = None,
 ) -> None:
     """Join a study, from this machine or another.
@@ -182,7 +184,7 @@ def worker(
             listener=listener,
             draw=draw_trial,
             launcher=launcher,
-            callbacks=options.callbacks_of(callback),
+            callbacks=options.callbacks_of(callback, tracker),
         )
     if loaded.stopped:
         typer.echo(f"dtme-search: stopped. {again}", err=True)

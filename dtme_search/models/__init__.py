@@ -6,6 +6,8 @@ from dtme_search.models.backbone import (
     describe_backbone,
     name_weights,
     patch_size_of,
+    pooling_of,
+    weights_for_timm,
 )
 from dtme_search.models.decoders import Predictions, resize
 from dtme_search.models.multitask import MultiTaskViT, build_model, check_model
@@ -22,6 +24,8 @@ __all__ = [
     "describe_backbone",
     "name_weights",
     "patch_size_of",
+    "pooling_of",
     "resize",
     "sizes_of",
+    "weights_for_timm",
 ]

@@ -35,9 +35,9 @@ from dtme_search.training import (
     run_within_memory,
     with_smaller_batches,
 )
-from dtme_search.training.disk import WEIGHTS
 from dtme_search.training.identity import RunContext, result_fingerprint
 from dtme_search.training.image_size import with_image_size
+from dtme_search.training.published import has_seen_holdout
 from dtme_search.training.runtime import run_numerics
 
 FINAL = "train"
@@ -230,7 +230,7 @@ def evaluate_checkpoint(
         folder=checkpoint.parent,
         against=against,
         extra_metrics=extra,
-        has_seen_holdout=checkpoint.name != WEIGHTS,
+        has_seen_holdout=has_seen_holdout(checkpoint),
     )
 
 

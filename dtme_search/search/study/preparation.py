@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import uuid
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -46,7 +47,7 @@ from dtme_search.search.storage.studies import (
 from dtme_search.search.storage.study_lock import AskingLock
 from dtme_search.search.storage.trials import enqueue, own_trials
 from dtme_search.search.study.lifecycle import num_finished, put_right, tidy
-from dtme_search.search.study.loading import FILE_ATTR, STUDY_ATTR, LoadedStudy, load_study, storage_url
+from dtme_search.search.study.loading import FILE_ATTR, ID_ATTR, STUDY_ATTR, LoadedStudy, storage_url
 from dtme_search.search.study.measures import check_against_data, check_named_tasks
 from dtme_search.search.study.place import Place
 from dtme_search.search.study.plan_sampler import predicts_inference, study_sampler
@@ -86,7 +87,7 @@ class Prepared:
         url: Database, passwords included.
         place: Where it is, for commands that refer to it.
         knowledge: What another study knows, for the sampler.
-        callbacks: Import paths of the callbacks of its workers.
+        callbacks: Import paths of the callbacks of its workers, and names of trackers.
     """
 
     config: StudyConfig
@@ -213,6 +214,8 @@ def _begin(prepared: Prepared, points: Sequence[Mapping[str, Any]]) -> None:
     study, records = prepared.optuna, prepared.records
     # Checking for a point and adding it are two steps: workers that start together would add it twice.
     with prepared.asking():
+        if ID_ATTR not in study.user_attrs:
+            study.set_user_attr(ID_ATTR, uuid.uuid4().hex[:12])
         if not study.get_trials(deepcopy=False) and records.runs(prepared.config.name):
             # A study of this name was deleted, but only from Optuna's tables.
             records.delete_study(prepared.config.name)
@@ -245,22 +248,21 @@ def _remember(found: optuna.Study, config: StudyConfig, base: RunConfig, file: s
 
 
 def join_prepared(
-    study: StudySource, settings: Settings, device: torch.device, worker: int, listener: Listener
+    loaded: LoadedStudy, settings: Settings, device: torch.device, worker: int, listener: Listener
 ) -> Prepared:
-    """Load a study as ``optimize`` left it, to work on it; it is neither created nor changed.
+    """Check a study as ``optimize`` left it, to work on it; it is neither created nor changed.
 
     Args:
-        study: Its name, or the path of its YAML, from which only the name is read.
+        loaded: The study.
         settings: Options of the call; only the locations are used.
         device: Where to train.
         worker: A number that no other worker has; the sampler's seed depends on it.
         listener: Receives progress.
 
     Raises:
-        DtmeSearchError: If there is no such study, or this machine sees other data or other backbones.
+        DtmeSearchError: If this machine sees other data or other backbones.
     """
     optuna.logging.set_verbosity(optuna.logging.CRITICAL)
-    loaded = load_study(study, storage=settings.storage, workdir=settings.workdir, writes=True)
     config, found = loaded.config, loaded.optuna
     if BASE_ATTR not in found.user_attrs:
         raise StorageError(
