@@ -340,8 +340,7 @@ def space_of(config: StudyConfig, base: RunConfig) -> SearchSpace:
     check_weights(base.model, base.data.image_size)
     space = SearchSpace.from_study(config, base, backbone.num_layers)
     check_parts(base, backbone.linears)
-    sections = ("model", "expansion", "schedule", "train.combine")
-    for what, one in chain(*map(space.with_each_choice, sections)):
+    for what, one in chain(*map(space.with_each_choice, ("model", "expansion", "schedule", "train.combine"))):
         try:
             chosen = check_model(one.model, one.data.image_size, plugins=one.plugins)
             check_parts(one, chosen.linears)
