@@ -11,7 +11,7 @@ from dtme_search.models.backbone import (
 )
 from dtme_search.models.decoders import Predictions, resize
 from dtme_search.models.multitask import MultiTaskViT, build_model, check_model
-from dtme_search.models.operations import check_operations, folded
+from dtme_search.models.operations import check_operations, folded, sizes_of
 
 __all__ = [
     "BackboneInfo",
@@ -27,5 +27,6 @@ __all__ = [
     "patch_size_of",
     "pooling_of",
     "resize",
+    "sizes_of",
     "weights_for_timm",
 ]

@@ -62,7 +62,7 @@ class InferenceFlops:
 
     def __call__(self, plan: ExpansionPlan | None) -> int:
         """Operations of the network grown by a plan and folded; ``None`` never grew."""
-        plan = None if plan is None else folded(plan, self.model.tasks)
+        plan = None if plan is None else folded(plan, self.model.tasks, self.model.plugins)
         routes = self._routes(plan)
         before: list[Streams] = [(self.model.tasks,), *(route.streams for route in routes[:-1])]
         options = () if plan is None else tuple(plan.options.items())
@@ -80,7 +80,8 @@ class InferenceFlops:
 
     def _routes(self, plan: ExpansionPlan | None) -> tuple[Route, ...]:
         layers, cpu = self.model.info.num_layers, torch.device("cpu")
-        return plan_routes(plan, self.model.tasks, layers, share_streams=True, device=cpu)
+        kinds = self.model.kinds_of(plan)
+        return plan_routes(plan, self.model.tasks, layers, kinds, share_streams=True, device=cpu)
 
     @torch.no_grad()
     def _count(

@@ -54,7 +54,7 @@ def measure_inference(
     without = config.model.model_copy(update={"pretrained": False, "checkpoint": None})
     size = config.data.image_size
     model = build_model(without, specs, size, seed=0, plugins=config.plugins)
-    model.grow(folded(plan, model.tasks), token_std=config.expansion.token_std, seed=0)
+    model.grow(folded(plan, model.tasks, config.plugins), token_std=config.expansion.token_std, seed=0)
     model.to(device).eval()
     images = torch.zeros(settings.batch_size, 3, *size, device=device)
     train = config.train.model_copy(update={"precision": settings.precision})
@@ -91,7 +91,7 @@ def inference_fingerprint(
         model,
         list(config.tasks),
         config.data.image_size,
-        folded(plan, tuple(config.tasks)).to_json(),
+        folded(plan, tuple(config.tasks), config.plugins).to_json(),
         settings.model_dump(),
         [device_name(device), threads, torch.__version__],
     )

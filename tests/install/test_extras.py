@@ -41,6 +41,9 @@ WORK: dict[str, tuple[Callable[[Path], Words], str]] = {
     "postgres": (search("--storage", f"postgresql://ann@{NOBODY}/studies"), "connection"),
     "mysql": (search("--storage", f"mariadb://ann@{NOBODY}/studies"), "connect"),
     "onnx": (deploy, ""),
+    "tensorboard": (search("--tracker", "tensorboard"), ""),
+    "mlflow": (search("--tracker", "mlflow"), ""),
+    "wandb": (search("--tracker", "wandb"), ""),
     "dask": (search("--engine", "dask", "--workers", "1"), ""),
 }
 """Extra -> what needs it, and the words with which that fails if the extra is there (none: it succeeds)."""
