@@ -73,7 +73,7 @@ def test_an_extra_alone(extra, installed, trained, wheel, tmp_path):
     assert f"pip install 'dtme-search[{extra}]'" in without.stderr
     assert len(without.stderr.strip().splitlines()) == 1, without.stderr
     alone = make_environment(tmp_path / "env", wheel, [extra])
-    done = alone.run(*words, cwd=trained)
+    done = alone.run(*words, cwd=trained, WANDB_MODE="offline")
     assert "pip install" not in done.stderr
     assert (done.returncode == 0) is (not refusal), done.stderr
     assert refusal in done.stderr
