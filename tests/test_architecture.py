@@ -76,7 +76,7 @@ OUTSIDE = {
         *("optuna", "optuna_dashboard", "sqlalchemy"),
     },
     "deploy": {"torch", "numpy"},
-    "testing": {"torch"},
+    "testing": {"torch", "optuna"},
     "cli": {"typer", "rich"},
     "__main__": set(),
 }

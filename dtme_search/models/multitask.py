@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from dtme_search.errors import ConfigError
 from dtme_search.models.architectures import PLAIN, find_architecture
-from dtme_search.models.backbone import Backbone, BackboneInfo, build_backbone, describe_backbone
+from dtme_search.models.backbone import Backbone, BackboneInfo
+from dtme_search.models.backbones import build_backbone, describe_backbone
 from dtme_search.models.decoders import DecoderContext, Level, Predictions, with_image_heads
 from dtme_search.models.operations import (
     LAYER_OPERATIONS,
@@ -346,7 +347,7 @@ def check_model(
     Raises:
         ConfigError: As for :func:`build_model`, except for weights.
     """
-    info = describe_backbone(config, image_size)
+    info = describe_backbone(config, image_size, plugins)
     architecture, options = find_architecture(config, plugins)
     architecture.decoder.check(info, config.decoder_channels, options)
     if config.image_head == "class" and (not info.has_class_token or config.architecture != PLAIN):
@@ -378,7 +379,7 @@ def build_model(
         seed: Seed of the initial weights.
         output_means: Per task the training mean of its targets, shape (C,), as the initial output; other
             tasks start at zero (ours; it avoids a stall of regression tasks at the start).
-        plugins: Files that may provide the decoder, ``plugins`` of the run.
+        plugins: Files that may provide backbone and decoder, ``plugins`` of the run.
 
     Raises:
         ConfigError: If the backbone, its weights, the decoder, options of either, or the image size cannot be
@@ -401,7 +402,7 @@ def build_model(
         output_means=means,
         seed=seed,
     )
-    backbone = build_backbone(config, image_size, seed)
+    backbone = build_backbone(config, image_size, seed, plugins)
     if context.of_dense_tasks.specs:
         backbone = architecture.adapt(backbone, context.of_dense_tasks, levels, options)
     decoders = with_image_heads(context, lambda dense: kind.build(dense, options))
