@@ -46,7 +46,7 @@ INSTEAD = {
 SCHEDULER = "tcp://head:8786"
 """The address that the documentation gives to the scheduler of a cluster."""
 
-EXEMPT = ("make", "pip", "git", "dask", "CUDA_VISIBLE_DEVICES=0", "CUDA_VISIBLE_DEVICES=1")
+EXEMPT = ("make", "pip", "git", "dask", "docker", "CUDA_VISIBLE_DEVICES=0", "CUDA_VISIBLE_DEVICES=1")
 """Programs that get and test the project itself, which CI runs, and a cluster, which a fixture is."""
 
 ELSEWHERE = {
@@ -100,6 +100,14 @@ def smaller_config(config: dict[str, Any]) -> dict[str, Any]:
     for path, value in changes.items():
         config = set_path(config, path, value)
     return config
+
+
+@pytest.fixture(autouse=True)
+def _nobody_is_told(monkeypatch) -> None:
+    """Trackers write to the folder, also where somebody is logged in."""
+    for name, value in {"WANDB_MODE": "offline", "DO_NOT_TRACK": "true"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
 
 
 @pytest.fixture
