@@ -47,7 +47,7 @@ from dtme_search.search.storage.studies import (
 from dtme_search.search.storage.study_lock import AskingLock
 from dtme_search.search.storage.trials import enqueue, own_trials
 from dtme_search.search.study.lifecycle import num_finished, put_right, tidy
-from dtme_search.search.study.loading import FILE_ATTR, ID_ATTR, STUDY_ATTR, LoadedStudy, storage_url
+from dtme_search.search.study.loading import ID_ATTR, LoadedStudy, remember, storage_url
 from dtme_search.search.study.measures import check_against_data, check_named_tasks
 from dtme_search.search.study.place import Place
 from dtme_search.search.study.plan_sampler import predicts_inference, study_sampler
@@ -184,7 +184,10 @@ def prepare(study: StudySource, settings: Settings, device: torch.device, listen
     found.sampler = _sampler(config, base, space, records, seed, shelf)
     check_same_inputs(found, base, shelf.get(base).fingerprint)
     workspace = Workspace.of_study(settings.workdir, config.name)
-    file = _remember(found, config, base, _own_file(study, workspace))
+    place = Place(
+        config.name, settings.workdir, settings.storage, _own_file(study, workspace), settings.overrides
+    )
+    remember(found, config, base, place)
     prepared = Prepared(
         config=config,
         base=base,
@@ -194,7 +197,7 @@ def prepare(study: StudySource, settings: Settings, device: torch.device, listen
         workspace=workspace,
         shelf=shelf,
         url=url,
-        place=Place(config.name, settings.workdir, settings.storage, file),
+        place=place,
         knowledge=knowledge,
         callbacks=settings.callbacks,
     )
@@ -236,15 +239,6 @@ def _knowledge(
     )
     listener.knowledge_found(knowledge.study, len(knowledge.trials), knowledge.num_trials)
     return knowledge
-
-
-def _remember(found: optuna.Study, config: StudyConfig, base: RunConfig, file: str | None) -> str | None:
-    """Store what a study runs with, for workers that join; returns its own YAML, if it has one."""
-    found.set_user_attr(BASE_ATTR, base.model_dump_json())
-    found.set_user_attr(STUDY_ATTR, config.model_dump_json())
-    if file != found.user_attrs.get(FILE_ATTR):
-        found.set_user_attr(FILE_ATTR, file)
-    return file
 
 
 def join_prepared(
