@@ -158,8 +158,7 @@ def prepare(study: StudySource, settings: Settings, device: torch.device, listen
         DtmeSearchError: Before anything is written, for everything that can be checked.
     """
     config, base = read_study(study, settings.overrides, settings.data_root)
-    reuse = config.reuse if settings.reuse else _SHARES_NOTHING
-    config = config.model_copy(update={"trials": settings.trials or config.trials, "reuse": reuse})
+    config = _as_called(config, settings)
     optuna.logging.set_verbosity(optuna.logging.CRITICAL)  # the listener reports the same in our words
 
     # Find everything that can be wrong before anything is written, starting with the quickest checks.
@@ -184,9 +183,7 @@ def prepare(study: StudySource, settings: Settings, device: torch.device, listen
     found.sampler = _sampler(config, base, space, records, seed, shelf)
     check_same_inputs(found, base, shelf.get(base).fingerprint)
     workspace = Workspace.of_study(settings.workdir, config.name)
-    place = Place(
-        config.name, settings.workdir, settings.storage, _own_file(study, workspace), settings.overrides
-    )
+    place = _place_of(study, config.name, settings)
     remember(found, config, base, place)
     prepared = Prepared(
         config=config,
@@ -205,6 +202,12 @@ def prepare(study: StudySource, settings: Settings, device: torch.device, listen
     prepared.tidy()
     _begin(prepared, points)
     return prepared
+
+
+def _as_called(config: StudyConfig, settings: Settings) -> StudyConfig:
+    """The study with what the call itself asks for."""
+    reuse = config.reuse if settings.reuse else _SHARES_NOTHING
+    return config.model_copy(update={"trials": settings.trials or config.trials, "reuse": reuse})
 
 
 def _at_least_finished(config: StudyConfig, found: optuna.Study) -> StudyConfig:
@@ -315,17 +318,16 @@ def _sampler(
     return study_sampler(config, seed, space, records, backbone, flops)
 
 
-def _own_file(study: StudySource, workspace: Workspace) -> str | None:
-    """Absolute path of the YAML of a study, unless its name is enough for other commands.
-
-    A study built in Python gets a YAML, so that the command line can continue it.
-    """
+def _place_of(study: StudySource, name: str, settings: Settings) -> Place:
+    """Where a study is. One built in Python gets a YAML, so that the command line can continue it."""
     if isinstance(study, StudyConfig):
-        path = (workspace.root / "study.yaml").absolute()
+        path = (Workspace.of_study(settings.workdir, name).root / "study.yaml").absolute()
         path.write_text(dump_yaml(load_study_config(study).model_dump(exclude_unset=True)), encoding="utf-8")
-        return str(path)
-    path = find_file(study, "studies").absolute()
-    return None if path == shipped("studies", here=False).get(str(study)) else str(path)
+    else:
+        path = find_file(study, "studies").absolute()
+    is_shipped = path == shipped("studies", here=False).get(str(study))
+    file = None if is_shipped else str(path)  # the name of a shipped one is enough for other commands
+    return Place(name, settings.workdir, settings.storage, file, settings.overrides)
 
 
 def space_of(config: StudyConfig, base: RunConfig) -> SearchSpace:
