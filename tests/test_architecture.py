@@ -21,7 +21,7 @@ PACKAGE = ROOT / "dtme_search"
 
 ROWS = (
     ("version", "errors", "tasks", "operations", "words", "thinning", "lazy", "paths"),
-    ("plugins",),
+    ("plugins", "guards"),
     ("config",),
     ("data", "metrics", "token_space", "schedules", "combine"),
     ("models",),
@@ -56,6 +56,7 @@ OUTSIDE = {
     "words": set(),
     "thinning": {"numpy"},
     "plugins": set(),
+    "guards": set(),
     "lazy": set(),
     "paths": set(),
     "config": {"pydantic", "pydantic_core", "yaml"},

@@ -11,7 +11,7 @@ from dtme_search.models.backbone import (
 )
 from dtme_search.models.decoders import Predictions, resize
 from dtme_search.models.multitask import MultiTaskViT, build_model, check_model
-from dtme_search.models.operations import check_operations
+from dtme_search.models.operations import check_operations, sizes_of
 
 __all__ = [
     "BackboneInfo",
@@ -26,5 +26,6 @@ __all__ = [
     "patch_size_of",
     "pooling_of",
     "resize",
+    "sizes_of",
     "weights_for_timm",
 ]

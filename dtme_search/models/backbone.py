@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from dtme_search.errors import ConfigError, nearest
-from dtme_search.models.operations.lora import find_linears
+from dtme_search.models.operations.lora import sizes_of_linears
 from dtme_search.models.pretrained import first_line, load_checkpoint, load_published
 from dtme_search.models.rotary import give_rotary_positions
 from dtme_search.models.seeding import seeded
@@ -246,10 +246,7 @@ def _describe(
         patch_size=patch_size,
         grid=vit.patch_embed.grid_size,
         has_rotary_positions=getattr(vit, "rope", None) is not None,
-        linears={
-            name: (linear.in_features, linear.out_features)
-            for name, linear in find_linears(vit.blocks[0]).items()
-        },
+        linears=sizes_of_linears(vit.blocks[0]),
         has_class_token=getattr(vit, "cls_token", None) is not None,
     )
 

@@ -13,12 +13,13 @@ import torch
 from dtme_search.config import RunConfig, load_run_config
 from dtme_search.data import TaskData
 from dtme_search.errors import ConfigError, TrainingError
-from dtme_search.models import MultiTaskViT, build_model, check_operations
+from dtme_search.models import MultiTaskViT, build_model
 from dtme_search.tasks import TaskSpec, load_specs
 from dtme_search.token_space import ConflictReport, ExpansionPlan, plan_expansion
 from dtme_search.training.average import weights_to_use
 from dtme_search.training.callbacks import Callbacks, TrainingInterrupted
 from dtme_search.training.checkpoint import load_checkpoint
+from dtme_search.training.choices import check_parts
 from dtme_search.training.evaluation import check_scoring
 from dtme_search.training.published import PUBLISHED, load_published
 from dtme_search.training.trainer import Trainer
@@ -34,7 +35,7 @@ def check_run(config: RunConfig, data: TaskData) -> None:
     """
     check_scoring(config, data.scoring_split)
     model = build_model(config.model, data.specs, data.image_size, seed=config.seed, plugins=config.plugins)
-    check_operations(config.expansion, model.info.linears)
+    check_parts(config, model.info.linears)
     if not config.expansion.needs_conflicts:
         plan_expansion(None, config.expansion, tuple(config.tasks), model.info.num_layers, config.seed)
 

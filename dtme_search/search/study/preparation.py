@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from dtme_search.config import (
 )
 from dtme_search.config.study import ReuseConfig
 from dtme_search.errors import ConfigError, StorageError
-from dtme_search.models import check_model, check_operations, check_weights, describe_backbone, name_weights
+from dtme_search.models import check_model, check_weights, describe_backbone, name_weights
 from dtme_search.search.data_shelf import DataShelf
 from dtme_search.search.reuse.trunks import TrunkStore
 from dtme_search.search.space.known_points import first_points
@@ -60,6 +61,7 @@ from dtme_search.search.trial.inference import FlopsCounter
 from dtme_search.search.trial.listener import Listener
 from dtme_search.search.workspace import Workspace
 from dtme_search.training import check_run
+from dtme_search.training.choices import check_parts
 from dtme_search.training.image_size import with_image_size
 
 DATA_ATTR = "dtme:data"
@@ -337,11 +339,11 @@ def space_of(config: StudyConfig, base: RunConfig) -> SearchSpace:
     backbone = check_model(base.model, base.data.image_size, plugins=base.plugins)
     check_weights(base.model, base.data.image_size)
     space = SearchSpace.from_study(config, base, backbone.num_layers)
-    check_operations(base.expansion, backbone.linears)
-    for what, one in (*space.with_each_choice("model"), *space.with_each_choice("expansion")):
+    check_parts(base, backbone.linears)
+    for what, one in chain(*map(space.with_each_choice, ("model", "expansion", "schedule", "train.combine"))):
         try:
             chosen = check_model(one.model, one.data.image_size, plugins=one.plugins)
-            check_operations(one.expansion, chosen.linears)
+            check_parts(one, chosen.linears)
         except ConfigError as error:
             raise ConfigError(f"study {config.name}: {what}: {error}") from error
     check_named_tasks(config, space)

@@ -154,7 +154,15 @@ class Objective:
             return diary.taken_over(found.origin)
         backbone = describe_backbone(context.config.model, context.data.image_size)
         inference = self.meter(context.config, run.plan, context.data.specs)
-        outcome = judge(run, context.baselines, context.data.specs, backbone, self.study, inference)
+        outcome = judge(
+            run,
+            context.baselines,
+            context.data.specs,
+            backbone,
+            self.study,
+            inference,
+            plugins=context.config.plugins,
+        )
         return diary.completed(run, outcome), outcome
 
     @contextmanager
@@ -272,11 +280,12 @@ def _rung(number: int, trainer: Trainer, step: int, gain: float) -> RungRow:
     config, data, plan = trainer.config, trainer.data, trainer.state.plan
     waits = plan is None and config.expansion_step is not None
     backbone = describe_backbone(config.model, data.image_size)
+    overhead = overhead_percent(plan, backbone, config.plugins) if plan else 0.0
     return RungRow(
         trial=number,
         rung=round(step * config.train.num_evaluations / config.total_steps) - 1,
         step=step,
         delta_m_percent=gain,
-        param_overhead_percent=None if waits else overhead_percent(plan, backbone) if plan else 0.0,
+        param_overhead_percent=None if waits else overhead,
         step_cost_ratio=None if waits else trainer.state.cost.mean(config.total_steps),
     )
