@@ -26,8 +26,8 @@ ROWS = (
     ("data", "metrics", "token_space", "schedules", "combine"),
     ("models",),
     ("training",),
-    ("search", "deploy", "testing"),
-    ("reporting",),
+    ("search", "deploy"),
+    ("reporting", "testing"),
     ("cli",),
     ("__main__",),
 )
