@@ -44,6 +44,7 @@ def optimize(
         typer.Option("--timeout", min=0, help="Checkpoint and stop after this many seconds."),
     ] = None,
     device: options.Device = None,
+    devices_per_trial: options.DevicesPerTrial = 1,
     workers: Annotated[
         int | None,
         typer.Option(
@@ -119,6 +120,7 @@ def optimize(
             trials=trials,
             timeout=timeout,
             device=device,
+            devices_per_trial=devices_per_trial,
             workers=workers,
             devices=None if devices is None else [name.strip() for name in devices.split(",")],
             trials_per_device=trials_per_device,
@@ -152,6 +154,7 @@ def worker(
         typer.Option("--timeout", min=0, help="Checkpoint and stop after this many seconds."),
     ] = None,
     device: options.Device = None,
+    devices_per_trial: options.DevicesPerTrial = 1,
     data_root: options.DataRoot = None,
     workdir: options.Workdir = options.DEFAULT_WORKDIR,
     launcher: Annotated[
@@ -177,6 +180,7 @@ def worker(
             storage=storage,
             timeout=timeout,
             device=device,
+            devices_per_trial=devices_per_trial,
             data_root=data_root,
             workdir=workdir,
             listener=listener,
@@ -229,6 +233,7 @@ def baseline(
     study: options.Study,
     storage: options.Storage = None,
     device: options.Device = None,
+    devices_per_trial: options.DevicesPerTrial = 1,
     data_root: options.DataRoot = None,
     workdir: options.Workdir = options.DEFAULT_WORKDIR,
     set_: options.Set = None,
@@ -247,6 +252,7 @@ def baseline(
             study,
             storage=storage,
             device=device,
+            devices_per_trial=devices_per_trial,
             data_root=data_root,
             workdir=workdir,
             overrides=tuple(set_ or ()),
@@ -274,6 +280,7 @@ def confirm(
     ] = True,
     storage: options.Storage = None,
     device: options.Device = None,
+    devices_per_trial: options.DevicesPerTrial = 1,
     data_root: options.DataRoot = None,
     workdir: options.Workdir = options.DEFAULT_WORKDIR,
 ) -> None:
@@ -299,6 +306,7 @@ def confirm(
             new_baselines=baselines,
             storage=storage,
             device=device,
+            devices_per_trial=devices_per_trial,
             data_root=data_root,
             workdir=workdir,
             listener=listener,

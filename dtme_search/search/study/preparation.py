@@ -60,6 +60,7 @@ from dtme_search.search.trial.listener import Listener
 from dtme_search.search.workspace import Workspace
 from dtme_search.training import check_run
 from dtme_search.training.image_size import with_image_size
+from dtme_search.training.team.leader import Team
 
 DATA_ATTR = "dtme:data"
 """Study attribute: fingerprint of the data of its baselines and trials."""
@@ -142,7 +143,13 @@ def read_study(
     return config, with_image_size(base.with_data_root(data_root))
 
 
-def prepare(study: StudySource, settings: Settings, device: torch.device, listener: Listener) -> Prepared:
+def prepare(
+    study: StudySource,
+    settings: Settings,
+    device: torch.device,
+    listener: Listener,
+    team: Team | None = None,
+) -> Prepared:
     """Create a study or continue it.
 
     Args:
@@ -150,6 +157,7 @@ def prepare(study: StudySource, settings: Settings, device: torch.device, listen
         settings: Options of the call.
         device: Where its data are read to.
         listener: Receives progress.
+        team: Devices of each trial; the device alone by default.
 
     Raises:
         DtmeSearchError: Before anything is written, for everything that can be checked.
@@ -160,7 +168,7 @@ def prepare(study: StudySource, settings: Settings, device: torch.device, listen
     optuna.logging.set_verbosity(optuna.logging.CRITICAL)  # the listener reports the same in our words
 
     # Find everything that can be wrong before anything is written, starting with the quickest checks.
-    shelf = DataShelf(device, on_progress=listener.data_reading)
+    shelf = DataShelf(device, on_progress=listener.data_reading, team=team)
     url = storage_url(config.name, settings.storage, settings.workdir)
     known = open_storage(url) if check_storage(url) else None
     space = space_of(config, base)
@@ -169,7 +177,7 @@ def prepare(study: StudySource, settings: Settings, device: torch.device, listen
     if known is not None:
         check_continues(known, config, space)
     knowledge = _knowledge(config, space, settings, url, listener)
-    check_run(base, shelf.get(base))  # reads every file of the search
+    check_run(base, shelf.get(base), shelf.team.size)  # reads every file of the search
     check_against_data(config, base, shelf.get(base).specs)
 
     opened = known or open_storage(url)
@@ -243,14 +251,14 @@ def _remember(found: optuna.Study, config: StudyConfig, base: RunConfig, file: s
 
 
 def join_prepared(
-    study: StudySource, settings: Settings, device: torch.device, worker: int, listener: Listener
+    study: StudySource, settings: Settings, team: Team, worker: int, listener: Listener
 ) -> Prepared:
     """Load a study as ``optimize`` left it, to work on it; it is neither created nor changed.
 
     Args:
         study: Its name, or the path of its YAML, from which only the name is read.
         settings: Options of the call; only the locations are used.
-        device: Where to train.
+        team: Where to train.
         worker: A number that no other worker has; the sampler's seed depends on it.
         listener: Receives progress.
 
@@ -266,14 +274,14 @@ def join_prepared(
         )
     base = validate(RunConfig, json.loads(found.user_attrs[BASE_ATTR]), f"base config of study {config.name}")
     base = base.with_data_root(settings.data_root)
-    shelf = DataShelf(device, on_progress=listener.data_reading)
+    shelf = DataShelf(team.device, on_progress=listener.data_reading, team=team)
     space = space_of(config, base)
     found.pruner = build_pruner(config, base.train.num_evaluations)
     seed = sampler_seed(config.seed, worker, len(own_trials(found)))
     found.sampler = _sampler(config, base, space, loaded.records, seed, shelf)
     url = storage_url(config.name, settings.storage, settings.workdir)
     check_same_search(found, config, space, url)
-    check_run(base, shelf.get(base))
+    check_run(base, shelf.get(base), team.size)
     check_same_inputs(found, base, shelf.get(base).fingerprint)
     prepared = Prepared(
         config=config,

@@ -107,6 +107,7 @@ class Objective:
                 should_stop=claimed.should_stop,
                 on_wait=self.listener.waiting,
                 meanwhile=meanwhile,
+                devices=self.shelf.team.size,
             )
             diary = Diary(context, trial, self.draw)
             with self._called(diary), diary:
@@ -209,7 +210,13 @@ class Objective:
                 should_stop=context.should_stop,
             )
             trainer = Trainer.of_config(
-                config, data, folder=diary.folder, callbacks=callbacks, trunk=trunk, parts=parts
+                config,
+                data,
+                folder=diary.folder,
+                callbacks=callbacks,
+                trunk=trunk,
+                parts=parts,
+                team=self.shelf.team,
             )
             return trainer
 
