@@ -10,10 +10,18 @@ from typing import Any, Literal
 
 TargetKind = Literal["classes", "distance", "normals", "mask", "values"]
 """How a target behaves: ``classes`` integer labels; ``distance`` shrinks when the image is zoomed in;
-``normals`` unit vectors whose x changes sign in a mirror; ``mask`` zeros and ones; ``values`` any numbers."""
+``normals`` unit vectors whose x changes sign in a mirror; ``mask`` zeros and ones; ``values`` any numbers.
+Labels of a whole image are classes, masks or values of one pixel (``TaskSpec.of_image``)."""
 
 LossName = Literal[
-    "cross_entropy", "parts_cross_entropy", "l1", "mse", "normals_l1", "balanced_bce", "batch_balanced_bce"
+    "cross_entropy",
+    "parts_cross_entropy",
+    "l1",
+    "mse",
+    "normals_l1",
+    "bce",
+    "balanced_bce",
+    "batch_balanced_bce",
 ]
 """Defined in ``training/losses.py``."""
 MetricName = Literal[
@@ -27,9 +35,14 @@ MetricName = Literal[
     "ods_f",
     "max_f",
     "max_f_double_sigmoid",
+    "accuracy",
+    "macro_f1",
+    "mean_ap",
 ]
 """Defined in ``metrics/``. ``edge_f`` is the edge measure for the training loop, ``ods_f`` the exact one.
 ``max_f_double_sigmoid`` repeats a widespread mistake, for comparison with numbers that contain it."""
+LabelLevel = Literal["any", "pixels", "image"]
+"""What a loss or metric is about: labels of every pixel, of the whole image, or either."""
 Unit = Literal["fraction", "m", "deg", "none"]
 """``none``: the target is a plain number."""
 
@@ -39,7 +52,7 @@ EDGE_TOLERANCE = 0.011
 
 @dataclass(frozen=True)
 class TaskSpec:
-    """One dense prediction task.
+    """One task: a label for every pixel, or one for the whole image.
 
     Attributes:
         name: Key of the task in configs, tables and SQL, for example ``semseg``.
@@ -49,13 +62,15 @@ class TaskSpec:
         metric: Name of the evaluation metric, one per task: a ``MetricName``, or one from a user.
         unit: Unit of the metric. Fractions are shown as percent.
         higher_is_better: Direction of the metric.
-        class_names: Names of the classes, empty for other kinds.
+        class_names: Names of the classes, or of several labels or numbers of an image; empty for other tasks.
         derived_from: Set if the labels were computed rather than annotated, for example ``"depth"``.
         edge_tolerance: Largest distance between a predicted and a true edge pixel that match, as a fraction
             of the image diagonal. Read by the metrics of edges only.
         loss_options: Names and values of the options of the loss.
         metric_options: The same for the metric.
         plugins: Files that may provide loss and metric.
+        of_image: Whether the label belongs to the whole image. Label, prediction and mask then have one
+            pixel: (B, C, 1, 1) where a dense task has (B, C, H, W).
     """
 
     name: str
@@ -71,6 +86,21 @@ class TaskSpec:
     loss_options: tuple[tuple[str, Any], ...] = ()
     metric_options: tuple[tuple[str, Any], ...] = ()
     plugins: tuple[str, ...] = ()
+    of_image: bool = False
+
+    def label_size(self, image_size: tuple[int, int]) -> tuple[int, int]:
+        """(H, W) of a label of an image of this size.
+
+        Example:
+            >>> depth().label_size((64, 96)), image_class("room", ("bath", "hall")).label_size((64, 96))
+            ((64, 96), (1, 1))
+        """
+        return (1, 1) if self.of_image else image_size
+
+    @property
+    def labelled_thing(self) -> str:
+        """What has a label, in messages: pixel or image."""
+        return "image" if self.of_image else "pixel"
 
     def display(self, value: float) -> str:
         """Write a metric value with its unit.
@@ -193,6 +223,52 @@ def regression(name: str, channels: int = 1, loss: LossName = "l1", metric: Metr
         metric: ``l1`` or ``rmse``; a plain number either way.
     """
     return TaskSpec(name, channels, "values", loss, metric, unit="none", higher_is_better=False)
+
+
+def image_class(name: str, class_names: tuple[str, ...], derived_from: str | None = None) -> TaskSpec:
+    """One class of each image: cross-entropy, accuracy."""
+    return TaskSpec(
+        name=name,
+        channels=len(class_names),
+        kind="classes",
+        loss="cross_entropy",
+        metric="accuracy",
+        unit="fraction",
+        higher_is_better=True,
+        class_names=class_names,
+        derived_from=derived_from,
+        of_image=True,
+    )
+
+
+def image_labels(name: str, class_names: tuple[str, ...]) -> TaskSpec:
+    """Any number of labels of each image: binary cross-entropy, mean average precision."""
+    return TaskSpec(
+        name=name,
+        channels=len(class_names),
+        kind="mask",
+        loss="bce",
+        metric="mean_ap",
+        unit="fraction",
+        higher_is_better=True,
+        class_names=class_names,
+        of_image=True,
+    )
+
+
+def image_value(name: str, names: tuple[str, ...] = ()) -> TaskSpec:
+    """One number of each image, or several with names: L1, mean absolute error."""
+    return TaskSpec(
+        name=name,
+        channels=max(1, len(names)),
+        kind="values",
+        loss="l1",
+        metric="l1",
+        unit="none",
+        higher_is_better=False,
+        class_names=names,
+        of_image=True,
+    )
 
 
 def save_specs(path: Path, specs: Mapping[str, TaskSpec]) -> None:

@@ -31,7 +31,11 @@ def check_loss(kind: LossKind, spec: TaskSpec) -> None:
     before = prediction.detach().clone(), target.clone()
     found = kind.per_pixel(prediction, target, LossSetting(spec, 0.9, kind.options()))
     where = "loss: per_pixel"
-    _hold(tuple(found.shape) == (3, *_SIZE), where, f"must give (B, H, W), got {tuple(found.shape)}")
+    _hold(
+        tuple(found.shape) == (3, *spec.label_size(_SIZE)),
+        where,
+        f"must give (B, H, W), got {tuple(found.shape)}",
+    )
     _hold(found.dtype == torch.float32, where, f"must give float32, got {found.dtype}")
     _hold(bool(found.isfinite().all()), where, "must give finite numbers")
     _hold(found.requires_grad, where, "must be differentiable with respect to the prediction")
@@ -79,11 +83,12 @@ def _hold(holds: bool, where: str, rule: str) -> None:
 def _made_up(spec: TaskSpec, num_images: int) -> tuple[Tensor, Tensor, Tensor]:
     """Prediction, target and valid of a task, with some pixels not valid."""
     draw = torch.Generator().manual_seed(0)
-    prediction = torch.rand(num_images, spec.channels, *_SIZE, generator=draw) + 0.5
-    valid = torch.rand(num_images, 1, *_SIZE, generator=draw) > 0.3
-    target = torch.rand(num_images, spec.channels, *_SIZE, generator=draw) + 0.5
+    size = spec.label_size(_SIZE)
+    prediction = torch.rand(num_images, spec.channels, *size, generator=draw) + 0.5
+    valid = torch.rand(num_images, 1, *size, generator=draw) > 0.3
+    target = torch.rand(num_images, spec.channels, *size, generator=draw) + 0.5
     if spec.kind == "classes":
-        target = torch.randint(spec.channels, (num_images, *_SIZE), generator=draw)
+        target = torch.randint(spec.channels, (num_images, *size), generator=draw)
     elif spec.kind == "mask":
         target = (target > 1.0).float()
     elif spec.kind == "normals":

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from dtme_search.metrics import METRICS, MetricKind
-from dtme_search.tasks import depth, edge, normals, semseg
+from dtme_search.tasks import depth, edge, image_class, image_labels, normals, semseg
 from dtme_search.testing import BrokenRule, check_loss, check_metric
 from dtme_search.training.losses import LOSSES, LossKind
 
@@ -19,6 +19,14 @@ def test_built_in_losses_keep_the_rules(name):
 @pytest.mark.parametrize("name", ["miou", "rmse", "l1", "mean_angle", "iou", "max_f"])
 def test_built_in_metrics_keep_the_rules(name):
     check_metric(METRICS[name], SPECS[METRICS[name].kinds[0]])
+
+
+def test_labels_of_whole_images_keep_them_too():
+    room, signs = image_class("room", ("bath", "hall")), image_labels("signs", ("red", "old"))
+    for spec in (room, signs):
+        check_loss(LOSSES[spec.loss], spec)
+    for name, spec in (("accuracy", room), ("macro_f1", room), ("mean_ap", signs)):
+        check_metric(METRICS[name], spec)
 
 
 @pytest.mark.parametrize(

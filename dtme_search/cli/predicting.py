@@ -37,7 +37,7 @@ def predict(
         typer.Option(
             "--raw",
             help="Also write each task at the picture's own size: classes as indexed png, depth as 16-bit "
-            "png in mm, the rest as npy.",
+            "png in mm, labels of the whole image as csv, the rest as npy.",
         ),
     ] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace existing files.")] = False,
@@ -82,8 +82,13 @@ def predict(
     with stoppable("Panels already written are kept."), progress_bar(screen, "predicting") as on_progress:
         for done, (picture, (target, rasters)) in enumerate(zip(pictures, outputs, strict=True), 1):
             try:
-                for path in predict_image(predictor, picture, target, rasters=rasters):
+                words: dict[str, str] = {}
+                for path in predict_image(
+                    predictor, picture, target, rasters=rasters, on_words=words.__setitem__
+                ):
                     screen.line(str(path))
+                for task, said in words.items():
+                    screen.line(f"{picture}: {task}: {said}")
             except DataError as error:
                 failed += 1
                 typer.echo(f"dtme-search: {error}", err=True)

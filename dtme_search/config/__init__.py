@@ -13,6 +13,7 @@ from dtme_search.config.files import (
     shipped,
 )
 from dtme_search.config.identity import canonical, finetuning, fingerprint, run_fingerprint
+from dtme_search.config.image_task import ImageTask
 from dtme_search.config.messages import validate
 from dtme_search.config.paths import check_path, check_value
 from dtme_search.config.recipes import BaselineRecipes
@@ -60,6 +61,7 @@ __all__ = [
     "FolderDescription",
     "FolderGroups",
     "FolderTask",
+    "ImageTask",
     "InferenceConfig",
     "LayerChoice",
     "ModelConfig",

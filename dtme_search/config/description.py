@@ -6,8 +6,9 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
+from dtme_search.config.image_task import ImageTask, Missing, check_one_bracket
 from dtme_search.config.messages import validate
 from dtme_search.config.run import LONGEST_NAME
 from dtme_search.config.section import Section
@@ -68,9 +69,6 @@ UNITS: dict[FolderKind, Unit] = {
 
 ClassValue = int | str | list[int] | list[str]
 """Values of one class in the files: a label or several, a colour ``#RRGGBB`` or several."""
-
-Missing = Literal["refuse", "skip"]
-"""What to do if an image has no label file: refuse the data, or train and measure without that label."""
 
 LARGEST_LABEL = 2**31 - 1
 
@@ -234,30 +232,36 @@ class FolderGroups(Section):
         if (self.file is None) == (self.pattern is None):
             raise ValueError("must have either file or pattern")
         if self.pattern is not None:
-            try:
-                brackets = re.compile(self.pattern).groups
-            except re.error as error:
-                raise ValueError(f"pattern must be a regular expression, got an error: {error}") from error
-            if brackets != 1:
-                raise ValueError(
-                    f"pattern must have one group in brackets, got {brackets} in '{self.pattern}'"
-                )
+            check_one_bracket(self.pattern)
         return self
 
 
+def _model_of(values: Any) -> str:
+    """Which model describes a task; messages know the models by their names."""
+    kind = values.get("kind") if isinstance(values, dict) else getattr(values, "kind", None)
+    return ImageTask.__name__ if str(kind).startswith("image") else FolderTask.__name__
+
+
+AnyTask = Annotated[
+    Annotated[FolderTask, Tag(FolderTask.__name__)] | Annotated[ImageTask, Tag(ImageTask.__name__)],
+    Discriminator(_model_of),
+]
+"""A task with labels of every pixel, or of whole images."""
+
+
 class FolderDescription(Section):
-    """A user's own data: one image per id and one label file per id and task."""
+    """A user's own data: one image per id, and one label per id and task."""
 
     root: str = "."
     """Folder of the data, relative to this file; --data-root overrides it."""
     images: str
     """Path of an image below root, with {id} in it, for example photos/{id}.jpg."""
-    tasks: dict[str, FolderTask]
+    tasks: dict[str, AnyTask]
     """The tasks by name; a config selects those to train."""
     splits: FolderSplits = FolderSplits()
     groups: FolderGroups | None = None
     missing: Missing = "refuse"
-    """Missing label files: refuse the data, or skip: the image has no label of that task."""
+    """Missing labels: refuse the data, or skip: the image has no label of that task."""
 
     @field_validator("images")
     @classmethod
@@ -276,8 +280,18 @@ class FolderDescription(Section):
         return self
 
     @property
+    def dense(self) -> dict[str, FolderTask]:
+        """Tasks with labels of every pixel."""
+        return {name: task for name, task in self.tasks.items() if isinstance(task, FolderTask)}
+
+    @property
+    def of_images(self) -> dict[str, ImageTask]:
+        """Tasks with labels of whole images."""
+        return {name: task for name, task in self.tasks.items() if isinstance(task, ImageTask)}
+
+    @property
     def partly_labelled(self) -> tuple[str, ...]:
-        """Tasks whose files may be missing."""
+        """Tasks whose labels may be missing."""
         return tuple(name for name, task in self.tasks.items() if (task.missing or self.missing) == "skip")
 
 

@@ -128,8 +128,9 @@ def _active_model(model: ModelConfig, form: dict[str, Any]) -> dict[str, Any]:
     else:  # the architecture has its own decoder
         idle = {"architecture_options", "decoder", "decoder_options", "levels"}
         options = {"architecture_options": model.architecture_options.get(model.architecture)}
-    if model.checkpoint_grid is None:
-        idle.add("checkpoint_grid")
+    for name in ("checkpoint_grid", "image_head"):
+        if form[name] == ModelConfig.model_fields[name].default:
+            idle.add(name)
     active = {name: value for name, value in form.items() if name not in idle}
     return active | {name: value for name, value in options.items() if value}
 

@@ -198,6 +198,9 @@ class ModelConfig(Section):
     """Width of the decoder; empty = its default, which for simple is the backbone's embedding width."""
     decoder_options: dict[str, dict[str, Option]] = {}
     """Options of decoders by their names; only those of the chosen one are read."""
+    image_head: Literal["mean", "class"] = "mean"
+    """What tasks about the whole image read in their stream: the mean of the patch tokens, or the class
+    token."""
     levels: Literal["last", "concat4"] = "last"
     """Feed the simple decoder the last layer, or four levels concatenated."""
 

@@ -32,8 +32,9 @@ class Sample:
         image: RGB, uint8, shape (H, W, 3).
         labels: Per task, by kind: classes uint8 (H, W); distance float32 (H, W) in metres; normals float32
             (H, W, 3), unit length, camera frame (x right, y down, z away from the camera, so that a
-            surface facing the camera has negative z); mask uint8 (H, W) of 0 and 1; values float32 (H, W, C).
-            Values at invalid pixels are meaningless.
+            surface facing the camera has negative z); mask uint8 (H, W) or (H, W, C) of 0 and 1; values
+            float32 (H, W, C). A label of the whole image has H = W = 1. Values at invalid pixels are
+            meaningless.
         valid: Per task, bool (H, W): where the label counts.
     """
 
@@ -95,7 +96,8 @@ class Batch:
 
     Attributes:
         images: Normalised float32, shape (B, 3, H, W).
-        targets: Per task: classes int64 (B, H, W); every other kind float32 (B, C, H, W).
+        targets: Per task: classes int64 (B, H, W); every other kind float32 (B, C, H, W). H = W = 1 for
+            labels of whole images.
         valid: Per task, bool (B, 1, H, W): where the target counts.
         indices: Position of each image in its split, int64 (B,).
     """

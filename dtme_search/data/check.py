@@ -113,7 +113,7 @@ class CheckReport:
         return [
             *self.remarks,
             *(
-                f"{label.spec.name}: in the {split} images {_says_nothing(span)}"
+                f"{label.spec.name}: in the {split} images {_says_nothing(span, label.spec)}"
                 for label in self.labels
                 for split, span in label.spans.items()
                 if span is None or span[0] == span[1]
@@ -124,8 +124,9 @@ class CheckReport:
 
     def _absent_classes(self) -> list[str]:
         return [
-            f"{label.spec.name}: no {split} image shows {', '.join(absent)}. A class that is neither there "
-            "nor predicted counts as 0 in the mIoU."
+            f"{label.spec.name}: no {split} image shows {', '.join(absent)}."
+            + " A class that is neither there nor predicted counts as 0 in the mIoU."
+            * (label.spec.metric in ("miou", "parts_miou"))
             for label in self.labels
             for split, counts in label.class_images.items()
             if (absent := [name for name, n in zip(label.spec.class_names, counts, strict=True) if not n])
@@ -387,10 +388,10 @@ def _span_of_part(part: str, tallies: Sequence[_Tally], parts: Sequence[str]) ->
     )
 
 
-def _says_nothing(span: Span | None) -> str:
+def _says_nothing(span: Span | None, spec: TaskSpec) -> str:
     if span is None:
-        return "no pixel counts, so a run with this task is refused."
-    return f"every pixel has the value {span[0]:g}, so there is nothing to learn."
+        return f"no {spec.labelled_thing} counts, so a run with this task is refused."
+    return f"every {spec.labelled_thing} has the value {span[0]:g}, so there is nothing to learn."
 
 
 def _floats(values: npt.NDArray[np.float64]) -> tuple[float, ...]:
@@ -400,7 +401,8 @@ def _floats(values: npt.NDArray[np.float64]) -> tuple[float, ...]:
 def _value_rows(label: LabelSummary) -> list[Row]:
     """One row per channel; the mean of class ids is meaningless and left out."""
     spec = label.spec
-    names = _CHANNELS.get(spec.kind, tuple(str(index) for index in range(len(label.minimum))))
+    names = spec.class_names or tuple(str(index) for index in range(len(label.minimum)))
+    names = _CHANNELS.get(spec.kind, names)
     return [
         {
             "task": spec.name if len(label.minimum) == 1 else f"{spec.name}.{names[channel]}",
@@ -421,7 +423,7 @@ def _class_rows(label: LabelSummary) -> list[Row]:
         {
             "task": label.spec.name,
             "class": name,
-            "pixels": pixels,
+            "pixels": None if label.spec.of_image else pixels,
             "percent": 100 * pixels / max(label.num_valid, 1),
             **{f"images_{split}": counts[index] for split, counts in label.class_images.items()},
         }

@@ -62,7 +62,7 @@ def shape_of(
     values: Array, valid: Bools, spec: TaskSpec, image_size: tuple[int, int] | None, how: Resizing
 ) -> Shape:
     """Examine one label, (H, W) or (H, W, C); classes and masks only."""
-    if spec.kind not in ("classes", "mask"):
+    if spec.of_image or spec.kind not in ("classes", "mask"):
         return Shape()
     from scipy.ndimage import binary_dilation, binary_erosion, label  # takes a while to import
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from dtme_search.data.base import Split
 from dtme_search.errors import DataError
+from dtme_search.tasks import TaskSpec
 
 _log = logging.getLogger(__name__)
 
@@ -45,23 +46,24 @@ class LabelSpans:
             both = [each for each in (known, span) if each is not None]
             self._found[split, task] = (min(a for a, _ in both), max(b for _, b in both)) if both else None
 
-    def check(self, tasks: Iterable[str]) -> None:
+    def check(self, specs: Mapping[str, TaskSpec]) -> None:
         """Warn about tasks whose labels are one number everywhere in a split.
 
         Raises:
             DataError: Names a task and a split in which no pixel counts.
         """
         for (split, task), span in self._found.items():
-            if task not in tasks:
+            if task not in specs:
                 continue
+            thing = specs[task].labelled_thing
             images = {"train": "training", "holdout": "hold-out", "test": "test"}[split]
             if span is None:
                 raise DataError(
-                    f"tasks.{task}: at least one pixel of the {images} images must count, got none. Give "
+                    f"tasks.{task}: at least one {thing} of the {images} images must count, got none. Give "
                     "them labels, choose other images (data.holdout_seed, splits), or leave the task out."
                 )
             if span[0] == span[1]:
                 _log.warning(
-                    "tasks.%s: every pixel of the %s images has the value %g, so there is nothing to learn.",
-                    task, images, span[0],
+                    "tasks.%s: every %s of the %s images has the value %g, so there is nothing to learn.",
+                    task, thing, images, span[0],
                 )  # fmt: skip

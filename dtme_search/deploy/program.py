@@ -57,7 +57,8 @@ class Program(nn.Module):
             images: RGB, uint8, shape (B, 3, H, W).
 
         Returns:
-            One tensor per task, in their order: raw (B, C, H, W), or in the form of :func:`in_form`.
+            One tensor per task, in their order: raw (B, C, H, W), (B, C, 1, 1) about whole images, or in the
+            form of :func:`in_form`.
         """
         normalised = (images.to(self.mean.dtype) - self.mean) / self.deviation
         outputs = self.model(normalised, tuple(self.specs))
@@ -68,21 +69,25 @@ class Program(nn.Module):
 
 def in_form(output: Tensor, spec: TaskSpec) -> Tensor:
     """Raw outputs (B, C, H, W) as labels: classes int32 (B, H, W); masks as probability (B, H, W); normals of
-    unit length (B, 3, H, W); numbers (B, H, W), of several channels (B, C, H, W).
+    unit length (B, 3, H, W); numbers (B, H, W), of several channels (B, C, H, W). About whole images: classes
+    (B,); probabilities and numbers (B, C).
     """
+    if spec.of_image:
+        output = output.flatten(1)
     if spec.kind == "classes":
         return output.argmax(1).to(torch.int32)
-    if spec.kind == "mask":
-        return output[:, 0].sigmoid()
     if spec.kind == "normals":
         return F.normalize(output, dim=1)
-    return output[:, 0] if spec.channels == 1 else output
+    if spec.kind == "mask":
+        output = output.sigmoid()
+    return output[:, 0] if spec.channels == 1 and not spec.of_image else output
 
 
 def as_raw(label: Tensor, spec: TaskSpec) -> Tensor:
     """Outputs (B, C, H, W) that :func:`in_form` turns into ``label``."""
+    if spec.of_image:
+        label = label.view(-1, 1, 1) if spec.kind == "classes" else label[..., None, None]
     if spec.kind == "classes":
         return F.one_hot(label.long(), spec.channels).movedim(-1, 1).float()
-    if spec.kind == "mask":
-        return torch.logit(label, eps=1e-6)[:, None]
-    return label if spec.channels > 1 else label[:, None]
+    raw = torch.logit(label, eps=1e-6) if spec.kind == "mask" else label
+    return raw if spec.channels > 1 or spec.of_image else raw[:, None]

@@ -7,11 +7,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from dtme_search.config import NoOptions, Section
+from dtme_search.metrics.average_precision import MeanApMeter
 from dtme_search.metrics.base import Meter
 from dtme_search.metrics.edges import EdgeFMeter
 from dtme_search.metrics.gain import beats_prior, delta_m, task_gains
 from dtme_search.metrics.meters import (
+    AccuracyMeter,
     IouMeter,
+    MacroF1Meter,
     MeanAbsoluteMeter,
     MeanAngleMeter,
     MiouMeter,
@@ -21,16 +24,19 @@ from dtme_search.metrics.meters import (
 from dtme_search.metrics.ods import OdsFMeter
 from dtme_search.metrics.saliency import MaxFDoubleSigmoidMeter, MaxFMeter
 from dtme_search.plugins import Family
-from dtme_search.tasks import MetricName, TargetKind, TaskSpec, Unit
+from dtme_search.tasks import LabelLevel, MetricName, TargetKind, TaskSpec, Unit
 
 __all__ = [
     "METRICS",
+    "AccuracyMeter",
     "EdgeFMeter",
     "IouMeter",
+    "MacroF1Meter",
     "MaxFDoubleSigmoidMeter",
     "MaxFMeter",
     "MeanAbsoluteMeter",
     "MeanAngleMeter",
+    "MeanApMeter",
     "Meter",
     "MetricKind",
     "MiouMeter",
@@ -55,6 +61,7 @@ class MetricKind:
         options: Section that checks ``tasks.<task>.metric_options.<name>``.
         unit: Its unit; ``None`` = that of the task in the data set's description.
         higher_is_better: Its direction; ``None`` = that of the task in the data set's description.
+        level: Whether labels belong to pixels or whole images (of one pixel, H = W = 1); either by default.
     """
 
     build: Callable[[TaskSpec, Any], Meter]
@@ -62,10 +69,11 @@ class MetricKind:
     options: type[Section] = NoOptions
     unit: Unit | None = None
     higher_is_better: bool | None = None
+    level: LabelLevel = "any"
 
 
-def _plain(meter: Callable[[TaskSpec], Meter], *kinds: TargetKind) -> MetricKind:
-    return MetricKind(lambda spec, _: meter(spec), kinds)
+def _plain(meter: Callable[[TaskSpec], Meter], *kinds: TargetKind, level: LabelLevel = "any") -> MetricKind:
+    return MetricKind(lambda spec, _: meter(spec), kinds, level=level)
 
 
 METRICS = Family(
@@ -73,15 +81,18 @@ METRICS = Family(
     MetricKind,
     {
         "miou": _plain(MiouMeter, "classes"),
-        "parts_miou": _plain(PartsMiouMeter, "classes"),
+        "parts_miou": _plain(PartsMiouMeter, "classes", level="pixels"),
         "iou": _plain(IouMeter, "mask"),
         "l1": _plain(MeanAbsoluteMeter, "distance", "values"),
         "rmse": _plain(RmseMeter, "distance", "values"),
         "mean_angle": _plain(MeanAngleMeter, "normals"),
-        "edge_f": _plain(EdgeFMeter, "mask"),
-        "ods_f": _plain(OdsFMeter, "mask"),
-        "max_f": _plain(MaxFMeter, "mask"),
-        "max_f_double_sigmoid": _plain(MaxFDoubleSigmoidMeter, "mask"),
+        "edge_f": _plain(EdgeFMeter, "mask", level="pixels"),
+        "ods_f": _plain(OdsFMeter, "mask", level="pixels"),
+        "max_f": _plain(MaxFMeter, "mask", level="pixels"),
+        "max_f_double_sigmoid": _plain(MaxFDoubleSigmoidMeter, "mask", level="pixels"),
+        "accuracy": _plain(AccuracyMeter, "classes"),
+        "macro_f1": _plain(MacroF1Meter, "classes"),
+        "mean_ap": _plain(MeanApMeter, "mask", level="image"),
     },
 )
 """``TaskSpec.metric`` -> how a task is measured."""

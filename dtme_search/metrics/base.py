@@ -74,8 +74,8 @@ def check_batch(spec: TaskSpec, prediction: Tensor, target: Tensor, valid: Tenso
 def no_valid_pixels(spec: TaskSpec) -> ValueError:
     """The error of ``compute`` if nothing was measured."""
     return ValueError(
-        f"meter of task '{spec.name}': no valid pixels, so {spec.metric} is not defined. "
-        "Update it with at least one labelled pixel."
+        f"meter of task '{spec.name}': no valid {spec.labelled_thing}s, so {spec.metric} is not defined. "
+        f"Update it with at least one labelled {spec.labelled_thing}."
     )
 
 

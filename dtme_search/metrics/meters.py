@@ -1,4 +1,6 @@
-"""Meters for mIoU, mean absolute error, RMSE and mean angle, each pooled over all valid pixels of the set.
+"""Meters for mIoU, accuracy, macro F1, mean absolute error, RMSE and mean angle.
+
+Each is pooled over all valid pixels of the set; a label of a whole image is one pixel.
 
 Written here rather than taken from torchmetrics: importing that package costs about 20 s because it loads
 torchvision, each meter is a few lines, and boolean masks with int64 and float64 sums need care.
@@ -18,12 +20,8 @@ from dtme_search.metrics.base import check_batch, count_values, no_valid_pixels,
 from dtme_search.tasks import TaskSpec
 
 
-class MiouMeter:
-    """Mean intersection over union of the argmax, a fraction.
-
-    One confusion matrix for the whole set; IoU = TP / (TP + FP + FN) per class and the plain mean over
-    all classes of the task. A class that is absent from both predictions and labels counts as 0, as in
-    the literature (InvPT, TaskPrompter), so on small sets the ideal value is below 1.
+class ConfusionMeter:
+    """One confusion matrix of the argmax for the whole set; subclasses say what follows from it.
 
     Args:
         spec: Task with C classes.
@@ -61,9 +59,44 @@ class MiouMeter:
         confusion = torch.as_tensor(self._confusion).cpu()
         if not confusion.any():
             raise no_valid_pixels(self.spec)
+        return self._score(confusion.double())
+
+    def _score(self, confusion: Tensor) -> float:
+        """The metric from counts of (label, prediction), float64 (C, C), not all 0."""
+        raise NotImplementedError
+
+
+class MiouMeter(ConfusionMeter):
+    """Mean intersection over union of the argmax, a fraction.
+
+    IoU = TP / (TP + FP + FN) per class and the plain mean over all classes of the task. A class that is
+    absent from both predictions and labels counts as 0, as in the literature (InvPT, TaskPrompter), so on
+    small sets the ideal value is below 1.
+    """
+
+    def _score(self, confusion: Tensor) -> float:
         hits = confusion.diagonal()
         union = confusion.sum(0) + confusion.sum(1) - hits
-        return float((hits.double() / union.clamp(min=1)).mean())
+        return float((hits / union.clamp(min=1)).mean())
+
+
+class AccuracyMeter(ConfusionMeter):
+    """Share of the labels that the argmax predicts, a fraction."""
+
+    def _score(self, confusion: Tensor) -> float:
+        return float(confusion.trace() / confusion.sum())
+
+
+class MacroF1Meter(ConfusionMeter):
+    """Mean of the F1 of the classes, a fraction: a rare class counts as much as a frequent one.
+
+    F1 = 2 TP / (2 TP + FP + FN). A class that is absent from both predictions and labels is left out, as
+    scikit-learn does by default.
+    """
+
+    def _score(self, confusion: Tensor) -> float:
+        both = confusion.sum(0) + confusion.sum(1)
+        return float((2 * confusion.diagonal()[both > 0] / both[both > 0]).mean())
 
 
 class PartsMiouMeter(MiouMeter):

@@ -69,6 +69,7 @@ class BackboneInfo:
         grid: Patches per (column, row) of the image: (H / patch, W / patch).
         has_rotary_positions: Whether every block gets the positions of patches (EVA, DINOv3).
         linears: Linear maps of a block that operations can adapt, by name: (inputs, outputs).
+        has_class_token: Whether the first prefix token is a class token.
     """
 
     num_layers: int
@@ -80,6 +81,7 @@ class BackboneInfo:
     grid: tuple[int, int]
     has_rotary_positions: bool = False
     linears: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    has_class_token: bool = False
 
 
 class Backbone(nn.Module):
@@ -233,6 +235,7 @@ def _describe(
             name: (linear.in_features, linear.out_features)
             for name, linear in find_linears(vit.blocks[0]).items()
         },
+        has_class_token=getattr(vit, "cls_token", None) is not None,
     )
 
 

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, cast
 import torch
 from torch import Tensor, nn
 
-from dtme_search.models.architectures import find_architecture
+from dtme_search.errors import ConfigError
+from dtme_search.models.architectures import PLAIN, find_architecture
 from dtme_search.models.backbone import Backbone, BackboneInfo, build_backbone, describe_backbone
-from dtme_search.models.decoders import DecoderContext, Level, Predictions
+from dtme_search.models.decoders import DecoderContext, Level, Predictions, with_image_heads
 from dtme_search.models.operations import LAYER_OPERATIONS, LayerOperation, Site
 from dtme_search.models.streams import (
     Route,
@@ -47,19 +48,27 @@ class MultiTaskViT(nn.Module):
         tasks: Tasks in the order of the outputs.
         levels: Number of blocks after which each feature map is taken, ascending; the last one is the number
             of layers and stands for the normed output of the backbone.
+        reads_class_token: Whether decoders get the class token of the last level.
 
     Attributes:
         plan: The plan by which the model has grown; ``None`` before growth.
     """
 
     def __init__(
-        self, backbone: Backbone, decoders: nn.Module, tasks: tuple[str, ...], levels: tuple[int, ...]
+        self,
+        backbone: Backbone,
+        decoders: nn.Module,
+        tasks: tuple[str, ...],
+        levels: tuple[int, ...],
+        *,
+        reads_class_token: bool = False,
     ) -> None:
         super().__init__()
         self.backbone = backbone
         self.decoders = decoders
         self.tasks = tasks
         self.levels = levels
+        self.reads_class_token = reads_class_token
         self.plan: ExpansionPlan | None = None
         for operation in LAYER_OPERATIONS.values():
             self.add_module(operation.place, nn.ModuleDict())
@@ -82,7 +91,8 @@ class MultiTaskViT(nn.Module):
                 every task its own stream from layer 0 on: the same numbers for more compute.
 
         Returns:
-            Raw outputs per task in the order of ``self.tasks``, each (B, C, H, W).
+            Raw outputs per task in the order of ``self.tasks``, each (B, C, H, W); (B, C, 1, 1) for tasks
+            about whole images.
 
         Raises:
             ValueError: If ``tasks`` is empty or names an unknown task.
@@ -259,8 +269,10 @@ class MultiTaskViT(nn.Module):
         levels = []
         for index, num_blocks in enumerate(self.levels):
             tokens_SBLP, *beside = kept[num_blocks]
-            maps = self._maps(tokens_SBLP, normed=index == len(self.levels) - 1)
-            levels.append(Level(routes[num_blocks - 1].streams, maps, tuple(beside)))
+            is_last = index == len(self.levels) - 1
+            maps = self._maps(tokens_SBLP, normed=is_last)
+            class_token = backbone.norm(tokens_SBLP[:, :, 0]) if is_last and self.reads_class_token else None
+            levels.append(Level(routes[num_blocks - 1].streams, maps, tuple(beside), class_token))
         predictions: Predictions = self.decoders(levels, tasks)
         return predictions
 
@@ -313,6 +325,11 @@ def check_model(
     info = describe_backbone(config, image_size)
     architecture, options = find_architecture(config, plugins)
     architecture.decoder.check(info, config.decoder_channels, options)
+    if config.image_head == "class" and (not info.has_class_token or config.architecture != PLAIN):
+        raise ConfigError(
+            f"model.image_head must be mean for {config.backbone} with architecture {config.architecture}, "
+            "which has no class token, got class. Set model.image_head: mean."
+        )
     return info
 
 
@@ -360,5 +377,9 @@ def build_model(
         output_means=means,
         seed=seed,
     )
-    backbone = architecture.adapt(build_backbone(config, image_size, seed), context, levels, options)
-    return MultiTaskViT(backbone, kind.build(context, options), tuple(specs), levels)
+    backbone = build_backbone(config, image_size, seed)
+    if context.of_dense_tasks.specs:
+        backbone = architecture.adapt(backbone, context.of_dense_tasks, levels, options)
+    decoders = with_image_heads(context, lambda dense: kind.build(dense, options))
+    reads_class_token = config.image_head == "class" and any(spec.of_image for spec in specs.values())
+    return MultiTaskViT(backbone, decoders, tuple(specs), levels, reads_class_token=reads_class_token)

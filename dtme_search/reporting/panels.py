@@ -6,7 +6,7 @@ Shapes: H height, W width of an image.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,7 @@ from dtme_search.reporting.colours import CONTINUOUS, class_colours, paint, valu
 from dtme_search.reporting.figures.heat_map import save_png
 from dtme_search.reporting.rasters import save_raster
 from dtme_search.reporting.targets import refuse_foreign, unique_names
+from dtme_search.reporting.whole_image import in_words, write_words
 from dtme_search.tasks import TaskSpec
 from dtme_search.training import Predictor, as_label
 from dtme_search.training.prediction import shown_size
@@ -79,10 +80,17 @@ def draw_panels(
         len(rows), len(specs) + 1, left=0.01, right=0.99, wspace=0.04, hspace=0.3 / panel[1],
         top=1 - 0.55 / height, bottom=_LEGEND / height,
     )  # fmt: skip
+    blank = np.full_like(image, 255)
     for line, row in enumerate(rows):
         if line == 0:
             _panel(figure.add_subplot(grid[line, 0]), image, "image")
         for column, (task, spec) in enumerate(specs.items(), start=1):
+            if spec.of_image:
+                words = in_words(spec, row.labels[task], counts=bool(np.all(row.valid.get(task, True))))
+                write_words(
+                    _panel(figure.add_subplot(grid[line, column]), blank, f"{task}, {row.name}"), words
+                )
+                continue
             limits = _limits(rows[0], task, spec)
             picture = paint(spec, row.labels[task], row.valid.get(task), limits)
             axes = _panel(figure.add_subplot(grid[line, column]), picture, f"{task}, {row.name}")
@@ -93,7 +101,12 @@ def draw_panels(
 
 
 def predict_image(
-    predictor: Predictor, path: Path, target: Path, *, rasters: Mapping[str, Path] | None = None
+    predictor: Predictor,
+    path: Path,
+    target: Path,
+    *,
+    rasters: Mapping[str, Path] | None = None,
+    on_words: Callable[[str, str], None] = lambda _task, _words: None,
 ) -> list[Path]:
     """Predict all tasks of a picture and write the panels as PNG to ``target``; returns the written paths.
 
@@ -102,6 +115,7 @@ def predict_image(
         path: The picture.
         target: File for the panels, which are at most 1,200 pixels per side.
         rasters: Task -> file for its numbers at the picture's own size, see :func:`save_raster`.
+        on_words: Called with every task about the whole image, and what it says.
     """
     image = read_image(path)
     found = predictor(image)
@@ -112,6 +126,9 @@ def predict_image(
     save_png(draw_panels(shown, [PanelRow("predicted", labels, {})], predictor.specs, title), target)
     for task, file in (rasters or {}).items():
         save_raster(found, task, file)
+    for task, spec in predictor.specs.items():
+        if spec.of_image:
+            on_words(task, in_words(spec, labels[task]))
     return [target, *(rasters or {}).values()]
 
 

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from dtme_search.reporting.colours import class_colours
+from dtme_search.reporting.whole_image import save_numbers
 from dtme_search.tasks import TaskSpec
 from dtme_search.training import Prediction
 
@@ -28,6 +29,8 @@ def raster_ending(spec: TaskSpec) -> str:
         >>> raster_ending(depth()), raster_ending(normals())
         ('png', 'npy')
     """
+    if spec.of_image:
+        return "csv"
     return "png" if _is_picture(spec) else "npy"
 
 
@@ -35,9 +38,13 @@ def save_raster(prediction: Prediction, task: str, target: Path) -> None:
     """Write one task of a picture.
 
     Classes become an indexed png whose numbers are the classes; distances a 16-bit grey png in whole
-    millimetres; masks (probabilities), normals (unit vectors) and other numbers a float32 npy.
+    millimetres; masks (probabilities), normals (unit vectors) and other numbers a float32 npy; what is said
+    about the whole image a csv.
     """
     spec = prediction.specs[task]
+    if spec.of_image:
+        save_numbers(prediction, task, target)
+        return
     bands = prediction.bands(task)
     if not _is_picture(spec):
         _save_array(bands, prediction.size, target)

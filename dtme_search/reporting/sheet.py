@@ -15,6 +15,7 @@ import numpy.typing as npt
 from dtme_search.config import DataConfig
 from dtme_search.data import Batch, restore_colours
 from dtme_search.reporting.colours import Picture, paint, paint_values, stripes, value_limits
+from dtme_search.reporting.whole_image import in_words, write_words
 from dtme_search.tasks import TaskSpec
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def label_sheet(batch: Batch, specs: Mapping[str, TaskSpec], config: DataConfig,
     num_images, height, width = images.shape[:3]
     sheet_width = max(_NARROWEST, _PICTURE_WIDTH * (1 + len(columns)))
     per_row = int((sheet_width - 2 * _MARGIN) / _ENTRY_WIDTH)
-    keys = [(column, 1 + -(-len(column.entries) // per_row)) for column in columns]
+    keys = [(column, 1 + -(-len(column.entries) // per_row)) for column in columns if column.entries]
     pictures_height = num_images * sheet_width / (1 + len(columns)) * height / width
     keys_height = sum(rows * _ROW_HEIGHT + _BETWEEN for _, rows in keys)
     total = _ABOVE + pictures_height + keys_height + _MARGIN
@@ -64,10 +65,17 @@ def label_sheet(batch: Batch, specs: Mapping[str, TaskSpec], config: DataConfig,
     bottom = 1 - (_ABOVE + pictures_height) / total
     figure.subplots_adjust(0, bottom, 1, 1 - _ABOVE / total, wspace=0.02, hspace=0.02)
     for index, row in enumerate(grid):
-        pictures = [images[index], *(column.picture(index) for column in columns)]
+        blank = np.full_like(images[index], 255)
+        pictures = [
+            images[index],
+            *(blank if column.spec.of_image else column.picture(index) for column in columns),
+        ]
         for axis, picture in zip(row, pictures, strict=True):
             axis.imshow(picture, interpolation="nearest", aspect="auto")
             axis.set_axis_off()
+        for axis, column in zip(row[1:], columns, strict=True):
+            if column.spec.of_image:
+                write_words(axis, column.words(index))
     for axis, name in zip(grid[0], ["image", *specs], strict=True):
         axis.set_title(name, fontsize=9, pad=3)
 
@@ -120,6 +128,9 @@ class _Column:
     def picture(self, index: int) -> Picture:
         return paint(self.spec, self.labels[index], self.valid[index], self.limits)
 
+    def words(self, index: int) -> str:
+        return in_words(self.spec, self.labels[index], counts=bool(self.valid[index].all()))
+
     @property
     def heading(self) -> str:
         about = {
@@ -133,7 +144,9 @@ class _Column:
 
     @property
     def entries(self) -> Sequence[tuple[str, Picture]]:
-        """Name and swatch of everything on the sheet."""
+        """Name and swatch of everything on the sheet; nothing for what is written in words."""
+        if self.spec.of_image:
+            return []
         if self.spec.kind == "classes":
             found = np.unique(self.labels[self.valid]).tolist()
             named = [(self._class_name(index), self._swatch(index)) for index in found]

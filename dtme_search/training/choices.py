@@ -42,17 +42,24 @@ def _changes(
     spec: TaskSpec, part: str, name: str, found: Any, given: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, Any]:
     """What a chosen loss or metric changes in a task's description, with options checked by its own model."""
-    _check_kind(spec, part, name, found.kinds)
+    _check_kind(spec, part, name, found)
     where = f"tasks.{spec.name}.{part}_options"
     options = validate(found.options, given.get(name, {}), f"{where}.{name}")
     return {part: name, f"{part}_options": _pairs(options.model_dump(mode="json"))}
 
 
-def _check_kind(spec: TaskSpec, part: str, name: str, kinds: tuple[str, ...]) -> None:
-    if spec.kind not in kinds:
+def _check_kind(spec: TaskSpec, part: str, name: str, found: Any) -> None:
+    if spec.kind not in found.kinds:
         raise ConfigError(
             f"tasks.{spec.name}.{part} must suit targets of kind {spec.kind}, got '{name}', which takes "
-            f"{' or '.join(kinds)}. Choose another."
+            f"{' or '.join(found.kinds)}. Choose another."
+        )
+    level = "image" if spec.of_image else "pixels"
+    if found.level not in ("any", level):
+        of = {"image": "of whole images", "pixels": "of every pixel"}
+        raise ConfigError(
+            f"tasks.{spec.name}.{part} must suit labels {of[level]}, got '{name}', which takes labels "
+            f"{of[found.level]}. Choose another."
         )
 
 

@@ -39,6 +39,7 @@ def image_scores(
 
     - classes: mean probability of the true class over the valid pixels;
     - masks: the same, but edges are scored on edge pixels only, because the background would dominate;
+      several labels of an image are averaged;
     - numbers: exp(-e / e0), where e is the mean error of the image (L1, for normals degrees) and e0 that of
       the best constant, as a mean over these images.
 
@@ -82,10 +83,10 @@ def _per_image(spec: TaskSpec, prediction: Tensor, target: Tensor, valid: Tensor
         true = target.clamp(0, spec.channels - 1).unsqueeze(1)
         per_pixel = F.softmax(prediction, dim=1).gather(1, true)[:, 0]
     elif spec.kind == "mask":
-        positive = target[:, 0] > 0.5
+        positive = target > 0.5
         if spec.metric in ("edge_f", "ods_f"):
-            counted = counted & positive
-        per_pixel = torch.sigmoid(torch.where(positive, prediction[:, 0], -prediction[:, 0]))
+            counted = counted & positive[:, 0]
+        per_pixel = torch.sigmoid(torch.where(positive, prediction, -prediction)).mean(dim=1)
     elif spec.kind == "normals":
         cosine = F.cosine_similarity(prediction, target, dim=1)
         per_pixel = torch.rad2deg(torch.acos(cosine.clamp(-1.0, 1.0)))

@@ -15,6 +15,7 @@ from dtme_search.data import Batch, OwnLabels, Split, TaskData
 from dtme_search.errors import ConfigError
 from dtme_search.metrics import Meter, build_meter, extra_meters
 from dtme_search.models import MultiTaskViT
+from dtme_search.tasks import TaskSpec
 from dtme_search.training.runtime import autocast
 
 
@@ -160,7 +161,8 @@ def _show(
 
 @torch.no_grad()
 def no_image_priors(data: TaskData, split: Split, batch_size: int) -> dict[str, float]:
-    """Metric of the best guess that ignores the image: per pixel the mean or most frequent training label.
+    """Metric of the best guess that ignores the image: per pixel the mean or most frequent training label,
+    and the same for labels of whole images.
 
     A model that does not clearly beat this has only learnt the average scene, and a delta_m built on it says
     nothing about sharing [ours].
@@ -180,12 +182,13 @@ def no_image_priors(data: TaskData, split: Split, batch_size: int) -> dict[str, 
 
 def _average_labels(data: TaskData, batch_size: int) -> dict[str, Tensor]:
     """Per task a map (C, H, W) in the form of a decoder output: counts, logits or means."""
-    height, width = data.image_size
-    sums = {
-        name: torch.zeros(spec.channels, height, width, dtype=torch.float64, device=data.device)
-        for name, spec in data.specs.items()
-    }
-    counts = {name: torch.zeros(1, height, width, dtype=torch.float64, device=data.device) for name in sums}
+
+    def zeros(channels: int, spec: TaskSpec) -> Tensor:
+        size = spec.label_size(data.image_size)
+        return torch.zeros(channels, *size, dtype=torch.float64, device=data.device)
+
+    sums = {name: zeros(spec.channels, spec) for name, spec in data.specs.items()}
+    counts = {name: zeros(1, spec) for name, spec in data.specs.items()}
     for batch in data.average_batches(batch_size):
         for name, spec in data.specs.items():
             valid, target = batch.valid[name], batch.targets[name]

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy, logsigmoid, normalize
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, logsigmoid, normalize
 
 from dtme_search.config import NoOptions, Section
 from dtme_search.plugins import Family
-from dtme_search.tasks import TargetKind, TaskSpec
+from dtme_search.tasks import LabelLevel, TargetKind, TaskSpec
 
 _SHORTEST_NORMAL = 1e-4
 """Predicted normals shorter than this are not stretched to unit length, which bounds the gradient [ours]."""
@@ -49,11 +49,13 @@ class LossKind:
             float32 (B, H, W).
         kinds: Kinds of targets that it suits.
         options: Section that checks ``tasks.<task>.loss_options.<name>``.
+        level: Whether labels belong to pixels or whole images (of one pixel, H = W = 1); either by default.
     """
 
     per_pixel: Callable[[Tensor, Tensor, LossSetting], Tensor]
     kinds: tuple[TargetKind, ...]
     options: type[Section] = NoOptions
+    level: LabelLevel = "any"
 
 
 Loss = tuple[LossKind, Section]
@@ -83,7 +85,8 @@ def task_loss(
     """Loss of one task over one batch, always computed in float32.
 
     The losses are those of InvPT and TaskPrompter, which the DTME paper builds on; all divide by
-    the number n of valid pixels of the batch (1 where there is none):
+    the number n of valid pixels of the batch (1 where there is none). A label of a whole image is one pixel,
+    so that n is the number of labelled images:
 
     - ``cross_entropy``: sum of the cross-entropy / n.
     - ``parts_cross_entropy``: the same over the images that show a part. Images whose valid pixels are all of
@@ -92,6 +95,8 @@ def task_loss(
     - ``mse``: sum of (p - g)^2 / n; several channels are averaged [ours].
     - ``normals_l1``: the prediction is scaled to unit length, the target is not; |p - g| summed over the
       three channels and the pixels / n.
+    - ``bce``: with s = sigmoid(p), the sum of -[g log s + (1 - g) log(1 - s)] / n; several channels, which
+      are labels of an image, are averaged [ours].
     - ``balanced_bce``: with s = sigmoid(p) and w = ``edge_positive_weight``, the sum of
       -[w g log s + (1 - w) (1 - g) log(1 - s)] / n.
     - ``batch_balanced_bce``: the same with w = share of negatives among the valid pixels of the batch.
@@ -163,6 +168,10 @@ def _normals_l1(prediction: Tensor, target: Tensor, _: LossSetting) -> Tensor:
     return (normalize(prediction, dim=1, eps=_SHORTEST_NORMAL) - target).abs().sum(1)
 
 
+def _bce(prediction: Tensor, target: Tensor, _: LossSetting) -> Tensor:
+    return binary_cross_entropy_with_logits(prediction, target, reduction="none").mean(1)
+
+
 def _balanced_bce(prediction: Tensor, target: Tensor, setting: LossSetting) -> Tensor:
     positive_weight = setting.positive_weight
     positive = positive_weight * target * logsigmoid(prediction)
@@ -175,10 +184,11 @@ LOSSES = Family(
     LossKind,
     {
         "cross_entropy": LossKind(_cross_entropy, ("classes",)),
-        "parts_cross_entropy": LossKind(_cross_entropy, ("classes",)),
+        "parts_cross_entropy": LossKind(_cross_entropy, ("classes",), level="pixels"),
         "l1": LossKind(_l1, ("distance", "values")),
         "mse": LossKind(_mse, ("distance", "values")),
         "normals_l1": LossKind(_normals_l1, ("normals",)),
+        "bce": LossKind(_bce, ("mask",)),
         "balanced_bce": LossKind(_balanced_bce, ("mask",)),
         "batch_balanced_bce": LossKind(_balanced_bce, ("mask",)),
     },

@@ -35,7 +35,8 @@ class Prediction:
 
     Attributes:
         specs: The tasks.
-        outputs: Task -> raw outputs for the part of the model's image that shows the picture, (C, h, w).
+        outputs: Task -> raw outputs for the part of the model's image that shows the picture, (C, h, w);
+            (C, 1, 1) for tasks about the whole image.
         size: (H, W) of the picture.
     """
 
@@ -48,7 +49,8 @@ class Prediction:
 
         Args:
             task: Its name.
-            longest: Largest number of pixels on the longer side; by default that of the picture.
+            longest: Largest number of pixels on the longer side; by default that of the picture. A label of
+                the whole image has one pixel.
         """
         return np.concatenate(list(self.bands(task, longest)))
 
@@ -57,14 +59,15 @@ class Prediction:
 
         Raw outputs are enlarged bilinearly, at pixel centres, before they become labels.
         """
-        size, output = shown_size(self.size, longest), self.outputs[task].float()
+        spec, output = self.specs[task], self.outputs[task].float()
+        size = spec.label_size(shown_size(self.size, longest))
         rows, columns = (
             _between(before, after) for before, after in zip(output.shape[1:], size, strict=True)
         )
         step = max(1, _BAND_VALUES // (output.shape[0] * size[1]))
         for start in range(0, size[0], step):
             band = _mixed(output, [each[start : start + step] for each in rows], dim=1)
-            yield as_label(_mixed(band, columns, dim=2)[None], self.specs[task])[0].numpy()
+            yield as_label(_mixed(band, columns, dim=2)[None], spec)[0].numpy()
 
 
 def shown_size(size: tuple[int, int], longest: int | None) -> tuple[int, int]:
@@ -144,7 +147,10 @@ class Predictor:
         inside = torch.zeros(1, 1, *self.image_size, dtype=torch.bool)
         inside[..., rows, columns] = True
         outputs = self.run(images, inside)
-        cut = {task: output[0, :, rows, columns].float().cpu() for task, output in outputs.items()}
+        cut = {
+            task: (output[0] if self.specs[task].of_image else output[0, :, rows, columns]).float().cpu()
+            for task, output in outputs.items()
+        }
         return Prediction(self.specs, cut, size)
 
 
@@ -157,12 +163,12 @@ def as_label(outputs: Tensor, spec: TaskSpec) -> Tensor:
 
     Returns:
         Classes int64 (B, H, W); distances and other single values (B, H, W); normals (B, H, W, 3) of unit
-        length; masks as probability (B, H, W); values of several channels (B, H, W, C).
+        length; masks as probability (B, H, W); values and labels of several channels (B, H, W, C).
     """
     if spec.kind == "classes":
         return outputs.argmax(1)
     if spec.kind == "normals":
         return normalize(outputs, dim=1).permute(0, 2, 3, 1)
     if spec.kind == "mask":
-        return outputs.sigmoid()[:, 0]
+        outputs = outputs.sigmoid()
     return outputs[:, 0] if outputs.shape[1] == 1 else outputs.permute(0, 2, 3, 1)

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from dtme_search.data import Batch
 from dtme_search.models import MultiTaskViT
-from dtme_search.models.decoders import PerTask
 from dtme_search.training.forward import TaskLosses, add_losses
 from dtme_search.training.team.job import Job, Share, own_parts
 
@@ -140,7 +139,7 @@ def trained_parameters(model: MultiTaskViT) -> tuple[list[nn.Parameter], int]:
 def final_streams(model: MultiTaskViT, tasks: Sequence[str]) -> tuple[tuple[str, ...], ...]:
     """Tasks that go through the network together: those of a stream, or all if decoders mix tasks."""
     named = tuple(name for name in model.tasks if name in tasks)
-    if model.plan is None or not isinstance(model.decoders, PerTask):
+    if model.plan is None or getattr(model.decoders, "mixes_tasks", True):
         return (named,)
     return model.plan.streams(model.info.num_layers - 1, named)
 

@@ -52,6 +52,7 @@ ACTIVE = [
     ({}, "model.backbone_options", {"depth": 6}),
     ({}, "model.pretrained", True),
     ({}, "model.checkpoint_grid", [4, 6]),
+    ({}, "model.image_head", "class"),
     ({}, "model.drop_path", 0.1),
     ({}, "model.architecture", "taskprompter"),
     (PROMPTED, "model.architecture_options", {"taskprompter": {"channel_heads": 4}}),

@@ -8,7 +8,19 @@ import pytest
 import torch
 
 from dtme_search.metrics import build_meter
-from dtme_search.tasks import MetricName, depth, edge, human_parts, normals, regression, sal, semseg
+from dtme_search.tasks import (
+    MetricName,
+    depth,
+    edge,
+    human_parts,
+    image_class,
+    image_labels,
+    image_value,
+    normals,
+    regression,
+    sal,
+    semseg,
+)
 
 NUM_IMAGES, HEIGHT, WIDTH = 5, 24, 37
 SPECS = {
@@ -24,8 +36,13 @@ SPECS = {
         replace(sal(), metric="iou"),
         replace(sal(), metric="max_f_double_sigmoid"),
         regression("keypoints2d"),
+        image_class("room", ("bath", "hall", "attic")),
+        replace(image_class("room", ("bath", "hall", "attic")), metric="macro_f1"),
+        image_labels("signs", ("red", "old")),
     )
 }
+SPECS["accuracy of pixels"] = replace(semseg(("wall", "floor", "chair")), metric="accuracy")
+SPECS["l1 of images"] = image_value("crop", ("kg", "count"))
 SPECS["rmse of two channels"] = regression("curvature", 2, loss="mse", metric="rmse")
 
 
@@ -42,11 +59,14 @@ def batch(spec):
 
 def make_batch(spec, seed):
     generator = torch.Generator().manual_seed(seed)
-    shape = (NUM_IMAGES, spec.channels, HEIGHT, WIDTH)
+    size = spec.label_size((HEIGHT, WIDTH))
+    shape = (NUM_IMAGES, spec.channels, *size)
     noise = torch.randn(shape, generator=generator)
-    valid = torch.rand((NUM_IMAGES, 1, HEIGHT, WIDTH), generator=generator) < 0.9
+    valid = torch.rand((NUM_IMAGES, 1, *size), generator=generator) < 0.9
     if spec.kind == "classes":
-        target = torch.randint(spec.channels, (NUM_IMAGES, HEIGHT, WIDTH), generator=generator)
+        target = torch.randint(spec.channels, (NUM_IMAGES, *size), generator=generator)
+    elif spec.of_image and spec.kind == "mask":
+        target = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0], [0.0, 0.0], [0.0, 1.0]])[..., None, None]
     elif spec.kind == "mask":
         target = outlines(generator)
     elif spec.kind == "distance":
@@ -128,7 +148,7 @@ def test_reset_equals_a_new_meter(spec, batch):
     meter = build_meter(spec)
     meter.update(*make_batch(spec, seed=1))
     meter.reset()
-    with pytest.raises(ValueError, match="no valid pixels"):
+    with pytest.raises(ValueError, match=f"no valid {spec.labelled_thing}s"):
         meter.compute()
     meter.update(*batch)
     assert meter.compute() == measure(spec, batch)
@@ -146,7 +166,7 @@ def test_inputs_stay_as_they_are_and_results_repeat(spec, batch):
 def test_no_valid_pixel_is_an_error_and_adds_nothing(spec, batch):
     prediction, target, valid = batch
     empty = (prediction, target, torch.zeros_like(valid))
-    with pytest.raises(ValueError, match=rf"'{spec.name}': no valid pixels"):
+    with pytest.raises(ValueError, match=rf"'{spec.name}': no valid {spec.labelled_thing}s"):
         measure(spec, empty)
     assert measure(spec, empty, batch, empty) == measure(spec, batch)
 
@@ -259,6 +279,45 @@ def test_parts_miou_of_a_part_that_is_not_valid_only_is_not_defined():
     valid[..., 2] = False
     with pytest.raises(ValueError, match="no valid pixels, so parts_miou"):
         measure(SPECS["parts_miou"], (prediction, target, valid))
+
+
+def test_accuracy_and_macro_f1_worked_by_hand():
+    # Labels 0 0 0 1 2, predictions 0 0 1 1 1. F1: 4/5 (3 labelled, 2 predicted, 2 hits), 2/4, and 0 for the
+    # class that nobody predicts; the fourth class occurs nowhere and does not count.
+    batch = labels_and_choice([[[label]] for label in (0, 0, 0, 1, 2)], [[[c]] for c in (0, 0, 1, 1, 1)], 4)
+    spec = image_class("room", ("bath", "hall", "attic", "cellar"))
+    assert measure(spec, batch) == pytest.approx(3 / 5)
+    assert measure(replace(spec, metric="macro_f1"), batch) == pytest.approx((4 / 5 + 1 / 2 + 0) / 3)
+
+
+def labels_of_images(scores, truth):
+    """Scores and truth (N, C) as prediction, target and valid."""
+    prediction, target = (
+        torch.tensor(each, dtype=torch.float32)[..., None, None] for each in (scores, truth)
+    )
+    return prediction, target, torch.ones(len(target), 1, 1, 1).bool()
+
+
+def test_mean_average_precision_worked_by_hand():
+    # First label, ranked: yes no yes no. Precision 1 at recall 1/2 and 2/3 at recall 1: AP 1/2 + 1/3.
+    # Second: three images share the best score, one of them is right: precision 1/3 at recall 1.
+    # Nobody has the third.
+    scores = [[4, 1, 0], [3, 1, 0], [2, 1, 0], [1, 0, 0]]
+    truth = [[1, 0, 0], [0, 1, 0], [1, 0, 0], [0, 0, 0]]
+    spec = image_labels("signs", ("red", "old", "ill"))
+    assert measure(spec, labels_of_images(scores, truth)) == pytest.approx((5 / 6 + 1 / 3) / 2)
+
+
+def test_a_constant_score_has_the_share_of_the_label_as_its_average_precision():
+    spec = image_labels("signs", ("red",))
+    batch = labels_of_images([[0.3]] * 8, [[1]] * 3 + [[0]] * 5)
+    assert measure(spec, batch) == pytest.approx(3 / 8)
+
+
+def test_mean_average_precision_of_labels_that_nobody_has_is_not_defined():
+    spec = image_labels("signs", ("red",))
+    with pytest.raises(ValueError, match=r"no image has any of its labels"):
+        measure(spec, labels_of_images([[0.3]], [[0]]))
 
 
 def test_iou_worked_by_hand():

@@ -3,7 +3,18 @@ import math
 import pytest
 import torch
 
-from dtme_search.tasks import depth, edge, human_parts, normals, regression, sal, semseg
+from dtme_search.tasks import (
+    depth,
+    edge,
+    human_parts,
+    image_class,
+    image_labels,
+    image_value,
+    normals,
+    regression,
+    sal,
+    semseg,
+)
 from dtme_search.training.losses import task_loss
 
 SPECS = {
@@ -17,6 +28,9 @@ SPECS = {
         human_parts(("background", "head", "torso")),
         regression("keypoints"),
         regression("curvature", 2, loss="mse"),
+        image_class("room", ("bath", "hall", "attic")),
+        image_labels("signs", ("red", "old")),
+        image_value("crop", ("kg", "count")),
     )
 }
 
@@ -29,13 +43,14 @@ def spec(request):
 @pytest.fixture
 def batch(spec):
     generator = torch.Generator().manual_seed(0)
-    prediction = torch.randn(2, spec.channels, 5, 7, generator=generator)
+    size, num_images = spec.label_size((5, 7)), 9 if spec.of_image else 2
+    prediction = torch.randn(num_images, spec.channels, *size, generator=generator)
     if spec.kind == "classes":
-        target = torch.randint(3, (2, 5, 7), generator=generator)
+        target = torch.randint(3, (num_images, *size), generator=generator)
     else:
         target = torch.randn(prediction.shape, generator=generator)
         target = (target > 0).float() if spec.kind == "mask" else target
-    return prediction, target, torch.rand(2, 1, 5, 7, generator=generator) < 0.7
+    return prediction, target, torch.rand(num_images, 1, *size, generator=generator) < 0.7
 
 
 def loss_of(spec, prediction, target, valid, weight=0.95):
@@ -59,6 +74,9 @@ def by_definition(spec, prediction, target, valid, weight):
     g = target.double().movedim(1, -1)[mask]
     if spec.loss == "normals_l1":
         return (p / p.norm(dim=-1, keepdim=True) - g).abs().sum() / mask.sum()
+    if spec.loss == "bce":
+        s = 1 / (1 + torch.exp(-p))
+        return -(g * s.log() + (1 - g) * (1 - s).log()).mean()
     if spec.loss == "balanced_bce":
         s = 1 / (1 + torch.exp(-p))
         return -(weight * g * s.log() + (1 - weight) * (1 - g) * (1 - s).log()).mean()

@@ -168,11 +168,12 @@ def prepare_batch(
     inside = (rows.inside[:, :, None] & columns.inside[:, None, :])[:, None]
     nearest = _pixels(rows.nearest, columns.nearest, raw.images)
 
-    valid = {task: _look_up(raw.valid[task], nearest) & inside for task in specs}
-    targets = {
-        task: _target(_look_up(raw.labels[task], nearest) * inside, spec.kind, moved["scale"], flip)
-        for task, spec in specs.items()
-    }
+    targets, valid = {}, {}
+    for task, spec in specs.items():
+        label, counts = raw.labels[task], raw.valid[task]
+        if not spec.of_image:
+            label, counts = _look_up(label, nearest) * inside, _look_up(counts, nearest) & inside
+        targets[task], valid[task] = _target(label, spec.kind, moved["scale"], flip), counts
     if bool((draws.scale == 1).all()):
         # Bilinear at pixel centres, without rounding of coordinates: the image itself, bit for bit.
         images = _look_up(raw.images, nearest).float()

@@ -37,7 +37,11 @@ class OwnLabels:
     size: tuple[int, int]
 
     def enlarged(self, output: Tensor) -> Tensor:
-        """Outputs (1, C, tensor height, tensor width) without padding at the size of the labels, bilinear."""
+        """Outputs (1, C, tensor height, tensor width) without padding at the size of the labels, bilinear;
+        those about the whole image (1, C, 1, 1) as they are.
+        """
+        if output.shape[-2:] == (1, 1):
+            return output.float()
         cut = output[:, :, *self.window].float()
         if cut.shape[-2:] == self.size:
             return cut

@@ -40,7 +40,8 @@ class RawSamples:
 
     Attributes:
         images: uint8, shape (N, 3, H, W).
-        labels: Per task, shape (N, C, H, W), C = 1 for classes; 0 where not valid.
+        labels: Per task, shape (N, C, H, W), C = 1 for classes; 0 where not valid. H = W = 1 for labels of
+            whole images.
         valid: Per task, bool, shape (N, 1, H, W); False outside the image.
         sizes: Height and width of the image in the tensor, int64, shape (N, 2); always on the CPU.
     """
@@ -85,8 +86,11 @@ class RawSamples:
 
 def bytes_per_sample(specs: Mapping[str, TaskSpec], image_size: tuple[int, int]) -> int:
     """Memory of one sample as held in ``RawSamples``."""
-    pixel = 3 + sum(1 + _channels(spec) * _DTYPES[spec.kind].itemsize for spec in specs.values())
-    return pixel * image_size[0] * image_size[1]
+    cells = [(3, image_size)] + [
+        (1 + _channels(spec) * _DTYPES[spec.kind].itemsize, spec.label_size(image_size))
+        for spec in specs.values()
+    ]
+    return sum(num_bytes * height * width for num_bytes, (height, width) in cells)
 
 
 def stack_samples(
@@ -102,22 +106,25 @@ def stack_samples(
         torch.zeros((num_samples, 3, height, width), dtype=torch.uint8, device=device),
         {
             task: torch.zeros(
-                (num_samples, _channels(spec), height, width), dtype=_DTYPES[spec.kind], device=device
+                (num_samples, _channels(spec), *spec.label_size(image_size)),
+                dtype=_DTYPES[spec.kind],
+                device=device,
             )
             for task, spec in specs.items()
         },
         {
-            task: torch.zeros((num_samples, 1, height, width), dtype=torch.bool, device=device)
-            for task in specs
+            task: torch.zeros((num_samples, 1, *spec.label_size(image_size)), dtype=torch.bool, device=device)
+            for task, spec in specs.items()
         },
         torch.zeros((num_samples, 2), dtype=torch.int64),
     )
     for index, sample in enumerate(samples):
         h, w = sample.images.shape[-2:]
         stacked.images[index, :, :h, :w] = sample.images[0]
-        for task in specs:
-            stacked.labels[task][index, :, :h, :w] = sample.labels[task][0]
-            stacked.valid[task][index, :, :h, :w] = sample.valid[task][0]
+        for task, spec in specs.items():
+            rows, columns = spec.label_size((h, w))
+            stacked.labels[task][index, :, :rows, :columns] = sample.labels[task][0]
+            stacked.valid[task][index, :, :rows, :columns] = sample.valid[task][0]
         stacked.sizes[index] = sample.sizes[0]
     return stacked
 
@@ -147,7 +154,7 @@ def read_sample(
     labels, valid = {}, {}
     for task, spec in specs.items():
         label, mask = checked_label(sample, sample_id, spec)
-        if resized:
+        if resized and not spec.of_image:
             label, mask = resize_label(label, mask, spec, (height, width), resize)
         cleaned = np.where(mask[..., None], label, np.zeros((), label.dtype))
         labels[task] = torch.from_numpy(cleaned).permute(2, 0, 1)[None].to(_DTYPES[spec.kind])
@@ -166,11 +173,12 @@ def checked_label(
     """Label of shape (H, W, C) and its mask (H, W), after checks that would otherwise fail on a GPU."""
     label, mask = sample.labels[spec.name], sample.valid[spec.name]
     label = label[..., None] if label.ndim == 2 else label
-    size = sample.image.shape[:2]
+    size = spec.label_size((sample.image.shape[0], sample.image.shape[1]))
     where = f"sample '{sample_id}', task '{spec.name}'"
     if label.shape != (*size, _channels(spec)) or mask.shape != size:
         raise DataError(
-            f"{where}: label must have the size of its image {size} and {_channels(spec)} channels, got "
+            f"{where}: label must have the size of {'one cell' if spec.of_image else 'its image'} {size} and "
+            f"{_channels(spec)} channels, got "
             f"label {label.shape} and mask {mask.shape}. Repair or remove the sample."
         )
     counted = label[mask]

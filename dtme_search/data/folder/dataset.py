@@ -11,12 +11,13 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from dtme_search.config import FolderDescription, FolderTask, fingerprint
-from dtme_search.config.description import LOSSES, METRICS, UNITS
+from dtme_search.config import FolderDescription, fingerprint
 from dtme_search.data.base import Sample, SourceSplit, refuse_unknown
 from dtme_search.data.folder.files import FolderFiles
 from dtme_search.data.folder.groups import Groups
+from dtme_search.data.folder.image_labels import ImageLabels
 from dtme_search.data.folder.label_files import Label, read_label
+from dtme_search.data.folder.specs import spec_of
 from dtme_search.data.reading.digests import content_digests
 from dtme_search.data.reading.folders import read_ids
 from dtme_search.data.reading.pictures import read_image, read_size
@@ -54,6 +55,10 @@ class FolderDataset:
             raise DataError(f"{root}: the folder of the data must exist. Set root in the description.")
         self._files = FolderFiles(root, description.images)
         self._groups = Groups(description.groups, root)
+        self._of_images = {
+            name: ImageLabels(name, task, root, description.images)
+            for name, task in description.of_images.items()
+        }
         self._ids = self._split_ids()
         self._groups.check([*self._ids["train"], *self._ids["test"]])
         self._groups.check_apart(self._ids["train"], self._ids["test"])
@@ -63,11 +68,11 @@ class FolderDataset:
     @property
     def tasks(self) -> Mapping[str, TaskSpec]:
         """The tasks as the description names them."""
-        return {name: _spec(name, task) for name, task in self._description.tasks.items()}
+        return {name: spec_of(name, task) for name, task in self._description.tasks.items()}
 
     @cached_property
     def fingerprint(self) -> str:
-        """From the description, the content of every training file, and the ids of the test split.
+        """From the description, the content of every training label and image, and the ids of the test split.
 
         No file of the test split is opened. The location of the folder does not count, so a copy is the same
         data set.
@@ -78,7 +83,8 @@ class FolderDataset:
             del task["missing"]
             # The default metric of a mask has changed once.
             spec = self.tasks[name]
-            task |= {"loss": spec.loss, "metric": spec.metric} if spec.kind == "mask" else {}
+            is_mask = spec.kind == "mask" and not spec.of_image
+            task |= {"loss": spec.loss, "metric": spec.metric} if is_mask else {}
         return fingerprint("folder", meaning, self._ids["test"], self._contents("train"))
 
     @cached_property
@@ -86,18 +92,27 @@ class FolderDataset:
         """From the content of every file of the test split."""
         return fingerprint("folder", self._contents("test"))
 
-    def _contents(self, split: SourceSplit) -> list[tuple[str, list[str | None]]]:
-        """Id and digests of image and labels, for every sample of a split."""
+    def _contents(self, split: SourceSplit) -> list[tuple[object, ...]]:
+        """Id, digests of image and labels, and labels of the whole image, for every sample of a split."""
         ids, patterns = self._ids[split], self._patterns
         paths = [self._path(pattern, sample_id) for sample_id in ids for pattern in patterns.values()]
         digests = content_digests(self._root, paths, self._cache_dir)
         width = len(patterns)
-        return [(each, digests[width * row : width * (row + 1)]) for row, each in enumerate(ids)]
+        return [
+            (
+                each,
+                digests[width * row : width * (row + 1)],
+                *(labels.cells(each) for labels in self._of_images.values()),
+            )
+            for row, each in enumerate(ids)
+        ]
 
     def remarks(self) -> list[str]:
         """Remarks of the check about files, not content: skipped files, images without a group."""
         in_lists = set(self._ids["train"]) | set(self._ids["test"])
         found = self._files.passed_over() + self._groups.check(self._files.ids)
+        for labels in self._of_images.values():
+            found += labels.strangers([*self._files.ids, *in_lists])
         if self._description.splits.train is not None:
             rest = [sample_id for sample_id in self._files.ids if sample_id not in in_lists]
             if rest:
@@ -143,16 +158,17 @@ class FolderDataset:
         return self._groups.of(ids)
 
     def class_presence(self, ids: Sequence[str]) -> npt.NDArray[np.bool_] | None:
-        """Classes of all tasks of kind classes, concatenated; read once, then from the cache.
+        """Classes of all tasks with classes, concatenated; read once, then from the cache.
 
-        In addition, for each task with missing files, whether there is a label.
+        In addition, for each task with missing labels, whether there is a label.
 
         Raises:
             DataError: Names the first missing or broken label.
         """
-        tasks = {name: task for name, task in self._description.tasks.items() if task.kind == "classes"}
+        tasks = {name: task for name, task in self._description.dense.items() if task.kind == "classes"}
         labelled = list((self.labelled(ids) or {}).values())
-        if not tasks and not labelled:
+        of_images = [labels.presence(ids) for labels in self._of_images.values() if labels.task.names]
+        if not tasks and not labelled and not of_images:
             return None
         found = [
             class_presence(
@@ -164,14 +180,13 @@ class FolderDataset:
             )
             for name, task in tasks.items()
         ]
-        return np.concatenate([*found, *(each[:, None] for each in labelled)], axis=1)
+        return np.concatenate([*found, *of_images, *(each[:, None] for each in labelled)], axis=1)
 
     def labelled(self, ids: Sequence[str]) -> Mapping[str, npt.NDArray[np.bool_]] | None:
-        """For each task with missing files, whether each id has one, shape (N,); opens no file."""
+        """For each task with missing labels, whether each id has one, shape (N,); opens no file."""
         found = {
-            name: np.array([self._path(task.files, sample_id).is_file() for sample_id in ids], np.bool_)
-            for name, task in self._description.tasks.items()
-            if name in self._description.partly_labelled
+            name: np.array([self._has_label(sample_id, name) for sample_id in ids], np.bool_)
+            for name in self._description.partly_labelled
         }
         return {name: there for name, there in found.items() if not there.all()} or None
 
@@ -187,9 +202,9 @@ class FolderDataset:
         labels, valid = {}, {}
         for name in tasks:
             labels[name], valid[name] = self._label(sample_id, name, image.shape[:2])
-        for name, mask in valid.items():
-            if mask.shape != image.shape[:2]:
-                path = self._path(self._description.tasks[name].files, sample_id)
+        for name, task in self._description.dense.items():
+            if name in valid and (mask := valid[name]).shape != image.shape[:2]:
+                path = self._path(task.files, sample_id)
                 raise DataError(
                     f"{path}: the size of {name} must be that of the image, "
                     f"{image.shape[0]}x{image.shape[1]}, got {mask.shape[0]}x{mask.shape[1]}. Replace one."
@@ -206,7 +221,9 @@ class FolderDataset:
 
     def _label(self, sample_id: str, name: str, size: tuple[int, ...]) -> Label:
         """A label; an empty one of ``size`` if its file is missing and may be."""
-        task = self._description.tasks[name]
+        if name in self._of_images:
+            return self._of_images[name].label(sample_id)
+        task = self._description.dense[name]
         path = self._path(task.files, sample_id)
         if name not in self._description.partly_labelled or path.is_file():
             return read_label(path, name, task)
@@ -217,9 +234,20 @@ class FolderDataset:
     def _path(self, pattern: str, sample_id: str) -> Path:
         return self._files.path(pattern, sample_id)
 
+    def _is_complete(self, sample_id: str, name: str) -> bool:
+        """Whether a label is there, or the image if that is what ``name`` says."""
+        if name == "images":
+            return self._path(self._description.images, sample_id).is_file()
+        return self._has_label(sample_id, name)
+
+    def _has_label(self, sample_id: str, name: str) -> bool:
+        if name in self._of_images:
+            return bool(self._of_images[name].cells(sample_id))
+        return self._path(self._description.dense[name].files, sample_id).is_file()
+
     @property
     def _patterns(self) -> dict[str, str]:
-        tasks = self._description.tasks.items()
+        tasks = self._description.dense.items()
         return {"images": self._description.images} | {name: task.files for name, task in tasks}
 
     def _split_ids(self) -> dict[SourceSplit, tuple[str, ...]]:
@@ -257,34 +285,15 @@ class FolderDataset:
     def _check_complete(self) -> None:
         ids = [sample_id for listed in self._ids.values() for sample_id in listed]
         found = []
-        for name, pattern in self._patterns.items():
-            gap = [sample_id for sample_id in ids if not self._path(pattern, sample_id).is_file()]
+        sources = self._patterns | {name: each.source for name, each in self._of_images.items()}
+        for name, source in sources.items():
+            gap = [each for each in ids if not self._is_complete(each, name)]
             if gap and (name not in self._description.partly_labelled or len(gap) == len(ids)):
                 shown = ", ".join(gap[:3]) + ", ..." * (len(gap) > 3)
-                found.append(f"{name} ({pattern}): {len(gap)} of {len(ids)} missing ({shown})")
+                found.append(f"{name} ({source}): {len(gap)} of {len(ids)} missing ({shown})")
         if found:
             raise DataError(
-                f"{self._root}: every id must have its files, got {'; '.join(found)}. "
+                f"{self._root}: every id must have its files and labels, got {'; '.join(found)}. "
                 "Complete the data, list the ids that are complete in splits.train and splits.test, or set "
                 "missing: skip for tasks of which some images have no label."
             )
-
-
-def _spec(name: str, task: FolderTask) -> TaskSpec:
-    channels = {"classes": len(task.classes), "normals": 3, "values": task.channels}.get(task.kind, 1)
-    unit = UNITS[task.kind]
-    metric = task.metric or METRICS[task.kind][0]
-    # A mask that is measured as an edge is learnt as one.
-    usual = LOSSES["edge" if metric in METRICS["edge"] else task.kind][0]
-    return TaskSpec(
-        name=name,
-        channels=channels,
-        kind=task.target,
-        loss=task.loss or usual,
-        metric=metric,
-        unit=unit,
-        higher_is_better=unit == "fraction",
-        class_names=tuple(task.classes),
-        derived_from=task.derived_from,
-        edge_tolerance=task.edge_tolerance,
-    )

@@ -17,6 +17,7 @@ from dtme_search.models.decoders.base import (
     resize,
 )
 from dtme_search.models.decoders.dpt import build_dpt
+from dtme_search.models.decoders.image_heads import with_image_heads
 from dtme_search.models.decoders.invpt import InvPTOptions, build_invpt, check_invpt
 from dtme_search.models.decoders.simple import build_simple
 from dtme_search.plugins import Family
@@ -69,4 +70,5 @@ __all__ = [
     "find_decoder",
     "of_each_task",
     "resize",
+    "with_image_heads",
 ]

@@ -6,7 +6,7 @@ Shapes: S streams, B images, P embedding dim, C output channels, (h, w) token gr
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -30,15 +30,25 @@ class Level:
         streams: Tasks of each stream.
         maps: Shape (S, B, P, h, w).
         beside: Further outputs of the block, each of shape (S, B, ...); most blocks have none.
+        class_token: Shape (S, B, P), normed like the maps; at the last level only, and only if it is read.
     """
 
     streams: Streams
     maps: Tensor
     beside: tuple[Tensor, ...] = ()
+    class_token: Tensor | None = None
 
     def of(self, task: str) -> Tensor:
         """Map of the stream that a task is in, shape (B, P, h, w)."""
         return self._by_task[task]
+
+    def summary_of(self, task: str) -> Tensor:
+        """What the stream of a task says about the whole image, as a map of one cell, (B, P, 1, 1): its class
+        token, or the mean of its patches where no class token is read."""
+        if self.class_token is None:
+            return self.of(task).mean((2, 3), keepdim=True)
+        stream = next(index for index, tasks in enumerate(self.streams) if task in tasks)
+        return self.class_token[stream][:, :, None, None]
 
     def through(self, layer: Callable[[Tensor], Tensor]) -> Level:
         """The level behind a layer (N, P, h, w) -> (N, P', h', w') that all tasks share."""
@@ -56,7 +66,7 @@ class Predictions:
     """Predictions for the requested tasks.
 
     Attributes:
-        outputs: Task -> raw outputs, shape (B, C, H, W).
+        outputs: Task -> raw outputs, shape (B, C, H, W); (B, C, 1, 1) about whole images.
         auxiliary: Task -> further raw outputs of any size, (B, C, h', w'). In training each of them, enlarged
             to the image, adds the loss of its task once more; nothing else uses them.
     """
@@ -66,7 +76,11 @@ class Predictions:
 
 
 class Decoder(Protocol):
-    """A decoder of all tasks: a module with this call signature."""
+    """A decoder of all tasks: a module with this call signature.
+
+    It may have an attribute ``mixes_tasks``: ``False`` promises that the outputs of a task depend on its own
+    stream alone.
+    """
 
     def __call__(self, levels: Sequence[Level], tasks: Sequence[str]) -> Predictions:
         """Predict ``tasks``, which are in the order of the model and occur in the streams of every level.
@@ -77,6 +91,8 @@ class Decoder(Protocol):
 
 class PerTask(TaskModules):
     """Combines decoders of one task each, from lists of maps (B, P, h, w) to (B, C, H, W), into one."""
+
+    mixes_tasks = False
 
     def forward(self, levels: Sequence[Level], tasks: Sequence[str]) -> Predictions:
         """See :class:`Decoder`."""
@@ -105,6 +121,13 @@ class DecoderContext:
     image_size: tuple[int, int]
     output_means: Mapping[str, Tensor]
     seed: int
+
+    @property
+    def of_dense_tasks(self) -> DecoderContext:
+        """The same for the tasks with a label for every pixel."""
+        specs = {name: spec for name, spec in self.specs.items() if not spec.of_image}
+        means = {name: mean for name, mean in self.output_means.items() if name in specs}
+        return replace(self, specs=specs, output_means=means)
 
 
 def fits_everywhere(info: BackboneInfo, channels: int | None, options: Any) -> None:

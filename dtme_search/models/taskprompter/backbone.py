@@ -40,7 +40,7 @@ class PromptedBackbone(Backbone):
                 windows, last = decoded.get(number), number == info.num_layers
                 blocks.append(PromptBlock(block, info.grid, len(tasks), num_windows=windows, last=last))
         vit.blocks = nn.Sequential(*blocks)
-        super().__init__(vit, replace(info, num_prefix_tokens=len(tasks)))
+        super().__init__(vit, replace(info, num_prefix_tokens=len(tasks), has_class_token=False))
         self.prompts = nn.Parameter(torch.stack([_prompt(task, info.embed_dim, seed) for task in tasks]))
 
     @property

@@ -11,19 +11,27 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from dtme_search.errors import TrainingError
+
 _BUCKET = 2**25
 """Numbers that travel together (128 MiB of float32)."""
 _PATIENCE = timedelta(minutes=5)
 """For one exchange. Nobody begins one before all have said that they are ready."""
 
 
-def meet(folder: Path, rank: int, size: int, device: torch.device) -> None:
-    """Join the other devices of a run; returns when all are there."""
+def meet(place: str, rank: int, size: int, device: torch.device) -> None:
+    """Join the other devices for a run; returns when all are there.
+
+    Args:
+        place: A file that does not exist before.
+        rank: Number of this device.
+        size: Number of devices.
+        device: This one.
+    """
     if dist.is_initialized():
-        raise RuntimeError("this process already takes part in another distributed training")
-    backend = "nccl" if device.type == "cuda" else "gloo"
-    place = (folder / "meeting").as_uri()
-    dist.init_process_group(backend, place, rank=rank, world_size=size, timeout=_PATIENCE)
+        raise TrainingError("this process already takes part in another distributed training; end it first.")
+    backend, uri = "nccl" if device.type == "cuda" else "gloo", Path(place).as_uri()
+    dist.init_process_group(backend, uri, rank=rank, world_size=size, timeout=_PATIENCE)
 
 
 def part() -> None:

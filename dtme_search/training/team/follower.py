@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -67,6 +66,7 @@ class Follower:
                         numerics.enter_context(run_numerics(message.config.train, self.device))
                         numerics.enter_context(graphs_survive(message.config))
                         self.connection.send(HERE)
+                        exchange.meet(message.meeting, self.rank, self.size, self.device)
                     else:
                         self._work(message)
                 except (EOFError, ConnectionError):
@@ -97,6 +97,7 @@ class Follower:
         return list(found)
 
     def _begin(self, message: Begin) -> None:
+        exchange.part()
         self._run = None
         free_memory(self.device)
         torch.set_num_threads(message.threads)
@@ -187,7 +188,7 @@ def _end_with(leader: int) -> None:
     os._exit(1)
 
 
-def main(descriptor: str, folder: str, rank: str, size: str, device: str, leader: str) -> None:
+def main(descriptor: str, rank: str, size: str, device: str, leader: str) -> None:
     """Serve the leader; the arguments are those that it starts the process with."""
     connection: Connection[Any, Any] = Connection(int(descriptor))
     threading.Thread(target=_end_with, args=(int(leader),), daemon=True).start()
@@ -195,7 +196,6 @@ def main(descriptor: str, folder: str, rank: str, size: str, device: str, leader
     if place.type == "cuda":
         torch.cuda.set_device(place)
     connection.send(HERE)
-    exchange.meet(Path(folder), int(rank), int(size), place)
     try:
         Follower(connection, int(rank), int(size), place).serve()
     finally:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -57,9 +56,8 @@ class Team:
         self.devices = tuple(devices)
         self._step = 0
         self._followers: list[_Follower] = []
-        self._folder: Path | None = None
-        self._begin: Begin | None = None  # what followers have not been told yet
-        self._model: MultiTaskViT | None = None
+        self._run: tuple[RunConfig, MultiTaskViT, TaskData] | None = None
+        self._met = False  # for this run
         self._told: Shape | None = None
         self._statistics: exchange.RunningStatistics | None = None
         self._busy = False
@@ -96,13 +94,14 @@ class Team:
     @contextmanager
     def helping(self, config: RunConfig, model: MultiTaskViT, data: TaskData) -> Iterator[None]:
         """Inside, the team computes for this run."""
-        final = data.scoring_split == "test"
-        self._begin = Begin(config, model.tasks, final, data.fingerprint, torch.get_num_threads())
-        self._model, self._told = model, None
+        self._run = (config, model, data)
+        self._met, self._told = False, None
         try:
             yield
         finally:
-            self._model = self._begin = self._statistics = None
+            self._run = self._statistics = None
+            if self._met:
+                exchange.part()
             if self._busy:  # nobody knows what the others wait for
                 self.close()
 
@@ -117,17 +116,14 @@ class Team:
             TrainingError: If one of them has ended or cannot go on.
             OutOfMemoryError: If one is out of memory; that of torch.
         """
-        assert self._model is not None
+        assert self._run is not None
         self._busy = True
-        if self._begin is not None:
-            if not self._followers:
-                self._start()
-            self._tell(self._begin, HERE)
-            self._begin = None
-        shape = _shape_of(self._model)
+        if not self._met:
+            self._meet()
+        model = self._run[1]
+        shape = _shape_of(model)
         self._tell(Task(self._step, job, None if shape == self._told else shape), HERE)
         self._told = shape
-        model = self._model
         self._together(lambda: exchange.send_weights(model, self.rank))
         self._statistics = exchange.RunningStatistics(model)
 
@@ -158,18 +154,22 @@ class Team:
             each.process.wait()
             each.errors.close()
         self._busy = False
-        if self._folder is not None:
-            exchange.part()
-            shutil.rmtree(self._folder, ignore_errors=True)
-            self._folder = None
 
-    def _start(self) -> None:
-        self._folder = Path(tempfile.mkdtemp(prefix="dtme-team-"))
-        for rank, device in enumerate(self.devices[1:], start=1):
-            self._followers.append(_start(self._folder, rank, self.size, device))
-        self._hear(HERE)  # before the exchange, which would wait for one that has died
-        folder = self._folder
-        self._together(lambda: exchange.meet(folder, self.rank, self.size, self.device))
+    def _meet(self) -> None:
+        """Begin the run with the followers, which start if there are none."""
+        assert self._run is not None
+        config, model, data = self._run
+        if not self._followers:
+            for rank, device in enumerate(self.devices[1:], start=1):
+                self._followers.append(_start(rank, self.size, device))
+            self._hear(HERE)
+        final, threads = data.scoring_split == "test", torch.get_num_threads()
+        with tempfile.TemporaryDirectory(prefix="dtme-team-") as folder:
+            place = str(Path(folder) / "meeting")
+            # They answer before they wait for the others, which would take long where one has died.
+            self._tell(Begin(config, model.tasks, final, data.fingerprint, threads, place), HERE)
+            self._together(lambda: exchange.meet(place, self.rank, self.size, self.device))
+        self._met = True
 
     def _tell(self, message: object, answer: str | None = None) -> None:
         for each in self._followers:
@@ -249,7 +249,7 @@ def pick_team(device: str | None, count: int = 1, further: Sequence[str] = ()) -
     return Team([first, *map(torch.device, others)])
 
 
-def _start(folder: Path, rank: int, size: int, device: torch.device) -> _Follower:
+def _start(rank: int, size: int, device: torch.device) -> _Follower:
     """Start the process of a follower. It ends when its end of the pipe is the last one, see ``follower``."""
     ours, theirs = Pipe()
     errors = tempfile.TemporaryFile()  # noqa: SIM115 - read when the process has died
@@ -259,7 +259,6 @@ def _start(folder: Path, rank: int, size: int, device: torch.device) -> _Followe
             [
                 *command,
                 str(theirs.fileno()),
-                str(folder),
                 str(rank),
                 str(size),
                 str(device),

@@ -25,6 +25,7 @@ class Begin:
         final: Whether it trains on all training ids.
         data: Fingerprint of its data.
         threads: Threads to compute with.
+        meeting: File through which the devices find each other.
     """
 
     config: RunConfig
@@ -32,6 +33,7 @@ class Begin:
     final: bool
     data: str
     threads: int
+    meeting: str
 
 
 @dataclass(frozen=True)
