@@ -57,6 +57,7 @@ class Team:
         self._step = 0
         self._followers: list[_Follower] = []
         self._run: tuple[RunConfig, MultiTaskViT, TaskData] | None = None
+        self._meeting = ""
         self._met = False  # for this run
         self._told: Shape | None = None
         self._statistics: exchange.RunningStatistics | None = None
@@ -97,7 +98,9 @@ class Team:
         self._run = (config, model, data)
         self._met, self._told = False, None
         try:
-            yield
+            with tempfile.TemporaryDirectory(prefix="dtme-team-") as folder:
+                self._meeting = str(Path(folder) / "meeting")
+                yield
         finally:
             self._run = self._statistics = None
             if self._met:
@@ -164,11 +167,9 @@ class Team:
                 self._followers.append(_start(rank, self.size, device))
             self._hear(HERE)
         final, threads = data.scoring_split == "test", torch.get_num_threads()
-        with tempfile.TemporaryDirectory(prefix="dtme-team-") as folder:
-            place = str(Path(folder) / "meeting")
-            # They answer before they wait for the others, which would take long where one has died.
-            self._tell(Begin(config, model.tasks, final, data.fingerprint, threads, place), HERE)
-            self._together(lambda: exchange.meet(place, self.rank, self.size, self.device))
+        # They answer before they wait for the others, which would take long where one has died.
+        self._tell(Begin(config, model.tasks, final, data.fingerprint, threads, self._meeting), HERE)
+        self._together(lambda: exchange.meet(self._meeting, self.rank, self.size, self.device))
         self._met = True
 
     def _tell(self, message: object, answer: str | None = None) -> None:
