@@ -19,7 +19,7 @@ from dtme_search.training.average import weights_to_use
 from dtme_search.training.callbacks import Callbacks, TrainingInterrupted
 from dtme_search.training.checkpoint import load_checkpoint
 from dtme_search.training.evaluation import check_scoring
-from dtme_search.training.team.job import check_parts
+from dtme_search.training.team.job import check_divides
 from dtme_search.training.trainer import Trainer
 
 
@@ -33,7 +33,7 @@ def check_run(config: RunConfig, data: TaskData, devices: int = 1) -> None:
             because the batches cannot be divided among the ``devices`` of a run.
     """
     check_scoring(config, data.scoring_split)
-    check_parts(config.train.batch_size, config.train.accumulate, devices)
+    check_divides(config.train.batch_size, config.train.accumulate, devices)
     model = build_model(config.model, data.specs, data.image_size, seed=config.seed, plugins=config.plugins)
     check_operations(config.expansion, model.info.linears)
     if not config.expansion.needs_conflicts:

@@ -74,7 +74,7 @@ def own_parts(batch: Batch, parts: int, share: Share | None) -> Iterator[tuple[B
         yield piece, batch
 
 
-def check_parts(batch_size: int, accumulate: int, devices: int) -> None:
+def check_divides(batch_size: int, accumulate: int, devices: int) -> None:
     """Refuse batches that cannot be divided among the devices of a run.
 
     Raises:

@@ -24,7 +24,7 @@ from dtme_search.errors import ConfigError, TrainingError
 from dtme_search.models import MultiTaskViT
 from dtme_search.training.runtime import pick_device
 from dtme_search.training.team import exchange
-from dtme_search.training.team.job import Job, check_parts
+from dtme_search.training.team.job import Job, check_divides
 from dtme_search.training.team.messages import GO, HERE, READY, Begin, Failed, Shape, Task
 
 _GRACE = 5.0
@@ -90,7 +90,7 @@ class Team:
         Raises:
             ConfigError: If ``train.accumulate`` or the batch size is not a multiple of the number of devices.
         """
-        check_parts(config.train.batch_size, config.train.accumulate, self.size)
+        check_divides(config.train.batch_size, config.train.accumulate, self.size)
 
     @contextmanager
     def helping(self, config: RunConfig, model: MultiTaskViT, data: TaskData) -> Iterator[None]:
