@@ -8,6 +8,7 @@ DtmeSearchError
  │    ├── DivergedError     a loss is no longer finite
  │    ├── OutOfMemoryError  a training step does not fit into memory
  │    └── DiskFullError     nothing more can be written
+ ├── BrokenRule       a part of your own breaks a rule of its family
  ├── StorageError     the database cannot be reached or holds something else
  └── ExportError      a trial may not be exported
 
@@ -71,6 +72,10 @@ class OutOfMemoryError(TrainingError):
 
 class DiskFullError(TrainingError):
     """There is no space left for what a run has to write. No trial can go on before there is."""
+
+
+class BrokenRule(DtmeSearchError):
+    """A part of your own breaks a rule of its family: which part, which method, which rule."""
 
 
 class StorageError(DtmeSearchError):

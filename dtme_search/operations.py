@@ -1,7 +1,8 @@
 """What can be built into a layer for a group of tasks: names, letters, and what each operation costs.
 
 ``models/operations/`` holds the modules behind the names. A new operation is a file there, a line in its
-registry, an entry in :data:`OPERATIONS`, and its fields in ``config``; no other code asks for a name.
+registry, an entry in :data:`OPERATIONS`, and its fields in ``config``; no other code asks for a name. Names
+that are not here are operations of users (``plugins``).
 """
 
 from __future__ import annotations
@@ -96,6 +97,12 @@ _COMBINED = {_BOTH: "B", "modulate+lora": "m", "expand+lora": "e", "both+lora": 
 """Letters of several operations at one layer."""
 
 
+def in_order(names: Iterable[str]) -> tuple[str, ...]:
+    """Operations in the order in which they act within a layer: the built-in ones, then others by name."""
+    given = set(names)
+    return (*(name for name in OPERATIONS if name in given), *sorted(given - set(OPERATIONS)))
+
+
 def name_of(operations: Iterable[str]) -> str:
     """What happens at a layer in one word: none, an operation, both (of the paper), or joined by plus signs.
 
@@ -105,21 +112,19 @@ def name_of(operations: Iterable[str]) -> str:
     """
     given = set(operations)
     words = [_BOTH] if given.issuperset(OF_THE_PAPER) else []
-    words += [
-        name for name in OPERATIONS if name in given and not (words[:1] == [_BOTH] and name in OF_THE_PAPER)
-    ]
+    words += in_order(given - set(OF_THE_PAPER) if words else given)
     return "+".join(words) or "none"
 
 
 def operations_of(choice: str) -> tuple[str, ...]:
-    """The operations that :func:`name_of` put into a word; none for words that name none.
+    """The operations that :func:`name_of` put into a word, which may also be ``auto``.
 
     Example:
-        >>> operations_of("both"), operations_of("none")
-        (('modulate', 'expand'), ())
+        >>> operations_of("both"), operations_of("none"), operations_of("lora+mine")
+        (('modulate', 'expand'), (), ('lora', 'mine'))
     """
-    parts = choice.replace(_BOTH, "+".join(OF_THE_PAPER)).split("+")
-    return tuple(name for name in OPERATIONS if name in parts)
+    parts = set(choice.split("+")) - {"none", "auto"}
+    return in_order(parts - {_BOTH} | (set(OF_THE_PAPER) if _BOTH in parts else set()))
 
 
 def _subsets(names: tuple[str, ...], join: Callable[[Iterable[str]], str]) -> tuple[str, ...]:
@@ -143,12 +148,21 @@ LETTERS: Mapping[str, str] = MappingProxyType(
 """One letter for each of :data:`CHOICES`; a star for combinations that have none of their own."""
 
 
-def _in_words(choice: str) -> str:
+def letter_of(choice: str) -> str:
+    """Letter of what happens at a layer; a star where an operation of the user's takes part."""
+    return LETTERS.get(choice, "*")
+
+
+def in_words(choice: str) -> str:
+    """What happens at a layer in words, for figures; a star stands for operations of the user's.
+
+    Example:
+        >>> in_words("expand+lora"), in_words("mine"), in_words("*")
+        ('expansion + LoRA', 'mine', 'own operation')
+    """
+    if choice == "*":
+        return "own operation"
     return " + ".join(OPERATIONS[part].words if part in OPERATIONS else part for part in choice.split("+"))
-
-
-WORDS: Mapping[str, str] = MappingProxyType({choice: _in_words(choice) for choice in CHOICES})
-"""The same in words, for figures."""
 
 
 def legend(letters: Iterable[str] = ()) -> str:
@@ -160,5 +174,6 @@ def legend(letters: Iterable[str] = ()) -> str:
     """
     always = {name_of(each) for each in ((), OF_THE_PAPER, *((name,) for name in OF_THE_PAPER))}
     seen = set(letters)
-    named = (choice for choice in CHOICES if choice in always or (LETTERS[choice] in seen))
-    return ", ".join(dict.fromkeys(f"{LETTERS[choice]} {WORDS[choice]}" for choice in named))
+    named = [choice for choice in CHOICES if choice in always or LETTERS[choice] in seen]
+    named += ["*"] if "*" in seen else []
+    return ", ".join(f"{letter_of(choice)} {in_words(choice)}" for choice in named)

@@ -34,8 +34,12 @@ from dtme_search.paths import expanded
 FAMILIES = {
     "datasets": "data set",
     "decoders": "decoder",
+    "operations": "operation",
     "losses": "loss",
     "metrics": "metric",
+    "schedules": "schedule",
+    "combine": "way to combine",
+    "trackers": "tracker",
 }
 """Families of parts, and the word for one of each. Entry points are in the group dtme_search.<family>."""
 
@@ -76,11 +80,19 @@ class Family(Mapping[str, PartT], Generic[PartT]):
         name: Key of ``FAMILIES``.
         kind: What every part is.
         built_in: Name -> part.
+        guarded: Returns a part from users that tells which rule it breaks; its words name the part.
     """
 
-    def __init__(self, name: str, kind: type[PartT], built_in: Mapping[str, PartT]) -> None:
+    def __init__(
+        self,
+        name: str,
+        kind: type[PartT],
+        built_in: Mapping[str, PartT],
+        guarded: Callable[[PartT, str], PartT] = lambda part, _: part,
+    ) -> None:
         self.name = name
         self.kind = kind
+        self.guarded = guarded
         self._built_in = dict(built_in)
 
     def __getitem__(self, name: str) -> PartT:
@@ -112,7 +124,12 @@ class Family(Mapping[str, PartT], Generic[PartT]):
                 f"{found}: {found.where} must be a {self.kind.__name__}, got {type(part).__name__}. "
                 "See docs/plugins.md."
             )
-        return part
+        if not hasattr(options := getattr(part, "options", None), "model_fields") and options is not None:
+            raise ConfigError(
+                f"{found}: its options must be a class derived from dtme_search.config.Section, "
+                f"got {options!r}. See docs/plugins.md."
+            )
+        return self.guarded(part, str(found))
 
 
 def one_brought(

@@ -21,7 +21,7 @@ PACKAGE = ROOT / "dtme_search"
 
 ROWS = (
     ("version", "errors", "tasks", "operations", "words", "thinning", "lazy", "paths"),
-    ("plugins",),
+    ("plugins", "guards"),
     ("config",),
     ("data", "metrics", "token_space", "schedules", "combine"),
     ("models",),
@@ -39,6 +39,7 @@ ROWS_OF_SEARCH = (
     ("storage",),
     ("reuse",),
     ("trial",),
+    ("trackers",),
     ("study",),
     ("workers",),
     ("api", "final", "doctor", "manage"),
@@ -55,6 +56,7 @@ OUTSIDE = {
     "words": set(),
     "thinning": {"numpy"},
     "plugins": set(),
+    "guards": set(),
     "lazy": set(),
     "paths": set(),
     "config": {"pydantic", "pydantic_core", "yaml"},
@@ -79,6 +81,7 @@ OUTSIDE = {
     "__main__": set(),
 }
 ALLOWED_IN_FILE = {
+    "search/trackers/tensorboard.py": {"PIL"},
     "models/backbone.py": {"timm"},
     "training/prediction.py": {"numpy", "PIL"},
     "models/pretrained.py": {"timm"},

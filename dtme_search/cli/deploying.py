@@ -2,14 +2,17 @@
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dtme_search.cli.app import screen_of
+from dtme_search.cli.app import screen_of, was_given
 from dtme_search.cli.on_demand import commands
 from dtme_search.cli.training import find_checkpoint, run_config_of
 from dtme_search.errors import ConfigError
+
+if TYPE_CHECKING:
+    from dtme_search.deploy.files import FileKind
 
 
 class FileForm(StrEnum):
@@ -17,16 +20,22 @@ class FileForm(StrEnum):
 
     onnx = "onnx"
     torch = "torch"
+    hub = "hub-folder"
 
 
-_ENDINGS = {".onnx": FileForm.onnx, ".pt2": FileForm.torch}
+_KINDS: "dict[str, FileKind]" = {".onnx": "onnx", ".pt2": "torch"}
+_OF_FILES = ("tasks", "raw", "images", "tolerance")
+"""Options that a folder has no use for: it holds the whole network as it was trained."""
 
 
 @commands.command(epilog="Example:  dtme-search deploy dtme-runs/train/best-1a2b3c4d --out best.onnx")
 def deploy(
     context: typer.Context,
     checkpoint: Annotated[Path, typer.Argument(help="A checkpoint, or the folder of its run.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="File to write: NAME.onnx, or NAME.pt2 (torch).")],
+    out: Annotated[
+        Path,
+        typer.Option("--out", "-o", help="To write: NAME.onnx, NAME.pt2 (torch), or a folder (hub-folder)."),
+    ],
     to: Annotated[
         FileForm | None, typer.Option("--to", help="Format. Default: from the ending of --out.")
     ] = None,
@@ -43,20 +52,35 @@ def deploy(
     tolerance: Annotated[
         float, typer.Option("--tolerance", min=0.0, help="Largest accepted difference from PyTorch.")
     ] = 1e-4,
-    force: Annotated[bool, typer.Option("--force", help="Replace the file if it exists.")] = False,
+    licence: Annotated[
+        str | None,
+        typer.Option("--license", help="With hub-folder: licence for the model card, for example mit."),
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace the file, or the files of an older folder.")
+    ] = False,
 ) -> None:
-    """Write a trained network as one ONNX or torch file.
+    """Write a trained network as one ONNX or torch file, or as a folder for a model hub.
 
     The file runs without dtme-search: it takes a batch of RGB images (uint8, any number, at the image size of
     the run), normalises them and returns the predictions of the tasks. It is kept only if it agrees with
     PyTorch. ONNX needs pip install 'dtme-search[onnx]'.
+
+    The folder (--to hub-folder) holds the weights as safetensors, config, tasks, a model card, and where
+    possible the backbone for timm. predict and evaluate take it like the folder of a run.
     """
     from dtme_search.cli.tables import print_table
 
-    kind = _ENDINGS.get(out.suffix)
-    if kind is None or (to is not None and to is not kind):
-        endings = [ending for ending, form in _ENDINGS.items() if to in (None, form)]
-        raise ConfigError(f"--out must end in {' or '.join(endings)}, got {out}.")
+    if to is FileForm.hub:
+        _publish(context, checkpoint, out, licence, force)
+        return
+    if licence is not None:
+        raise ConfigError(f"--license needs --to hub-folder, got {licence} without it.")
+    kind = _KINDS.get(out.suffix)
+    if kind is None or (to is not None and to.value != kind):
+        endings = [ending for ending, form in _KINDS.items() if to is None or to.value == form]
+        folder = " A folder for a model hub needs --to hub-folder." if to is None else ""
+        raise ConfigError(f"--out must end in {' or '.join(endings)}, got {out}.{folder}")
     if out.exists() and not force:
         raise ConfigError(f"--out: {out} exists already. Give another name, or --force to replace it.")
     path = find_checkpoint(checkpoint)
@@ -67,7 +91,7 @@ def deploy(
         path,
         run_config_of(path),
         out,
-        kind.value,
+        kind,
         tasks=None if tasks is None else [task.strip() for task in tasks.split(",")],
         form="raw" if raw else "labels",
         pictures=images or (),
@@ -93,3 +117,22 @@ def deploy(
             for entry in made.entries
         ],
     )
+
+
+def _publish(context: typer.Context, checkpoint: Path, out: Path, licence: str | None, force: bool) -> None:
+    given = [name for name in _OF_FILES if was_given(context, name)]
+    if given:
+        raise ConfigError(f"--{given[0]} is for files, got it with --to hub-folder. Leave it out.")
+    path = find_checkpoint(checkpoint)
+
+    from dtme_search.deploy import check_folder, publish_run
+
+    check_folder(out, replace=force)
+    made, screen = (
+        publish_run(path, run_config_of(path), out, licence=licence, replace=force),
+        screen_of(context),
+    )
+    screen.line(f"Written: {out}: {', '.join(made.files)}")
+    screen.say("The network was read again from it and gives the same outputs.")
+    if licence is None:
+        screen.say(f"Say in {out / 'README.md'} under which licence others may use it, or give --license.")

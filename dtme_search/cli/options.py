@@ -89,12 +89,33 @@ Callbacks = Annotated[
     ),
 ]
 
+Trackers = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--tracker",
+        metavar="NAME",
+        help="Also write to tensorboard, or a tracker of your own; may be repeated.",
+    ),
+]
 
-def callbacks_of(given: list[str] | None) -> tuple[str, ...]:
-    """What ``--callback`` named; as with ``python -m``, a module may be in the current folder."""
+
+def callbacks_of(given: list[str] | None, trackers: list[str] | None) -> tuple[str, ...]:
+    """What ``--callback`` and ``--tracker`` named.
+
+    As with ``python -m``, the module of a callback may be in the current folder.
+
+    Raises:
+        ConfigError: If one was given as the other.
+    """
+    for path in given or ():
+        if ":" not in path:
+            raise ConfigError(f"--callback must be MODULE:NAME, got '{path}'. For a tracker use --tracker.")
+    for name in trackers or ():
+        if ":" in name:
+            raise ConfigError(f"--tracker must be a name, got '{name}'. For MODULE:NAME use --callback.")
     if given and os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
-    return tuple(given or ())
+    return (*(given or ()), *(trackers or ()))
 
 
 def trained_trial(study: str | None, trial: int | None, storage: str | None, workdir: Path) -> Trained | None:

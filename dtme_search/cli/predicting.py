@@ -10,7 +10,7 @@ from dtme_search.cli.app import screen_of
 from dtme_search.cli.on_demand import commands
 from dtme_search.cli.screen import stoppable
 from dtme_search.cli.training import find_checkpoint, run_config_of
-from dtme_search.errors import ConfigError, DataError, TrainingError
+from dtme_search.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from dtme_search.training import Predictor
@@ -98,8 +98,7 @@ def predict(
 
 
 def _predictor(network: Path, device: str | None) -> "Predictor":
-    from dtme_search.tasks import load_specs
-    from dtme_search.training import Predictor, pick_device, restore_model
+    from dtme_search.training import Predictor, pick_device, restore_model, specs_beside
 
     if network.suffix in _DEPLOYED:
         from dtme_search.deploy import open_file
@@ -107,10 +106,5 @@ def _predictor(network: Path, device: str | None) -> "Predictor":
         opened = open_file(network)
         return Predictor(opened.raw, opened.specs, opened.description.image_size)
     path = find_checkpoint(network)
-    described = path.with_name("tasks.json")
-    if not described.is_file():
-        raise TrainingError(
-            f"{path}: its tasks.json must be beside it, got none. The same `dtme-search train` writes it."
-        )
-    config, specs, where = run_config_of(path), load_specs(described), pick_device(device)
+    config, specs, where = run_config_of(path), specs_beside(path), pick_device(device)
     return Predictor.of_model(restore_model(path, config, specs, where), specs, config, where)

@@ -97,6 +97,7 @@ def optimize(
             help="Database of that study. Default: the same as for this study.",
         ),
     ] = None,
+    tracker: options.Trackers = None,
     callback: options.Callbacks = None,
 ) -> None:
     """Run a study, or resume it where it stopped.
@@ -135,7 +136,7 @@ def optimize(
             warm_start_from=warm_start_from,
             warm_start_storage=warm_start_storage,
             publish=PageKeeper(),
-            callbacks=options.callbacks_of(callback),
+            callbacks=options.callbacks_of(callback, tracker),
         )
     write_page(loaded)
     print_study(screen, loaded)
@@ -160,6 +161,7 @@ def worker(
     launcher: Annotated[
         int | None, typer.Option("--launcher", hidden=True, help="Process that started it.")
     ] = None,
+    tracker: options.Trackers = None,
     callback: options.Callbacks = None,
 ) -> None:
     """Join a study, from this machine or another.
@@ -186,7 +188,7 @@ def worker(
             listener=listener,
             draw=draw_trial,
             launcher=launcher,
-            callbacks=options.callbacks_of(callback),
+            callbacks=options.callbacks_of(callback, tracker),
         )
     if loaded.stopped:
         typer.echo(f"dtme-search: stopped. {again}", err=True)

@@ -118,7 +118,7 @@ def evaluate(
     if (checkpoint is None) == (trained is None):
         raise ConfigError("evaluate: give a checkpoint, or --study and --trial.")
     path = find_checkpoint(trained.path if trained else checkpoint or Path())
-    run_config = _run_config(str(path.with_name("config.yaml")), data_root, set_)
+    run_config = run_config_of(path, set_).with_data_root(data_root)
     on = split or (MeasuredOn.holdout if trained else MeasuredOn.test)
     if per_image is not None and not force:
         refuse_existing([per_image])
@@ -202,9 +202,11 @@ def _run_config(config: str, data_root: str | None, set_: list[str] | None) -> "
     return load_run_config(config, tuple(set_ or ())).with_data_root(data_root)
 
 
-def run_config_of(checkpoint: Path) -> "RunConfig":
+def run_config_of(checkpoint: Path, set_: list[str] | None = None) -> "RunConfig":
     """Config of the run that a checkpoint belongs to."""
-    return _run_config(str(checkpoint.with_name("config.yaml")), None, None)
+    from dtme_search.training import config_beside
+
+    return config_beside(checkpoint, tuple(set_ or ()))
 
 
 def find_checkpoint(place: Path) -> Path:
@@ -214,10 +216,11 @@ def find_checkpoint(place: Path) -> Path:
         TrainingError: If there is none, or its config is missing.
     """
     from dtme_search.training.disk import WEIGHTS
+    from dtme_search.training.published import PUBLISHED
 
     path = place
     if place.is_dir():
-        files = (place / "checkpoint.pt", place / WEIGHTS)
+        files = tuple(place / name for name in ("checkpoint.pt", WEIGHTS, PUBLISHED))
         path = next((file for file in files if file.is_file()), files[0])
     if not path.is_file():
         below = sorted(found.parent for found in place.glob("*/checkpoint.pt"))

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
-
-import torch
+from typing import Any
 
 from dtme_search.combine.aligned_mtl import aligned_mtl
 from dtme_search.combine.base import CombineState, LossWeighting, Merged, Method, Seen, Weighted
@@ -16,16 +15,19 @@ from dtme_search.combine.famo import Famo
 from dtme_search.combine.graddrop import graddrop
 from dtme_search.combine.gradnorm import GradNorm
 from dtme_search.combine.imtl_g import imtl_g
+from dtme_search.combine.kind import CombineKind, Setting, guarded_combine
 from dtme_search.combine.mgda import mgda
 from dtme_search.combine.nash_mtl import nash_mtl
 from dtme_search.combine.pcgrad import pcgrad
 from dtme_search.combine.rlw import RandomWeights
 from dtme_search.combine.uncertainty import Learnt, OptimalUncertainty
 from dtme_search.combine.upgrad import upgrad
-from dtme_search.config import CombineConfig
+from dtme_search.config import CombineConfig, options_of_part
+from dtme_search.plugins import Family
 
 __all__ = [
     "METHODS",
+    "CombineKind",
     "CombineState",
     "LossWeighting",
     "Merged",
@@ -34,29 +36,13 @@ __all__ = [
     "Setting",
     "Weighted",
     "build_method",
+    "find_method",
+    "guarded_combine",
 ]
 
 
-@dataclass(frozen=True)
-class Setting:
-    """What a method may be built from.
-
-    Attributes:
-        options: Section ``train.combine``.
-        num_tasks: K, number of tasks of the run.
-        window: Steps between two evaluations.
-        device: Where losses are.
-        draw: Step -> CPU generator, for methods that draw.
-    """
-
-    options: CombineConfig
-    num_tasks: int
-    window: int
-    device: torch.device
-    draw: Callable[[int], torch.Generator]
-
-
-METHODS: dict[str, Callable[[Setting], Method]] = {
+_BUILT_IN: dict[str, Callable[[Setting], Method | None]] = {
+    "sum": lambda _: None,
     "uncertainty": lambda s: Learnt(0.5, s.options.lr, s.num_tasks, s.device),
     "optimal_uncertainty": lambda _: OptimalUncertainty(),
     "imtl_l": lambda s: Learnt(1.0, s.options.lr, s.num_tasks, s.device),
@@ -75,10 +61,33 @@ METHODS: dict[str, Callable[[Setting], Method]] = {
     "graddrop": lambda s: Merged(partial(graddrop, leak=s.options.leak)),
     "upgrad": lambda _: Weighted(upgrad),
 }
-"""``train.combine.kind`` -> the method; a plain ``sum`` needs none."""
+
+METHODS = Family(
+    "combine", CombineKind, {name: CombineKind(build) for name, build in _BUILT_IN.items()}, guarded_combine
+)
+"""``train.combine.kind`` -> the method; a plain ``sum`` has none."""
 
 
-def build_method(setting: Setting) -> Method | None:
-    """The method that a config chooses; ``None`` means a plain sum."""
-    make = METHODS.get(setting.options.kind)
-    return None if make is None else make(setting)
+def find_method(config: CombineConfig, plugins: Sequence[str] = ()) -> tuple[CombineKind, Any]:
+    """The way to combine that a config names, and what it is built with: the section, or options of its own.
+
+    Args:
+        config: Names it.
+        plugins: Files that may provide it, ``plugins`` of the run.
+
+    Raises:
+        ConfigError: If it is unknown or cannot be loaded, or an option is wrong.
+    """
+    kind = METHODS.find(config.kind, "train.combine.kind", plugins)
+    own = options_of_part(METHODS, config.kind, config.options, "train.combine.options", plugins)
+    return kind, config if config.kind in METHODS else own
+
+
+def build_method(setting: Setting, plugins: Sequence[str] = ()) -> Method | None:
+    """The method that the section in ``setting`` chooses; ``None`` means a plain sum.
+
+    Raises:
+        ConfigError: As :func:`find_method`.
+    """
+    kind, options = find_method(setting.options, plugins)
+    return kind.build(replace(setting, options=options))

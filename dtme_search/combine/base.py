@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -57,9 +56,9 @@ class LossWeighting:
         looks_again: Whether ``learn`` needs the losses after the update.
     """
 
-    needs_losses: ClassVar[bool] = False
-    needs_norms: ClassVar[bool] = False
-    looks_again: ClassVar[bool] = False
+    needs_losses: bool = False
+    needs_norms: bool = False
+    looks_again: bool = False
 
     def weights(self, seen: Seen) -> Tensor:
         """Factors of a step, shape (K); those of inactive tasks are meaningless.

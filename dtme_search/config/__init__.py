@@ -15,6 +15,7 @@ from dtme_search.config.files import (
 from dtme_search.config.identity import canonical, finetuning, fingerprint, run_fingerprint
 from dtme_search.config.image_task import ImageTask
 from dtme_search.config.messages import validate
+from dtme_search.config.parts import options_of_part
 from dtme_search.config.paths import check_path, check_value
 from dtme_search.config.recipes import BaselineRecipes
 from dtme_search.config.run import (
@@ -34,7 +35,7 @@ from dtme_search.config.run import (
     TaskonomyConfig,
     TrainConfig,
 )
-from dtme_search.config.schedule import ADAPTIVE, FinetuneConfig, ScheduleConfig
+from dtme_search.config.schedule import ADAPTIVE, FIXED, FinetuneConfig, ScheduleConfig
 from dtme_search.config.section import NoOptions, Section
 from dtme_search.config.study import (
     Distribution,
@@ -48,6 +49,7 @@ from dtme_search.config.yaml_text import dump_yaml
 
 __all__ = [
     "ADAPTIVE",
+    "FIXED",
     "AugmentConfig",
     "BaselineRecipes",
     "CombineConfig",
@@ -92,6 +94,7 @@ __all__ = [
     "load_description",
     "load_run_config",
     "load_study_config",
+    "options_of_part",
     "run_fingerprint",
     "set_path",
     "shipped",

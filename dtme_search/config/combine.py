@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field
 
-from dtme_search.config.section import Fraction, Section
+from dtme_search.config.section import Fraction, OptionsByName, Section, one_of_parts
 
-CombineKind = Literal[
+KINDS = (
     "sum",
     "uncertainty",
     "optimal_uncertainty",
@@ -25,8 +25,9 @@ CombineKind = Literal[
     "nash_mtl",
     "graddrop",
     "upgrad",
-]
-OPTIONS: dict[CombineKind, tuple[str, ...]] = {
+)
+"""Names of the built-in ways to combine."""
+OPTIONS: dict[str, tuple[str, ...]] = {
     "uncertainty": ("lr",),
     "imtl_l": ("lr",),
     "dwa": ("temperature", "window"),
@@ -39,7 +40,7 @@ OPTIONS: dict[CombineKind, tuple[str, ...]] = {
 """What each kind reads beside its name; the others read nothing."""
 WEIGH_LOSSES = ("uncertainty", "optimal_uncertainty", "imtl_l", "dwa", "rlw", "famo", "gradnorm")
 """Kinds whose result is a weight per loss."""
-MOST_TASKS: dict[CombineKind, int] = {"mgda": 12, "cagrad": 12, "upgrad": 12}
+MOST_TASKS: dict[str, int] = {"mgda": 12, "cagrad": 12, "upgrad": 12}
 """Kinds that look at every subset of the tasks."""
 
 
@@ -58,8 +59,11 @@ class StatisticsConfig(Section):
 class CombineConfig(Section):
     """How losses or gradients of the tasks are combined; task weights and schedules multiply afterwards."""
 
-    kind: CombineKind = "sum"
-    """sum: plain. uncertainty to gradnorm weigh losses, pcgrad to upgrad combine gradients (docs)."""
+    kind: Annotated[str, one_of_parts(KINDS)] = "sum"
+    """sum: plain. uncertainty to gradnorm weigh losses, pcgrad to upgrad combine gradients (docs). Or your
+    own (docs/plugins.md)."""
+    options: OptionsByName = {}
+    """Options of ways of your own by their names; only those of the chosen one are read."""
     lr: Annotated[float, Field(gt=0.0)] = 0.025
     """uncertainty, imtl_l, famo, gradnorm: constant learning rate (Adam) of the learnt weights."""
     temperature: Annotated[float, Field(gt=0.0)] = 2.0

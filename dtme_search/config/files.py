@@ -14,6 +14,7 @@ import yaml
 
 from dtme_search.config.dotted import set_path, value_at
 from dtme_search.config.messages import validate
+from dtme_search.config.parts import check_choice, check_names
 from dtme_search.config.paths import check_path, check_value, is_whole_number
 from dtme_search.config.run import RunConfig
 from dtme_search.config.study import StudyConfig
@@ -80,11 +81,9 @@ def load_run_config(name_or_path: str, overrides: tuple[str, ...] = ()) -> RunCo
     Raises:
         ConfigError: With file, dotted path, rule, value and the nearest known name.
     """
-    path = find_file(name_or_path, "configs")
-    values = read_yaml(path)
-    if "search" in values:
-        raise ConfigError(f"{path}: is a study, not a config. Use it with `optimize --study`.")
-    return _overridden(validate(RunConfig, _anchored(values, path.parent), str(path)), overrides)
+    config = _read_run_config(find_file(name_or_path, "configs"), overrides)
+    check_names(config, name_or_path)
+    return config
 
 
 def load_study_config(source: StudySource) -> StudyConfig:
@@ -102,7 +101,9 @@ def load_study_config(source: StudySource) -> StudyConfig:
         path = find_file(source, "studies")
         folder, where = path.parent, str(path)
         study = validate(StudyConfig, _with_plugins_at(read_yaml(path), folder), where)
-    _check_search(study, base_config(study, folder), where)
+    base = base_config(study, folder)
+    check_names(base, f"{where}: config")
+    _check_search(study, base, where)
     return study
 
 
@@ -111,6 +112,13 @@ def base_config(study: StudyConfig, folder: Path | None = None, overrides: tuple
     found = _config_of(study, folder, overrides)
     others = [file for file in study.plugins if file not in found.plugins]
     return found.model_copy(update={"plugins": (*others, *found.plugins)}) if others else found
+
+
+def _read_run_config(path: Path, overrides: tuple[str, ...]) -> RunConfig:
+    values = read_yaml(path)
+    if "search" in values:
+        raise ConfigError(f"{path}: is a study, not a config. Use it with `optimize --study`.")
+    return _overridden(validate(RunConfig, _anchored(values, path.parent), str(path)), overrides)
 
 
 def _config_of(study: StudyConfig, folder: Path | None, overrides: tuple[str, ...]) -> RunConfig:
@@ -125,7 +133,7 @@ def _config_of(study: StudyConfig, folder: Path | None, overrides: tuple[str, ..
         path = find_file(name, "configs")
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from error
-    return load_run_config(str(path), overrides)
+    return _read_run_config(path, overrides)
 
 
 def apply_overrides(
@@ -228,6 +236,7 @@ def _check_search(study: StudyConfig, base: RunConfig, where: str) -> None:
             )
         for choice in searched.choices or ():
             check_value(choice, dotted, f"{place}.choices", base)
+            check_choice(choice, dotted, f"{place}.choices", base.plugins)
         for name in ("low", "high"):
             if getattr(searched, name) is not None:
                 check_value(getattr(searched, name), dotted, f"{place}.{name}", base)

@@ -6,10 +6,10 @@ import functools
 import hashlib
 import json
 import operator
-from collections.abc import Iterator
 from typing import Any
 
 from dtme_search.config.combine import OPTIONS
+from dtme_search.config.parts import named_parts
 from dtme_search.config.run import DataConfig, ExpansionConfig, ModelConfig, RunConfig, TrainConfig
 from dtme_search.config.schedule import ScheduleConfig
 from dtme_search.operations import OF_THE_PAPER, OPERATIONS
@@ -59,7 +59,7 @@ def canonical(config: RunConfig) -> dict[str, Any]:
     form = config.model_dump(mode="json")
     del form["plugins"]
     form["tasks"] = {name: _active_task(task) for name, task in form["tasks"].items()}
-    if brought := identity(_named(config), config.plugins):
+    if brought := identity(((part.family, part.name) for part in named_parts(config)), config.plugins):
         form["plugins"] = brought
     del form["baselines"]  # what a run is compared with does not change its own numbers
     for sections, names in _WHERE_NOT_WHAT.items():
@@ -98,16 +98,6 @@ def fingerprint(*parts: Any) -> str:
 def run_fingerprint(config: RunConfig, *parts: Any) -> str:
     """Fingerprint of the work that ``config`` describes; ``parts`` add what it does not contain."""
     return fingerprint(canonical(config), *parts)
-
-
-def _named(config: RunConfig) -> Iterator[tuple[str, str]]:
-    """Family and name of each part that a config names."""
-    yield "decoders", config.model.decoder
-    for task in config.tasks.values():
-        if task.loss is not None:
-            yield "losses", task.loss
-        if task.metric is not None:
-            yield "metrics", task.metric
 
 
 def _active_task(form: dict[str, Any]) -> dict[str, Any]:
@@ -155,7 +145,11 @@ def _active_expansion(expansion: ExpansionConfig, form: dict[str, Any]) -> dict[
             if form[name] != ExpansionConfig.model_fields[name].default
         }
     for name in expansion.possible_operations:
-        active |= set(OPERATIONS[name].options)
+        active |= set(OPERATIONS[name].options) if name in OPERATIONS else set()
+    if expansion.operation_options:
+        own = {name: form["operation_options"].get(name) for name in expansion.possible_operations}
+        form = form | {"operation_options": {name: options for name, options in own.items() if options}}
+        active |= {"operation_options"} if form["operation_options"] else set()
     if "plan" in active:
         form = form | {"plan": _plan_form(form["plan"])}
     return {name: value for name, value in form.items() if name in active}
@@ -164,7 +158,7 @@ def _active_expansion(expansion: ExpansionConfig, form: dict[str, Any]) -> dict[
 def expansion_in_full(config: RunConfig) -> dict[str, Any]:
     """The whole section, whatever the policy reads, except for new operations at their defaults."""
     form = config.expansion.model_dump(mode="json")
-    new = {"range_operation", "null_operation", "auto_starts"} | {
+    new = {"range_operation", "null_operation", "auto_starts", "operation_options"} | {
         option for name, spec in OPERATIONS.items() if name not in OF_THE_PAPER for option in spec.options
     }
     form["plan"] = _plan_form(form["plan"])
@@ -185,6 +179,8 @@ def _active_schedule(config: RunConfig, form: dict[str, Any]) -> dict[str, Any]:
         names.add("half_life" if schedule.decay_rate is None else "decay_rate")
     names |= {name for name in ("patience", "stop_at") if form[name] is not None}
     active = {name: value for name, value in form.items() if name in names}
+    if options := form["options"].get(schedule.kind):
+        active["options"] = options
     if config.finetunes:
         active["finetune"] = finetuning(config)
     return active
@@ -208,3 +204,5 @@ def _keep_active_combine(config: RunConfig, train: dict[str, Any]) -> None:
     kind = config.train.combine.kind
     if kind != "sum" and len(config.tasks) > 1:
         train["combine"] = {name: form[name] for name in ("kind", *OPTIONS.get(kind, ()))}
+        if options := form["options"].get(kind):
+            train["combine"]["options"] = options

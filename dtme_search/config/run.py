@@ -7,40 +7,29 @@ path, for example ``expansion.start``. Defaults are the papers' if they give one
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from dtme_search.config.combine import MOST_TASKS, WEIGH_LOSSES, CombineConfig, StatisticsConfig
 from dtme_search.config.dotted import set_path
 from dtme_search.config.recipes import BaselineRecipes
 from dtme_search.config.schedule import ADAPTIVE, ScheduleConfig
-from dtme_search.config.section import Fraction, Section
-from dtme_search.operations import CHOICES, LORA_TARGETS, OPERATIONS, operations_of
+from dtme_search.config.section import Fraction, Option, OptionsByName, Section, one_of_parts
+from dtme_search.operations import CHOICES, LORA_TARGETS, OPERATIONS, in_order, operations_of
 from dtme_search.paths import expanded
 
 Count = Annotated[int, Field(ge=1)]
 """A whole number of 1 or more."""
 
+LayerChoice = Annotated[str, one_of_parts(("auto", *CHOICES))]
+OperationName = Annotated[str, one_of_parts(tuple(OPERATIONS))]
 if TYPE_CHECKING:
-    LayerChoice = str
-    OperationName = str
     LoraTargets = str
-else:  # pydantic and the JSON schema know the built-in names, whatever else is registered
-    LayerChoice = Literal[("auto", *CHOICES)]
-    OperationName = Literal[tuple(OPERATIONS)]
+else:  # pydantic and the JSON schema know the names, whatever else is registered
     LoraTargets = Literal[LORA_TARGETS]
 LayerIndex = Annotated[int, Field(ge=0)]
 
-
-def _word_of_truth(value: Any) -> Any:
-    # Where any text is allowed, the words that YAML 1.1 treats as true and false still mean that.
-    return _TRUTH.get(value.lower(), value) if isinstance(value, str) else value
-
-
-_TRUTH = {"yes": True, "on": True, "no": False, "off": False}
-Option = Annotated[int | float | bool | str, BeforeValidator(_word_of_truth)]
-"""Value of an option that foreign code reads."""
 LONGEST_NAME = 64
 """Letters of a task's name that fit into a column of the database."""
 TaskGroups = tuple[tuple[str, ...], ...]
@@ -167,11 +156,11 @@ class TaskConfig(Section):
     """Auxiliary tasks follow the schedule and do not count in delta_m; absent ones are left out."""
     loss: str | None = None
     """Training loss, built in or your own (docs/plugins.md); empty = what the data set says."""
-    loss_options: dict[str, dict[str, Option]] = {}
+    loss_options: OptionsByName = {}
     """Options of losses by their names; only those of the chosen one are read."""
     metric: str | None = None
     """Metric, built in or your own; empty = what the data set says."""
-    metric_options: dict[str, dict[str, Option]] = {}
+    metric_options: OptionsByName = {}
     """Options of metrics by their names; only those of the chosen one are read."""
 
 
@@ -199,7 +188,7 @@ class ModelConfig(Section):
     """How tasks are decoded. simple: 3x3 conv, BN, ReLU, 1x1 conv, bilinear. All: docs/architectures.md."""
     decoder_channels: Annotated[int, Field(ge=1)] | None = None
     """Width of the decoder; empty = its default, which for simple is the backbone's embedding width."""
-    decoder_options: dict[str, dict[str, Option]] = {}
+    decoder_options: OptionsByName = {}
     """Options of decoders by their names; only those of the chosen one are read."""
     image_head: Literal["mean", "class"] = "mean"
     """What tasks about the whole image read in their stream: the mean of the patch tokens, or the class
@@ -223,11 +212,13 @@ class FixedPlan(Section):
     """Token expansion, same form."""
     lora: dict[LayerIndex, TaskGroups] = {}
     """LoRA, same form."""
+    other: dict[str, dict[LayerIndex, TaskGroups]] = {}
+    """Operations of your own by their names, each in the same form."""
 
     @property
     def groups(self) -> dict[str, dict[int, TaskGroups]]:
         """Operation -> layer -> groups."""
-        return {name: getattr(self, name) for name in OPERATIONS}
+        return {name: getattr(self, name) for name in OPERATIONS} | self.other
 
     @model_validator(mode="after")
     def _groups_part_the_tasks(self) -> Self:
@@ -278,7 +269,8 @@ class ExpansionConfig(Section):
     null_operation: OperationName = "expand"
     """Operation of the layers that null conflicts choose; the paper's is expand."""
     layers: tuple[LayerChoice, ...] = ()
-    """Policy per_layer: one choice for each layer; auto = decided by conflicts."""
+    """Policy per_layer: one choice for each layer; auto = decided by conflicts. Operations of your own are
+    joined by plus signs."""
     plan: FixedPlan = FixedPlan()
     """Policy fixed: the plan itself, as an export writes it."""
     num_task_tokens: Annotated[int, Field(ge=1, le=64)] = 1
@@ -291,6 +283,8 @@ class ExpansionConfig(Section):
     """LoRA's term counts lora_alpha / lora_rank."""
     lora_targets: LoraTargets = "qkv+proj"
     """Maps of a block that LoRA adapts: qkv, proj (attention), fc1, fc2 (MLP), joined by plus signs."""
+    operation_options: OptionsByName = {}
+    """Options of operations of your own (docs/plugins.md) by their names."""
     lr_multiplier: Annotated[float, Field(gt=0.0)] = 1.0
     """Learning rate of the new parameters over that of the old ones."""
     freeze_backbone: bool = False
@@ -322,7 +316,7 @@ class ExpansionConfig(Section):
             given |= {self.range_operation, self.null_operation}
         if self.policy == "per_layer":
             given |= {name for choice in self.layers for name in operations_of(choice)}
-        return tuple(name for name in OPERATIONS if name in given)
+        return in_order(given)
 
     @property
     def needs_conflicts(self) -> bool:

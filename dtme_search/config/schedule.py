@@ -6,8 +6,12 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from dtme_search.config.section import Fraction, Section
+from dtme_search.config.section import Fraction, OptionsByName, Section, one_of_parts
 
+SCHEDULES = ("constant", "diminish", "switch", "inverse_gradient_norm", "fisher_trace")
+"""Names of the built-in schedules."""
+FIXED = ("constant", "diminish", "switch")
+"""Those whose weights are known before a run."""
 ADAPTIVE = ("inverse_gradient_norm", "fisher_trace")
 """Schedules whose weights follow gradients."""
 
@@ -30,9 +34,12 @@ class FinetuneConfig(Section):
 class ScheduleConfig(Section):
     """How the weight of auxiliary tasks changes (MT2ST, arXiv 2406.18038)."""
 
-    kind: Literal["constant", "diminish", "switch", "inverse_gradient_norm", "fisher_trace"] = "constant"
+    kind: Annotated[str, one_of_parts(SCHEDULES)] = "constant"
     """constant: gamma = 1. diminish: exponential decay. switch: 1, then 0 and not computed at all.
-    inverse_gradient_norm, fisher_trace: from gradients, loud tasks turned down (Eq. 13) or up (Eq. 14)."""
+    inverse_gradient_norm, fisher_trace: from gradients, loud tasks turned down (Eq. 13) or up (Eq. 14). Or
+    your own (docs/plugins.md)."""
+    options: OptionsByName = {}
+    """Options of schedules of your own by their names; only those of the chosen one are read."""
     initial_weight: Annotated[float, Field(gt=0.0)] = 1.0
     """diminish: gamma at step 0."""
     half_life: Annotated[float, Field(gt=0.0)] | None = 0.5

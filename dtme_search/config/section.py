@@ -2,14 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    WithJsonSchema,
+    field_validator,
+)
 
 from dtme_search.config.messages import unwrap
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 """A share between 0 and 1, both included."""
+
+
+def _word_of_truth(value: Any) -> Any:
+    # Where any text is allowed, the words that YAML 1.1 treats as true and false still mean that.
+    return _TRUTH.get(value.lower(), value) if isinstance(value, str) else value
+
+
+_TRUTH = {"yes": True, "on": True, "no": False, "off": False}
+Option = Annotated[int | float | bool | str, BeforeValidator(_word_of_truth)]
+"""Value of an option that foreign code reads."""
+OptionsByName = dict[str, dict[str, Option]]
+"""Options of parts by their names."""
+
+
+def one_of_parts(built_in: Sequence[str]) -> WithJsonSchema:
+    """For the name of a part in the JSON schema, which knows those that are built in."""
+    return WithJsonSchema({"anyOf": [{"enum": list(built_in), "type": "string"}, {"type": "string"}]})
+
+
 LARGEST_NUMBER = 2**53
 """Integers up to this are exact in databases, in JSON, and where a sampler treats them as floats."""
 

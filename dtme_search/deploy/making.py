@@ -20,8 +20,8 @@ from dtme_search.deploy.files import Description, FileKind, Opened, open_file, w
 from dtme_search.deploy.program import Form, Program
 from dtme_search.errors import ConfigError, ExportError, nearest
 from dtme_search.models import build_model
-from dtme_search.tasks import TaskSpec, load_specs
-from dtme_search.training import restore_model
+from dtme_search.tasks import TaskSpec
+from dtme_search.training import restore_model, specs_beside
 
 _MADE_UP = 5
 
@@ -77,7 +77,7 @@ def deploy_run(
         ConfigError: If a task is unknown, a picture cannot be read, or the network cannot be exported.
         ExportError: If the file and PyTorch differ by more.
     """
-    specs = load_specs(checkpoint.with_name("tasks.json"))
+    specs = specs_beside(checkpoint)
     chosen = _chosen(tasks, tuple(specs))
     images = _pictures(pictures, config.data.image_size)
     model = restore_model(checkpoint, config, specs, torch.device("cpu"))

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
 
-from dtme_search.config import NoOptions, Section
 from dtme_search.metrics.average_precision import MeanApMeter
 from dtme_search.metrics.base import Meter
 from dtme_search.metrics.edges import EdgeFMeter
 from dtme_search.metrics.gain import beats_prior, delta_m, task_gains
+from dtme_search.metrics.kind import MetricKind, guarded_metric
 from dtme_search.metrics.meters import (
     AccuracyMeter,
     IouMeter,
@@ -24,7 +23,7 @@ from dtme_search.metrics.meters import (
 from dtme_search.metrics.ods import OdsFMeter
 from dtme_search.metrics.saliency import MaxFDoubleSigmoidMeter, MaxFMeter
 from dtme_search.plugins import Family
-from dtme_search.tasks import LabelLevel, MetricName, TargetKind, TaskSpec, Unit
+from dtme_search.tasks import LabelLevel, MetricName, TargetKind, TaskSpec
 
 __all__ = [
     "METRICS",
@@ -47,29 +46,9 @@ __all__ = [
     "build_meter",
     "delta_m",
     "extra_meters",
+    "guarded_metric",
     "task_gains",
 ]
-
-
-@dataclass(frozen=True)
-class MetricKind:
-    """Entry of the registry.
-
-    Attributes:
-        build: Returns an empty meter for the task and the checked options.
-        kinds: Kinds of targets that it suits.
-        options: Section that checks ``tasks.<task>.metric_options.<name>``.
-        unit: Its unit; ``None`` = that of the task in the data set's description.
-        higher_is_better: Its direction; ``None`` = that of the task in the data set's description.
-        level: Whether labels belong to pixels or whole images (of one pixel, H = W = 1); either by default.
-    """
-
-    build: Callable[[TaskSpec, Any], Meter]
-    kinds: tuple[TargetKind, ...]
-    options: type[Section] = NoOptions
-    unit: Unit | None = None
-    higher_is_better: bool | None = None
-    level: LabelLevel = "any"
 
 
 def _plain(meter: Callable[[TaskSpec], Meter], *kinds: TargetKind, level: LabelLevel = "any") -> MetricKind:
@@ -94,6 +73,7 @@ METRICS = Family(
         "macro_f1": _plain(MacroF1Meter, "classes"),
         "mean_ap": _plain(MeanApMeter, "mask", level="image"),
     },
+    guarded_metric,
 )
 """``TaskSpec.metric`` -> how a task is measured."""
 

@@ -6,10 +6,12 @@ from dtme_search.models.backbone import (
     describe_backbone,
     name_weights,
     patch_size_of,
+    pooling_of,
+    weights_for_timm,
 )
 from dtme_search.models.decoders import Predictions, resize
 from dtme_search.models.multitask import MultiTaskViT, build_model, check_model
-from dtme_search.models.operations import check_operations
+from dtme_search.models.operations import check_operations, sizes_of
 
 __all__ = [
     "BackboneInfo",
@@ -22,5 +24,8 @@ __all__ = [
     "describe_backbone",
     "name_weights",
     "patch_size_of",
+    "pooling_of",
     "resize",
+    "sizes_of",
+    "weights_for_timm",
 ]

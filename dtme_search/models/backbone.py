@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from dtme_search.errors import ConfigError, nearest
-from dtme_search.models.operations.lora import find_linears
+from dtme_search.models.operations.lora import sizes_of_linears
 from dtme_search.models.pretrained import first_line, load_checkpoint, load_published
 from dtme_search.models.rotary import give_rotary_positions
 from dtme_search.models.seeding import seeded
@@ -183,6 +183,21 @@ def build_backbone(config: ModelConfig, image_size: tuple[int, int], seed: int) 
     return Backbone(vit, info)
 
 
+def weights_for_timm(
+    backbone: Backbone, config: ModelConfig, image_size: tuple[int, int]
+) -> dict[str, Tensor]:
+    """The weights of a backbone as timm loads them into a plain model of that name.
+
+    Empty if an architecture has changed the inside of the backbone, so that they would not fit.
+    """
+    plain = _skeleton(config.backbone, config.backbone_options, image_size).state_dict()
+    weights = backbone.vit.state_dict()
+    fits = {name: tensor.shape for name, tensor in plain.items()} == {
+        name: tensor.shape for name, tensor in weights.items()
+    }
+    return dict(weights) if fits else {}
+
+
 def name_weights(config: ModelConfig) -> str | None:
     """Identifies the initial weights of the backbone of a config by their content, wherever they are stored.
 
@@ -231,10 +246,7 @@ def _describe(
         patch_size=patch_size,
         grid=vit.patch_embed.grid_size,
         has_rotary_positions=getattr(vit, "rope", None) is not None,
-        linears={
-            name: (linear.in_features, linear.out_features)
-            for name, linear in find_linears(vit.blocks[0]).items()
-        },
+        linears=sizes_of_linears(vit.blocks[0]),
         has_class_token=getattr(vit, "cls_token", None) is not None,
     )
 
@@ -315,18 +327,22 @@ def _check_image_size(image_size: tuple[int, int], patch_size: int, name: str) -
         )
 
 
+def pooling_of(name: str) -> str:
+    """The pooling with which timm builds a model of that name without a head."""
+    # timm's distilled DeiT refuses any other pooling, although without a head it never pools.
+    return "token" if "distilled" in name else ""
+
+
 def _create(
     name: str, options: Mapping[str, Any], image_size: tuple[int, int] | None, **arguments: Any
 ) -> nn.Module:
     import timm
 
-    # timm's distilled DeiT refuses any other pooling, although without a head it never pools.
-    global_pool = "token" if "distilled" in name else ""
     vit: nn.Module = timm.create_model(
         name,
         img_size=image_size,
         num_classes=0,
-        global_pool=global_pool,
+        global_pool=pooling_of(name),
         dynamic_img_size=False,
         **options,
         **arguments,

@@ -78,7 +78,8 @@ class InferenceFlops:
 
     def _routes(self, plan: ExpansionPlan | None) -> tuple[Route, ...]:
         layers, cpu = self.model.info.num_layers, torch.device("cpu")
-        return plan_routes(plan, self.model.tasks, layers, share_streams=True, device=cpu)
+        kinds = self.model.kinds_of(plan)
+        return plan_routes(plan, self.model.tasks, layers, kinds, share_streams=True, device=cpu)
 
     @torch.no_grad()
     def _count(

@@ -18,7 +18,14 @@ from dtme_search.errors import ConfigError
 from dtme_search.models.architectures import PLAIN, find_architecture
 from dtme_search.models.backbone import Backbone, BackboneInfo, build_backbone, describe_backbone
 from dtme_search.models.decoders import DecoderContext, Level, Predictions, with_image_heads
-from dtme_search.models.operations import LAYER_OPERATIONS, LayerOperation, Site
+from dtme_search.models.operations import (
+    LAYER_OPERATIONS,
+    LayerOperation,
+    OperationKind,
+    Site,
+    find_operation,
+    options_for,
+)
 from dtme_search.models.streams import (
     Route,
     by_stream,
@@ -49,6 +56,7 @@ class MultiTaskViT(nn.Module):
         levels: Number of blocks after which each feature map is taken, ascending; the last one is the number
             of layers and stands for the normed output of the backbone.
         reads_class_token: Whether decoders get the class token of the last level.
+        plugins: Files that may provide operations.
 
     Attributes:
         plan: The plan by which the model has grown; ``None`` before growth.
@@ -61,6 +69,7 @@ class MultiTaskViT(nn.Module):
         tasks: tuple[str, ...],
         levels: tuple[int, ...],
         *,
+        plugins: Sequence[str] = (),
         reads_class_token: bool = False,
     ) -> None:
         super().__init__()
@@ -68,6 +77,7 @@ class MultiTaskViT(nn.Module):
         self.decoders = decoders
         self.tasks = tasks
         self.levels = levels
+        self.plugins = plugins
         self.reads_class_token = reads_class_token
         self.plan: ExpansionPlan | None = None
         for operation in LAYER_OPERATIONS.values():
@@ -166,6 +176,9 @@ class MultiTaskViT(nn.Module):
                 f"got tasks {list(plan.tasks)} and {plan.num_layers} layers."
             )
         new: list[nn.Parameter] = []
+        kinds = self.kinds_of(plan)
+        for name in set(kinds) - set(LAYER_OPERATIONS):
+            self.add_module(_place_of(name), nn.ModuleDict())
         for layer, block in enumerate(self.backbone.blocks):
             for name, groups in plan.at(layer).items():
                 site = Site(
@@ -174,11 +187,11 @@ class MultiTaskViT(nn.Module):
                     num_groups=len(groups),
                     embed_dim=self.info.embed_dim,
                     first_token=self.backbone.first_shared_token,
-                    options=plan.options,
+                    options=options_for(name, kinds[name], plan.options),
                     token_std=token_std,
                     seed=seed,
                 )
-                operation = self._place(LAYER_OPERATIONS[name].build(site))
+                operation = self._place(kinds[name].build(site))
                 self._built(name)[str(layer)] = operation
                 new += operation.parameters()
         self.plan = plan
@@ -229,7 +242,12 @@ class MultiTaskViT(nn.Module):
 
     def _built(self, name: str) -> nn.ModuleDict:
         """The operations of one kind by layer."""
-        return cast("nn.ModuleDict", self.get_submodule(LAYER_OPERATIONS[name].place))
+        return cast("nn.ModuleDict", self.get_submodule(_place_of(name)))
+
+    def kinds_of(self, plan: ExpansionPlan | None) -> dict[str, OperationKind]:
+        """The operations of a plan by name."""
+        names = () if plan is None else (name for name, layers in plan.groups.items() if layers)
+        return {name: find_operation(name, self.plugins) for name in names}
 
     def operations_at(self, layer: int) -> dict[str, LayerOperation]:
         names = () if self.plan is None else self.plan.at(layer)
@@ -290,9 +308,19 @@ class MultiTaskViT(nn.Module):
         key = (tasks, share_streams, device)
         if key not in self._routes:
             self._routes[key] = plan_routes(
-                self.plan, tasks, self.info.num_layers, share_streams=share_streams, device=device
+                self.plan,
+                tasks,
+                self.info.num_layers,
+                self.kinds_of(self.plan),
+                share_streams=share_streams,
+                device=device,
             )
         return self._routes[key]
+
+
+def _place_of(name: str) -> str:
+    """Part of the model that holds the modules of an operation by layer."""
+    return LAYER_OPERATIONS[name].place if name in LAYER_OPERATIONS else f"operation_{name}"
 
 
 def _output_map(block: nn.Module) -> nn.Module | None:
@@ -382,4 +410,6 @@ def build_model(
         backbone = architecture.adapt(backbone, context.of_dense_tasks, levels, options)
     decoders = with_image_heads(context, lambda dense: kind.build(dense, options))
     reads_class_token = config.image_head == "class" and any(spec.of_image for spec in specs.values())
-    return MultiTaskViT(backbone, decoders, tuple(specs), levels, reads_class_token=reads_class_token)
+    return MultiTaskViT(
+        backbone, decoders, tuple(specs), levels, plugins=plugins, reads_class_token=reads_class_token
+    )

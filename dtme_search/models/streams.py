@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from dtme_search.models.operations import LAYER_OPERATIONS, LayerOperation
+from dtme_search.models.operations import LayerOperation, OperationKind
 
 if TYPE_CHECKING:
     from dtme_search.token_space import ExpansionPlan
@@ -101,6 +101,7 @@ def plan_routes(
     plan: ExpansionPlan | None,
     tasks: tuple[str, ...],
     num_layers: int,
+    kinds: Mapping[str, OperationKind],
     *,
     share_streams: bool,
     device: torch.device,
@@ -111,6 +112,7 @@ def plan_routes(
         plan: The plan by which the model has grown; ``None`` before growth.
         tasks: Only these tasks run.
         num_layers: Layers of the backbone.
+        kinds: The operations of the plan by name.
         share_streams: Whether tasks share a stream until their operations differ, or each has its own from
             layer 0 on.
         device: Where the indices are needed.
@@ -123,17 +125,23 @@ def plan_routes(
         else:
             streams = before if plan is None else plan.streams(layer, tasks)
         at_layer = {} if plan is None else plan.at(layer)
-        routes.append(_route(before, streams, at_layer, device))
+        routes.append(_route(before, streams, at_layer, kinds, device))
         before = streams
     return tuple(routes)
 
 
-def _route(before: Streams, streams: Streams, at_layer: Mapping[str, Streams], device: torch.device) -> Route:
+def _route(
+    before: Streams,
+    streams: Streams,
+    at_layer: Mapping[str, Streams],
+    kinds: Mapping[str, OperationKind],
+    device: torch.device,
+) -> Route:
     parents = _positions(streams, before)
     groups = {name: _positions(streams, of) for name, of in at_layer.items()}
     # Skip an operation that none of these streams has.
     groups = {name: of for name, of in groups.items() if min(of) < len(at_layer[name])}
-    lengthening = [name for name in groups if LAYER_OPERATIONS[name].kind.lengthens]
+    lengthening = [name for name in groups if kinds[name].kind.lengthens]
     calls: dict[tuple[bool, ...], list[int]] = {}
     for stream in range(len(streams)):
         key = tuple(groups[name][stream] < len(at_layer[name]) for name in lengthening)
@@ -148,8 +156,7 @@ def _route(before: Streams, streams: Streams, at_layer: Mapping[str, Streams], d
         acting = {
             name: indices([of[stream] for stream in chosen])
             for name, of in groups.items()
-            if LAYER_OPERATIONS[name].kind.in_block
-            and min(of[stream] for stream in chosen) < len(at_layer[name])
+            if kinds[name].kind.in_block and min(of[stream] for stream in chosen) < len(at_layer[name])
         }
         return Pass(None if len(calls) == 1 else indices(chosen), acting)
 
@@ -157,7 +164,7 @@ def _route(before: Streams, streams: Streams, at_layer: Mapping[str, Streams], d
     return Route(
         streams=streams,
         parents=None if parents == list(range(len(before))) else indices(parents),
-        groups={name: indices(of) for name, of in groups.items() if not LAYER_OPERATIONS[name].kind.in_block},
+        groups={name: indices(of) for name, of in groups.items() if not kinds[name].kind.in_block},
         passes=tuple(one_pass(chosen) for _, chosen in sorted(calls.items())),
         order=None if len(calls) == 1 else indices([joined.index(s) for s in range(len(streams))]),
     )

@@ -76,6 +76,49 @@ def _backbone_of(values: Mapping[str, Tensor], place: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in values.items() if name.startswith(prefix)}
 
 
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], notes: Mapping[str, str]) -> None:
+    """Write tensors and a few words about them as safetensors, a format that holds no code.
+
+    Raises:
+        OSError: If the file cannot be written.
+    """
+    from safetensors.torch import save
+
+    # Tensors that share memory, or are a view of other memory, cannot be written.
+    own = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
+    path.write_bytes(save(own, metadata={"format": "pt", **notes}))
+
+
+def read_tensors(path: Path, device: torch.device) -> dict[str, Tensor]:
+    """Read the tensors that :func:`write_tensors` wrote.
+
+    Raises:
+        ValueError: If the file is damaged or no safetensors file.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path, device=str(device))
+    except (SafetensorError, OSError) as error:
+        raise ValueError(str(error).splitlines()[0].rstrip(".")) from error
+
+
+def read_notes(path: Path) -> dict[str, str]:
+    """Read the words about the tensors, without the tensors.
+
+    Raises:
+        ValueError: If the file is damaged or no safetensors file.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            return dict(file.metadata() or {})
+    except (SafetensorError, OSError) as error:
+        raise ValueError(str(error).splitlines()[0].rstrip(".")) from error
+
+
 def digest_of_weights(path: Path) -> str:
     """SHA-256 of the content of a weight file; computed once, unless the file changes.
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from dtme_search.config.dotted import value_at
-from dtme_search.operations import OPERATIONS
+from dtme_search.operations import in_words
 from dtme_search.reporting.costs import marked_costs
 from dtme_search.reporting.document import Block, Heading, Paragraph, Table
 from dtme_search.reporting.legend import front_legend, telling
@@ -140,7 +140,7 @@ def plan_table(plan: ExpansionPlan) -> Block:
         )
         for layer in plan.layers
     ]
-    words = (f"{OPERATIONS[name].words} for" for name in plan.shown)
+    words = (f"{in_words(name)} for" for name in plan.shown)
     return Table(("layer", "operation", *words, "streams"), rows)
 
 

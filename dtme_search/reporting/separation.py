@@ -121,7 +121,7 @@ def separation_section(data: StudyData) -> list[Block]:
 
 def _ways(run: RunRow) -> Mapping[str, bool]:
     built = {name for word in (run.operations or "").split() for name in operations_of(word)}
-    rooms = {OPERATIONS[name].room for name in built}
+    rooms = {OPERATIONS[name].room for name in built if name in OPERATIONS}
     config = None if run.config is None else RunConfig.model_validate_json(run.config)
     return {
         "tokens": "tokens" in rooms,

@@ -12,7 +12,7 @@ from optuna.trial import TrialState
 
 from dtme_search.config import RunConfig
 from dtme_search.config.measures import INFERENCE, is_result
-from dtme_search.operations import LETTERS, legend
+from dtme_search.operations import legend, letter_of
 from dtme_search.reporting.measures import baselines_of_trials, last_evaluations, measured
 from dtme_search.search import (
     Confirmed,
@@ -225,7 +225,7 @@ def compact_layers(operations: str | None) -> str:
         >>> compact_layers("none modulate both")
         '.MB'
     """
-    return "".join(LETTERS[operation] for operation in (operations or "").split())
+    return "".join(letter_of(operation) for operation in (operations or "").split())
 
 
 def layers_legend(layers: Iterable[str]) -> str:

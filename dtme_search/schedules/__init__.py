@@ -3,25 +3,46 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
-from dtme_search.config import RunConfig
+from dtme_search.config import RunConfig, ScheduleConfig, options_of_part
 from dtme_search.errors import ConfigError
+from dtme_search.plugins import Family
 from dtme_search.schedules.adaptive import GradientWeights, Measure
-from dtme_search.schedules.base import Schedule, ScheduleState, TaskWeights
+from dtme_search.schedules.base import Memoryless, Schedule, ScheduleState, TaskWeights
 from dtme_search.schedules.constant import Constant
 from dtme_search.schedules.diminish import Diminish, decay_rate_of
+from dtme_search.schedules.kind import ScheduleKind, ScheduleSetting, guarded_schedule
 from dtme_search.schedules.switch import Switch
 
 __all__ = [
+    "SCHEDULES",
     "Constant",
     "Diminish",
     "GradientWeights",
+    "Memoryless",
     "Schedule",
+    "ScheduleKind",
+    "ScheduleSetting",
     "ScheduleState",
     "Switch",
     "TaskWeights",
     "build_schedule",
+    "find_schedule",
+    "guarded_schedule",
 ]
+
+
+def find_schedule(config: RunConfig) -> tuple[ScheduleKind, Any]:
+    """The schedule that a run names, and what it is built with: the section, or checked options of its own.
+
+    Raises:
+        ConfigError: If it is unknown or cannot be loaded, or an option is wrong.
+    """
+    schedule = config.schedule
+    kind = SCHEDULES.find(schedule.kind, "schedule.kind", config.plugins)
+    own = options_of_part(SCHEDULES, schedule.kind, schedule.options, "schedule.options", config.plugins)
+    return kind, schedule if schedule.kind in SCHEDULES else own
 
 
 def build_schedule(config: RunConfig) -> Schedule:
@@ -30,7 +51,7 @@ def build_schedule(config: RunConfig) -> Schedule:
     Fractions of training (``half_life``, ``switch_at``) are those of ``config.total_steps``.
 
     Raises:
-        ConfigError: If ``decay_power`` is too large for ``half_life``.
+        ConfigError: As :func:`find_schedule`, or if ``decay_power`` is too large for ``half_life``.
 
     Example:
         >>> config = RunConfig.model_validate({
@@ -48,7 +69,8 @@ def build_schedule(config: RunConfig) -> Schedule:
     if not config.auxiliary_tasks:
         return Constant(tasks)
     schedule, steps = config.schedule, config.total_steps
-    before = SCHEDULES[schedule.kind](config, tasks)
+    kind, options = find_schedule(config)
+    before = kind.build(ScheduleSetting(tasks, steps, options))
     planned = [schedule.switch_at if schedule.kind == "switch" else None, schedule.stop_at]
     ends = [round(fraction * steps) for fraction in planned if fraction is not None]
     if not ends and schedule.patience is None:
@@ -56,39 +78,44 @@ def build_schedule(config: RunConfig) -> Schedule:
     return Switch(before, tasks, min(ends, default=None), schedule.patience)
 
 
-def _diminish(config: RunConfig, tasks: TaskWeights) -> Schedule:
-    schedule = config.schedule
-    return Diminish(tasks, schedule.initial_weight, _decay_rate(config), schedule.decay_power)
+def _diminish(setting: ScheduleSetting) -> Schedule:
+    schedule = setting.options
+    return Diminish(setting.tasks, schedule.initial_weight, _decay_rate(setting), schedule.decay_power)
 
 
-def _adaptive(measure: Measure) -> Callable[[RunConfig, TaskWeights], Schedule]:
-    def make(config: RunConfig, tasks: TaskWeights) -> Schedule:
-        schedule = config.schedule
+def _adaptive(measure: Measure) -> Callable[[ScheduleSetting], Schedule]:
+    def make(setting: ScheduleSetting) -> Schedule:
+        schedule, tasks = setting.options, setting.tasks
         total = float(len(tasks.auxiliary)) if schedule.total is None else schedule.total
         return GradientWeights(tasks, measure, total, schedule.every, schedule.epsilon)
 
     return make
 
 
-SCHEDULES: dict[str, Callable[[RunConfig, TaskWeights], Schedule]] = {
-    "constant": lambda _, tasks: Constant(tasks),
-    "diminish": _diminish,
-    "switch": lambda _, tasks: Constant(tasks),
-    "inverse_gradient_norm": _adaptive("gradient_norm"),
-    "fisher_trace": _adaptive("fisher_trace"),
-}
+SCHEDULES = Family(
+    "schedules",
+    ScheduleKind,
+    {
+        "constant": ScheduleKind(lambda setting: Constant(setting.tasks)),
+        "diminish": ScheduleKind(_diminish),
+        "switch": ScheduleKind(lambda setting: Constant(setting.tasks)),
+        "inverse_gradient_norm": ScheduleKind(_adaptive("gradient_norm")),
+        "fisher_trace": ScheduleKind(_adaptive("fisher_trace")),
+    },
+    guarded_schedule,
+)
 """``schedule.kind`` -> the schedule while auxiliary tasks train."""
 
 
-def _decay_rate(config: RunConfig) -> float:
-    schedule = config.schedule
+def _decay_rate(setting: ScheduleSetting) -> float:
+    schedule: ScheduleConfig = setting.options
     if schedule.decay_rate is not None:
         return schedule.decay_rate
     assert schedule.half_life is not None  # the config refuses a diminish schedule that has neither
     try:
-        return decay_rate_of(schedule.half_life * config.total_steps, schedule.decay_power)
+        return decay_rate_of(schedule.half_life * setting.total_steps, schedule.decay_power)
     except OverflowError:
         raise ConfigError(
-            f"schedule: decay_power must be small enough for half_life at {config.total_steps} steps, "
+            f"schedule: decay_power must be small enough for half_life at {setting.total_steps} steps, "
             f"got {schedule.decay_power}. Use a value between 1 and 4."
         ) from None

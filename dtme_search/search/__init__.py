@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from dtme_search.search.study.preparation import read_study
     from dtme_search.search.study.presence import AtWork, at_work
     from dtme_search.search.study.states import STATES, counts_in_words, dead_among, state_of, trial_states
+    from dtme_search.search.trackers.tensorboard import TensorBoard
+    from dtme_search.search.trackers.tracker import Tracker, TrackerKind
     from dtme_search.search.trial.callback import Callback, EvaluationInfo, StudyInfo, TrialEnd, TrialInfo
     from dtme_search.search.trial.diary import DrawFiles
     from dtme_search.search.trial.listener import Listener, WorkerStatus
@@ -60,6 +62,9 @@ __all__ = [
     "Reporter",
     "RunRow",
     "StudyInfo",
+    "TensorBoard",
+    "Tracker",
+    "TrackerKind",
     "TrialEnd",
     "TrialInfo",
     "WorkerStatus",
@@ -122,6 +127,8 @@ _get = lazily(
         "study.preparation": ("read_study",),
         "study.presence": ("AtWork", "at_work"),
         "study.states": ("STATES", "counts_in_words", "dead_among", "state_of", "trial_states"),
+        "trackers.tensorboard": ("TensorBoard",),
+        "trackers.tracker": ("Tracker", "TrackerKind"),
         "trial.callback": ("Callback", "EvaluationInfo", "StudyInfo", "TrialEnd", "TrialInfo"),
         "trial.diary": ("DrawFiles",),
         "trial.listener": ("Listener", "WorkerStatus"),

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from dtme_search.config import StudySource
+from dtme_search.config import StudySource, load_study_config
 from dtme_search.models import check_model
 from dtme_search.search.data_shelf import DataShelf
 from dtme_search.search.space.recipes import judged_as
@@ -19,16 +19,17 @@ from dtme_search.search.storage.records import records_for
 from dtme_search.search.storage.rows import BaselineRow
 from dtme_search.search.storage.studies import check_storage, open_storage
 from dtme_search.search.study.baselines import Baselines
+from dtme_search.search.study.leaders import front_numbers
 from dtme_search.search.study.lifecycle import num_finished
-from dtme_search.search.study.loading import LoadedStudy, storage_url, study_name
+from dtme_search.search.study.loading import LoadedStudy, load_study, storage_url, study_name
 from dtme_search.search.study.loop import run_trials
 from dtme_search.search.study.place import DEFAULT_WORKDIR
 from dtme_search.search.study.preparation import Prepared, join_prepared, prepare, read_study, space_of
 from dtme_search.search.study.recipes import settled
 from dtme_search.search.study.settings import Settings
 from dtme_search.search.study.threads import fix_threads, same_threads
+from dtme_search.search.trackers.calling import CallbackSource, import_paths, with_callbacks
 from dtme_search.search.trial.callback import StudyInfo
-from dtme_search.search.trial.calling import CallbackSource, import_paths, with_callbacks
 from dtme_search.search.trial.diary import DrawFiles
 from dtme_search.search.trial.events import tee
 from dtme_search.search.trial.inference import FlopsCounter, InferenceMeter
@@ -124,14 +125,14 @@ def optimize(
         warm_start_from: Another study whose finished trials the sampler should know, given like ``study``.
         warm_start_storage: Its database; by default where the other arguments of this call would put it.
         publish: Called with the study after each trial, to refresh what is shown of it.
-        callbacks: Receive trials and their evaluations (:class:`Callback`): objects, or import paths
-            ``module:attribute``, which several workers need.
+        callbacks: Receive trials and their evaluations (:class:`Callback`): objects, import paths
+            ``module:attribute`` or names of trackers; several workers need paths or names.
 
     Raises:
         DtmeSearchError: If something is wrong that the user can fix. Whatever can be checked is checked
             before anything is written or trained.
     """
-    hears = with_callbacks(listener or Listener(), callbacks)
+    hears = with_callbacks(listener or Listener(), callbacks, load_study_config(study).plugins)
     runs = engine_for(
         engine, scheduler, workers, devices, trials_per_device, device, per_trial=devices_per_trial
     )
@@ -154,7 +155,7 @@ def optimize(
         # The parent of several workers only reads the data to check it, and leaves the GPUs to them.
         first = places[0] if alone else Place("cpu")
         team = pick_team(first.device, devices_per_trial, first.further)
-        prepared = prepare(study, settings, team.device, hears, team)
+        prepared = prepare(study, settings, team, hears)
         left = prepared.config.trials - num_finished(prepared.optuna)
         with StopSwitch(timeout) as switch, team:
             if alone or (left <= 1 and places and not places[0].visible):
@@ -204,7 +205,6 @@ def join(
     Raises:
         DtmeSearchError: If there is no such study, or it cannot be worked on here.
     """
-    hears = with_callbacks(listener or Listener(), callbacks)
 
     def is_orphan() -> bool:
         return launcher is not None and os.getppid() != launcher
@@ -212,7 +212,9 @@ def join(
     with storage_errors(storage_url(study_name(study), storage, workdir)):
         with StopSwitch(timeout, is_orphan) as switch, pick_team(device, devices_per_trial) as team:
             settings = Settings(storage=storage, workdir=Path(workdir), data_root=data_root)
-            prepared = join_prepared(study, settings, team, _worker_number(), hears)
+            loaded = load_study(study, storage=storage, workdir=workdir, writes=True)
+            hears = with_callbacks(listener or Listener(), callbacks, loaded.config.plugins)
+            prepared = join_prepared(loaded, settings, team, _worker_number(), hears)
             with prepared.present("worker") as told:
                 _work(prepared, tee(hears, told), draw, switch, stays=launcher is not None)
         return prepared.loaded(stopped=switch.asked)
@@ -232,7 +234,12 @@ def _work(
     shelf, records, workspace = prepared.shelf, prepared.records, prepared.workspace
     base = prepared.base
     info = StudyInfo(
-        config=prepared.config, base=base, tasks=shelf.get(base).specs, folder=workspace.root.absolute()
+        config=prepared.config,
+        base=base,
+        tasks=shelf.get(base).specs,
+        folder=workspace.root.absolute(),
+        id=prepared.loaded().id,
+        front=lambda: front_numbers(prepared.loaded()),
     )
     baselines = Baselines(records, shelf, workspace.baseline, hears, switch)
     with prepared.asking(), storage_errors(prepared.url):

@@ -35,14 +35,15 @@ from dtme_search.training import (
     run_within_memory,
     with_smaller_batches,
 )
-from dtme_search.training.disk import WEIGHTS
 from dtme_search.training.identity import RunContext, result_fingerprint
 from dtme_search.training.image_size import with_image_size
+from dtme_search.training.published import has_seen_holdout
 from dtme_search.training.runtime import run_numerics
 from dtme_search.training.team.leader import pick_team
 
 FINAL = "train"
 """Folder below the workdir for final training: its checkpoints and the database of its baselines."""
+_READ: tuple[Split, ...] = ("train", "test")
 
 
 @dataclass(frozen=True)
@@ -123,9 +124,7 @@ def train_final(
     hears, config = listener or Listener(), with_image_size(config)
     # Read the test images now, so that a broken one is found before the training, not after it.
     team = pick_team(device, devices_per_trial)
-    shelf = DataShelf(
-        team.device, final=True, read=("train", "test"), on_progress=hears.data_reading, team=team
-    )
+    shelf = DataShelf(team.device, final=True, read=_READ, on_progress=hears.data_reading, team=team)
     url = storage or default_storage_url(FINAL, workdir)
     if with_baselines:
         check_storage(url)
@@ -239,7 +238,7 @@ def evaluate_checkpoint(
         folder=checkpoint.parent,
         against=against,
         extra_metrics=extra,
-        has_seen_holdout=checkpoint.name != WEIGHTS,
+        has_seen_holdout=has_seen_holdout(checkpoint),
     )
 
 

@@ -1,8 +1,8 @@
 """``ExpansionPlan``: which layers grow, by which operation, for which groups of tasks.
 
 A plan is a value: it knows its parameters, its overhead and its task streams before any model grows. Its
-operations are those of ``dtme_search.operations``. The paper (DTME, arXiv 2507.07485v2, Sec. 4.3) has one
-group per task; larger groups are ours.
+operations are those of ``dtme_search.operations``, and others by name. The paper (DTME, arXiv
+2507.07485v2, Sec. 4.3) has one group per task; larger groups are ours.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 from dtme_search.config import ExpansionConfig, FixedPlan, TaskGroups, fingerprint
 from dtme_search.errors import ConfigError, nearest
-from dtme_search.operations import OF_THE_PAPER, OPERATIONS, Linears, Options, name_of
+from dtme_search.operations import OF_THE_PAPER, OPERATIONS, Linears, Options, in_order, name_of
 from dtme_search.token_space.text import format_table
 
 
@@ -31,13 +31,12 @@ class ExpansionPlan:
     Attributes:
         tasks: Every task of the model, in its order.
         num_layers: Layers (blocks) of the backbone.
-        groups: Operation -> 0-based layer -> groups that share one there. Every known operation is in it.
+        groups: Operation -> 0-based layer -> groups that share one there. Every built-in operation is in it.
         options: Fields of ``expansion`` that the operations of the plan read; missing ones have their
-            defaults.
+            defaults. Options of other operations are named ``<operation>.<option>``.
 
     Raises:
-        ValueError: If a layer is out of range, a group is empty, a task is unknown or in two groups, or an
-            operation is unknown.
+        ValueError: If a layer is out of range, a group is empty, or a task is unknown or in two groups.
 
     Example:
         >>> plan = ExpansionPlan(("semseg", "depth"), 4, {"modulate": {1: (("semseg",), ("depth",))}})
@@ -59,16 +58,22 @@ class ExpansionPlan:
             raise ValueError(f"tasks must be different names, at least one, got {list(self.tasks)}.")
         counts = {"num_layers": self.num_layers, **self.options}
         for name, value in counts.items():
-            if isinstance(value, int) and value < 1:
+            if isinstance(value, int) and value < 1 and "." not in name:
                 raise ValueError(f"{name} must be at least 1, got {value}.")
-        if unknown := set(self.groups) - set(OPERATIONS):
-            raise ValueError(f"operations must be some of {list(OPERATIONS)}, got {sorted(unknown)}.")
-        ordered = {name: self._in_order(name, self.groups.get(name, {})) for name in OPERATIONS}
+        used = {name for name, layers in self.groups.items() if any(layers.values())}
+        ordered = {
+            name: self._in_order(name, self.groups.get(name, {})) for name in in_order({*OPERATIONS, *used})
+        }
         options = {
             option: self.options.get(option, default)
             for name, spec in OPERATIONS.items()
             if ordered[name]
             for option, default in spec.options.items()
+        }
+        options |= {
+            option: value
+            for option, value in sorted(self.options.items())
+            if "." in option and option.partition(".")[0] in used
         }
         object.__setattr__(self, "tasks", tuple(self.tasks))
         frozen = {name: MappingProxyType(layers) for name, layers in ordered.items()}
@@ -125,7 +130,9 @@ class ExpansionPlan:
 
     def to_config(self) -> FixedPlan:
         """The same plan as an exported config writes it."""
-        return FixedPlan.model_validate({name: dict(layers) for name, layers in self.groups.items()})
+        form = {name: dict(layers) for name, layers in self.groups.items()}
+        other = {name: form.pop(name) for name in set(form) - set(OPERATIONS)}
+        return FixedPlan.model_validate({**form, "other": other})
 
     def at(self, layer: int) -> dict[str, TaskGroups]:
         """The operations of a layer, each with its groups, in the order in which they act."""
@@ -152,10 +159,12 @@ class ExpansionPlan:
         return fingerprint("expansion plan", self._as_dict())
 
     def operations(self) -> tuple[str, ...]:
-        """What happens at every layer, one of ``dtme_search.operations.CHOICES``."""
+        """What happens at every layer, as ``dtme_search.operations.name_of`` says it."""
         return tuple(name_of(self.at(layer)) for layer in range(self.num_layers))
 
-    def num_parameters(self, embed_dim: int, linears: Linears | None = None) -> int:
+    def num_parameters(
+        self, embed_dim: int, linears: Linears | None = None, others: Mapping[str, int] = MappingProxyType({})
+    ) -> int:
         """Parameters that the growth adds.
 
         Scale and shift for each TM group (2p), ``num_task_tokens`` vectors for each TE group (mp); with one
@@ -164,6 +173,7 @@ class ExpansionPlan:
         Args:
             embed_dim: Width of a token.
             linears: Sizes of the linear maps of a block; read by operations that adapt them.
+            others: Parameters of one group in one layer, for operations that are not built in.
 
         Example:
             >>> groups = {"modulate": {0: (("a", "b"),)}, "expand": {0: (("a",),)}}
@@ -172,16 +182,24 @@ class ExpansionPlan:
         """
         return sum(
             sum(map(len, layers.values()))
-            * OPERATIONS[name].num_parameters(embed_dim, linears or {}, self.options)
+            * (
+                OPERATIONS[name].num_parameters(embed_dim, linears or {}, self.options)
+                if name in OPERATIONS
+                else others[name]
+            )
             for name, layers in self.groups.items()
             if layers
         )
 
     def overhead_percent(
-        self, embed_dim: int, backbone_parameters: int, linears: Linears | None = None
+        self,
+        embed_dim: int,
+        backbone_parameters: int,
+        linears: Linears | None = None,
+        others: Mapping[str, int] = MappingProxyType({}),
     ) -> float:
         """Added parameters in percent of the headless backbone with its position embedding."""
-        return 100.0 * self.num_parameters(embed_dim, linears) / backbone_parameters
+        return 100.0 * self.num_parameters(embed_dim, linears, others) / backbone_parameters
 
     def streams(self, layer: int, tasks: Sequence[str] | None = None) -> TaskGroups:
         """Streams in which tasks run through the block of ``layer``.
@@ -249,9 +267,9 @@ class ExpansionPlan:
         """Read what :meth:`to_json` wrote."""
         form = json.loads(text)
         groups = {
-            name: {int(layer): tuple(map(tuple, groups)) for layer, groups in form[name].items()}
-            for name in OPERATIONS
-            if name in form
+            name: {int(layer): tuple(map(tuple, groups)) for layer, groups in layers.items()}
+            for name, layers in form.items()
+            if isinstance(layers, dict)
         }
         options = {name: value for name, value in form.items() if isinstance(value, int | float | str)}
         return cls(tuple(form["tasks"]), form["num_layers"], groups, options)
@@ -302,5 +320,10 @@ class ExpansionPlan:
 
 
 def options_of(expansion: ExpansionConfig) -> dict[str, Any]:
-    """The fields of a config that operations read."""
-    return {option: getattr(expansion, option) for spec in OPERATIONS.values() for option in spec.options}
+    """The fields of a config that operations read, and the options of other operations as plans have them."""
+    fields = {option: getattr(expansion, option) for spec in OPERATIONS.values() for option in spec.options}
+    return fields | {
+        f"{name}.{option}": value
+        for name, given in expansion.operation_options.items()
+        for option, value in given.items()
+    }

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from dtme_search.config import ExpansionConfig, TaskGroups
 from dtme_search.errors import ConfigError
-from dtme_search.operations import OPERATIONS, operations_of
+from dtme_search.operations import operations_of
 from dtme_search.token_space.gain import ranking_by_gain
 from dtme_search.token_space.plan import ExpansionPlan, options_of
 from dtme_search.token_space.report import ConflictReport, Space
@@ -143,7 +144,7 @@ def _choose_layers(
 ) -> dict[str, dict[int, tuple[Space, ...]]]:
     """Operation -> layer -> subspaces whose conflicts decide which tasks get it there."""
     choices = config.layers if config.policy == "per_layer" else ("auto",) * num_layers
-    chosen: dict[str, dict[int, tuple[Space, ...]]] = {name: {} for name in OPERATIONS}
+    chosen: dict[str, dict[int, tuple[Space, ...]]] = defaultdict(dict)
     if "auto" in choices:
         assert report is not None
         by_space = _by_conflicts(report, config, seed)

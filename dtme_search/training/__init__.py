@@ -10,7 +10,13 @@ if TYPE_CHECKING:
     from dtme_search.training.callbacks import Callbacks, Progress, TrainingInterrupted
     from dtme_search.training.checkpoint import load_checkpoint, save_checkpoint
     from dtme_search.training.evaluation import evaluate, evaluate_each, evaluate_extra, no_image_priors
-    from dtme_search.training.inspection import check_run, conflicts_at_expansion, restore_model
+    from dtme_search.training.inspection import (
+        check_run,
+        config_beside,
+        conflicts_at_expansion,
+        restore_model,
+        specs_beside,
+    )
     from dtme_search.training.memory import run_within_memory, with_smaller_batches
     from dtme_search.training.prediction import Prediction, Predictor, as_label
     from dtme_search.training.result import Evaluation, RunResult
@@ -28,6 +34,7 @@ __all__ = [
     "TrainingInterrupted",
     "as_label",
     "check_run",
+    "config_beside",
     "conflicts_at_expansion",
     "evaluate",
     "evaluate_each",
@@ -38,6 +45,7 @@ __all__ = [
     "restore_model",
     "run_within_memory",
     "save_checkpoint",
+    "specs_beside",
     "with_smaller_batches",
 ]
 
@@ -47,7 +55,13 @@ _get = lazily(
         "callbacks": ("Callbacks", "Progress", "TrainingInterrupted"),
         "checkpoint": ("load_checkpoint", "save_checkpoint"),
         "evaluation": ("evaluate", "evaluate_each", "evaluate_extra", "no_image_priors"),
-        "inspection": ("check_run", "conflicts_at_expansion", "restore_model"),
+        "inspection": (
+            "check_run",
+            "config_beside",
+            "conflicts_at_expansion",
+            "restore_model",
+            "specs_beside",
+        ),
         "memory": ("run_within_memory", "with_smaller_batches"),
         "prediction": ("Prediction", "Predictor", "as_label"),
         "result": ("Evaluation", "RunResult"),

@@ -1,4 +1,4 @@
-"""Losses and metrics that a config chooses instead of those that the data set gives its tasks."""
+"""Losses and metrics chosen instead of those of the data set; and whether the other parts can be found."""
 
 from __future__ import annotations
 
@@ -6,10 +6,14 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from dtme_search.combine import find_method
 from dtme_search.config import RunConfig, TaskConfig, validate
 from dtme_search.data import TaskData
 from dtme_search.errors import ConfigError
 from dtme_search.metrics import METRICS
+from dtme_search.models import check_operations
+from dtme_search.operations import Linears
+from dtme_search.schedules import find_schedule
 from dtme_search.tasks import TaskSpec
 from dtme_search.training.losses import LOSSES
 
@@ -23,6 +27,21 @@ def as_chosen(data: TaskData, config: RunConfig) -> TaskData:
     given = data.for_tasks(tuple(config.tasks))
     chosen = {name: _chosen(given.specs[name], task, config.plugins) for name, task in config.tasks.items()}
     return given if chosen == given.specs else given.with_specs(chosen)
+
+
+def check_parts(config: RunConfig, linears: Linears) -> None:
+    """Find schedule, way to combine and operations, before anything is trained.
+
+    Args:
+        config: The run.
+        linears: Linear maps of the blocks that grow.
+
+    Raises:
+        ConfigError: If one is unknown, cannot be loaded or does not fit, or has wrong options.
+    """
+    check_operations(config.expansion, linears, config.plugins)
+    find_schedule(config)
+    find_method(config.train.combine, config.plugins)
 
 
 def _chosen(spec: TaskSpec, task: TaskConfig, files: tuple[str, ...]) -> TaskSpec:

@@ -36,7 +36,8 @@ def method_of(config: RunConfig, device: torch.device) -> Method | None:
             window=max(1, config.total_steps // config.train.num_evaluations),
             device=device,
             draw=lambda step: _generator(config.seed, step, torch.device("cpu")),
-        )
+        ),
+        config.plugins,
     )
 
 

@@ -16,9 +16,10 @@ from typing import Any
 
 import torch
 
-from dtme_search.config import ADAPTIVE, RunConfig, canonical, finetuning, fingerprint, run_fingerprint
+from dtme_search.config import FIXED, RunConfig, canonical, finetuning, fingerprint, run_fingerprint
 from dtme_search.config.identity import MEASURING
 from dtme_search.models import name_weights
+from dtme_search.plugins import identity
 from dtme_search.schedules import build_schedule
 from dtme_search.token_space import ExpansionPlan
 from dtme_search.training.runtime import precision
@@ -122,6 +123,8 @@ def work_fingerprint(
             "freeze_backbone": expansion.freeze_backbone,
             "token_std": expansion.token_std if plan.groups["expand"] else None,
         }
+        if brought := identity((("operations", name) for name in plan.groups), ()):
+            growth["plugins"] = brought
     weights = _weights(config, config.total_steps)
     return fingerprint("work", _unexpanded_form(config), weights, growth, data_fingerprint, astuple(context))
 
@@ -141,7 +144,7 @@ def analysis_fingerprint(config: RunConfig, tasks: tuple[str, ...]) -> str:
 def weights_follow_results(config: RunConfig) -> bool:
     """Whether task weights depend on evaluations or gradients, so that they are not known in advance."""
     schedule = config.schedule
-    return bool(config.auxiliary_tasks) and (schedule.patience is not None or schedule.kind in ADAPTIVE)
+    return bool(config.auxiliary_tasks) and (schedule.patience is not None or schedule.kind not in FIXED)
 
 
 @cache

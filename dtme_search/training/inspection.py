@@ -6,19 +6,22 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from dtme_search.config import RunConfig
+from dtme_search.config import RunConfig, load_run_config
 from dtme_search.data import TaskData
-from dtme_search.errors import TrainingError
-from dtme_search.models import MultiTaskViT, build_model, check_operations
-from dtme_search.tasks import TaskSpec
+from dtme_search.errors import ConfigError, TrainingError
+from dtme_search.models import MultiTaskViT, build_model
+from dtme_search.tasks import TaskSpec, load_specs
 from dtme_search.token_space import ConflictReport, ExpansionPlan, plan_expansion
 from dtme_search.training.average import weights_to_use
 from dtme_search.training.callbacks import Callbacks, TrainingInterrupted
 from dtme_search.training.checkpoint import load_checkpoint
+from dtme_search.training.choices import check_parts
 from dtme_search.training.evaluation import check_scoring
+from dtme_search.training.published import PUBLISHED, load_published
 from dtme_search.training.team.job import check_divides
 from dtme_search.training.trainer import Trainer
 
@@ -35,7 +38,7 @@ def check_run(config: RunConfig, data: TaskData, devices: int = 1) -> None:
     check_scoring(config, data.scoring_split)
     check_divides(config.train.batch_size, config.train.accumulate, devices)
     model = build_model(config.model, data.specs, data.image_size, seed=config.seed, plugins=config.plugins)
-    check_operations(config.expansion, model.info.linears)
+    check_parts(config, model.info.linears)
     if not config.expansion.needs_conflicts:
         plan_expansion(None, config.expansion, tuple(config.tasks), model.info.num_layers, config.seed)
 
@@ -71,7 +74,10 @@ def restore_model(
     Raises:
         TrainingError: If there is no checkpoint or it does not fit the config.
     """
-    saved = load_checkpoint(path, None, device)
+    if path.suffix == Path(PUBLISHED).suffix:
+        saved: dict[str, Any] | None = load_published(path, device)
+    else:
+        saved = load_checkpoint(path, None, device)
     if saved is None:
         raise TrainingError(f"{path}: no such checkpoint. `dtme-search train` writes one.")
     model_config = config.model.model_copy(update={"pretrained": False, "checkpoint": None})
@@ -83,8 +89,43 @@ def restore_model(
             plan = ExpansionPlan.from_json(saved["plan"])
             model.grow(plan, token_std=config.expansion.token_std, seed=config.seed)
         model.load_state_dict(weights_to_use(saved))
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError, KeyError, TypeError) as error:
         # The first mismatch of torch's list.
         reason = [line.strip() for line in str(error).splitlines()][:2][-1].rstrip(".")
         raise TrainingError(f"{path}: does not fit the config beside it: {reason}.") from error
     return model
+
+
+def config_beside(path: Path, overrides: tuple[str, ...] = ()) -> RunConfig:
+    """The config of a checkpoint, from the file beside it, with ``path=value`` overrides.
+
+    Raises:
+        ConfigError: If it is missing or damaged, or if it came with a published network and names code.
+    """
+    beside = path.with_name("config.yaml")
+    named = load_run_config(str(beside)).plugins if path.suffix == Path(PUBLISHED).suffix else ()
+    if named:
+        # Whoever looks at a network from elsewhere does not want to run what came with it.
+        raise ConfigError(
+            f"{beside}: plugins must be empty in a published folder, got {Path(named[0]).name}, which would "
+            "run as code. Parts of your own must come from an installed package (docs/plugins.md)."
+        )
+    return load_run_config(str(beside), overrides)
+
+
+def specs_beside(path: Path) -> dict[str, TaskSpec]:
+    """The tasks of a checkpoint, from the file beside it.
+
+    Raises:
+        TrainingError: If it is missing or damaged.
+    """
+    described = path.with_name("tasks.json")
+    if not described.is_file():
+        raise TrainingError(
+            f"{path}: its tasks.json must be beside it, got none. The same `dtme-search train` writes it."
+        )
+    try:
+        return load_specs(described)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        what = str(error).splitlines()[0].rstrip(".")
+        raise TrainingError(f"{described}: must describe the tasks of the network, got: {what}.") from error

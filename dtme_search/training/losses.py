@@ -10,13 +10,14 @@ Shapes: B images, C channels, H height, W width.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, logsigmoid, normalize
 
 from dtme_search.config import NoOptions, Section
+from dtme_search.guards import Guard
 from dtme_search.plugins import Family
 from dtme_search.tasks import LabelLevel, TargetKind, TaskSpec
 
@@ -56,6 +57,25 @@ class LossKind:
     kinds: tuple[TargetKind, ...]
     options: type[Section] = NoOptions
     level: LabelLevel = "any"
+
+
+def guarded_loss(kind: LossKind, part: str) -> LossKind:
+    """The same loss; it tells which rule it breaks."""
+    guard, method = Guard(part), "per_pixel"
+
+    def per_pixel(prediction: Tensor, target: Tensor, setting: LossSetting) -> Tensor:
+        with guard.calling(method):
+            found = kind.per_pixel(prediction, target, setting)
+        shape = (len(prediction), *prediction.shape[2:])
+        got = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+        guard.hold(got == shape, method, f"give (B, H, W) = {shape}, got {got}")
+        guard.hold(found.dtype == torch.float32, method, f"give float32, got {found.dtype}")
+        # A prediction that is not finite itself is left to the loss log, which names the task.
+        holds = bool(found.isfinite().all()) or not bool(prediction.isfinite().all())
+        guard.hold(holds, method, "give finite numbers where prediction and target are")
+        return found
+
+    return replace(kind, per_pixel=per_pixel)
 
 
 Loss = tuple[LossKind, Section]
@@ -192,6 +212,7 @@ LOSSES = Family(
         "balanced_bce": LossKind(_balanced_bce, ("mask",)),
         "batch_balanced_bce": LossKind(_balanced_bce, ("mask",)),
     },
+    guarded_loss,
 )
 """``TaskSpec.loss`` -> how a pixel is scored."""
 

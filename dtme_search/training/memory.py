@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import torch
 
-from dtme_search.errors import OutOfMemoryError
+from dtme_search.errors import BrokenRule, OutOfMemoryError
 from dtme_search.training.result import RunResult
 from dtme_search.training.trainer import Trainer
 
@@ -85,6 +85,8 @@ def with_smaller_batches(work: Callable[[int], Result], size: int, device: torch
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error means that the device or the machine is out of memory."""
+    if isinstance(error, BrokenRule):  # a part of the user's that ran out of it
+        error = error.__cause__ or error
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     return isinstance(error, RuntimeError) and any(words in str(error) for words in _IN_WORDS)

@@ -46,7 +46,7 @@ INSTEAD = {
 SCHEDULER = "tcp://head:8786"
 """The address that the documentation gives to the scheduler of a cluster."""
 
-EXEMPT = ("make", "pip", "git", "dask", "CUDA_VISIBLE_DEVICES=0", "CUDA_VISIBLE_DEVICES=1")
+EXEMPT = ("make", "pip", "git", "dask", "docker", "CUDA_VISIBLE_DEVICES=0", "CUDA_VISIBLE_DEVICES=1")
 """Programs that get and test the project itself, which CI runs, and a cluster, which a fixture is."""
 
 ELSEWHERE = {

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import math
-import typing
 
 import pytest
 import torch
 
 from dtme_search.combine import METHODS, LossWeighting, Merged, Setting, Weighted, build_method
 from dtme_search.config import CombineConfig
-from dtme_search.config.combine import OPTIONS, CombineKind
+from dtme_search.config.combine import KINDS, OPTIONS
+from dtme_search.testing import check_combine
 
 CPU = torch.device("cpu")
-KINDS = typing.get_args(CombineKind)
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -52,11 +51,16 @@ def gradients(num_tasks: int, seed: int, spread: float = 1.0, width: int = 8) ->
 
 
 def test_every_kind_of_the_config_is_a_method_and_reads_fields_that_exist():
-    assert set(METHODS) == set(KINDS) - {"sum"}
+    assert tuple(METHODS) == KINDS
     assert method("sum") is None
-    fields = set(CombineConfig.model_fields) - {"kind"}
+    fields = set(CombineConfig.model_fields) - {"kind", "options"}
     assert set().union(*OPTIONS.values()) == fields and set(OPTIONS) <= set(METHODS)
-    assert all(isinstance(method(kind), LossWeighting | Weighted | Merged) for kind in METHODS)
+    assert all(isinstance(method(kind), LossWeighting | Weighted | Merged) for kind in set(METHODS) - {"sum"})
+
+
+@pytest.mark.parametrize("kind", sorted(set(METHODS) - {"sum"}))
+def test_it_keeps_the_rules_that_authors_of_methods_are_told(kind):
+    check_combine(METHODS[kind], CombineConfig(kind=kind), name=kind)
 
 
 # What K equal gradients g give, as a multiple of g; None: a length of its own.

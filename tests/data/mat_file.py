@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from scipy.io import savemat
 
-from dtme_search.data.nyud.dataset import CLASS_NAMES
+from dtme_search.data.nyud.names import CLASS_NAMES
 
 FRAME = (480, 640)
 NAMES = ("book", *CLASS_NAMES[:37], "hooks", "wine rack")

@@ -17,8 +17,9 @@ from dtme_search.config import ExpansionConfig, ModelConfig
 from dtme_search.errors import ConfigError
 from dtme_search.models import build_model
 from dtme_search.models.operations import LAYER_OPERATIONS, check_operations
-from dtme_search.operations import CHOICES, LETTERS, OPERATIONS, WORDS, legend, name_of, operations_of
+from dtme_search.operations import CHOICES, LETTERS, OPERATIONS, legend, name_of, operations_of
 from dtme_search.tasks import depth
+from dtme_search.testing import check_operation
 from dtme_search.token_space import ExpansionPlan, options_of
 
 TASKS = ("semseg", "depth", "normals", "edge")
@@ -106,6 +107,11 @@ def test_every_operation_is_here():
     for spec in OPERATIONS.values():
         defaults = {option: getattr(ExpansionConfig(), option) for option in spec.options}
         assert defaults == spec.options, "the registry knows the defaults of the config"
+
+
+def test_it_keeps_the_rules_that_authors_of_operations_are_told(case):
+    options = {**OPERATIONS[case.name].options, **case.options}
+    check_operation(LAYER_OPERATIONS[case.name], options, name=case.name)
 
 
 def test_growth_changes_no_output_or_little(make_model, images, case):
@@ -330,9 +336,10 @@ def test_a_plan_is_written_and_read(case):
 def test_sets_of_operations_have_one_name_and_letter():
     every = [set(some) for size in range(len(OPERATIONS) + 1) for some in combinations(OPERATIONS, size)]
     assert [set(operations_of(name_of(some))) for some in every] == every
-    assert {name_of(some) for some in every} == set(CHOICES) == set(LETTERS) == set(WORDS)
+    assert {name_of(some) for some in every} == set(CHOICES) == set(LETTERS)
     assert len(set(LETTERS.values()) - {"*"}) == len([x for x in LETTERS.values() if x != "*"])
     assert legend() == ". none, M modulation, E expansion, B both"
+    assert legend("*") == ". none, M modulation, E expansion, B both, * own operation"
     assert legend("b.") == ". none, M modulation, E expansion, B both, b both + LoRA"
 
 

@@ -7,7 +7,8 @@ import pytest
 
 from dtme_search.config import RunConfig
 from dtme_search.errors import ConfigError
-from dtme_search.schedules import build_schedule
+from dtme_search.schedules import ScheduleKind, build_schedule
+from dtme_search.testing import check_schedule
 
 STEPS = 200
 TASKS = {
@@ -69,12 +70,16 @@ def test_weights_at_the_first_step(kind):
     }
 
 
-def test_every_task_is_there_in_config_order(kind):
-    assert all(list(weights) == list(TASKS) for weights in run(make(KINDS[kind])))
+def test_it_keeps_the_rules_that_authors_of_schedules_are_told(kind):
+    """Those of its options, its state and its weights; with ``Switch`` around it, as a run has it."""
 
+    def build(setting):
+        roles = {name: "auxiliary" if name in setting.tasks.auxiliary else "primary" for name in TASKS}
+        weights = setting.tasks.weights
+        tasks = {name: {"weight": weights[name], "role": roles[name]} for name in weights}
+        return make(KINDS[kind], tasks, num_steps=setting.total_steps)
 
-def test_primary_tasks_keep_their_weight(kind):
-    assert {(weights["semseg"], weights["normals"]) for weights in run(make(KINDS[kind]))} == {(1.5, 1.0)}
+    check_schedule(ScheduleKind(build), name=kind)
 
 
 def test_auxiliary_weights_never_rise_and_are_never_negative(kind):
@@ -101,11 +106,6 @@ def test_a_restored_schedule_goes_on_as_if_undisturbed(kind, stop):
     resumed.restore(json.loads(json.dumps(stopped.state())))
     assert resumed.state() == stopped.state()
     assert run(resumed, start=stop) == straight[stop:]
-
-
-def test_the_state_of_another_schedule_is_refused(kind):
-    with pytest.raises(ValueError, match="state must hold"):
-        make(KINDS[kind]).restore({"gamma": 0.5})
 
 
 def test_without_auxiliary_tasks_every_kind_is_plain_multi_task_training(kind):

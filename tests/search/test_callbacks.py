@@ -10,7 +10,7 @@ from tiny import SEARCH, grown, write_tiny_study
 
 from dtme_search import Callback, optimize
 from dtme_search.errors import ConfigError
-from dtme_search.search.trial.calling import with_callbacks
+from dtme_search.search.trackers.calling import with_callbacks
 from dtme_search.search.trial.listener import Listener
 from dtme_search.token_space import ExpansionPlan
 
@@ -114,14 +114,14 @@ def test_each_end_of_a_trial_is_heard(tmp_path):
             "nowhere:Callback",
             "'nowhere:Callback' must name a callback as module:attribute, got ModuleNotFound",
         ),
-        ("json", "'json' must name a callback as module:attribute"),
+        ("json", "no tracker is named 'json'. Known: "),
         ("json:dumps", "'json:dumps' must name a callback"),
         ("collections:OrderedDict", "must be a dtme_search.Callback, got a OrderedDict"),
         (object(), "must be a dtme_search.Callback, got a object"),
     ],
 )
 def test_what_is_no_callback_is_refused(given, told):
-    with pytest.raises(ConfigError, match="callback") as refused:
+    with pytest.raises(ConfigError, match=r"callback|tracker") as refused:
         with_callbacks(Listener(), [given])
     assert told in str(refused.value)
 

@@ -27,6 +27,7 @@ import numpy.typing as npt
 from dtme_search.config import NyudConfig, fingerprint
 from dtme_search.data.base import Sample, SourceSplit, refuse_unknown
 from dtme_search.data.derive import DERIVE_VERSION, Camera, edges_from_labels, normals_from_depth
+from dtme_search.data.nyud.names import CLASS_NAMES, SCENE_TYPES, scene_label, scene_type
 from dtme_search.data.reading.cache import open_cache
 from dtme_search.data.reading.digests import contents
 from dtme_search.data.reading.files import (
@@ -49,37 +50,7 @@ from dtme_search.data.reading.partly import Labelled, beside_classes, no_label, 
 from dtme_search.data.reading.pictures import read_image
 from dtme_search.data.reading.presence import class_presence
 from dtme_search.errors import DataError
-from dtme_search.tasks import TaskSpec, depth, edge, normals, semseg
-
-CLASS_NAMES = (
-    *("wall", "floor", "cabinet", "bed", "chair", "sofa", "table", "door", "window", "bookshelf"),
-    *(
-        "picture",
-        "counter",
-        "blinds",
-        "desk",
-        "shelves",
-        "curtain",
-        "dresser",
-        "pillow",
-        "mirror",
-        "floor mat",
-    ),
-    *(
-        "clothes",
-        "ceiling",
-        "books",
-        "refridgerator",
-        "television",
-        "paper",
-        "towel",
-        "shower curtain",
-        "box",
-    ),
-    *("whiteboard", "person", "night stand", "toilet", "sink", "lamp", "bathtub", "bag", "otherstructure"),
-    *("otherfurniture", "otherprop"),
-)
-"""The 40 classes of Gupta, Arbelaez and Malik (CVPR 2013), spelt as in their files."""
+from dtme_search.tasks import TaskSpec, depth, edge, image_class, normals, semseg
 
 _SPLIT_FILES: dict[SourceSplit, str] = {"train": "train.txt", "test": "val.txt"}
 _SUFFIXES = {
@@ -107,7 +78,7 @@ UNKNOWN_EDGE = 127
 
 
 class NyudDataset:
-    """Tasks semseg, depth, normals and edge of NYU Depth V2.
+    """Tasks semseg, depth, normals and edge of NYU Depth V2, and scene where ``scenes.txt`` names scenes.
 
     Labels keep their native size. Published normals keep the frame of their file: channels (x, y, z) as
     stored, only scaled to length 1; derived ones are in the camera frame of ``Sample``. Derived normals do
@@ -163,26 +134,35 @@ class NyudDataset:
 
     @property
     def tasks(self) -> Mapping[str, TaskSpec]:
-        """The four tasks; ``derived_from`` says which labels are not published ones."""
-        specs = (
+        """The four tasks, and scene; ``derived_from`` says which labels are not published ones."""
+        specs = [
             semseg(self._class_names),
             depth(),
             normals(self._derived_from.get("normals")),
             edge(self._derived_from.get("edge")),
-        )
+            *([image_class("scene", SCENE_TYPES)] if self._scenes else []),
+        ]
         return {spec.name: spec for spec in specs}
 
     @cached_property
     def fingerprint(self) -> str:
-        """From the content of every training file, and the ids of the test split, of which none is opened."""
+        """From the content of every training file, the types of training scenes, and the ids of the test
+        split, of which no file is opened."""
         version = DERIVE_VERSION if self._derived else None
         content = contents(self._root, self._files, self._ids["train"], self._cache_dir)
-        return fingerprint("nyud", self._num_classes, version, content, self._ids["test"])
+        types = self._scene_types("train")
+        return fingerprint("nyud", self._num_classes, version, content, self._ids["test"], *types)
 
     @cached_property
     def test_fingerprint(self) -> str:
         """From the content of every file of the test split."""
-        return fingerprint("nyud", contents(self._root, self._files, self._ids["test"], self._cache_dir))
+        content = contents(self._root, self._files, self._ids["test"], self._cache_dir)
+        return fingerprint("nyud", content, *self._scene_types("test"))
+
+    def _scene_types(self, split: SourceSplit) -> list[list[int | None]]:
+        """Type of each scene of a split, ``None`` without one; empty without any scenes."""
+        named = [self._scenes.get(sample_id) for sample_id in self._ids[split]]
+        return [[None if scene is None else scene_type(scene) for scene in named]] if self._scenes else []
 
     def ids(self, split: SourceSplit) -> tuple[str, ...]:
         """Ids in the order of the split file; "test" is the published val.txt, the official test split."""
@@ -193,7 +173,7 @@ class NyudDataset:
         return [self._scenes.get(sample_id, sample_id) for sample_id in ids] if self._scenes else None
 
     def class_presence(self, ids: Sequence[str]) -> Bools:
-        """Classes by sample, from the segmentation files; read once, then from the cache.
+        """Classes from the segmentation files, read once, then from the cache, and scene types, by sample.
 
         In addition, for each task with missing files, whether there is a label.
 
@@ -206,11 +186,16 @@ class NyudDataset:
                 return no_label(self.tasks["semseg"], (1, 1))
             return self._read_classes(self._path("segmentation", sample_id))
 
-        found = class_presence(self.fingerprint, ids, self._num_classes, read, self._cache_dir)
-        return beside_classes(found, self.labelled(ids))
+        of_pixels = class_presence(self.fingerprint, ids, self._num_classes, read, self._cache_dir)
+        of_scenes = np.zeros((len(ids), len(SCENE_TYPES) if self._scenes else 0), np.bool_)
+        for row, sample_id in enumerate(ids if self._scenes else ()):
+            label, valid = scene_label(self._scenes.get(sample_id))
+            of_scenes[row, label[valid]] = True
+        files = {task: there for task, there in (self.labelled(ids) or {}).items() if task != "scene"}
+        return beside_classes(np.concatenate([of_pixels, of_scenes], axis=1), files)
 
     def labelled(self, ids: Sequence[str]) -> Labelled | None:
-        """For each task with missing files, whether each id has one, shape (N,); opens no file."""
+        """For each task with missing labels, whether each id has one, shape (N,); opens no file."""
         return with_gaps(ids, self.tasks, lambda task, sample_id: not self._lacks(task, sample_id))
 
     def read(self, sample_id: str, tasks: Sequence[str]) -> Sample:
@@ -221,14 +206,16 @@ class NyudDataset:
                 label is named before a broken image, so that reading task by task finds every broken file.
             ValueError: If a task is not one of ``tasks``.
         """
-        refuse_unknown(tasks, _FOLDERS)
-        lacking = [task for task in tasks if self._lacks(task, sample_id)]
+        refuse_unknown(tasks, self.tasks)
+        lacking = [task for task in tasks if task != "scene" and self._lacks(task, sample_id)]
         read = {task: self._read_label(task, sample_id) for task in tasks if task not in lacking}
         image = read_image(self._path("images", sample_id))
         read |= {task: no_label(self.tasks[task], image.shape[:2]) for task in lacking}
-        return make_sample(image, read, lambda task: self._source(task, sample_id))
+        return make_sample(image, read, lambda task: self._source(task, sample_id), of_images=("scene",))
 
     def _read_label(self, task: str, sample_id: str) -> Label:
+        if task == "scene":
+            return scene_label(self._scenes.get(sample_id))
         path = self._source(task, sample_id)
         if task in self._derived:
             return _decode(task, self._derived[task](path, content_digest(path), DERIVE_VERSION))
@@ -257,6 +244,8 @@ class NyudDataset:
 
     def _lacks(self, task: str, sample_id: str) -> bool:
         """Whether an image has no label of a task and may have none."""
+        if task == "scene":
+            return sample_id not in self._scenes
         return self._partly_labelled and sample_id not in self._files[self._folder(task)]
 
     def _folder(self, task: str) -> str:

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dtme_search.data.nyud.dataset import CLASS_NAMES
+from dtme_search.data.nyud.names import CLASS_NAMES
 from dtme_search.data.reading.matlab import read_matlab
 from dtme_search.errors import DataError
 

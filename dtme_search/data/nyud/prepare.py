@@ -21,8 +21,9 @@ from joblib import Parallel, delayed
 from PIL import Image
 
 from dtme_search.data.derive import DERIVE_VERSION, edges_from_labels, normals_from_depth
-from dtme_search.data.nyud.dataset import CLASS_NAMES, UNKNOWN_EDGE, crop_of_frame
+from dtme_search.data.nyud.dataset import UNKNOWN_EDGE, crop_of_frame
 from dtme_search.data.nyud.mat import Frame, inspect_mat, read_class_mapping, read_frames, read_split
+from dtme_search.data.nyud.names import CLASS_NAMES
 from dtme_search.data.reading.folders import claim_folder, write_whole
 from dtme_search.errors import DataError
 

@@ -6,7 +6,7 @@ Shapes: H height, W width. Every label reader returns the label and where it cou
 from __future__ import annotations
 
 import tokenize
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
@@ -154,7 +154,11 @@ def read_levels(path: Path, what: str, bits: Literal[8, 16, 24]) -> npt.NDArray[
 
 
 def make_sample(
-    image: npt.NDArray[np.uint8], labels: Mapping[str, Label], source: Callable[[str], Path]
+    image: npt.NDArray[np.uint8],
+    labels: Mapping[str, Label],
+    source: Callable[[str], Path],
+    *,
+    of_images: Sequence[str] = (),
 ) -> Sample:
     """Combine an image and its labels.
 
@@ -162,12 +166,13 @@ def make_sample(
         image: RGB, shape (H, W, 3).
         labels: Per task, of the same H and W.
         source: Task -> file that its label comes from.
+        of_images: Tasks whose label belongs to the whole image.
 
     Raises:
         DataError: Names the file of the first label that has another size.
     """
     for task, (label, _) in labels.items():
-        if label.shape[:2] != image.shape[:2]:
+        if task not in of_images and label.shape[:2] != image.shape[:2]:
             raise DataError(
                 f"{source(task)}: the size of {task} must be that of the image, "
                 f"{image.shape[0]}x{image.shape[1]}, got {label.shape[0]}x{label.shape[1]}. Replace one."

@@ -21,13 +21,23 @@ from dtme_search.data.base import Sample, SourceSplit
 from dtme_search.data.reading.cache import cache_folder
 from dtme_search.data.reading.threads import numpy_header_lock
 from dtme_search.data.scenes.render import boundaries, render
-from dtme_search.data.scenes.rooms import CLASSES, random_scene
+from dtme_search.data.scenes.rooms import CLASSES, Label, random_scene
 from dtme_search.data.scenes.scene import Scene
 from dtme_search.errors import nearest
 from dtme_search.tasks import TaskSpec
 
 RENDERER_VERSION = 2
 """Raise it whenever the same scene would look different or be labelled differently."""
+
+ROOM_TYPES = {
+    "living room": (Label.SOFA,),
+    "dining room": (Label.TABLE, Label.CHAIR),
+    "store room": (Label.CABINET,),
+    "hall": (),
+}
+"""Types of rooms, and the furniture that makes them."""
+_FURNISHED = 0.08
+"""A room in which no furniture covers this share of the image is a hall."""
 
 Arrays = dict[str, npt.NDArray[Any]]
 
@@ -37,11 +47,12 @@ _log = logging.getLogger(__name__)
 
 
 class ScenesDataset:
-    """Rendered rooms with exact labels for semseg, depth, normals and edge, each valid everywhere.
+    """Rendered rooms: a type, and exact labels for semseg, depth, normals and edge, each valid everywhere.
 
     A scene depends only on the seed, its split and its number. So a larger set begins with the smaller one,
     and at another image size the same camera sees the same room. Edges are the boundaries between instances,
-    one pixel wide; each wall is an instance, so the corners of a room are edges too.
+    one pixel wide; each wall is an instance, so the corners of a room are edges too. The type of a room
+    follows from the furniture that covers most of the image (:func:`room_type`).
 
     A sample is rendered when first read and kept as one file of about 21 bytes per pixel. Processes may share
     the folder: files are written atomically, and an unreadable one is rendered again.
@@ -70,8 +81,14 @@ class ScenesDataset:
 
     @property
     def tasks(self) -> Mapping[str, TaskSpec]:
-        """semseg, depth, normals and edge."""
-        specs = (task_specs.semseg(CLASSES), task_specs.depth(), task_specs.normals(), task_specs.edge())
+        """semseg, depth, normals, edge and room."""
+        specs = (
+            task_specs.semseg(CLASSES),
+            task_specs.depth(),
+            task_specs.normals(),
+            task_specs.edge(),
+            task_specs.image_class("room", tuple(ROOM_TYPES), derived_from="semseg"),
+        )
         return {spec.name: spec for spec in specs}
 
     @property
@@ -108,12 +125,17 @@ class ScenesDataset:
             raise ValueError(f"scenes: there is no task '{unknown[0]}'.{nearest(unknown[0], self.tasks)}")
         noise = self._generator(sample_id, "noise")
         path = self._folder / f"{sample_id}.npz"
-        arrays = _load(path, ("image", *tasks))
+        stored = ["semseg" if task == "room" else task for task in tasks]
+        arrays = _load(path, ("image", *stored))
         if arrays is None:
             arrays = _arrays(self.scene(sample_id), self._image_size, noise)
             self._store(path, arrays)
-        valid = np.ones(self._image_size, dtype=np.bool_)
-        return Sample(arrays["image"], {task: arrays[task] for task in tasks}, dict.fromkeys(tasks, valid))
+        labels = {
+            task: np.full((1, 1), room_type(arrays["semseg"]), np.uint8) if task == "room" else arrays[task]
+            for task in tasks
+        }
+        valid = {task: np.ones(label.shape[:2], dtype=np.bool_) for task, label in labels.items()}
+        return Sample(arrays["image"], labels, valid)
 
     def _generator(self, sample_id: str, purpose: str) -> np.random.Generator:
         """Scene and noise have separate generators: larger images need more noise, not another room."""
@@ -135,6 +157,22 @@ class ScenesDataset:
             _log.warning(
                 "%s: scenes are rendered on every start, they cannot be kept: %s", path.parent, error
             )
+
+
+def room_type(classes: npt.NDArray[np.integer[Any]]) -> int:
+    """Type of the room in an image, a place in ``ROOM_TYPES``: that of the furniture which covers most of it,
+    the last one if none covers 8 %.
+
+    Args:
+        classes: Semantic classes, shape (H, W).
+
+    Example:
+        >>> room_type(np.array([[Label.WALL, Label.CHAIR, Label.TABLE, Label.SOFA]]))
+        1
+    """
+    shares = [float(np.isin(classes, labels).mean()) for labels in ROOM_TYPES.values()]
+    largest = int(np.argmax(shares))
+    return largest if shares[largest] >= _FURNISHED else len(ROOM_TYPES) - 1
 
 
 def _arrays(scene: Scene, image_size: tuple[int, int], noise: np.random.Generator) -> Arrays:

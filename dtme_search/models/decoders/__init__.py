@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dtme_search.config import Section, validate
+from dtme_search.config import Section, options_of_part
 from dtme_search.models.decoders.base import (
     Decoder,
     DecoderContext,
@@ -49,13 +49,9 @@ def find_decoder(config: ModelConfig, plugins: Sequence[str] = ()) -> tuple[Deco
     Raises:
         ConfigError: If the decoder or an option is unknown, or an option has a wrong value.
     """
-    place = "model.decoder_options"
     chosen = DECODERS.find(config.decoder, "model.decoder", plugins)
-    options = {
-        name: validate(DECODERS.find(name, place, plugins).options, given, f"{place}.{name}")
-        for name, given in {config.decoder: {}, **config.decoder_options}.items()
-    }
-    return chosen, options[config.decoder]
+    place = "model.decoder_options"
+    return chosen, options_of_part(DECODERS, config.decoder, config.decoder_options, place, plugins)
 
 
 __all__ = [

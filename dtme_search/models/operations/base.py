@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any
 
 from torch import Tensor, nn
 
-from dtme_search.operations import Options
+from dtme_search.config import NoOptions, Section
+from dtme_search.operations import Linears
 
 
 @dataclass(frozen=True)
@@ -20,7 +22,7 @@ class Site:
         num_groups: Groups of tasks that have the operation there.
         embed_dim: Width of a token.
         first_token: Tokens before this one are not shared by the tasks.
-        options: Of the plan.
+        options: Of the plan; for an operation of the user's its own options, checked.
         token_std: Standard deviation of new task tokens.
         seed: For what is drawn.
     """
@@ -30,7 +32,7 @@ class Site:
     num_groups: int
     embed_dim: int
     first_token: int
-    options: Options
+    options: Any
     token_std: float
     seed: int
 
@@ -45,9 +47,9 @@ class LayerOperation(nn.Module):
         lengthens: Whether it adds tokens, so that streams with and without it go through the block apart.
     """
 
-    in_block: ClassVar[bool] = False
-    folds: ClassVar[bool] = False
-    lengthens: ClassVar[bool] = False
+    in_block: bool = False
+    folds: bool = False
+    lengthens: bool = False
 
     def enter(self, tokens_SBLP: Tensor, groups_S: Tensor) -> Tensor:
         """Act on the tokens before the block. Group G of a stream stands for "leave as it is"."""
@@ -59,3 +61,29 @@ class LayerOperation(nn.Module):
     def fold(self, block: nn.Module, group: int) -> None:
         """Put what it does for one group into the weights of its block, where ``folds``."""
         raise NotImplementedError
+
+
+def fits_everywhere(_linears: Linears, _options: Any) -> str:
+    """Of an operation that any block can have."""
+    return ""
+
+
+@dataclass(frozen=True)
+class OperationKind:
+    """Entry of the registry.
+
+    Attributes:
+        kind: Class of its modules.
+        build: Makes the module of a layer.
+        num_parameters: Parameters of one group in one layer, of (embedding width, linear maps, options).
+        options: Section that checks ``expansion.operation_options.<name>``.
+        misfit: Why options cannot be used with the linear maps of a block, as a sentence; empty if they can.
+        place: Part of the model that holds the modules by layer, for built-in ones; part of every checkpoint.
+    """
+
+    kind: type[LayerOperation]
+    build: Callable[[Site], LayerOperation]
+    num_parameters: Callable[[int, Linears, Any], int]
+    options: type[Section] = NoOptions
+    misfit: Callable[[Linears, Any], str] = fits_everywhere
+    place: str = ""

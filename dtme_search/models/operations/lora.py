@@ -167,6 +167,11 @@ def find_linears(block: nn.Module) -> dict[str, nn.Linear]:
     return found
 
 
+def sizes_of_linears(block: nn.Module) -> dict[str, tuple[int, int]]:
+    """Name of a map -> (inputs, outputs)."""
+    return {name: (each.in_features, each.out_features) for name, each in find_linears(block).items()}
+
+
 _PLACES = {"attn.qkv": "qkv", "attn.proj": "proj", "mlp.fc1": "fc1", "mlp.fc2": "fc2"}
 
 

@@ -6,7 +6,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from dtme_search.operations import LETTERS, OF_THE_PAPER, WORDS, name_of
+from dtme_search.operations import LETTERS, OF_THE_PAPER, in_words, name_of
 from dtme_search.reporting.figures.style import axis, new_figure, sentence
 from dtme_search.reporting.study_data import StudyData
 
@@ -29,7 +29,7 @@ def operation_shares(trials: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(
         {
             word: [100.0 * float((letters[layer] == letter).mean()) for layer in letters.columns]
-            for word, letter in LETTERS.items()
+            for word, letter in {**LETTERS, "*": "*"}.items()
         }
     ).T
 
@@ -62,7 +62,7 @@ def _map(shares: pd.DataFrame, *, with_bar: bool) -> go.Heatmap:
     return go.Heatmap(
         z=shares.round(1).to_numpy().tolist(),
         x=list(range(shares.shape[1])),
-        y=[WORDS[str(name)] for name in shares.index],
+        y=[in_words(str(name)) for name in shares.index],
         zmin=0,
         zmax=100,
         colorscale=_SCALE,

@@ -23,6 +23,9 @@ STUDY_ATTR = "dtme:study"
 FILE_ATTR = "dtme:file"
 """Study attribute: the YAML it last ran from, if it is not a shipped one."""
 
+ID_ATTR = "dtme:id"
+"""Study attribute: identifies it for trackers, unlike a name, which a later study may have, too."""
+
 
 @dataclass(frozen=True)
 class LoadedStudy:
@@ -46,6 +49,11 @@ class LoadedStudy:
     def name(self) -> str:
         """Name of the study."""
         return self.config.name
+
+    @property
+    def id(self) -> str:
+        """Identifies the study, also after it was renamed."""
+        return str(self.optuna.user_attrs.get(ID_ATTR, self.name))
 
     def savings(self) -> Savings:
         """What sharing work saved its finished trials."""

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+import uuid
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import optuna
-import torch
 from optuna.samplers import BaseSampler
 
 from dtme_search.config import (
@@ -26,7 +27,7 @@ from dtme_search.config import (
 )
 from dtme_search.config.study import ReuseConfig
 from dtme_search.errors import ConfigError, StorageError
-from dtme_search.models import check_model, check_operations, check_weights, describe_backbone, name_weights
+from dtme_search.models import check_model, check_weights, describe_backbone, name_weights
 from dtme_search.search.data_shelf import DataShelf
 from dtme_search.search.reuse.trunks import TrunkStore
 from dtme_search.search.space.known_points import first_points
@@ -45,7 +46,7 @@ from dtme_search.search.storage.studies import (
 from dtme_search.search.storage.study_lock import AskingLock
 from dtme_search.search.storage.trials import enqueue, own_trials
 from dtme_search.search.study.lifecycle import num_finished, put_right, tidy
-from dtme_search.search.study.loading import FILE_ATTR, STUDY_ATTR, LoadedStudy, load_study, storage_url
+from dtme_search.search.study.loading import FILE_ATTR, ID_ATTR, STUDY_ATTR, LoadedStudy, storage_url
 from dtme_search.search.study.measures import check_against_data, check_named_tasks
 from dtme_search.search.study.place import Place
 from dtme_search.search.study.plan_sampler import predicts_inference, study_sampler
@@ -59,6 +60,7 @@ from dtme_search.search.trial.inference import FlopsCounter
 from dtme_search.search.trial.listener import Listener
 from dtme_search.search.workspace import Workspace
 from dtme_search.training import check_run
+from dtme_search.training.choices import check_parts
 from dtme_search.training.image_size import with_image_size
 from dtme_search.training.team.leader import Team
 
@@ -85,7 +87,7 @@ class Prepared:
         url: Database, passwords included.
         place: Where it is, for commands that refer to it.
         knowledge: What another study knows, for the sampler.
-        callbacks: Import paths of the callbacks of its workers.
+        callbacks: Import paths of the callbacks of its workers, and names of trackers.
     """
 
     config: StudyConfig
@@ -143,21 +145,14 @@ def read_study(
     return config, with_image_size(base.with_data_root(data_root))
 
 
-def prepare(
-    study: StudySource,
-    settings: Settings,
-    device: torch.device,
-    listener: Listener,
-    team: Team | None = None,
-) -> Prepared:
+def prepare(study: StudySource, settings: Settings, team: Team, listener: Listener) -> Prepared:
     """Create a study or continue it.
 
     Args:
         study: Its name, the path of its YAML, or the study itself.
         settings: Options of the call.
-        device: Where its data are read to.
+        team: Devices of each trial; its data are read to the first.
         listener: Receives progress.
-        team: Devices of each trial; the device alone by default.
 
     Raises:
         DtmeSearchError: Before anything is written, for everything that can be checked.
@@ -168,7 +163,7 @@ def prepare(
     optuna.logging.set_verbosity(optuna.logging.CRITICAL)  # the listener reports the same in our words
 
     # Find everything that can be wrong before anything is written, starting with the quickest checks.
-    shelf = DataShelf(device, on_progress=listener.data_reading, team=team)
+    shelf = DataShelf(team.device, on_progress=listener.data_reading, team=team)
     url = storage_url(config.name, settings.storage, settings.workdir)
     known = open_storage(url) if check_storage(url) else None
     space = space_of(config, base)
@@ -177,7 +172,7 @@ def prepare(
     if known is not None:
         check_continues(known, config, space)
     knowledge = _knowledge(config, space, settings, url, listener)
-    check_run(base, shelf.get(base), shelf.team.size)  # reads every file of the search
+    check_run(base, shelf.get(base), team.size)  # reads every file of the search
     check_against_data(config, base, shelf.get(base).specs)
 
     opened = known or open_storage(url)
@@ -219,6 +214,8 @@ def _begin(prepared: Prepared, points: Sequence[Mapping[str, Any]]) -> None:
     study, records = prepared.optuna, prepared.records
     # Checking for a point and adding it are two steps: workers that start together would add it twice.
     with prepared.asking():
+        if ID_ATTR not in study.user_attrs:
+            study.set_user_attr(ID_ATTR, uuid.uuid4().hex[:12])
         if not study.get_trials(deepcopy=False) and records.runs(prepared.config.name):
             # A study of this name was deleted, but only from Optuna's tables.
             records.delete_study(prepared.config.name)
@@ -251,22 +248,21 @@ def _remember(found: optuna.Study, config: StudyConfig, base: RunConfig, file: s
 
 
 def join_prepared(
-    study: StudySource, settings: Settings, team: Team, worker: int, listener: Listener
+    loaded: LoadedStudy, settings: Settings, team: Team, worker: int, listener: Listener
 ) -> Prepared:
-    """Load a study as ``optimize`` left it, to work on it; it is neither created nor changed.
+    """Check a study as ``optimize`` left it, to work on it; it is neither created nor changed.
 
     Args:
-        study: Its name, or the path of its YAML, from which only the name is read.
+        loaded: The study.
         settings: Options of the call; only the locations are used.
         team: Where to train.
         worker: A number that no other worker has; the sampler's seed depends on it.
         listener: Receives progress.
 
     Raises:
-        DtmeSearchError: If there is no such study, or this machine sees other data or other backbones.
+        DtmeSearchError: If this machine sees other data or other backbones.
     """
     optuna.logging.set_verbosity(optuna.logging.CRITICAL)
-    loaded = load_study(study, storage=settings.storage, workdir=settings.workdir, writes=True)
     config, found = loaded.config, loaded.optuna
     if BASE_ATTR not in found.user_attrs:
         raise StorageError(
@@ -343,11 +339,11 @@ def space_of(config: StudyConfig, base: RunConfig) -> SearchSpace:
     backbone = check_model(base.model, base.data.image_size, plugins=base.plugins)
     check_weights(base.model, base.data.image_size)
     space = SearchSpace.from_study(config, base, backbone.num_layers)
-    check_operations(base.expansion, backbone.linears)
-    for what, one in (*space.with_each_choice("model"), *space.with_each_choice("expansion")):
+    check_parts(base, backbone.linears)
+    for what, one in chain(*map(space.with_each_choice, ("model", "expansion", "schedule", "train.combine"))):
         try:
             chosen = check_model(one.model, one.data.image_size, plugins=one.plugins)
-            check_operations(one.expansion, chosen.linears)
+            check_parts(one, chosen.linears)
         except ConfigError as error:
             raise ConfigError(f"study {config.name}: {what}: {error}") from error
     check_named_tasks(config, space)

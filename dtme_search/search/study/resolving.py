@@ -12,14 +12,15 @@ from optuna.distributions import CategoricalDistribution
 
 from dtme_search.config import RunConfig, Scalar
 from dtme_search.config.section import Section
-from dtme_search.models import BackboneInfo
-from dtme_search.operations import OF_THE_PAPER, OPERATIONS, operations_of
+from dtme_search.models import BackboneInfo, sizes_of
+from dtme_search.operations import OF_THE_PAPER, OPERATIONS, in_order, operations_of
 from dtme_search.schedules import build_schedule
 from dtme_search.search.space.parameter import Parameter
 from dtme_search.search.space.paths import LAYERS, SEED, START
 from dtme_search.search.space.search_space import SearchSpace
 from dtme_search.search.storage.rows import ConflictRow, GainRow
 from dtme_search.search.study.reports import report_of
+from dtme_search.search.trial.outcome import overhead_percent
 from dtme_search.token_space import ConflictReport, ExpansionPlan, options_of
 from dtme_search.training.growth import plan_for
 from dtme_search.training.identity import weights_follow_results
@@ -33,6 +34,7 @@ _FURTHER = {
     )
 }
 """Fields of the growth that are not part of a plan."""
+_OPERATIONS_AT = (LAYERS, "expansion.range_operation", "expansion.null_operation")
 Params = Mapping[str, Scalar]
 _MOST_KNOWN = 20_000
 
@@ -163,7 +165,7 @@ class Resolver:
             }
             streams = _num_streams(plan)
             backbone = self.backbone
-            overhead = plan.overhead_percent(backbone.embed_dim, backbone.num_parameters, backbone.linears)
+            overhead = overhead_percent(plan, backbone, config.plugins)
             operations = tuple((name, tuple(plan.groups[name].items())) for name in self.operations)
         grows = overhead > 0
         end = config.total_steps
@@ -218,18 +220,16 @@ class Resolver:
         named = {base.range_operation, base.null_operation, *base.possible_operations}
         for parameter in self.space.parameters:
             ranged = parameter.distribution
-            if parameter.path.startswith("expansion.") and isinstance(ranged, CategoricalDistribution):
+            if parameter.path.startswith(_OPERATIONS_AT) and isinstance(ranged, CategoricalDistribution):
                 named |= {name for choice in ranged.choices for name in operations_of(str(choice))}
-        return tuple(name for name in OPERATIONS if name in named or name in OF_THE_PAPER)
+        return in_order(named | set(OF_THE_PAPER))
 
     def _overhead(self, config: RunConfig, shares: Mapping[str, tuple[float, ...]]) -> float:
         """Added parameters in percent for given shares of layers and tasks."""
-        options = options_of(config.expansion)
-        added = sum(
-            sum(by_layer)
-            * OPERATIONS[name].num_parameters(self.backbone.embed_dim, self.backbone.linears, options)
-            for name, by_layer in shares.items()
-        )
+        used = [name for name, by_layer in shares.items() if any(by_layer)]
+        options, backbone = options_of(config.expansion), self.backbone
+        sizes = sizes_of(used, options, backbone.embed_dim, backbone.linears, config.plugins)
+        added = sum(sum(shares[name]) * size for name, size in sizes.items())
         return 100.0 * len(config.tasks) * added / self.backbone.num_parameters
 
     def _evenly(self, config: RunConfig) -> tuple[dict[str, tuple[float, ...]], int]:
@@ -278,7 +278,8 @@ class Resolver:
 
 
 def _is_further(path: str) -> bool:
-    return path not in (START, SEED) and (not path.startswith("expansion.") or path in _FURTHER)
+    of_plan = path.startswith("expansion.") and not path.startswith("expansion.operation_options.")
+    return path not in (START, SEED) and (not of_plan or path in _FURTHER)
 
 
 def _in_numbers(parameter: Parameter, params: Mapping[str, Scalar], counts: bool) -> tuple[float, ...]:
@@ -316,7 +317,7 @@ def _put(node: Any, parts: Sequence[str], value: Any) -> Any:
     if isinstance(node, Section):
         return node.model_copy(update={head: _put(getattr(node, head), rest, value)})
     if isinstance(node, Mapping):
-        return {**node, head: _put(node[head], rest, value)}
+        return {**node, head: _put(node.get(head, {}), rest, value)}
     items = list(node)
     items[int(head)] = _put(items[int(head)], rest, value)
     return tuple(items)

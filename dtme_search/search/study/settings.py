@@ -22,7 +22,7 @@ class Settings:
         reuse: Whether trials may share work as the study's ``reuse`` section says.
         warm_start_from: Another study whose finished trials the sampler should know.
         warm_start_storage: Its database; that of this study by default.
-        callbacks: Import paths of the callbacks of its workers.
+        callbacks: Import paths of the callbacks of its workers, and names of trackers.
     """
 
     storage: str | None = field(default=None, repr=False)

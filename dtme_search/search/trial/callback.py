@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,12 +24,16 @@ class StudyInfo:
         base: The config that its trials start from.
         tasks: Task -> its metric, unit and direction.
         folder: Folder of the study.
+        id: The same in all its processes, also after it was renamed; another for a later study of its name.
+        front: Asks the database for the numbers of the trials on the front.
     """
 
     config: StudyConfig
     base: RunConfig
     tasks: Mapping[str, TaskSpec]
     folder: Path
+    id: str
+    front: Callable[[], Set[int]]
 
     @property
     def name(self) -> str:

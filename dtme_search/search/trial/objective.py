@@ -155,7 +155,15 @@ class Objective:
             return diary.taken_over(found.origin)
         backbone = describe_backbone(context.config.model, context.data.image_size)
         inference = self.meter(context.config, run.plan, context.data.specs)
-        outcome = judge(run, context.baselines, context.data.specs, backbone, self.study, inference)
+        outcome = judge(
+            run,
+            context.baselines,
+            context.data.specs,
+            backbone,
+            self.study,
+            inference,
+            plugins=context.config.plugins,
+        )
         return diary.completed(run, outcome), outcome
 
     @contextmanager
@@ -183,7 +191,7 @@ class Objective:
     def _train(self, context: TrialContext, diary: Diary, claims: ExitStack) -> RunResult:
         """Train, unless the same work is finished, which may be known now or only at the expansion step."""
         config, data = context.config, context.data
-        trunk, work = TrialTrunk(context), WorkClaim(context, claims)
+        trunk, work, team = TrialTrunk(context), WorkClaim(context, claims), self.shelf.team
         # Before anything is held or built: a trial that runs in between gets the device and all locks for
         # itself.
         while trunk.is_busy() and context.meanwhile():
@@ -210,13 +218,7 @@ class Objective:
                 should_stop=context.should_stop,
             )
             trainer = Trainer.of_config(
-                config,
-                data,
-                folder=diary.folder,
-                callbacks=callbacks,
-                trunk=trunk,
-                parts=parts,
-                team=self.shelf.team,
+                config, data, folder=diary.folder, callbacks=callbacks, trunk=trunk, parts=parts, team=team
             )
             return trainer
 
@@ -225,8 +227,8 @@ class Objective:
             self.listener.short_of_memory(context.number, reason)
 
         trainer, run = run_within_memory(make, on_short)
-        path = self.workspace.weights(context.first)
-        diary.kept = keep_weights(self.study, path, diary.row.fingerprint, trainer)
+        file = self.workspace.weights(context.first)
+        diary.kept = keep_weights(self.study, file, diary.row.fingerprint, trainer)
         return run
 
     def _evaluated(self, diary: Diary, trainer: Trainer, evaluation: Evaluation) -> None:
@@ -279,11 +281,12 @@ def _rung(number: int, trainer: Trainer, step: int, gain: float) -> RungRow:
     config, data, plan = trainer.config, trainer.data, trainer.state.plan
     waits = plan is None and config.expansion_step is not None
     backbone = describe_backbone(config.model, data.image_size)
+    overhead = overhead_percent(plan, backbone, config.plugins) if plan else 0.0
     return RungRow(
         trial=number,
         rung=round(step * config.train.num_evaluations / config.total_steps) - 1,
         step=step,
         delta_m_percent=gain,
-        param_overhead_percent=None if waits else overhead_percent(plan, backbone) if plan else 0.0,
+        param_overhead_percent=None if waits else overhead,
         step_cost_ratio=None if waits else trainer.state.cost.mean(config.total_steps),
     )

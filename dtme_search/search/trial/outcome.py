@@ -9,7 +9,7 @@ from statistics import fmean
 from dtme_search.config import StudyConfig
 from dtme_search.config.measures import RECORDED, is_result, tasks_of
 from dtme_search.metrics import beats_prior, delta_m, task_gains
-from dtme_search.models import BackboneInfo
+from dtme_search.models import BackboneInfo, sizes_of
 from dtme_search.search.storage.rows import BaselineRow, RunRow, StoredEvaluation
 from dtme_search.tasks import TaskSpec
 from dtme_search.token_space import ExpansionPlan
@@ -92,6 +92,8 @@ def judge(
     backbone: BackboneInfo,
     study: StudyConfig,
     inference: Mapping[str, float] | None = None,
+    *,
+    plugins: Sequence[str] = (),
 ) -> Outcome:
     """Compare a run with the single-task baselines and the limits of its study.
 
@@ -102,6 +104,7 @@ def judge(
         backbone: The network that grows.
         study: The study.
         inference: Measure -> what predictions cost, for those that the study names.
+        plugins: Files that may provide operations, ``plugins`` of the run.
 
     Raises:
         BaselineError: If a baseline is missing, zero or not finite.
@@ -113,7 +116,7 @@ def judge(
         comparison.dead_tasks,
         {
             "delta_m_percent": comparison.delta_m_percent,
-            "param_overhead_percent": overhead_percent(result.plan, backbone),
+            "param_overhead_percent": overhead_percent(result.plan, backbone, plugins),
             "step_cost_ratio": result.step_cost_ratio,
         },
         further_results(study, comparison.gains_percent, result.metrics) | dict(inference or {}),
@@ -174,6 +177,14 @@ def further_results(
     return found
 
 
-def overhead_percent(plan: ExpansionPlan, backbone: BackboneInfo) -> float:
-    """Parameters a plan adds, in percent of the headless backbone with its position embedding."""
-    return plan.overhead_percent(backbone.embed_dim, backbone.num_parameters, backbone.linears)
+def overhead_percent(plan: ExpansionPlan, backbone: BackboneInfo, plugins: Sequence[str]) -> float:
+    """Parameters a plan adds, in percent of the headless backbone with its position embedding.
+
+    Args:
+        plan: The plan.
+        backbone: The backbone.
+        plugins: Files that may provide its operations.
+    """
+    names = (name for name, layers in plan.groups.items() if layers)
+    sizes = sizes_of(names, plan.options, backbone.embed_dim, backbone.linears, plugins)
+    return plan.overhead_percent(backbone.embed_dim, backbone.num_parameters, backbone.linears, sizes)

@@ -31,7 +31,7 @@ class WorkerOrder:
         workdir: Folder of studies; absolute.
         url: Database; may contain a password, so it is never printed.
         data_root: Folder of the data there; ``None`` for what the study says.
-        callbacks: Import paths of its callbacks.
+        callbacks: Import paths of its callbacks, and names of its trackers.
         devices_per_trial: Devices that divide each batch of a trial.
     """
 
@@ -63,7 +63,8 @@ def start_worker(order: WorkerOrder, environment: Mapping[str, str]) -> subproce
         command += ["--devices-per-trial", str(order.devices_per_trial)]
     if order.data_root is not None:
         command += ["--data-root", order.data_root]
-    command += [word for path in order.callbacks for word in ("--callback", path)]
+    for name in order.callbacks:
+        command += ["--callback" if ":" in name else "--tracker", name]
     if environment.get("CUDA_VISIBLE_DEVICES") == "":
         command += ["--device", "cpu"]
     with order.log.open("ab") as errors:

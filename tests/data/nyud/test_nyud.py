@@ -16,7 +16,8 @@ from PIL import Image, ImageFile
 from dtme_search.config import DataConfig, NyudConfig
 from dtme_search.data import build_data, build_dataset
 from dtme_search.data.nyud import dataset as nyud
-from dtme_search.data.nyud.dataset import CLASS_NAMES, NyudDataset
+from dtme_search.data.nyud.dataset import NyudDataset
+from dtme_search.data.nyud.names import CLASS_NAMES
 from dtme_search.errors import DataError
 
 REAL = Path(__file__).parents[4] / "shared" / "data" / "NYUDv2"
@@ -203,6 +204,34 @@ def test_the_scene_file_groups_what_it_lists(root, tmp_path):
     (root / "gt_sets" / "scenes.txt").write_text("0003 kitchen_0001\n0004 kitchen_0001\n")
     dataset = open_nyud(root, tmp_path)
     assert dataset.groups(["0003", "0004", "0009"]) == ["kitchen_0001", "kitchen_0001", "0009"]
+
+
+def test_the_scene_file_gives_each_image_the_type_of_its_scene(root, tmp_path):
+    plain = open_nyud(root, tmp_path)
+    assert "scene" not in plain.tasks and plain.labelled(plain.ids("train")) is None
+
+    def with_scenes(*lines):
+        (root / "gt_sets" / "scenes.txt").write_text("".join(f"{line}\n" for line in lines))
+        return open_nyud(root, tmp_path)
+
+    train, test = plain.ids("train"), plain.ids("test")
+    names = ["home_office_0004", "study_0002b", *(f"bedroom_{n:04d}" for n in range(len(train) - 3))]
+    listed = [f"{sample_id} {name}" for sample_id, name in zip(train, names, strict=False)]
+    dataset = with_scenes(*listed, f"{test[0]} kitchen_0003")
+    spec = dataset.tasks["scene"]
+    assert (spec.of_image, spec.channels, spec.metric) == (True, 10, "accuracy")
+    for sample_id, kind in ((train[0], "home_office"), (train[1], "others"), (test[0], "kitchen")):
+        sample = dataset.read(sample_id, ("depth", "scene"))
+        assert spec.class_names[sample.labels["scene"].item()] == kind
+        assert sample.valid["scene"].all() and sample.valid["depth"].shape == sample.image.shape[:2]
+    assert not dataset.read(train[-1], ("scene",)).valid["scene"].any()
+    assert dataset.labelled(train)["scene"].tolist() == [True] * (len(train) - 1) + [False]
+    presence = dataset.class_presence(train)
+    assert presence[:, 40:].sum(1).tolist() == [1] * (len(train) - 1) + [0]
+    changed = [listed[0].replace("home_office", "office"), *listed[1:]]
+    assert with_scenes(*changed, f"{test[0]} kitchen_0003").fingerprint != dataset.fingerprint
+    moved = with_scenes(*listed, f"{test[0]} office_0003")
+    assert moved.fingerprint == dataset.fingerprint and moved.test_fingerprint != dataset.test_fingerprint
 
 
 # ---- derived labels

@@ -51,6 +51,8 @@ def test_the_split_and_the_scenes_are_the_official_ones(dataset):
     assert dataset.ids("train") == ("0001", "0003")
     assert dataset.ids("test") == ("0002",)
     assert dataset.groups(["0001", "0002", "0003"]) == ["kitchen_0000", "kitchen_0000", "kitchen_0001"]
+    kitchen = dataset.tasks["scene"].class_names.index("kitchen")
+    assert dataset.read("0003", ("scene",)).labels["scene"].item() == kitchen
 
 
 def test_images_and_labels_are_the_crop_the_right_way_round(dataset):

@@ -14,6 +14,7 @@ from dtme_search.config import ScenesConfig
 from dtme_search.data.base import Sample
 from dtme_search.data.scenes import CLASSES, Rendering, Scene, ScenesDataset, boundaries, random_scene, render
 from dtme_search.data.scenes import dataset as dataset_module
+from dtme_search.data.scenes.rooms import Label
 from dtme_search.data.scenes.scene import Camera, Light, Material, Part, Photo, Room, Shape, Thing
 
 SIZE = (32, 48)
@@ -300,9 +301,27 @@ def test_fingerprint_follows_the_content(tmp_path):
 
 def test_tasks_are_described_in_order(tmp_path):
     tasks = make_dataset(tmp_path).tasks
-    assert tuple(tasks) == TASKS
+    assert tuple(tasks) == (*TASKS, "room")
     assert tasks["semseg"].class_names == CLASSES
-    assert all(spec.derived_from is None for spec in tasks.values())
+    assert [spec.derived_from for spec in tasks.values()] == [None] * 4 + ["semseg"]
+
+
+def test_the_type_of_a_room_is_what_most_of_the_image_shows(tmp_path):
+    data, found = make_dataset(tmp_path, num_train=32), []
+    for sample_id in data.ids("train"):
+        sample = data.read(sample_id, ("room", "semseg"))
+        shown = sample.labels["semseg"]
+        shares = {
+            "living room": (shown == Label.SOFA).mean(),
+            "dining room": ((shown == Label.TABLE) | (shown == Label.CHAIR)).mean(),
+            "store room": (shown == Label.CABINET).mean(),
+            "hall": 0.08,
+        }
+        found.append(data.tasks["room"].class_names[sample.labels["room"].item()])
+        assert found[-1] == max(shares, key=lambda kind: shares[kind])
+        assert sample.valid["room"].tolist() == [[True]]
+    assert set(found) == set(data.tasks["room"].class_names)
+    assert max(map(found.count, found)) <= len(found) / 2
 
 
 def test_only_the_asked_labels_are_given(tmp_path):

@@ -190,7 +190,7 @@ class TestMistakes:
         [
             ("expansion.strat: {choices: [0.0]}", r"search.expansion.strat: 'strat' is unknown.*'start'"),
             ("expansion.layers.12: {choices: [none]}", "between 0 and 11, got 12"),
-            ("expansion.layers.*: {choices: [non]}", r"search.expansion.layers.\*.*'non'"),
+            ("expansion.layers.*: {choices: [3]}", r"search.expansion.layers.\*.*got 3"),
             ("data.image_size.*: {choices: [64]}", r"\* stands for all layers"),
             ("expansion.start: {low: 0.0, high: 1.5}", "expansion.start.*got 1.0|expansion.start.*got 1.5"),
             ("train.num_steps: {low: 100.5, high: 400.5}", "train.num_steps must be a whole number"),

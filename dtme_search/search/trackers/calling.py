@@ -1,4 +1,4 @@
-"""Callbacks by object or import path, called next to a listener; none of them can disturb a trial."""
+"""Callbacks by object, import path or name, called next to a listener; none can disturb a trial."""
 
 from __future__ import annotations
 
@@ -8,12 +8,19 @@ from importlib import import_module
 from typing import Any
 
 from dtme_search.errors import ConfigError
+from dtme_search.plugins import Family
+from dtme_search.search.trackers.tensorboard import TensorBoard
+from dtme_search.search.trackers.tracker import TrackerKind
 from dtme_search.search.trial.callback import Callback
 from dtme_search.search.trial.events import tee
 from dtme_search.search.trial.listener import Listener
 
 CallbackSource = Callback | str
-"""A callback, or the import path ``module:attribute`` of one or of a function that returns one."""
+"""A callback, the import path ``module:attribute`` of one or of a function that returns one, or the name of a
+tracker."""
+
+TRACKERS = Family("trackers", TrackerKind, {"tensorboard": TrackerKind(TensorBoard)})
+"""What ``--tracker`` may name."""
 
 _THEIRS = [name for name in vars(Callback) if name.startswith("on_")]
 
@@ -46,18 +53,25 @@ class Calling:
                     )
 
 
-def with_callbacks(listener: Listener, callbacks: Sequence[CallbackSource]) -> Listener:
+def with_callbacks(
+    listener: Listener, callbacks: Sequence[CallbackSource], files: Sequence[str] = ()
+) -> Listener:
     """The listener, together with callbacks.
+
+    Args:
+        listener: Hears every event first.
+        callbacks: Hear those of ``Callback``.
+        files: ``plugins`` of the study, which may bring trackers.
 
     Raises:
         ConfigError: If one is not a callback.
     """
-    found = [_loaded(each) for each in callbacks]
+    found = [_loaded(each, files) for each in callbacks]
     return tee(listener, Calling(found)) if found else listener
 
 
 def import_paths(callbacks: Sequence[CallbackSource]) -> tuple[str, ...]:
-    """The import paths of callbacks, which other processes can load.
+    """The import paths and names of callbacks, which other processes can load.
 
     Raises:
         ConfigError: If one is an object.
@@ -71,9 +85,11 @@ def import_paths(callbacks: Sequence[CallbackSource]) -> tuple[str, ...]:
     return tuple(str(each) for each in callbacks)
 
 
-def _loaded(source: CallbackSource) -> Callback:
+def _loaded(source: CallbackSource, files: Sequence[str]) -> Callback:
     found: object = source
-    if isinstance(source, str):
+    if isinstance(source, str) and ":" not in source:
+        found = TRACKERS.find(source, "tracker", files).make()
+    elif isinstance(source, str):
         module, _, attribute = source.partition(":")
         try:
             found = getattr(import_module(module), attribute)
