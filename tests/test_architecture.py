@@ -81,7 +81,9 @@ OUTSIDE = {
     "__main__": set(),
 }
 ALLOWED_IN_FILE = {
+    "search/trackers/mlflow.py": {"mlflow"},
     "search/trackers/tensorboard.py": {"PIL"},
+    "search/trackers/wandb.py": {"wandb"},
     "models/backbone.py": {"timm"},
     "training/prediction.py": {"numpy", "PIL"},
     "models/pretrained.py": {"timm"},
@@ -89,7 +91,12 @@ ALLOWED_IN_FILE = {
 }
 """Packages that exactly one file may know."""
 
-PROJECT_OF_MODULE = {"PIL": "pillow", "yaml": "pyyaml", "optuna_dashboard": "optuna-dashboard"}
+PROJECT_OF_MODULE = {
+    "PIL": "pillow",
+    "mlflow": "mlflow-skinny",
+    "optuna_dashboard": "optuna-dashboard",
+    "yaml": "pyyaml",
+}
 """Where the name to install is not the name to import."""
 
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
@@ -304,7 +311,7 @@ def test_what_is_imported_is_declared():
     pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     project = pyproject["project"]
     extras = project["optional-dependencies"]
-    lines = [*project["dependencies"], *extras["data"], *extras["dask"]]
+    lines = [*project["dependencies"], *extras["data"], *extras["dask"], *extras["mlflow"], *extras["wandb"]]
     required = {re.split(r"[<>=!\[; ]", line)[0] for line in lines}
     tops = {
         name.partition(".")[0]

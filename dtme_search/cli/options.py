@@ -94,7 +94,7 @@ Trackers = Annotated[
     typer.Option(
         "--tracker",
         metavar="NAME",
-        help="Also write to tensorboard, or a tracker of your own; may be repeated.",
+        help="Also write to tensorboard, mlflow or wandb, or to a tracker of your own; may be repeated.",
     ),
 ]
 

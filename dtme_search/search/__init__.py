@@ -32,8 +32,10 @@ if TYPE_CHECKING:
     from dtme_search.search.study.preparation import read_study
     from dtme_search.search.study.presence import AtWork, at_work
     from dtme_search.search.study.states import STATES, counts_in_words, dead_among, state_of, trial_states
+    from dtme_search.search.trackers.mlflow import MLflow
     from dtme_search.search.trackers.tensorboard import TensorBoard
     from dtme_search.search.trackers.tracker import Tracker, TrackerKind
+    from dtme_search.search.trackers.wandb import WandB
     from dtme_search.search.trial.callback import Callback, EvaluationInfo, StudyInfo, TrialEnd, TrialInfo
     from dtme_search.search.trial.diary import DrawFiles
     from dtme_search.search.trial.listener import Listener, WorkerStatus
@@ -58,6 +60,7 @@ __all__ = [
     "KnownStudy",
     "Listener",
     "LoadedStudy",
+    "MLflow",
     "Outcome",
     "Reporter",
     "RunRow",
@@ -67,6 +70,7 @@ __all__ = [
     "TrackerKind",
     "TrialEnd",
     "TrialInfo",
+    "WandB",
     "WorkerStatus",
     "Workspace",
     "at_work",
@@ -127,8 +131,10 @@ _get = lazily(
         "study.preparation": ("read_study",),
         "study.presence": ("AtWork", "at_work"),
         "study.states": ("STATES", "counts_in_words", "dead_among", "state_of", "trial_states"),
+        "trackers.mlflow": ("MLflow",),
         "trackers.tensorboard": ("TensorBoard",),
         "trackers.tracker": ("Tracker", "TrackerKind"),
+        "trackers.wandb": ("WandB",),
         "trial.callback": ("Callback", "EvaluationInfo", "StudyInfo", "TrialEnd", "TrialInfo"),
         "trial.diary": ("DrawFiles",),
         "trial.listener": ("Listener", "WorkerStatus"),

@@ -102,6 +102,14 @@ def smaller_config(config: dict[str, Any]) -> dict[str, Any]:
     return config
 
 
+@pytest.fixture(autouse=True)
+def _nobody_is_told(monkeypatch) -> None:
+    """Trackers write to the folder, also where somebody is logged in."""
+    for name, value in {"WANDB_MODE": "offline", "DO_NOT_TRACK": "true"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
 @pytest.fixture
 def answers(monkeypatch) -> list[int]:
     """Whatever serves is asked for its first page once and then stopped; the status codes are kept."""

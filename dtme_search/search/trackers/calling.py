@@ -9,8 +9,10 @@ from typing import Any
 
 from dtme_search.errors import ConfigError
 from dtme_search.plugins import Family
+from dtme_search.search.trackers.mlflow import MLflow
 from dtme_search.search.trackers.tensorboard import TensorBoard
 from dtme_search.search.trackers.tracker import TrackerKind
+from dtme_search.search.trackers.wandb import WandB
 from dtme_search.search.trial.callback import Callback
 from dtme_search.search.trial.events import tee
 from dtme_search.search.trial.listener import Listener
@@ -19,7 +21,11 @@ CallbackSource = Callback | str
 """A callback, the import path ``module:attribute`` of one or of a function that returns one, or the name of a
 tracker."""
 
-TRACKERS = Family("trackers", TrackerKind, {"tensorboard": TrackerKind(TensorBoard)})
+TRACKERS = Family(
+    "trackers",
+    TrackerKind,
+    {"mlflow": TrackerKind(MLflow), "tensorboard": TrackerKind(TensorBoard), "wandb": TrackerKind(WandB)},
+)
 """What ``--tracker`` may name."""
 
 _THEIRS = [name for name in vars(Callback) if name.startswith("on_")]

@@ -20,6 +20,16 @@ AXES = {"conflict_range": "layer", "conflict_null": "layer", "trial": "trial"}
 """Beginning of a name, up to a slash -> what its positions count; steps of the training for all others."""
 
 
+def axis_of(name: str) -> str:
+    """What the positions of a number count.
+
+    Example:
+        >>> axis_of("loss/depth"), axis_of("conflict_range/depth-edge")
+        ('step', 'layer')
+    """
+    return AXES.get(name.partition("/")[0], "step")
+
+
 @dataclass(frozen=True)
 class TrackedRun:
     """A run in a tracker: a study, or one of its trials.

@@ -65,7 +65,7 @@ class Tracker(Callback):
         self._background = Background(type(self).__name__)
         self._study, self._grown, self._complete = TrackedRun(study), set(), {}
         run, settings = self._study, points.of_study(study)
-        texts = {"study": points.as_yaml(study.config), "tasks": points.tasks_as_text(study)}
+        texts = {"study.yaml": points.as_yaml(study.config), "tasks.txt": points.tasks_as_text(study)}
         self._do(lambda: self.begin(run, settings))
         self._write_texts(run, texts)
 
@@ -76,7 +76,7 @@ class Tracker(Callback):
     def on_trial_begin(self, trial: TrialInfo) -> None:
         run, settings = _run_of(trial), points.of_trial(trial)
         self._do(lambda: self.begin(run, settings))
-        self._write_texts(run, {"config": points.as_yaml(trial.config)})
+        self._write_texts(run, {"config.yaml": points.as_yaml(trial.config)})
 
     def on_evaluation(self, trial: TrialInfo, evaluation: EvaluationInfo) -> None:
         run, values = _run_of(trial), points.of_evaluation(evaluation)
@@ -123,7 +123,7 @@ class Tracker(Callback):
         if plan is None or run.key in self._grown:
             return
         self._grown.add(run.key)
-        self._write_texts(run, {"plan": plan.table()})
+        self._write_texts(run, {"plan.txt": plan.table()})
         for layer, rates in points.of_conflicts(report) if report is not None else ():
             self._do(lambda layer=layer, rates=rates: self.values(run, rates, layer))  # type: ignore[misc]
 

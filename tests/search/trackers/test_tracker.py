@@ -119,9 +119,9 @@ def test_secrets_are_masked_in_all_that_is_told(tmp_path):
     description = "results in postgresql://ann:s3cret@host/db?password=s3cret"
     one_trial(tmp_path, works, description=description)
     texts = {(run, name): text for what, run, name, text in (t for t in works.told if t[0] == "text")}
-    assert "postgresql://ann:***@host/db?password=***" in texts["study", "study"].replace("\n", "")
+    assert "postgresql://ann:***@host/db?password=***" in texts["study", "study.yaml"].replace("\n", "")
     assert "s3cret" not in str(works.told)
-    assert "num_steps: 4" in texts["trial-0000", "config"]
+    assert "num_steps: 4" in texts["trial-0000", "config.yaml"]
 
 
 @pytest.mark.parametrize(
