@@ -22,7 +22,7 @@ from dtme_search.training.callbacks import Callbacks, Progress, TrainingInterrup
 from dtme_search.training.checkpoint import load_checkpoint, save_checkpoint
 from dtme_search.training.choices import as_chosen
 from dtme_search.training.combination import Combination, graphs_survive
-from dtme_search.training.data_map import image_scores
+from dtme_search.training.data_map import ImageScores, image_scores
 from dtme_search.training.evaluation import check_scoring, evaluate, evaluation_steps
 from dtme_search.training.finetune import choose_parts
 from dtme_search.training.forward import TaskLosses, part_of
@@ -337,8 +337,10 @@ class Trainer:
             train = self.config.train.model_copy(update={"eval_batch_size": size})
             metrics = evaluate(self.model, self.data, self.split, train, state.active)
             images, seed = train.statistics.map_images, self.config.data.holdout_seed
-            scores = image_scores(self.model, self.data, state.active, train, images, seed) if images else {}
-        evaluation = Evaluation(state.step, metrics, losses, scores)
+            kept = ImageScores()
+            if images:
+                kept = image_scores(self.model, self.data, state.active, train, images, seed)
+        evaluation = Evaluation(state.step, metrics, losses, kept.scores, kept.hits)
         primary = [self.data.specs[name] for name in self.config.primary_tasks]
         state.schedule.observe(state.step, evaluation.improves(state.evaluations, primary))
         state.evaluations.append(evaluation)

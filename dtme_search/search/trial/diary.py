@@ -151,6 +151,7 @@ class Diary:
                 loss=evaluation.losses.get(name),
                 unit=self.data.specs[name].unit,
                 scores=json.dumps(evaluation.scores[name]) if name in evaluation.scores else None,
+                hits=json.dumps(evaluation.hits[name]) if name in evaluation.hits else None,
             )
             for name, value in evaluation.metrics.items()
         ]
