@@ -47,7 +47,7 @@ from dtme_search.search.storage.studies import (
 from dtme_search.search.storage.study_lock import AskingLock
 from dtme_search.search.storage.trials import enqueue, own_trials
 from dtme_search.search.study.lifecycle import num_finished, put_right, tidy
-from dtme_search.search.study.loading import FILE_ATTR, ID_ATTR, STUDY_ATTR, LoadedStudy, storage_url
+from dtme_search.search.study.loading import ID_ATTR, LoadedStudy, remember, storage_url
 from dtme_search.search.study.measures import check_against_data, check_named_tasks
 from dtme_search.search.study.place import Place
 from dtme_search.search.study.plan_sampler import predicts_inference, study_sampler
@@ -158,8 +158,7 @@ def prepare(study: StudySource, settings: Settings, device: torch.device, listen
         DtmeSearchError: Before anything is written, for everything that can be checked.
     """
     config, base = read_study(study, settings.overrides, settings.data_root)
-    reuse = config.reuse if settings.reuse else _SHARES_NOTHING
-    config = config.model_copy(update={"trials": settings.trials or config.trials, "reuse": reuse})
+    config = _as_called(config, settings)
     optuna.logging.set_verbosity(optuna.logging.CRITICAL)  # the listener reports the same in our words
 
     # Find everything that can be wrong before anything is written, starting with the quickest checks.
@@ -184,7 +183,8 @@ def prepare(study: StudySource, settings: Settings, device: torch.device, listen
     found.sampler = _sampler(config, base, space, records, seed, shelf)
     check_same_inputs(found, base, shelf.get(base).fingerprint)
     workspace = Workspace.of_study(settings.workdir, config.name)
-    file = _remember(found, config, base, _own_file(study, workspace))
+    place = _place_of(study, config.name, settings)
+    remember(found, config, base, place)
     prepared = Prepared(
         config=config,
         base=base,
@@ -194,7 +194,7 @@ def prepare(study: StudySource, settings: Settings, device: torch.device, listen
         workspace=workspace,
         shelf=shelf,
         url=url,
-        place=Place(config.name, settings.workdir, settings.storage, file),
+        place=place,
         knowledge=knowledge,
         callbacks=settings.callbacks,
     )
@@ -202,6 +202,12 @@ def prepare(study: StudySource, settings: Settings, device: torch.device, listen
     prepared.tidy()
     _begin(prepared, points)
     return prepared
+
+
+def _as_called(config: StudyConfig, settings: Settings) -> StudyConfig:
+    """The study with what the call itself asks for."""
+    reuse = config.reuse if settings.reuse else _SHARES_NOTHING
+    return config.model_copy(update={"trials": settings.trials or config.trials, "reuse": reuse})
 
 
 def _at_least_finished(config: StudyConfig, found: optuna.Study) -> StudyConfig:
@@ -236,15 +242,6 @@ def _knowledge(
     )
     listener.knowledge_found(knowledge.study, len(knowledge.trials), knowledge.num_trials)
     return knowledge
-
-
-def _remember(found: optuna.Study, config: StudyConfig, base: RunConfig, file: str | None) -> str | None:
-    """Store what a study runs with, for workers that join; returns its own YAML, if it has one."""
-    found.set_user_attr(BASE_ATTR, base.model_dump_json())
-    found.set_user_attr(STUDY_ATTR, config.model_dump_json())
-    if file != found.user_attrs.get(FILE_ATTR):
-        found.set_user_attr(FILE_ATTR, file)
-    return file
 
 
 def join_prepared(
@@ -321,17 +318,16 @@ def _sampler(
     return study_sampler(config, seed, space, records, backbone, flops)
 
 
-def _own_file(study: StudySource, workspace: Workspace) -> str | None:
-    """Absolute path of the YAML of a study, unless its name is enough for other commands.
-
-    A study built in Python gets a YAML, so that the command line can continue it.
-    """
+def _place_of(study: StudySource, name: str, settings: Settings) -> Place:
+    """Where a study is. One built in Python gets a YAML, so that the command line can continue it."""
     if isinstance(study, StudyConfig):
-        path = (workspace.root / "study.yaml").absolute()
+        path = (Workspace.of_study(settings.workdir, name).root / "study.yaml").absolute()
         path.write_text(dump_yaml(load_study_config(study).model_dump(exclude_unset=True)), encoding="utf-8")
-        return str(path)
-    path = find_file(study, "studies").absolute()
-    return None if path == shipped("studies", here=False).get(str(study)) else str(path)
+    else:
+        path = find_file(study, "studies").absolute()
+    is_shipped = path == shipped("studies", here=False).get(str(study))
+    file = None if is_shipped else str(path)  # the name of a shipped one is enough for other commands
+    return Place(name, settings.workdir, settings.storage, file, settings.overrides)
 
 
 def space_of(config: StudyConfig, base: RunConfig) -> SearchSpace:
