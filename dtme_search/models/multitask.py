@@ -199,6 +199,10 @@ class MultiTaskViT(nn.Module):
         self._routes.clear()
         return new
 
+    def draw_for(self, num_images: int) -> None:
+        """Make the random draws of a forward pass in training."""
+        draw_drop_paths(self.backbone.drop_paths, self.backbone.keep_probs, num_images)
+
     def fold(self, tasks: Sequence[str] | None = None) -> None:
         """Put operations into the weights, for inference: those that fold and that all of ``tasks`` share.
 
@@ -266,7 +270,7 @@ class MultiTaskViT(nn.Module):
     ) -> Predictions:
         backbone, num_images = self.backbone, images.shape[0]
         if self.training:
-            draw_drop_paths(backbone.drop_paths, backbone.keep_probs, num_images)
+            self.draw_for(num_images)
         tokens_NLP = backbone.embed(images)
         if layer_inputs is not None and not tokens_NLP.requires_grad:
             tokens_NLP.requires_grad_()  # with a frozen backbone nothing else would start the graph

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-import torch
 from optuna.samplers import BaseSampler
 
 from dtme_search.config import (
@@ -63,6 +62,7 @@ from dtme_search.search.workspace import Workspace
 from dtme_search.training import check_run
 from dtme_search.training.choices import check_parts
 from dtme_search.training.image_size import with_image_size
+from dtme_search.training.team.leader import Team
 
 DATA_ATTR = "dtme:data"
 """Study attribute: fingerprint of the data of its baselines and trials."""
@@ -145,13 +145,13 @@ def read_study(
     return config, with_image_size(base.with_data_root(data_root))
 
 
-def prepare(study: StudySource, settings: Settings, device: torch.device, listener: Listener) -> Prepared:
+def prepare(study: StudySource, settings: Settings, team: Team, listener: Listener) -> Prepared:
     """Create a study or continue it.
 
     Args:
         study: Its name, the path of its YAML, or the study itself.
         settings: Options of the call.
-        device: Where its data are read to.
+        team: Devices of each trial; its data are read to the first.
         listener: Receives progress.
 
     Raises:
@@ -162,7 +162,7 @@ def prepare(study: StudySource, settings: Settings, device: torch.device, listen
     optuna.logging.set_verbosity(optuna.logging.CRITICAL)  # the listener reports the same in our words
 
     # Find everything that can be wrong before anything is written, starting with the quickest checks.
-    shelf = DataShelf(device, on_progress=listener.data_reading)
+    shelf = DataShelf(team.device, on_progress=listener.data_reading, team=team)
     url = storage_url(config.name, settings.storage, settings.workdir)
     known = open_storage(url) if check_storage(url) else None
     space = space_of(config, base)
@@ -171,7 +171,7 @@ def prepare(study: StudySource, settings: Settings, device: torch.device, listen
     if known is not None:
         check_continues(known, config, space)
     knowledge = _knowledge(config, space, settings, url, listener)
-    check_run(base, shelf.get(base))  # reads every file of the search
+    check_run(base, shelf.get(base), team.size)  # reads every file of the search
     check_against_data(config, base, shelf.get(base).specs)
 
     opened = known or open_storage(url)
@@ -245,14 +245,14 @@ def _knowledge(
 
 
 def join_prepared(
-    loaded: LoadedStudy, settings: Settings, device: torch.device, worker: int, listener: Listener
+    loaded: LoadedStudy, settings: Settings, team: Team, worker: int, listener: Listener
 ) -> Prepared:
     """Check a study as ``optimize`` left it, to work on it; it is neither created nor changed.
 
     Args:
         loaded: The study.
         settings: Options of the call; only the locations are used.
-        device: Where to train.
+        team: Where to train.
         worker: A number that no other worker has; the sampler's seed depends on it.
         listener: Receives progress.
 
@@ -267,14 +267,14 @@ def join_prepared(
         )
     base = validate(RunConfig, json.loads(found.user_attrs[BASE_ATTR]), f"base config of study {config.name}")
     base = base.with_data_root(settings.data_root)
-    shelf = DataShelf(device, on_progress=listener.data_reading)
+    shelf = DataShelf(team.device, on_progress=listener.data_reading, team=team)
     space = space_of(config, base)
     found.pruner = build_pruner(config, base.train.num_evaluations)
     seed = sampler_seed(config.seed, worker, len(own_trials(found)))
     found.sampler = _sampler(config, base, space, loaded.records, seed, shelf)
     url = storage_url(config.name, settings.storage, settings.workdir)
     check_same_search(found, config, space, url)
-    check_run(base, shelf.get(base))
+    check_run(base, shelf.get(base), team.size)
     check_same_inputs(found, base, shelf.get(base).fingerprint)
     prepared = Prepared(
         config=config,

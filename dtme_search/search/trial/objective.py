@@ -107,6 +107,7 @@ class Objective:
                 should_stop=claimed.should_stop,
                 on_wait=self.listener.waiting,
                 meanwhile=meanwhile,
+                devices=self.shelf.team.size,
             )
             diary = Diary(context, trial, self.draw)
             with self._called(diary), diary:
@@ -190,7 +191,7 @@ class Objective:
     def _train(self, context: TrialContext, diary: Diary, claims: ExitStack) -> RunResult:
         """Train, unless the same work is finished, which may be known now or only at the expansion step."""
         config, data = context.config, context.data
-        trunk, work = TrialTrunk(context), WorkClaim(context, claims)
+        trunk, work, team = TrialTrunk(context), WorkClaim(context, claims), self.shelf.team
         # Before anything is held or built: a trial that runs in between gets the device and all locks for
         # itself.
         while trunk.is_busy() and context.meanwhile():
@@ -217,7 +218,7 @@ class Objective:
                 should_stop=context.should_stop,
             )
             trainer = Trainer.of_config(
-                config, data, folder=diary.folder, callbacks=callbacks, trunk=trunk, parts=parts
+                config, data, folder=diary.folder, callbacks=callbacks, trunk=trunk, parts=parts, team=team
             )
             return trainer
 
@@ -226,8 +227,8 @@ class Objective:
             self.listener.short_of_memory(context.number, reason)
 
         trainer, run = run_within_memory(make, on_short)
-        path = self.workspace.weights(context.first)
-        diary.kept = keep_weights(self.study, path, diary.row.fingerprint, trainer)
+        file = self.workspace.weights(context.first)
+        diary.kept = keep_weights(self.study, file, diary.row.fingerprint, trainer)
         return run
 
     def _evaluated(self, diary: Diary, trainer: Trainer, evaluation: Evaluation) -> None:
