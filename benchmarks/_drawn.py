@@ -47,6 +47,7 @@ from dtme_search.search.storage.tables import (
 from dtme_search.search.study.preparation import Prepared, prepare
 from dtme_search.search.study.settings import Settings
 from dtme_search.training.identity import RunContext, result_fingerprint
+from dtme_search.training.team.leader import Team
 
 NAME = "drawn"
 TASKS = {"semseg": "mIoU", "depth": "RMSE", "normals": "mean angle error", "edge": "maxF"}
@@ -109,7 +110,7 @@ def draw_study(workdir: Path, num_trials: int, *, storage: str | None = None, **
     # Points that are to be tried first would be there before the trials that are drawn.
     empty = write_definition(workdir, enqueue=[], **fields)
     device = torch.device("cpu")
-    prepared = prepare(str(empty), Settings(storage=storage, workdir=workdir), device, Listener())
+    prepared = prepare(str(empty), Settings(storage=storage, workdir=workdir), Team([device]), Listener())
     write_definition(workdir, **fields)
     save_baselines(prepared)
     insert_trials(prepared, draw_trials(prepared.space, num_trials))

@@ -131,6 +131,7 @@ def work(kind: str, workdir: Path, seconds: float) -> None:
     from dtme_search.search.stopping import StopSwitch
     from dtme_search.search.study.preparation import prepare
     from dtme_search.search.study.settings import Settings
+    from dtme_search.training.team.leader import Team
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     torch.set_num_threads(1)
@@ -139,7 +140,7 @@ def work(kind: str, workdir: Path, seconds: float) -> None:
         options = CONFIG["model"]["backbone_options"] | ({"depth": 3} if kind == "make-real" else {})
         config = CONFIG | {"model": CONFIG["model"] | {"backbone_options": options}}
         file = write_definition(workdir, config=config, trials=ENDLESS)
-        save_baselines(prepare(str(file), Settings(workdir=workdir, reuse=False), device, Listener()))
+        save_baselines(prepare(str(file), Settings(workdir=workdir, reuse=False), Team([device]), Listener()))
         return
     if kind != "real":
         pretend(PAUSE if kind == "waiting" else 0.0)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from dtme_search.cli.screen import Screen
-    from dtme_search.reporting.task_likeness import PairLikeness, Worth
+    from dtme_search.reporting.task_likeness import DataMap, PairLikeness, Worth
 
 _CAUTION = (
     "Alike means that the same images are hard for both tasks. It does not mean that one helps the other: "
@@ -33,6 +33,15 @@ def tasks(
         Path | None,
         typer.Option("--write", help="Write the groups, or points for `enqueue:` if roles are searched."),
     ] = None,
+    images: Annotated[
+        Path | None,
+        typer.Option(
+            "--images",
+            metavar="CSV",
+            help="Write confidence, variability and correctness of each image of the data maps.",
+        ),
+    ] = None,
+    data_root: options.DataRoot = None,
     storage: options.Storage = None,
     workdir: options.Workdir = options.DEFAULT_WORKDIR,
 ) -> None:
@@ -69,7 +78,15 @@ def tasks(
     found = likeness.groups_of(rows, names, groups) if groups and maps else []
     for number, group in enumerate(found, 1):
         screen.line(f"group {number}: {', '.join(group)}")
+    _print_correctness(screen, maps)
     screen.hint(_CAUTION)
+    if images is not None:
+        if not maps:
+            raise ConfigError(f"--images needs a trial that kept a data map, got none in {study}.")
+        from dtme_search.reporting.image_map import save_image_map
+
+        save_image_map(loaded, maps, images, data_root)
+        screen.line(str(images))
     if write is None:
         return
     from dtme_search.reporting.targets import write_own_text
@@ -111,6 +128,16 @@ def _print_pairs(screen: "Screen", rows: "Sequence[PairLikeness]") -> None:
         [columns[place] for place in shown],
         [[text[place] for place in shown] for text in texts],
     )
+
+
+def _print_correctness(screen: "Screen", maps: "Sequence[DataMap]") -> None:
+    """For tasks about whole images: how often the images of the last map were predicted right."""
+    for task in maps[-1].hits if maps else ():
+        known = maps[-1].correctness_known(task)
+        screen.line(
+            f"{task}: in trial {maps[-1].trial}, {len(known)} training images were right in "
+            f"{100 * known.mean():.0f} % of the evaluations, {int((known == 0).sum())} of them never"
+        )
 
 
 def _print_worth(screen: "Screen", worth: "Sequence[Worth]") -> None:

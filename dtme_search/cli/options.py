@@ -68,6 +68,14 @@ DataRoot = Annotated[
 Device = Annotated[
     str | None, typer.Option("--device", help="cpu, cuda or cuda:N. Default: the first GPU, else the CPU.")
 ]
+DevicesPerTrial = Annotated[
+    int,
+    typer.Option(
+        "--devices-per-trial",
+        min=1,
+        help="GPUs that divide each batch among them; train.accumulate must be a multiple of it.",
+    ),
+]
 Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="PATH=VALUE", help="Change one field of the base config; may be repeated."),

@@ -44,6 +44,7 @@ def optimize(
         typer.Option("--timeout", min=0, help="Checkpoint and stop after this many seconds."),
     ] = None,
     device: options.Device = None,
+    devices_per_trial: options.DevicesPerTrial = 1,
     workers: Annotated[
         int | None,
         typer.Option(
@@ -120,6 +121,7 @@ def optimize(
             trials=trials,
             timeout=timeout,
             device=device,
+            devices_per_trial=devices_per_trial,
             workers=workers,
             devices=None if devices is None else [name.strip() for name in devices.split(",")],
             trials_per_device=trials_per_device,
@@ -153,6 +155,7 @@ def worker(
         typer.Option("--timeout", min=0, help="Checkpoint and stop after this many seconds."),
     ] = None,
     device: options.Device = None,
+    devices_per_trial: options.DevicesPerTrial = 1,
     data_root: options.DataRoot = None,
     workdir: options.Workdir = options.DEFAULT_WORKDIR,
     launcher: Annotated[
@@ -179,6 +182,7 @@ def worker(
             storage=storage,
             timeout=timeout,
             device=device,
+            devices_per_trial=devices_per_trial,
             data_root=data_root,
             workdir=workdir,
             listener=listener,
@@ -231,6 +235,7 @@ def baseline(
     study: options.Study,
     storage: options.Storage = None,
     device: options.Device = None,
+    devices_per_trial: options.DevicesPerTrial = 1,
     data_root: options.DataRoot = None,
     workdir: options.Workdir = options.DEFAULT_WORKDIR,
     set_: options.Set = None,
@@ -249,6 +254,7 @@ def baseline(
             study,
             storage=storage,
             device=device,
+            devices_per_trial=devices_per_trial,
             data_root=data_root,
             workdir=workdir,
             overrides=tuple(set_ or ()),
@@ -276,6 +282,7 @@ def confirm(
     ] = True,
     storage: options.Storage = None,
     device: options.Device = None,
+    devices_per_trial: options.DevicesPerTrial = 1,
     data_root: options.DataRoot = None,
     workdir: options.Workdir = options.DEFAULT_WORKDIR,
 ) -> None:
@@ -301,6 +308,7 @@ def confirm(
             new_baselines=baselines,
             storage=storage,
             device=device,
+            devices_per_trial=devices_per_trial,
             data_root=data_root,
             workdir=workdir,
             listener=listener,

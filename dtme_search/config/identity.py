@@ -19,7 +19,7 @@ NUMERICS_VERSION = 2
 """Raise it whenever the same config would train to different numbers; part of every fingerprint."""
 
 _WHERE_NOT_WHAT = {
-    ("data",): {"root", "folder", "storage", "storage_limit_gb", "loader_workers"},
+    ("data",): {"root", "folder", "missing", "storage", "storage_limit_gb", "loader_workers"},
     ("data", "taskonomy"): {"split", "incomplete"},
     ("model",): {"checkpoint"},
     ("train",): {"checkpoint_seconds", "statistics"},

@@ -104,6 +104,9 @@ class DataConfig(Section):
     """Data set: scenes, nyud, pascal_context, taskonomy, folder, or one that an installed package brings."""
     root: str | None = None
     """Folder of the data set; --data-root and DTME_DATA_ROOT override it. Not part of the fingerprint."""
+    missing: Literal["refuse", "skip"] = "refuse"
+    """Images without the label file of a task: stop with an error, or train them on their other tasks. The
+    description of a folder can say so task by task. Not part of the fingerprint: which files exist is."""
     image_size: tuple[int, int] = (64, 96)
     """[height, width] of training and evaluation tensors, multiples of the patch size. With data.name: folder
     a size that suits the images and has at most 1024 tokens is chosen unless you set it."""

@@ -61,7 +61,12 @@ def _scenes(config: DataConfig, require_complete: bool) -> Dataset:  # noqa: ARG
 def _nyud(config: DataConfig, require_complete: bool) -> Dataset:
     from dtme_search.data.nyud.dataset import NyudDataset
 
-    return NyudDataset(resolve_root(config), config.nyud, require_complete=require_complete)
+    return NyudDataset(
+        resolve_root(config),
+        config.nyud,
+        require_complete=require_complete,
+        partly_labelled=config.missing == "skip",
+    )
 
 
 def _folder(config: DataConfig, require_complete: bool) -> Dataset:
@@ -74,6 +79,8 @@ def _folder(config: DataConfig, require_complete: bool) -> Dataset:
         )
     path = expanded(config.folder.description)
     description = load_description(path)
+    if config.missing == "skip":
+        description = description.model_copy(update={"missing": "skip"})
     root = expanded(config.root) if config.root else path.parent / expanded(description.root)
     return FolderDataset(description, root, require_complete=require_complete)
 
@@ -81,13 +88,22 @@ def _folder(config: DataConfig, require_complete: bool) -> Dataset:
 def _pascal_context(config: DataConfig, require_complete: bool) -> Dataset:
     from dtme_search.data.pascal_context.dataset import PascalContextDataset
 
-    return PascalContextDataset(resolve_root(config), require_complete=require_complete)
+    return PascalContextDataset(
+        resolve_root(config),
+        require_complete=require_complete,
+        partly_labelled=config.missing == "skip",
+    )
 
 
 def _taskonomy(config: DataConfig, require_complete: bool) -> Dataset:
     from dtme_search.data.taskonomy.dataset import TaskonomyDataset
 
-    return TaskonomyDataset(resolve_root(config), config.taskonomy, require_complete=require_complete)
+    return TaskonomyDataset(
+        resolve_root(config),
+        config.taskonomy,
+        require_complete=require_complete,
+        partly_labelled=config.missing == "skip",
+    )
 
 
 BUILDERS: dict[str, Callable[[DataConfig, bool], Dataset]] = {

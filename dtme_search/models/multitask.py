@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from dtme_search.errors import ConfigError
 from dtme_search.models.architectures import PLAIN, find_architecture
-from dtme_search.models.backbone import Backbone, BackboneInfo, build_backbone, describe_backbone
+from dtme_search.models.backbone import Backbone, BackboneInfo
+from dtme_search.models.backbones import build_backbone, describe_backbone
 from dtme_search.models.decoders import DecoderContext, Level, Predictions, with_image_heads
 from dtme_search.models.operations import (
     LAYER_OPERATIONS,
@@ -199,6 +200,10 @@ class MultiTaskViT(nn.Module):
         self._routes.clear()
         return new
 
+    def draw_for(self, num_images: int) -> None:
+        """Make the random draws of a forward pass in training."""
+        draw_drop_paths(self.backbone.drop_paths, self.backbone.keep_probs, num_images)
+
     def fold(self, tasks: Sequence[str] | None = None) -> None:
         """Put operations into the weights, for inference: those that fold and that all of ``tasks`` share.
 
@@ -263,7 +268,7 @@ class MultiTaskViT(nn.Module):
     ) -> Predictions:
         backbone, num_images = self.backbone, images.shape[0]
         if self.training:
-            draw_drop_paths(backbone.drop_paths, backbone.keep_probs, num_images)
+            self.draw_for(num_images)
         tokens_NLP = backbone.embed(images)
         if layer_inputs is not None and not tokens_NLP.requires_grad:
             tokens_NLP.requires_grad_()  # with a frozen backbone nothing else would start the graph
@@ -344,7 +349,7 @@ def check_model(
     Raises:
         ConfigError: As for :func:`build_model`, except for weights.
     """
-    info = describe_backbone(config, image_size)
+    info = describe_backbone(config, image_size, plugins)
     architecture, options = find_architecture(config, plugins)
     architecture.decoder.check(info, config.decoder_channels, options)
     if config.image_head == "class" and (not info.has_class_token or config.architecture != PLAIN):
@@ -376,7 +381,7 @@ def build_model(
         seed: Seed of the initial weights.
         output_means: Per task the training mean of its targets, shape (C,), as the initial output; other
             tasks start at zero (ours; it avoids a stall of regression tasks at the start).
-        plugins: Files that may provide the decoder, ``plugins`` of the run.
+        plugins: Files that may provide backbone and decoder, ``plugins`` of the run.
 
     Raises:
         ConfigError: If the backbone, its weights, the decoder, options of either, or the image size cannot be
@@ -399,7 +404,7 @@ def build_model(
         output_means=means,
         seed=seed,
     )
-    backbone = build_backbone(config, image_size, seed)
+    backbone = build_backbone(config, image_size, seed, plugins)
     if context.of_dense_tasks.specs:
         backbone = architecture.adapt(backbone, context.of_dense_tasks, levels, options)
     decoders = with_image_heads(context, lambda dense: kind.build(dense, options))

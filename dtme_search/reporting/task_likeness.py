@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import combinations
 from typing import NamedTuple
 
@@ -33,10 +33,12 @@ class DataMap:
     Attributes:
         trial: Its number.
         scores: Task -> scores, shape (evaluations, images), between 0 and 1; NaN without a label.
+        hits: Task about whole images -> 1 where the prediction is right, else 0; same shape.
     """
 
     trial: int
     scores: Mapping[str, Array]
+    hits: Mapping[str, Array] = field(default_factory=dict)
 
     def confidence(self, task: str) -> Array:
         """Mean score of each image over the evaluations, shape (images,)."""
@@ -44,10 +46,26 @@ class DataMap:
         return mean
 
     def variability(self, task: str) -> Array:
-        """Standard deviation (ddof 1) of each image's score over the evaluations; 0 for a single one."""
-        scores = self.scores[task]
-        spread: Array = scores.std(axis=0, ddof=1) if len(scores) > 1 else np.zeros(scores.shape[1])
+        """Standard deviation of each image's score over the evaluations, (images,); 0 for a single one.
+
+        Divided by their number, as in Dataset Cartography (STG-MTL divides by one less).
+        """
+        spread: Array = self.scores[task].std(axis=0)
         return spread
+
+    def correctness(self, task: str) -> Array | None:
+        """Share of the evaluations in which each image was predicted right, (images,); ``None`` if the label
+        of the task is no class and no labels of the whole image."""
+        if task not in self.hits:
+            return None
+        mean: Array = self.hits[task].mean(axis=0)
+        return mean
+
+    def correctness_known(self, task: str) -> Array:
+        """Correctness of the images that have a label."""
+        found = self.hits[task].mean(axis=0)
+        known: Array = found[~np.isnan(found)]
+        return known
 
     def likeness(self, one: str, other: str) -> float:
         """Correlation of confidence and variability of two tasks over the images with labels for both.
@@ -80,14 +98,22 @@ def data_maps(study: LoadedStudy) -> list[DataMap]:
         if row.trial in complete:
             found.setdefault(row.trial, {}).setdefault(row.task, []).append(row)
     return [
-        DataMap(trial, {task: _scores(rows) for task, rows in of_task.items()})
+        DataMap(
+            trial,
+            {task: _numbers(row.scores for row in rows) for task, rows in of_task.items()},
+            {
+                task: _numbers(row.hits for row in rows)
+                for task, rows in of_task.items()
+                if all(row.hits is not None for row in rows)
+            },
+        )
         for trial, of_task in sorted(found.items())
     ]
 
 
-def _scores(rows: Iterable[StoredEvaluation]) -> Array:
+def _numbers(lists: Iterable[str | None]) -> Array:
     # null becomes NaN
-    return np.array([json.loads(row.scores or "[]") for row in rows], dtype=np.float64)
+    return np.array([json.loads(each or "[]") for each in lists], dtype=np.float64)
 
 
 class PairLikeness(NamedTuple):

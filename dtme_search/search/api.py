@@ -37,9 +37,11 @@ from dtme_search.search.trial.listener import Listener
 from dtme_search.search.trial.objective import Objective
 from dtme_search.search.workers.engines import EngineName, engine_for
 from dtme_search.search.workers.local import LocalProcesses
+from dtme_search.search.workers.places import Place
 from dtme_search.search.workers.supervisor import Workers
 from dtme_search.search.workspace import Workspace
-from dtme_search.training import TrainingInterrupted, check_run, pick_device
+from dtme_search.training import TrainingInterrupted, check_run
+from dtme_search.training.team.leader import pick_team
 
 
 def train_baselines(
@@ -47,6 +49,7 @@ def train_baselines(
     *,
     storage: str | None = None,
     device: str | None = None,
+    devices_per_trial: int = 1,
     data_root: str | Path | None = None,
     workdir: str | Path = DEFAULT_WORKDIR,
     overrides: Sequence[str] = (),
@@ -55,16 +58,17 @@ def train_baselines(
     """Train the missing single-task baselines of a study; returns those of its base config by task."""
     config, base = read_study(study, overrides, data_root)
     hears = listener or Listener()
-    shelf = DataShelf(pick_device(device), on_progress=hears.data_reading)
+    team = pick_team(device, devices_per_trial)
+    shelf = DataShelf(team.device, on_progress=hears.data_reading, team=team)
     url = storage_url(config.name, storage, workdir)
     check_storage(url)
     check_model(base.model, base.data.image_size, plugins=base.plugins)
     space = space_of(config, base)
-    check_run(base, shelf.get(base))
+    check_run(base, shelf.get(base), team.size)
     records = records_for(open_storage(url))
     records.create_tables()
     workspace = Workspace.of_study(Path(workdir), config.name)
-    with StopSwitch() as switch:
+    with StopSwitch() as switch, team:
         baselines = Baselines(records, shelf, workspace.baseline, hears, switch)
         base = settled(space, baselines, all_recipes=True).base
         return replace(baselines, tells_known=False).get(base)
@@ -80,6 +84,7 @@ def optimize(
     workers: int | None = 1,
     devices: Sequence[str] | None = None,
     trials_per_device: int = 1,
+    devices_per_trial: int = 1,
     engine: EngineName = "local",
     scheduler: str | None = None,
     data_root: str | Path | None = None,
@@ -106,6 +111,7 @@ def optimize(
             their own, which always draw pictures, whatever ``draw`` says.
         devices: Where several workers run: numbers of visible GPUs, or ``cpu``. All GPUs by default.
         trials_per_device: Workers that may share a GPU.
+        devices_per_trial: GPUs that divide each batch of a trial among them; on the CPU, processes.
         engine: ``local`` for processes on this machine, ``dask`` for a Dask cluster.
         scheduler: Address of a Dask scheduler, or its scheduler file. ``workers`` then says how many places
             of the cluster to use: GPUs that its Dask workers declare, or Dask workers if none declares any;
@@ -127,7 +133,9 @@ def optimize(
             before anything is written or trained.
     """
     hears = with_callbacks(listener or Listener(), callbacks, load_study_config(study).plugins)
-    runs = engine_for(engine, scheduler, workers, devices, trials_per_device, device)
+    runs = engine_for(
+        engine, scheduler, workers, devices, trials_per_device, device, per_trial=devices_per_trial
+    )
     url = storage_url(study_name(study), storage, workdir)
     runs.check(url)
     places = runs.places if isinstance(runs, LocalProcesses) else ()
@@ -145,10 +153,11 @@ def optimize(
     )
     with storage_errors(url):
         # The parent of several workers only reads the data to check it, and leaves the GPUs to them.
-        here = pick_device(places[0].device if alone else "cpu")
-        prepared = prepare(study, settings, here, hears)
+        first = places[0] if alone else Place("cpu")
+        team = pick_team(first.device, devices_per_trial, first.further)
+        prepared = prepare(study, settings, team, hears)
         left = prepared.config.trials - num_finished(prepared.optuna)
-        with StopSwitch(timeout) as switch:
+        with StopSwitch(timeout) as switch, team:
             if alone or (left <= 1 and places and not places[0].visible):
                 threads = None if alone else places[0].threads(len(places))
                 with prepared.present("optimize") as told:
@@ -169,6 +178,7 @@ def join(
     storage: str | None = None,
     timeout: float | None = None,
     device: str | None = None,
+    devices_per_trial: int = 1,
     data_root: str | Path | None = None,
     workdir: str | Path = DEFAULT_WORKDIR,
     listener: Listener | None = None,
@@ -183,6 +193,7 @@ def join(
         storage: Database URL; see :func:`storage_url`.
         timeout: Seconds after which the running trial is checkpointed and handed back.
         device: ``cpu``, ``cuda`` or ``cuda:N``; by default the best available.
+        devices_per_trial: Devices that divide each batch of a trial: this one and those after it.
         data_root: Folder of the data set on this machine, if it differs from that of ``optimize``.
         workdir: Folder for checkpoints and pictures. Workers that share it also share trunks.
         listener: Receives progress.
@@ -199,11 +210,11 @@ def join(
         return launcher is not None and os.getppid() != launcher
 
     with storage_errors(storage_url(study_name(study), storage, workdir)):
-        with StopSwitch(timeout, is_orphan) as switch:
+        with StopSwitch(timeout, is_orphan) as switch, pick_team(device, devices_per_trial) as team:
             settings = Settings(storage=storage, workdir=Path(workdir), data_root=data_root)
             loaded = load_study(study, storage=storage, workdir=workdir, writes=True)
             hears = with_callbacks(listener or Listener(), callbacks, loaded.config.plugins)
-            prepared = join_prepared(loaded, settings, pick_device(device), _worker_number(), hears)
+            prepared = join_prepared(loaded, settings, team, _worker_number(), hears)
             with prepared.present("worker") as told:
                 _work(prepared, tee(hears, told), draw, switch, stays=launcher is not None)
         return prepared.loaded(stopped=switch.asked)

@@ -10,6 +10,7 @@ from dtme_search.config import RunConfig
 from dtme_search.data import Split, TaskData, build_data
 from dtme_search.data.reading.cache import trim_cache
 from dtme_search.training.choices import as_chosen
+from dtme_search.training.team.leader import Team
 
 
 class DataShelf:
@@ -22,8 +23,10 @@ class DataShelf:
         final: bool = False,
         read: Sequence[Split] = ("train", "holdout"),
         on_progress: Callable[[int, int], None] | None = None,
+        team: Team | None = None,
     ) -> None:
         self.device = device
+        self.team = team or Team([device])  # the devices of each run; the data are on the first
         self._final = final
         self._read = read
         self._on_progress = on_progress

@@ -39,9 +39,11 @@ from dtme_search.training.identity import RunContext, result_fingerprint
 from dtme_search.training.image_size import with_image_size
 from dtme_search.training.published import has_seen_holdout
 from dtme_search.training.runtime import run_numerics
+from dtme_search.training.team.leader import pick_team
 
 FINAL = "train"
 """Folder below the workdir for final training: its checkpoints and the database of its baselines."""
+_READ: tuple[Split, ...] = ("train", "test")
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,7 @@ def train_final(
     *,
     workdir: Path,
     device: str | None = None,
+    devices_per_trial: int = 1,
     storage: str | None = None,
     with_baselines: bool = True,
     listener: Listener | None = None,
@@ -109,6 +112,7 @@ def train_final(
         name: Names the folder of the run together with its fingerprint.
         workdir: Where runs lie.
         device: ``cpu``, ``cuda`` or ``cuda:N``; by default the best available.
+        devices_per_trial: Devices that divide each batch: this one and those after it.
         storage: Database for the baselines; SQLite below ``workdir`` by default.
         with_baselines: Also train single-task baselines on the same ids; delta_m needs them.
         listener: Receives progress.
@@ -119,29 +123,33 @@ def train_final(
     """
     hears, config = listener or Listener(), with_image_size(config)
     # Read the test images now, so that a broken one is found before the training, not after it.
-    shelf = DataShelf(pick_device(device), final=True, read=("train", "test"), on_progress=hears.data_reading)
+    team = pick_team(device, devices_per_trial)
+    shelf = DataShelf(team.device, final=True, read=_READ, on_progress=hears.data_reading, team=team)
     url = storage or default_storage_url(FINAL, workdir)
     if with_baselines:
         check_storage(url)
     check_model(config.model, config.data.image_size, plugins=config.plugins)
     check_weights(config.model, config.data.image_size)
     data = shelf.get(config)
-    check_run(config, data)
+    check_run(config, data, team.size)
 
     workspace = Workspace.of_study(workdir, FINAL)
-    fingerprint = result_fingerprint(config, data.fingerprint, RunContext.of(config, data.device))
+    arithmetic = RunContext.of(config, data.device, team.size)
+    fingerprint = result_fingerprint(config, data.fingerprint, arithmetic)
     folder = private_folder(workspace.root / f"{name}-{fingerprint[:8]}")
     (folder / "config.yaml").write_text(dump_yaml(config), encoding="utf-8")
     save_specs(folder / "tasks.json", data.specs)
     baselines: dict[str, BaselineRow] = {}
-    with StopSwitch() as switch:
+    with StopSwitch() as switch, team:
         if with_baselines:
             records = records_for(open_storage(url))
             records.create_tables()
             baselines = Baselines(records, shelf, workspace.baseline, hears, switch).get(config)
         callbacks = Callbacks(on_progress=hears.progress, should_stop=switch)
         trainer, run = run_within_memory(
-            lambda parts: Trainer.of_config(config, data, folder=folder, callbacks=callbacks, parts=parts)
+            lambda parts: Trainer.of_config(
+                config, data, folder=folder, callbacks=callbacks, parts=parts, team=team
+            )
         )
         extra = _extra(trainer.model, data, "test", config, tuple(run.metrics), _scored(hears, switch))
     result = FinalResult(

@@ -22,8 +22,9 @@ from dtme_search.combine import (
 )
 from dtme_search.config import RunConfig
 from dtme_search.data import Batch, Purpose, make_generator
-from dtme_search.training.forward import TaskLosses
+from dtme_search.training.forward import TaskLosses, back
 from dtme_search.training.task_gradients import Draws, TaskGradients, task_gradients
+from dtme_search.training.task_norms import TaskNorms
 
 
 def method_of(config: RunConfig, device: torch.device) -> Method | None:
@@ -89,6 +90,8 @@ class Combination:
             parts: Number of parts in which the batch goes through the network.
         """
         self._seen = None
+        if self.losses.share is not None:
+            self.losses.share.begin(step)
         if self.method is None or len(weights) == 1:
             return self.losses.backward(batch, weights, parts)
         self._draws, self._active = Draws(self.device), tuple(weights)
@@ -112,12 +115,14 @@ class Combination:
 
     @contextmanager
     def rehearsal(self) -> Iterator[None]:
-        """Undo afterwards what the method learns inside."""
-        before = state_of(self.method)
+        """Inside, the device is alone; undo afterwards what the method learns."""
+        before, losses = state_of(self.method), self.losses
+        self.losses = losses.alone()
         try:
             yield
         finally:
             restore(self.method, before)
+            self.losses = losses
 
     def _weigh_losses(
         self, method: LossWeighting, step: int, batch: Batch, weights: Mapping[str, float], parts: int
@@ -126,21 +131,20 @@ class Combination:
         active_K = self._mask(tasks)
         nothing_K = torch.zeros(len(self.tasks), device=self.device)
         known = self._look(batch, tasks, parts) if method.needs_losses and parts > 1 else None
-        sums: dict[str, Tensor] = {}
-        norms = _Norms(self.losses, tasks) if method.needs_norms else None
-        for part in [batch] if parts == 1 else batch.split(parts):
-            losses = self.losses(part, tasks, None if part is batch else batch)
-            if norms is not None:
-                norms.add(losses)
-            if method.needs_losses:
-                known = known or {name: loss.detach() for name, loss in losses.items()}
-            losses_K = nothing_K if known is None else self._vector(known)
+        norms = TaskNorms(self.losses.model, tasks) if method.needs_norms else None
+
+        def weigh(losses: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
+            losses_K = nothing_K if losses is None else self._vector(losses)
             factors_K = method.weights(Seen(step, active_K, losses_K))
             factor = dict(zip(self.tasks, factors_K.unbind(), strict=True))
-            terms = [weights[name] * factor[name] * losses[name] for name in tasks]
-            torch.stack(terms).sum().backward()
-            for name, loss in losses.items():
-                sums[name] = sums[name] + loss.detach() if name in sums else loss.detach()
+            return {name: weights[name] * factor[name] for name in tasks}
+
+        if method.needs_losses and known is None:
+            losses = self.losses(batch, tasks)  # of its only part
+            back(losses, weigh(losses), norms)
+            sums = {name: loss.detach() for name, loss in losses.items()}
+        else:
+            sums = self.losses.backward(batch, weigh(known), parts, norms)
         of_norms = None if norms is None else self._vector(norms.read())
         self._seen = Seen(step, active_K, self._vector(sums), of_norms)
         return sums
@@ -172,17 +176,13 @@ class Combination:
                 _add_gradient(found.parameters[index], method.merge(weighted, generator))
         _sum_rows(found, range(found.shared, len(found.parameters)), list(weights.values()))
 
-    @torch.no_grad()
     def _look(self, batch: Batch, tasks: tuple[str, ...], parts: int) -> dict[str, Tensor]:
         """Losses of the batch with the random draws of this step; running statistics do not change."""
         assert self._draws is not None
         here = Draws(self.device)
         self._draws.repeat()
-        sums: dict[str, Tensor] = {}
         with kept_buffers(self.losses.model):
-            for part in [batch] if parts == 1 else batch.split(parts):
-                for name, loss in self.losses(part, tasks, None if part is batch else batch).items():
-                    sums[name] = sums[name] + loss if name in sums else loss
+            sums = self.losses.look(batch, tasks, parts)
         here.repeat()
         return sums
 
@@ -196,32 +196,6 @@ class Combination:
         if tasks not in self._masks:
             self._masks[tasks] = torch.tensor([name in tasks for name in self.tasks], device=self.device)
         return self._masks[tasks]
-
-
-class _Norms:
-    """Norms of task gradients in the last shared block, over the parts of a batch."""
-
-    def __init__(self, losses: TaskLosses, tasks: tuple[str, ...]) -> None:
-        block = losses.model.backbone.blocks[-1]
-        self.parameters = [each for each in block.parameters() if each.requires_grad]
-        self.rows: dict[str, list[Tensor]] = {name: [] for name in tasks}
-
-    def add(self, losses: Mapping[str, Tensor]) -> None:
-        if not self.parameters:
-            return
-        for name, loss in losses.items():
-            gradients = torch.autograd.grad(loss, self.parameters, retain_graph=True, allow_unused=True)
-            flat = [
-                torch.zeros_like(parameter) if gradient is None else gradient
-                for parameter, gradient in zip(self.parameters, gradients, strict=True)
-            ]
-            before = self.rows[name] or [torch.zeros_like(each) for each in flat]
-            self.rows[name] = [old + new for old, new in zip(before, flat, strict=True)]
-
-    def read(self) -> dict[str, Tensor]:
-        return {
-            name: torch.stack([each.norm() for each in row]).norm() for name, row in self.rows.items() if row
-        }
 
 
 def _generator(seed: int, step: int, device: torch.device) -> torch.Generator:

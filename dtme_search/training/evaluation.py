@@ -33,6 +33,14 @@ def check_scoring(config: RunConfig, split: Split) -> None:
         )
 
 
+def evaluation_steps(config: RunConfig, split: Split) -> set[int]:
+    """Numbers of steps after which a run is measured; the test split is measured only once."""
+    total, count = config.total_steps, config.train.num_evaluations
+    if split == "test":
+        return {total}
+    return {max(1, round(total * (index + 1) / count)) for index in range(count)}
+
+
 def evaluate(
     model: MultiTaskViT, data: TaskData, split: Split, train: TrainConfig, tasks: Sequence[str] | None = None
 ) -> dict[str, float]:

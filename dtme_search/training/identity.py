@@ -44,7 +44,8 @@ class RunContext:
     """The arithmetic with which a run gets its numbers; results with different arithmetic are not compared.
 
     Attributes:
-        device: Kind of device, ``cpu`` or ``cuda``.
+        device: Kind of device, ``cpu`` or ``cuda``; ``2 x cuda`` for a run on two devices, whose sums differ
+            from those of one in the last digits.
         precision: ``float32`` or ``bfloat16``: what ``train.precision`` means on the device.
         torch_version: Version of torch.
         timm_version: Version of timm, which builds the backbone and draws its initial weights.
@@ -56,9 +57,10 @@ class RunContext:
     timm_version: str
 
     @classmethod
-    def of(cls, config: RunConfig, device: torch.device) -> RunContext:
-        """The context of a run in this process."""
-        return cls(device.type, precision(config.train, device), torch.__version__, version("timm"))
+    def of(cls, config: RunConfig, device: torch.device, devices: int = 1) -> RunContext:
+        """The context of a run in this process, on one or more devices of a kind."""
+        kind = device.type if devices == 1 else f"{devices} x {device.type}"
+        return cls(kind, precision(config.train, device), torch.__version__, version("timm"))
 
 
 def checkpoint_fingerprint(config: RunConfig, data_fingerprint: str) -> str:

@@ -22,18 +22,21 @@ from dtme_search.training.checkpoint import load_checkpoint
 from dtme_search.training.choices import check_parts
 from dtme_search.training.evaluation import check_scoring
 from dtme_search.training.published import PUBLISHED, load_published
+from dtme_search.training.team.job import check_divides
 from dtme_search.training.trainer import Trainer
 
 
-def check_run(config: RunConfig, data: TaskData) -> None:
+def check_run(config: RunConfig, data: TaskData, devices: int = 1) -> None:
     """Build the model of a run and the part of its plan that needs no measuring, then discard both.
 
     Errors in a config or a weight file show up here instead of in the middle of the training.
 
     Raises:
-        ConfigError: From the model or the plan, or because the test split would influence the training.
+        ConfigError: From the model or the plan, because the test split would influence the training, or
+            because the batches cannot be divided among the ``devices`` of a run.
     """
     check_scoring(config, data.scoring_split)
+    check_divides(config.train.batch_size, config.train.accumulate, devices)
     model = build_model(config.model, data.specs, data.image_size, seed=config.seed, plugins=config.plugins)
     check_parts(config, model.info.linears)
     if not config.expansion.needs_conflicts:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from dtme_search.tasks import TaskSpec
 from dtme_search.token_space import ConflictReport, ExpansionPlan
-from dtme_search.training.data_map import Scores
+from dtme_search.training.data_map import Hits, Scores
 
 
 @dataclass(frozen=True)
@@ -19,12 +19,14 @@ class Evaluation:
         metrics: Task -> metric on the split, in the units of its ``TaskSpec``.
         losses: Task -> mean training loss since the previous evaluation.
         scores: Task -> scores of training images, if the run keeps a data map.
+        hits: Task about whole images -> whether each of these images is predicted right.
     """
 
     step: int
     metrics: Mapping[str, float]
     losses: Mapping[str, float]
     scores: Scores = field(default_factory=dict)
+    hits: Hits = field(default_factory=dict)
 
     def improves(self, earlier: Sequence[Evaluation], tasks: Sequence[TaskSpec]) -> bool:
         """Whether the metric of any of ``tasks`` is better than in all earlier evaluations."""

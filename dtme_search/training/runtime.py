@@ -44,9 +44,10 @@ def pick_device(name: str | None = None) -> torch.device:
     return device
 
 
-def device_name(device: torch.device) -> str:
-    """The name that the device reports."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "cpu"
+def device_name(device: torch.device, count: int = 1) -> str:
+    """The name that the device reports; for a run on several, with their number."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "cpu"
+    return name if count == 1 else f"{count} x {name}"
 
 
 def autocast(train: TrainConfig, device: torch.device) -> torch.autocast:

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from dtme_search.data import Batch
 from dtme_search.models import MultiTaskViT
-from dtme_search.training.forward import TaskLosses
+from dtme_search.training.forward import TaskLosses, add_losses
+from dtme_search.training.team.job import Job, Share, own_parts
 
 Gradients = list[Tensor | None]
 """One entry per parameter; ``None`` where the loss does not depend on it."""
@@ -84,16 +85,19 @@ def task_gradients(losses: TaskLosses, batch: Batch, tasks: Sequence[str], parts
         batch: The batch.
         tasks: Active tasks; the others cost nothing.
         parts: Number of parts in which the batch goes through the network; the gradients are summed.
+            Several devices divide them among them.
     """
-    model = losses.model
+    model, share = losses.model, losses.share
+    if share is not None:
+        share.ask(Job("rows", tuple(tasks), parts))
     parameters, shared = trained_parameters(model)
     rows: dict[str, Gradients] = {name: [None] * len(parameters) for name in tasks}
     sums: dict[str, Tensor] = {}
-    for part in [batch] if parts == 1 else batch.split(parts):
+    for part, whole in own_parts(batch, parts, share):
         draws = Draws(losses.data.device)
         for stream in final_streams(model, tasks):
             draws.repeat()
-            of_stream = losses(part, stream, None if part is batch else batch)
+            of_stream = losses(part, stream, whole)
             for index, name in enumerate(stream):
                 gradients = torch.autograd.grad(
                     of_stream[name],
@@ -102,10 +106,22 @@ def task_gradients(losses: TaskLosses, batch: Batch, tasks: Sequence[str], parts
                     allow_unused=True,
                 )
                 rows[name] = _added(rows[name], gradients)
-                loss = of_stream[name].detach()
-                sums[name] = sums[name] + loss if name in sums else loss
+            add_losses(sums, of_stream)
             del of_stream
-    return TaskGradients(parameters, shared, rows, {name: sums[name] for name in tasks})
+    sums = {name: sums[name] for name in tasks}
+    if share is not None:
+        rows, sums = _totals(share, rows, sums)
+    return TaskGradients(parameters, shared, rows, sums)
+
+
+def _totals(
+    share: Share, rows: dict[str, Gradients], sums: dict[str, Tensor]
+) -> tuple[dict[str, Gradients], dict[str, Tensor]]:
+    """Rows and losses of all devices; every one of them has entries for the same parameters."""
+    found = [each for row in rows.values() for each in row if each is not None]
+    totals = iter(share.total([*found, *sums.values()]))
+    rows = {name: [None if each is None else next(totals) for each in row] for name, row in rows.items()}
+    return rows, {name: next(totals) for name in sums}
 
 
 def trained_parameters(model: MultiTaskViT) -> tuple[list[nn.Parameter], int]:

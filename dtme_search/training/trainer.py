@@ -8,21 +8,22 @@ from __future__ import annotations
 
 import logging
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from dtme_search.config import RunConfig
-from dtme_search.data import Batch, Purpose, TaskData, make_generator
+from dtme_search.data import Batch, TaskData
 from dtme_search.models import MultiTaskViT, build_model
 from dtme_search.token_space import ConflictReport, ExpansionPlan
 from dtme_search.training.callbacks import Callbacks, Progress, TrainingInterrupted
 from dtme_search.training.checkpoint import load_checkpoint, save_checkpoint
 from dtme_search.training.choices import as_chosen
 from dtme_search.training.combination import Combination, graphs_survive
-from dtme_search.training.data_map import image_scores
-from dtme_search.training.evaluation import check_scoring, evaluate
+from dtme_search.training.data_map import ImageScores, image_scores
+from dtme_search.training.evaluation import check_scoring, evaluate, evaluation_steps
 from dtme_search.training.finetune import choose_parts
 from dtme_search.training.forward import TaskLosses, part_of
 from dtme_search.training.gradient_sizes import fisher_traces, gradient_norms
@@ -34,6 +35,8 @@ from dtme_search.training.result import Evaluation, Probe, RunResult
 from dtme_search.training.runtime import forget_peak_memory, run_numerics
 from dtme_search.training.sharing import Follower
 from dtme_search.training.state import RunState
+from dtme_search.training.step_seed import seed_step
+from dtme_search.training.team.leader import Team
 from dtme_search.training.trunk import Trunk
 
 _log = logging.getLogger(__name__)
@@ -57,6 +60,10 @@ class Trainer:
             give the same numbers bit for bit.
         parts: Number of parts in which a batch goes through the network if memory is short. If the checkpoint
             has a larger number, that is used. A run with its batches in parts adds nothing to the trunk.
+        team: Devices that divide each batch among them, the one of ``data`` first; ``None`` if it is alone.
+
+    Raises:
+        ConfigError: If the batches cannot be divided, or the test split would influence the training.
 
     Example:
         >>> data = build_data(config.data, tuple(config.tasks), device)     # doctest: +SKIP
@@ -74,8 +81,12 @@ class Trainer:
         callbacks: Callbacks | None = None,
         trunk: Trunk | None = None,
         parts: int = 1,
+        team: Team | None = None,
     ) -> None:
         check_scoring(config, data.scoring_split)
+        self.team = None if team is None or team.size == 1 else team
+        if self.team is not None:
+            self.team.check(config)
         self.config = config
         self.data = data = as_chosen(data, config)
         self.callbacks = callbacks or Callbacks()
@@ -85,7 +96,8 @@ class Trainer:
         self.checkpoint_path = None if folder is None else Path(folder) / "checkpoint.pt"
         self.state = RunState.at_start(config, model, data.device, parts)
         self.losses = TaskLosses(config.train, self.model, data)
-        self.combination = Combination(config, self.losses, self.state.method)
+        shared = TaskLosses(config.train, self.model, data, self.team)
+        self.combination = Combination(config, shared, self.state.method)
         self._last_saved = 0.0
         self._not_yet: int | None = None  # a start at which the run found that it waits
 
@@ -104,6 +116,7 @@ class Trainer:
         callbacks: Callbacks | None = None,
         trunk: Trunk | None = None,
         parts: int = 1,
+        team: Team | None = None,
     ) -> Trainer:
         """The trainer of a run with the model that its config describes."""
         model = build_model(
@@ -114,7 +127,9 @@ class Trainer:
             output_means=data.target_means(),
             plugins=config.plugins,
         )
-        return cls(config, model, data, folder=folder, callbacks=callbacks, trunk=trunk, parts=parts)
+        return cls(
+            config, model, data, folder=folder, callbacks=callbacks, trunk=trunk, parts=parts, team=team
+        )
 
     def run(self) -> RunResult:
         """Train to the end, starting from the checkpoint if there is one.
@@ -124,7 +139,8 @@ class Trainer:
             TrainingInterrupted: If ``should_stop`` returned true; a checkpoint was written.
         """
         forget_peak_memory(self.data.device)
-        with run_numerics(self.config.train, self.data.device), graphs_survive(self.config):
+        helped = nullcontext() if self.team is None else self.team.helping(self.config, self.model, self.data)
+        with run_numerics(self.config.train, self.data.device), graphs_survive(self.config), helped:
             self._resume()
             if self.config.train.compile:
                 self.model.compile_blocks()
@@ -166,11 +182,11 @@ class Trainer:
     def _train_until(self, step: int) -> None:
         if self.state.step >= step:
             return
-        train = self.config.train
+        train, steps = self.config.train, evaluation_steps(self.config, self.split)
         for batch in self.data.train_batches(train.batch_size, self.config.seed, self.state.step):
             self._begin_step()
             self._train_step(batch)
-            if self.state.step in self._evaluation_steps:
+            if self.state.step in steps:
                 self._evaluate()
             self._save_or_stop()
             if self.state.step == step:
@@ -242,7 +258,7 @@ class Trainer:
 
     def _plan_expansion(self, growth: Growth) -> ExpansionPlan | None:
         """The plan; ``None`` if it is better to wait for a later start."""
-        self._seed_step()
+        seed_step(self.config, self.state.step)
         report = self._conflicts(growth) if growth.needs_report else None
         if waits(self.config, self.state.step, report):
             self._not_yet = self.state.step
@@ -267,7 +283,7 @@ class Trainer:
         if state.step % (train.statistics.every or self.config.total_steps) == 0:
             with state.watch.phase("measure"):
                 self._look_at_gradients(state.active)
-        self._seed_step()
+        seed_step(self.config, state.step)
         self._refresh_weights(batch)
         weights = state.schedule.weights(state.step)
         set_learning_rates(state.optimizer, state.step, self.config.total_steps, train)
@@ -309,23 +325,9 @@ class Trainer:
         grown = state.plan is not None and not state.plan.is_empty
         self.callbacks.on_gradients(state.step, grown, seen)
 
-    def _seed_step(self) -> None:
-        """Make stochastic depth a function of the step, independent of earlier draws."""
-        if self.config.model.drop_path > 0:
-            cpu = torch.device("cpu")
-            generator = make_generator(cpu, self.config.seed, Purpose.STEP, self.state.step)
-            torch.manual_seed(generator.initial_seed())
-
     def _tell_progress(self, note: str = "") -> None:
         state = self.state
         self.callbacks.on_progress(Progress(state.step, self.config.total_steps, state.loss_log.latest, note))
-
-    @property
-    def _evaluation_steps(self) -> set[int]:
-        total, count = self.config.total_steps, self.config.train.num_evaluations
-        if self.split == "test":  # which is measured only once
-            return {total}
-        return {max(1, round(total * (index + 1) / count)) for index in range(count)}
 
     def _evaluate(self) -> None:
         state = self.state
@@ -335,8 +337,10 @@ class Trainer:
             train = self.config.train.model_copy(update={"eval_batch_size": size})
             metrics = evaluate(self.model, self.data, self.split, train, state.active)
             images, seed = train.statistics.map_images, self.config.data.holdout_seed
-            scores = image_scores(self.model, self.data, state.active, train, images, seed) if images else {}
-        evaluation = Evaluation(state.step, metrics, losses, scores)
+            kept = ImageScores()
+            if images:
+                kept = image_scores(self.model, self.data, state.active, train, images, seed)
+        evaluation = Evaluation(state.step, metrics, losses, kept.scores, kept.hits)
         primary = [self.data.specs[name] for name in self.config.primary_tasks]
         state.schedule.observe(state.step, evaluation.improves(state.evaluations, primary))
         state.evaluations.append(evaluation)

@@ -107,6 +107,38 @@ def test_configs(refused, command, change, pattern):
     refused((*command, "--set", change), pattern)
 
 
+@pytest.mark.parametrize("command", [TRAIN, STUDY, ("baseline", "--study", "tiny.yaml")])
+@pytest.mark.parametrize(
+    ("words", "pattern"),
+    [
+        (("--device", "cuda:99"), r"--device must exist, got 'cuda:99'"),
+        (("--device", "tpu"), r"--device must be cpu, cuda or cuda:N, got 'tpu'"),
+        (("--set", "train.accumulate=3"), r"accumulate must divide batch_size \(4\), got 3"),
+        (
+            ("--device", "cpu", "--devices-per-trial", "2"),
+            r"train\.accumulate must be a multiple of --devices-per-trial \(2\), got 1: .*accumulate=2",
+        ),
+        (
+            ("--device", "cpu", "--devices-per-trial", "3"),
+            r"train\.batch_size must be a multiple of --devices-per-trial \(3\), got 4",
+        ),
+    ],
+)
+def test_devices(refused, command, words, pattern):
+    refused((*command, *words), pattern)
+
+
+@pytest.mark.parametrize("command", [TRAIN, STUDY])
+def test_more_devices_than_there_are(refused, monkeypatch, command):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda _: None)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    pattern = r"--devices-per-trial must be at most the number of (CUDA devices|GPUs to use), 2, got 3"
+    refused((*command, "--devices-per-trial", "3"), pattern)
+
+
 @pytest.mark.parametrize(
     ("change", "pattern"),
     [

@@ -38,11 +38,16 @@ def orchard(tmp_path):
 
 def test_the_tables_name_what_there_is():
     from dtme_search.config.description import ENCODINGS, LOSSES, METRICS
+    from dtme_search.config.image_task import IMAGE_LOSSES, IMAGE_METRICS
 
     rows = dict(re.findall(r"^\| `(\w+)` \|(.*)\|$", PAGE, re.MULTILINE))
     for kind, encodings in ENCODINGS.items():
         cells = rows[kind].split("|")
         for cell, names in zip(cells[1:], (encodings, LOSSES[kind], METRICS[kind]), strict=True):
+            assert re.findall(r"`(\w+)`", cell) == list(names)
+    for image_kind, losses in IMAGE_LOSSES.items():
+        cells = rows[image_kind].split("|")
+        for cell, names in zip(cells[1:], (losses, IMAGE_METRICS[image_kind]), strict=True):
             assert re.findall(r"`(\w+)`", cell) == list(names)
 
 

@@ -20,7 +20,6 @@ from typing import NamedTuple
 
 import pytest
 import sqlalchemy
-import torch
 from tiny import write_tiny_study
 
 from dtme_search.cli.arguments import without_passwords
@@ -29,6 +28,7 @@ from dtme_search.search import Listener, load_study
 from dtme_search.search.storage.database import make_engine
 from dtme_search.search.study.preparation import prepare
 from dtme_search.search.study.settings import Settings
+from dtme_search.training.team.leader import pick_team
 
 ROOT = Path(__file__).parents[2]
 MARKER = "s3cr3t-Marker"
@@ -144,7 +144,7 @@ def test_commands_tell_nothing_even_when_everything_logs_everything(run, room, c
     assert MARKER not in "".join(shown)
     assert in_files(room.folder) == in_tables(room.url) == []
     settings = Settings(workdir=room.folder / "dtme-runs", trials=3)
-    prepared = prepare(room.file, settings, torch.device("cpu"), Listener())
+    prepared = prepare(room.file, settings, pick_team("cpu"), Listener())
     things = (
         settings,
         prepared,

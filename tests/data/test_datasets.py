@@ -293,3 +293,95 @@ def test_both_sides_of_the_hold_out_have_every_class_and_share_no_group(family, 
     often = presence.sum(0) > 1
     for ids in (splits.train, splits.holdout):
         assert dataset.class_presence(ids).any(0)[often].all()
+
+
+def without_labels(family: Family, root: Path) -> dict[str, set[str]]:
+    """Removes labels of two tasks, of training and test images; returns which."""
+    dataset = family.open(root)
+    first, *_, second = dataset.tasks
+    train, test = dataset.ids("train"), dataset.ids("test")
+    gone = {first: {train[0], test[0]}, second: {train[1], test[-1]}}
+    for task, ids in gone.items():
+        for sample_id in ids:
+            family.file(root, task, sample_id).unlink()
+    return gone
+
+
+def test_labels_may_be_missing_where_the_config_says_so(family, written, copied):
+    whole = family.open(copied)
+    allowed = build_dataset(family.config(copied, missing="skip"))
+    assert allowed.fingerprint == whole.fingerprint and allowed.labelled(all_ids(allowed)) is None
+    gone = without_labels(family, copied)
+    with pytest.raises(DataError, match=r"every .*missing.*missing: skip"):
+        family.open(copied)
+    dataset = pickle.loads(pickle.dumps(build_dataset(family.config(copied, missing="skip"))))
+    assert dataset.fingerprint != whole.fingerprint
+    assert all(dataset.ids(split) == whole.ids(split) for split in ("train", "test"))
+    found = dataset.labelled(all_ids(dataset))
+    assert {task: set(np.array(all_ids(dataset))[~there]) for task, there in found.items()} == gone
+    before = family.open(written)
+    for sample_id in all_ids(dataset):
+        sample, complete = (each.read(sample_id, tuple(whole.tasks)) for each in (dataset, before))
+        for task, spec in dataset.tasks.items():
+            assert_fits(spec, sample.labels[task], sample.valid[task], sample.image.shape[:2])
+            if sample_id in gone.get(task, ()):
+                assert not sample.valid[task].any()
+            else:
+                np.testing.assert_array_equal(sample.labels[task], complete.labels[task])
+                np.testing.assert_array_equal(sample.valid[task], complete.valid[task])
+
+
+def test_the_check_counts_missing_labels_by_task_and_split(family, copied):
+    gone = without_labels(family, copied)
+    dataset = build_dataset(family.config(copied, missing="skip"))
+    report = check_dataset(dataset)
+    assert report.ok
+    rows = {(row["task"], row["split"]): row for row in report.tables()["partly labelled"]}
+    for task, ids in gone.items():
+        for split in ("train", "test"):
+            listed = set(dataset.ids(split))
+            lost = ids & listed
+            # Some families have images that say nothing about a task anyway.
+            assert rows[task, split]["labelled"] <= rows[task, split]["images"] - len(lost) < len(listed)
+
+
+def test_every_batch_has_a_label_of_each_task_that_may_miss_some(family, copied):
+    gone = without_labels(family, copied)
+    config = family.config(copied, missing="skip", image_size=(24, 32), holdout_fraction=0.3)
+    data = build_data(config, tuple(gone), torch.device("cpu"))
+    for _, batch in zip(range(6), data.train_batches(2, seed=0), strict=False):
+        assert all(batch.valid[task].any() for task in gone)
+
+
+def test_a_task_of_which_no_label_exists_is_refused(family, copied):
+    dataset = family.open(copied)
+    task = next(iter(dataset.tasks))
+    for sample_id in all_ids(dataset):
+        family.file(copied, task, sample_id).unlink()
+    with pytest.raises(DataError, match=r"(\d+) of \1 .*missing"):
+        build_dataset(family.config(copied, missing="skip"))
+
+
+@pytest.mark.slow
+def test_a_run_on_partly_labelled_images_grows_and_is_measured(family, copied):
+    from runs import trainer, with_
+    from tiny import TINY
+
+    from dtme_search.config import RunConfig
+
+    gone = without_labels(family, copied)
+    data = family.config(copied, missing="skip", image_size=(24, 32), holdout_fraction=0.3)
+    tasks = tuple(family.open(copied, require_complete=False).tasks)[-3:]
+    base = {**TINY, "data": data.model_dump(), "tasks": {task: {} for task in tasks}}
+    config = with_(
+        RunConfig.model_validate(base),
+        expansion={"policy": "conflict", "start": 0.5, "num_images": 4},
+        train__batch_size=2,
+        train__num_steps=4,
+        train__combine__kind="pcgrad",
+    )
+    assert set(gone) & set(tasks)
+    run = trainer(config, build_data(config.data, tasks, torch.device("cpu")))
+    result = run.run()
+    assert all(np.isfinite(value) for value in result.metrics.values())
+    assert run.state.report is not None and run.state.report.both is not None

@@ -27,7 +27,17 @@ def test_tasks_with_the_same_hard_images_are_alike_however_easy_they_are():
 def test_confidence_and_variability_by_hand():
     kept = DataMap(0, {"a": BASE})
     assert kept.confidence("a") == pytest.approx([0.2, 0.45, 0.85, 0.5])
-    assert kept.variability("a") == pytest.approx(np.array([0.2, 0.1, 0.1, 0.4]) / np.sqrt(2))
+    # Divided by the number of evaluations, as in Dataset Cartography: half the distance of two scores.
+    assert kept.variability("a") == pytest.approx(np.array([0.2, 0.1, 0.1, 0.4]) / 2)
+
+
+def test_correctness_is_the_share_of_right_evaluations():
+    right = np.array([[1.0, 0.0, NAN], [1.0, 1.0, NAN], [0.0, 0.0, NAN], [1.0, 0.0, NAN]])
+    kept = DataMap(0, {"room": right, "depth": right}, {"room": right})
+    assert kept.correctness("room")[:2] == pytest.approx([3 / 4, 1 / 4])
+    assert np.isnan(kept.correctness("room")[2])
+    assert kept.correctness_known("room") == pytest.approx([3 / 4, 1 / 4])
+    assert kept.correctness("depth") is None
 
 
 def test_images_without_a_label_are_left_out():

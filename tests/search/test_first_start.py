@@ -9,7 +9,6 @@ from pathlib import Path
 import optuna
 import pytest
 import sqlalchemy
-import torch
 from processes import run_together
 from tiny import grown, write_tiny_study
 
@@ -19,6 +18,7 @@ from dtme_search.search.storage.studies import DEFINITION_ATTR, load_existing, o
 from dtme_search.search.storage.tables import METADATA
 from dtme_search.search.study.preparation import DATA_ATTR, prepare
 from dtme_search.search.study.settings import Settings
+from dtme_search.training.team.leader import pick_team
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
 
@@ -37,7 +37,7 @@ def begin(number: int, file: str, url: str | None, folder: Path) -> str:
     """What ``dtme-search optimize`` does before the first trial, in a folder of its own."""
     try:
         settings = Settings(storage=url, workdir=folder / str(number))
-        prepared = prepare(file, settings, torch.device("cpu"), Listener())
+        prepared = prepare(file, settings, pick_team("cpu"), Listener())
     except BaseException:
         return traceback.format_exc()
     prepared.optuna._storage.remove_session()

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import csv
+import json
+
 from tiny import write_tiny_study
 from typer.testing import CliRunner
 
 from dtme_search.cli.main import app
+from dtme_search.data import build_dataset, split_ids
+from dtme_search.errors import ConfigError
 from dtme_search.search import optimize
+from dtme_search.search.storage.studies import stored_base_config
 
 TASKS = {"semseg": {}, "room": {}, "depth": {"role": "auxiliary"}}
 
@@ -36,3 +42,23 @@ def test_a_study_with_the_type_of_a_room(tmp_path):
         assert "room" in out.read_text()
     likeness = CliRunner().invoke(app, ["tasks", *place])
     assert likeness.exit_code == 0 and "room" in likeness.output
+    assert "room: in trial 1, 4 training images were right in" in likeness.output
+
+    done = CliRunner().invoke(app, ["tasks", *place, "--images", str(tmp_path / "map.csv")])
+    assert done.exit_code == 0, done.output
+    table = list(csv.DictReader((tmp_path / "map.csv").read_text().splitlines()))
+    assert len(table) == 2 * 3 * 4
+    data = stored_base_config(study.optuna).data
+    splits = split_ids(build_dataset(data), data, final=False)
+    assert {row["image"] for row in table} <= set(splits.train)
+    for row in table:
+        hits = [json.loads(each.hits) for each in rows_of(study, row) if each.hits is not None]
+        assert (row["correctness"] == "") == (row["task"] != "room") == (not hits)
+        assert not hits or float(row["correctness"]) in {0.0, 0.5, 1.0}
+    again = CliRunner().invoke(app, ["tasks", *place, "--images", str(tmp_path / "map.csv")])
+    assert isinstance(again.exception, ConfigError) and "already exists" in str(again.exception)
+
+
+def rows_of(study, row):
+    stored = study.records.evaluations("tiny", int(row["trial"]))
+    return [each for each in stored if each.task == row["task"]]

@@ -81,6 +81,21 @@ def test_a_study_built_in_python_runs_and_the_command_line_goes_on_with_it(tmp_p
     assert (tmp_path / "best.yaml").is_file()
 
 
+def test_the_command_to_go_on_repeats_what_was_set(tmp_path):
+    """Without it the study would search something else and be refused."""
+    optimize(built(), workdir=tmp_path, device="cpu", timeout=0, overrides=["train.lr=0.01"])
+    place = load_study(built(), workdir=tmp_path).place
+    assert place.command("optimize").endswith("--set train.lr=0.01")
+    assert "--set" not in place.command("show")
+    optimize(
+        built(),
+        workdir=tmp_path,
+        device="cpu",
+        timeout=0,
+        overrides=shlex.split(place.command("optimize"))[-1:],
+    )
+
+
 def test_the_smallest_possible_study_needs_no_enqueue(tmp_path):
     """Only what somebody names must be in the space."""
     fields = {"name": "small", "config": TINY, "search": {"expansion.num_images": {"choices": [6, 3]}}}

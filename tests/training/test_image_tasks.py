@@ -93,7 +93,8 @@ def test_priors_are_those_of_the_training_labels(data):
 
 def test_scores_of_a_data_map_are_probabilities_of_the_true_label(config, data):
     model = trainer(config, data).model.eval()
-    found = image_scores(model, data, tuple(TASKS), config.train, NUM, seed=0)
+    kept = image_scores(model, data, tuple(TASKS), config.train, NUM, seed=0)
+    found = kept.scores
     batches = list(data.analysis_batches(NUM, 4, 0))
     outputs = [model(batch.images, ("tree", "marks")) for batch in batches]
     chance = torch.cat([each["tree"][:, :, 0, 0].softmax(1) for each in outputs])
@@ -103,7 +104,13 @@ def test_scores_of_a_data_map_are_probabilities_of_the_true_label(config, data):
     yes = torch.cat([each["marks"][:, :, 0, 0].sigmoid() for each in outputs])
     marks = torch.cat([batch.targets["marks"][:, :, 0, 0] for batch in batches])
     assert found["marks"] == pytest.approx((1 - (marks - yes).abs()).mean(1).tolist(), abs=1e-4)
+    right = torch.cat([each["tree"][:, :, 0, 0].argmax(1) for each in outputs]) == truth
+    assert kept.hits["tree"] == tuple(map(int, right.tolist()))
+    every = ((yes > 0.5) == (marks > 0.5)).all(1)
+    assert kept.hits["marks"] == tuple(map(int, every.tolist()))
+    assert kept.hits.keys() == {"tree", "marks"}
     indices = torch.cat([batch.indices for batch in batches]).tolist()
+    assert indices == data.analysis_order(NUM, 0)
     unknown = [ids(NUM).index(data.splits.train[index]) in UNKNOWN for index in indices]
     assert [score is None for score in found["crop"]] == unknown
 

@@ -131,18 +131,26 @@ class TaskData:
         return read_own_labels(self._source, ids, self.specs, self.image_size, self.device)
 
     def analysis_batches(self, num_images: int, batch_size: int, seed: int) -> Iterator[Batch]:
-        """Different training images, chosen by ``seed``, without augmentation; all if there are fewer.
+        """Different training images, chosen by ``seed``, without augmentation; all if there are fewer."""
+        _check_positive(num_images=num_images, batch_size=batch_size)
+        return self.chosen_batches(self.analysis_order(num_images, seed), batch_size)
+
+    def chosen_batches(self, indices: Sequence[int], batch_size: int) -> Iterator[Batch]:
+        """Training images at these positions, in this order, without augmentation."""
+        return self._plain("train", indices, batch_size)
+
+    def analysis_order(self, num_images: int, seed: int) -> list[int]:
+        """Positions of the training images of ``analysis_batches``.
 
         Images with labels of fewer than two tasks come last, because there is nothing to compare on them.
         """
-        _check_positive(num_images=num_images, batch_size=batch_size)
         generator = make_generator("cpu", seed, Purpose.ANALYSIS)
         shuffled = torch.randperm(len(self.splits.train), generator=generator).tolist()
         partly = [self._labelled[task] for task in self.specs if task in self._labelled]
         if partly:
             num_labels = len(self.specs) - len(partly) + np.sum(partly, axis=0)
             shuffled.sort(key=lambda index: -min(2, num_labels[index]))
-        return self._plain("train", shuffled[:num_images], batch_size)
+        return shuffled[:num_images]
 
     def average_batches(self, batch_size: int) -> Iterator[Batch]:
         """The training images used for averages, without augmentation.

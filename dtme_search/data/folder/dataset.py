@@ -20,6 +20,7 @@ from dtme_search.data.folder.label_files import Label, read_label
 from dtme_search.data.folder.specs import spec_of
 from dtme_search.data.reading.digests import content_digests
 from dtme_search.data.reading.folders import read_ids
+from dtme_search.data.reading.partly import no_label, with_gaps
 from dtme_search.data.reading.pictures import read_image, read_size
 from dtme_search.data.reading.presence import class_presence
 from dtme_search.data.stratify import hashed_order, take_share
@@ -184,11 +185,9 @@ class FolderDataset:
 
     def labelled(self, ids: Sequence[str]) -> Mapping[str, npt.NDArray[np.bool_]] | None:
         """For each task with missing labels, whether each id has one, shape (N,); opens no file."""
-        found = {
-            name: np.array([self._has_label(sample_id, name) for sample_id in ids], np.bool_)
-            for name in self._description.partly_labelled
-        }
-        return {name: there for name, there in found.items() if not there.all()} or None
+        return with_gaps(
+            ids, self._description.partly_labelled, lambda name, sample_id: self._has_label(sample_id, name)
+        )
 
     def read(self, sample_id: str, tasks: Sequence[str]) -> Sample:
         """Read one image with the labels of ``tasks``.
@@ -227,9 +226,7 @@ class FolderDataset:
         path = self._path(task.files, sample_id)
         if name not in self._description.partly_labelled or path.is_file():
             return read_label(path, name, task)
-        channels = {"normals": (3,), "values": (task.channels,)}.get(task.kind, ())
-        kind = np.uint8 if task.target in ("classes", "mask") else np.float32
-        return np.zeros((*size, *channels), kind), np.zeros(size, np.bool_)
+        return no_label(self.tasks[name], size)
 
     def _path(self, pattern: str, sample_id: str) -> Path:
         return self._files.path(pattern, sample_id)

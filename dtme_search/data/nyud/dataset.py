@@ -46,6 +46,7 @@ from dtme_search.data.reading.folders import (
     read_ids,
     read_pairs,
 )
+from dtme_search.data.reading.partly import Labelled, beside_classes, no_label, with_gaps
 from dtme_search.data.reading.pictures import read_image
 from dtme_search.data.reading.presence import class_presence
 from dtme_search.errors import DataError
@@ -89,16 +90,24 @@ class NyudDataset:
         cache_dir: Where derived labels are kept; the default is in ``open_cache``.
         require_complete: Refuse a folder in which files of listed ids are missing. ``check_dataset`` gets a
             data set without this, to name each of them.
+        partly_labelled: Whether images may lack labels of some tasks.
 
     Raises:
         DataError: If the folder, a part of the layout or a file of a listed id is missing.
     """
 
     def __init__(
-        self, root: Path, config: NyudConfig, cache_dir: Path | None = None, *, require_complete: bool = True
+        self,
+        root: Path,
+        config: NyudConfig,
+        cache_dir: Path | None = None,
+        *,
+        require_complete: bool = True,
+        partly_labelled: bool = False,
     ) -> None:
         self._root = root
         self._cache_dir = cache_dir
+        self._partly_labelled = partly_labelled
         self._num_classes = config.num_classes
         _check_layout(root)
         self._ids = {split: read_ids(root / "gt_sets" / name) for split, name in _SPLIT_FILES.items()}
@@ -166,28 +175,28 @@ class NyudDataset:
     def class_presence(self, ids: Sequence[str]) -> Bools:
         """Classes from the segmentation files, read once, then from the cache, and scene types, by sample.
 
+        In addition, for each task with missing files, whether there is a label.
+
         Raises:
             DataError: Names the first missing or broken segmentation.
         """
-        of_pixels = class_presence(
-            self.fingerprint,
-            ids,
-            self._num_classes,
-            lambda sample_id: self._read_classes(self._path("segmentation", sample_id)),
-            self._cache_dir,
-        )
-        if not self._scenes:
-            return of_pixels
-        of_scenes = np.zeros((len(ids), len(SCENE_TYPES)), np.bool_)
-        for row, sample_id in enumerate(ids):
+
+        def read(sample_id: str) -> Label:
+            if self._lacks("semseg", sample_id):
+                return no_label(self.tasks["semseg"], (1, 1))
+            return self._read_classes(self._path("segmentation", sample_id))
+
+        of_pixels = class_presence(self.fingerprint, ids, self._num_classes, read, self._cache_dir)
+        of_scenes = np.zeros((len(ids), len(SCENE_TYPES) if self._scenes else 0), np.bool_)
+        for row, sample_id in enumerate(ids if self._scenes else ()):
             label, valid = scene_label(self._scenes.get(sample_id))
             of_scenes[row, label[valid]] = True
-        return np.concatenate([of_pixels, of_scenes], axis=1)
+        files = {task: there for task, there in (self.labelled(ids) or {}).items() if task != "scene"}
+        return beside_classes(np.concatenate([of_pixels, of_scenes], axis=1), files)
 
-    def labelled(self, ids: Sequence[str]) -> Mapping[str, Bools] | None:
-        """Which images have a scene, if some have none."""
-        there = np.array([sample_id in self._scenes for sample_id in ids], np.bool_)
-        return {"scene": there} if self._scenes and not there.all() else None
+    def labelled(self, ids: Sequence[str]) -> Labelled | None:
+        """For each task with missing labels, whether each id has one, shape (N,); opens no file."""
+        return with_gaps(ids, self.tasks, lambda task, sample_id: not self._lacks(task, sample_id))
 
     def read(self, sample_id: str, tasks: Sequence[str]) -> Sample:
         """Read one image with the labels of ``tasks``.
@@ -198,8 +207,10 @@ class NyudDataset:
             ValueError: If a task is not one of ``tasks``.
         """
         refuse_unknown(tasks, self.tasks)
-        read = {task: self._read_label(task, sample_id) for task in tasks}
+        lacking = [task for task in tasks if task != "scene" and self._lacks(task, sample_id)]
+        read = {task: self._read_label(task, sample_id) for task in tasks if task not in lacking}
         image = read_image(self._path("images", sample_id))
+        read |= {task: no_label(self.tasks[task], image.shape[:2]) for task in lacking}
         return make_sample(image, read, lambda task: self._source(task, sample_id), of_images=("scene",))
 
     def _read_label(self, task: str, sample_id: str) -> Label:
@@ -231,10 +242,19 @@ class NyudDataset:
             )
         return np.maximum(ids - 1, 0).astype(np.uint8), ids > 0
 
-    def _source(self, task: str, sample_id: str) -> Path:
-        """File that a label comes from; for a derived label, the file that it is derived from."""
+    def _lacks(self, task: str, sample_id: str) -> bool:
+        """Whether an image has no label of a task and may have none."""
+        if task == "scene":
+            return sample_id not in self._scenes
+        return self._partly_labelled and sample_id not in self._files[self._folder(task)]
+
+    def _folder(self, task: str) -> str:
+        """Folder that labels come from; for derived ones, that of what they are derived from."""
         derived_from = {"normals": "depth", "edge": "segmentation"}
-        return self._path(derived_from[task] if task in self._derived else _FOLDERS[task], sample_id)
+        return derived_from[task] if task in self._derived else _FOLDERS[task]
+
+    def _source(self, task: str, sample_id: str) -> Path:
+        return self._path(self._folder(task), sample_id)
 
     def _path(self, folder: str, sample_id: str) -> Path:
         name = self._files[folder].get(sample_id, sample_id + _SUFFIXES[folder][0])
@@ -242,13 +262,14 @@ class NyudDataset:
 
     def _check_complete(self) -> None:
         ids = [sample_id for listed in self._ids.values() for sample_id in listed]
-        gaps = name_gaps(ids, self._files)
+        gaps = name_gaps(ids, self._files, _FOLDERS.values() if self._partly_labelled else ())
         if gaps:
             optional = [f for f in _OPTIONAL if f in self._files and not self._files[f].keys() >= set(ids)]
             remedy = f", or remove the folder {' and '.join(optional)} to have it derived" if optional else ""
             raise DataError(
                 f"{self._root}: every id of gt_sets/*.txt must have its files, got {gaps}. "
-                f"Complete the data set or shorten the lists{remedy}."
+                f"Complete the data set, shorten the lists{remedy}, or set data.missing: skip to train with "
+                "the labels that exist."
             )
 
 

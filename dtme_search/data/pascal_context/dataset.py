@@ -35,6 +35,7 @@ from dtme_search.data.reading.files import (
     read_normals,
 )
 from dtme_search.data.reading.folders import list_files, name_gaps, read_ids
+from dtme_search.data.reading.partly import Labelled, beside_classes, no_label, with_gaps
 from dtme_search.data.reading.pictures import read_image
 from dtme_search.data.reading.presence import class_presence
 from dtme_search.errors import DataError
@@ -77,13 +78,22 @@ class PascalContextDataset:
         cache_dir: Where the classes of each image are stored; the default is in ``open_cache``.
         require_complete: Refuse a folder in which files of listed ids are missing. ``check_dataset`` gets a
             data set without this, to name each of them.
+        partly_labelled: Whether images may lack labels of some tasks.
 
     Raises:
         DataError: If the folder, a part of the layout or a file of a listed id is missing.
     """
 
-    def __init__(self, root: Path, cache_dir: Path | None = None, *, require_complete: bool = True) -> None:
+    def __init__(
+        self,
+        root: Path,
+        cache_dir: Path | None = None,
+        *,
+        require_complete: bool = True,
+        partly_labelled: bool = False,
+    ) -> None:
         self._root = root
+        self._partly_labelled = partly_labelled
         self._cache_dir = cache_dir
         _check_layout(root)
         self._ids = {split: read_ids(root / _LISTS / name) for split, name in _SPLIT_FILES.items()}
@@ -92,11 +102,13 @@ class PascalContextDataset:
             for folder in (_IMAGES, *_FOLDERS.values())
             if folder not in _OPTIONAL or (root / folder).is_dir()
         }
-        gaps = name_gaps([i for listed in self._ids.values() for i in listed], self._files)
+        every_id = [sample_id for listed in self._ids.values() for sample_id in listed]
+        gaps = name_gaps(every_id, self._files, _FOLDERS.values() if partly_labelled else ())
         if require_complete and gaps:
             raise DataError(
                 f"{root}: every id of {_LISTS}/*.txt must have its files, got {gaps}. "
-                "Run 'dtme-search data prepare pascal_context' again, or shorten the lists."
+                "Run 'dtme-search data prepare pascal_context' again, shorten the lists, or set "
+                "data.missing: skip to train with the labels that exist."
             )
 
     @property
@@ -133,18 +145,29 @@ class PascalContextDataset:
     def class_presence(self, ids: Sequence[str]) -> npt.NDArray[np.bool_]:
         """Classes of semseg and of human_parts by sample, from their files; read once, then from the cache.
 
+        In addition, for each task with missing files, whether there is a label.
+
         Raises:
             DataError: Names the first missing or broken file.
         """
 
         def read(sample_id: str) -> Label:
-            classes, known = self._read_label("semseg", sample_id)
-            parts, seen = self._read_label("human_parts", sample_id)
+            (classes, known), (parts, seen) = (
+                no_label(self.tasks[task], (1, 1))
+                if self._lacks(task, sample_id)
+                else self._read_label(task, sample_id)
+                for task in ("semseg", "human_parts")
+            )
             both = np.concatenate([classes.ravel(), parts.ravel() + len(CLASS_NAMES)])
             return both, np.concatenate([known.ravel(), seen.ravel()])
 
         num_classes = len(CLASS_NAMES) + len(PART_NAMES)
-        return class_presence(self.fingerprint, ids, num_classes, read, self._cache_dir)
+        found = class_presence(self.fingerprint, ids, num_classes, read, self._cache_dir)
+        return beside_classes(found, self.labelled(ids))
+
+    def labelled(self, ids: Sequence[str]) -> Labelled | None:
+        """For each task with missing files, whether each id has one, shape (N,); opens no file."""
+        return with_gaps(ids, self.tasks, lambda task, sample_id: not self._lacks(task, sample_id))
 
     def read(self, sample_id: str, tasks: Sequence[str]) -> Sample:
         """Read one image with the labels of ``tasks``.
@@ -155,9 +178,15 @@ class PascalContextDataset:
             ValueError: If a task is not one of ``tasks``.
         """
         refuse_unknown(tasks, self.tasks)
-        labels = {task: self._read_label(task, sample_id) for task in tasks}
+        lacking = [task for task in tasks if self._lacks(task, sample_id)]
+        labels = {task: self._read_label(task, sample_id) for task in tasks if task not in lacking}
         image = read_image(self._path(_IMAGES, sample_id))
+        labels |= {task: no_label(self.tasks[task], image.shape[:2]) for task in lacking}
         return make_sample(image, labels, lambda task: self._path(_FOLDERS[task], sample_id))
+
+    def _lacks(self, task: str, sample_id: str) -> bool:
+        """Whether an image has no label of a task and may have none."""
+        return self._partly_labelled and sample_id not in self._files[_FOLDERS[task]]
 
     def _read_label(self, task: str, sample_id: str) -> Label:
         path = self._path(_FOLDERS[task], sample_id)

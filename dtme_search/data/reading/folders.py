@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from operator import methodcaller
 from pathlib import Path
 from typing import IO
@@ -131,9 +131,15 @@ def claim_folder(out: Path, stamp: Mapping[str, object]) -> None:
     write_whole(path, methodcaller("write", json.dumps(stamp, indent=2).encode()))
 
 
-def name_gaps(ids: Sequence[str], files: Mapping[str, FilesById]) -> str | None:
-    """Which folders lack files: "depth: 2 of 9 missing (0003, 0007)"; ``None`` if none does."""
+def name_gaps(
+    ids: Sequence[str], files: Mapping[str, FilesById], may_lack: Collection[str] = ()
+) -> str | None:
+    """Which folders lack files: "depth: 2 of 9 missing (0003, 0007)"; ``None`` if none does.
+
+    Folders that ``may_lack`` some are named only where they lack all.
+    """
     gaps = {folder: [i for i in ids if i not in listed] for folder, listed in files.items()}
+    gaps = {name: gap for name, gap in gaps.items() if name not in may_lack or len(gap) == len(ids)}
     return (
         "; ".join(
             f"{folder}: {len(gap)} of {len(ids)} missing ({', '.join(gap[:3])}{', ...' * (len(gap) > 3)})"

@@ -11,16 +11,18 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property, reduce
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from dtme_search.config import TaskonomyConfig, fingerprint
 from dtme_search.data.base import Sample, SourceSplit, refuse_unknown
 from dtme_search.data.reading.files import Label, make_sample, read_levels
 from dtme_search.data.reading.folders import content_digest
+from dtme_search.data.reading.partly import Labelled, beside_classes, no_label, with_gaps
 from dtme_search.data.reading.pictures import read_image
 from dtme_search.data.stratify import hashed_order
 from dtme_search.data.taskonomy.index import Building, Views, read_splits, scan_buildings
@@ -29,6 +31,7 @@ from dtme_search.errors import DataError
 from dtme_search.tasks import TaskSpec
 
 _NUM_PROBES = 16
+_NOTHING: Views = np.zeros(0, dtype=np.uint64)
 _log = logging.getLogger(__name__)
 
 
@@ -36,19 +39,28 @@ class TaskonomyDataset:
     """The tasks of Taskonomy whose folders exist, ids ``BUILDING/POINT/VIEW``.
 
     An id needs the file of every domain in this copy, so that runs on one task and on all tasks have the same
-    images. If files are missing, ``data.taskonomy.incomplete`` decides.
+    images. If files are missing, ``data.taskonomy.incomplete`` decides. In a partly labelled copy an id needs
+    its image and one label.
 
     Args:
         root: Folder of one of the layouts above; it is never written to.
         config: Split, mask, and what to do about missing files.
         require_complete: Refuse missing files if the config says so. ``check_dataset`` gets a data set
             without this, to name each of them.
+        partly_labelled: Whether views may lack labels of some tasks.
 
     Raises:
         DataError: If the folder, a split file, or files are missing.
     """
 
-    def __init__(self, root: Path, config: TaskonomyConfig, *, require_complete: bool = True) -> None:
+    def __init__(
+        self,
+        root: Path,
+        config: TaskonomyConfig,
+        *,
+        require_complete: bool = True,
+        partly_labelled: bool = False,
+    ) -> None:
         self._config = config
         folders = {row.folder: tuple(filter(None, (row.folder, row.old_folder))) for row in DOMAINS.values()}
         buildings = scan_buildings(root, read_splits(config.split, root), {"rgb": ("rgb",), **folders})
@@ -60,23 +72,30 @@ class TaskonomyDataset:
         self._check_mask(root)
         only_whole = config.incomplete == "skip"
         absent = [building.name for building in buildings if not building.folders]
-        gaps = _name_gaps(buildings, self._domains)
+        needed = [
+            domain
+            for domain in self._domains
+            if domain == "rgb"
+            or not partly_labelled
+            or not any(len(each.views.get(domain, ())) for each in buildings)
+        ]
+        gaps = _name_gaps(buildings, self._domains, needed)
         missing = [f"no building {_first(absent, ', ')}"] * bool(absent) + gaps
         if missing and only_whole:
             _log.warning("%s: left out what is incomplete: %s", root, _first(missing, "; "))
         elif absent or (gaps and require_complete):
             raise DataError(
                 f"{root}: every building of the split must exist, and every view with a file of each "
-                f"domain ({', '.join(self._domains)}), got {_first(missing, '; ')}. Complete the data, or "
-                "set data.taskonomy.incomplete to skip."
+                f"domain ({', '.join(self._domains)}), got {_first(missing, '; ')}. Complete the data, set "
+                "data.taskonomy.incomplete: skip to leave these out, or data.missing: skip to train with the "
+                "labels that exist."
             )
-        # Only the views that all domains share are needed from here on.
+        # Only the views that are used, and what they lack, are needed from here on.
         self._folders = {building.name: building.folders for building in buildings}
         self._splits = {building.name: building.split for building in buildings}
-        self._views = {
-            building.name: _joined(building, self._domains, np.intersect1d if only_whole else np.union1d)
-            for building in buildings
-        }
+        join = _with_any_label if partly_labelled else _whole if only_whole else _all_views
+        self._views = {building.name: join(building, self._domains) for building in buildings}
+        self._lacking = self._find_lacking(buildings) if partly_labelled else {}
         if not any(len(self._views[each.name]) for each in buildings if each.split == "train"):
             raise DataError(
                 f"{root}: at least one training view must be complete, got none. Complete the data."
@@ -103,7 +122,12 @@ class TaskonomyDataset:
             for path in (self._path(domain, sample_id),)
             if path.is_file()
         ]
-        return fingerprint("taskonomy", self._domains, self._config.mask_margin, names, contents)
+        lacking = [
+            (building, domain, hashlib.sha256(views.tobytes()).hexdigest())
+            for (building, domain), views in self._lacking.items()
+        ]
+        more = [lacking] if lacking else []
+        return fingerprint("taskonomy", self._domains, self._config.mask_margin, names, contents, *more)
 
     def ids(self, split: SourceSplit) -> tuple[str, ...]:
         """Ids by building, point and view.
@@ -130,8 +154,16 @@ class TaskonomyDataset:
         """The building of each id: a hold-out never splits one."""
         return [sample_id.partition("/")[0] for sample_id in ids]
 
-    def class_presence(self, ids: Sequence[str]) -> None:
-        """``None``: no task has classes."""
+    def class_presence(self, ids: Sequence[str]) -> npt.NDArray[np.bool_] | None:
+        """For each task with missing files, whether there is a label; there are no classes."""
+        labelled = self.labelled(ids)
+        return None if labelled is None else beside_classes(np.zeros((len(ids), 0), np.bool_), labelled)
+
+    def labelled(self, ids: Sequence[str]) -> Labelled | None:
+        """For each task with missing files, whether each id has one, shape (N,); opens no file."""
+        if not self._lacking:
+            return None
+        return with_gaps(ids, self.tasks, lambda task, sample_id: not self._lacks(task, sample_id))
 
     def read(self, sample_id: str, tasks: Sequence[str]) -> Sample:
         """Read one view with the labels of ``tasks``.
@@ -142,10 +174,12 @@ class TaskonomyDataset:
             ValueError: If a task is not one of ``tasks``.
         """
         refuse_unknown(tasks, self.tasks)
-        labels = {task: self._read_label(task, sample_id) for task in tasks}
-        if any(DOMAINS[task].masked for task in tasks):
+        lacking = [task for task in tasks if self._lacks(task, sample_id)]
+        labels = {task: self._read_label(task, sample_id) for task in tasks if task not in lacking}
+        if any(DOMAINS[task].masked for task in labels):
             labels = self._masked(labels, sample_id)
         image = read_image(self._path("rgb", sample_id))
+        labels |= {task: no_label(self.tasks[task], image.shape[:2]) for task in lacking}
         return make_sample(image, labels, lambda task: self._path(DOMAINS[task].folder, sample_id))
 
     def _read_label(self, task: str, sample_id: str) -> Label:
@@ -175,24 +209,55 @@ class TaskonomyDataset:
                 "seen, got none. Add it."
             )
 
+    def _lacks(self, task: str, sample_id: str) -> bool:
+        """Whether a view lacks, and may lack, the label of a task or the mask that says where it counts."""
+        building, point, view = sample_id.split("/")
+        code = np.uint64(int(point) << 32 | int(view))
+        for domain in (DOMAINS[task].folder, *([MASK_DOMAIN] if DOMAINS[task].masked else [])):
+            views = self._lacking.get((building, domain))
+            if views is not None:
+                place = int(views.searchsorted(code))
+                if place < len(views) and views[place] == code:
+                    return True
+        return False
+
+    def _find_lacking(self, buildings: Sequence[Building]) -> dict[tuple[str, str], Views]:
+        """Per building and domain the views that are used without a file of it; only where there are some."""
+        found = {
+            (building.name, domain): np.setdiff1d(
+                self._views[building.name], building.views.get(domain, _NOTHING)
+            )
+            for building in buildings
+            for domain in self._domains
+        }
+        return {place: views for place, views in found.items() if len(views)}
+
     def _path(self, domain: str, sample_id: str) -> Path:
         building, point, view = sample_id.split("/")
         folder, spelt = self._folders[building].get(domain, (Path(building) / domain, domain))
         return folder / f"point_{point}_view_{view}_domain_{spelt}.png"
 
 
-def _joined(building: Building, domains: Sequence[str], join: Callable[[Views, Views], Views]) -> Views:
-    """Views that are in all domains, or in any, as ``join`` says."""
-    nothing = np.zeros(0, dtype=np.uint64)
-    return reduce(join, [building.views.get(domain, nothing) for domain in domains])
+def _all_views(building: Building, domains: Sequence[str]) -> Views:
+    return reduce(np.union1d, [building.views.get(domain, _NOTHING) for domain in domains])
 
 
-def _name_gaps(buildings: Sequence[Building], domains: Sequence[str]) -> list[str]:
-    """Which domains of which buildings lack files of views that other domains have."""
+def _whole(building: Building, domains: Sequence[str]) -> Views:
+    return reduce(np.intersect1d, [building.views.get(domain, _NOTHING) for domain in domains])
+
+
+def _with_any_label(building: Building, domains: Sequence[str]) -> Views:
+    labelled = _all_views(building, [domain for domain in domains if domain != "rgb"])
+    views: Views = np.intersect1d(building.views.get("rgb", _NOTHING), labelled)
+    return views
+
+
+def _name_gaps(buildings: Sequence[Building], domains: Sequence[str], needed: Sequence[str]) -> list[str]:
+    """Which needed domains of which buildings lack files of views that other domains have."""
     gaps = []
     for building in buildings:
-        num_views = len(_joined(building, domains, np.union1d))
-        for domain in domains:
+        num_views = len(_all_views(building, domains))
+        for domain in needed:
             missing = num_views - len(building.views.get(domain, ()))
             if missing:
                 gaps.append(f"{missing} of {num_views} {domain} files of {building.name} missing")

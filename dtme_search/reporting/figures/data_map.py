@@ -22,6 +22,7 @@ def draw_data_map(data: StudyData) -> go.Figure:
     chosen = kept[trial]
     figure = new_figure(f"{_TITLE} of trial {trial}", legend={"orientation": "h", "y": -0.22})
     for task, colour in zip(chosen.scores, SERIES * len(chosen.scores), strict=False):
+        right = chosen.correctness(task)
         figure.add_trace(
             go.Scatter(
                 x=chosen.variability(task).round(4).tolist(),
@@ -29,7 +30,10 @@ def draw_data_map(data: StudyData) -> go.Figure:
                 mode="markers",
                 name=task,
                 marker={"color": colour, "size": 5, "opacity": 0.6},
-                hovertemplate=f"{task}<br>confidence %{{y:.2f}}<br>variability %{{x:.3f}}<extra></extra>",
+                customdata=None if right is None else right.round(4).tolist(),
+                hovertemplate=f"{task}<br>confidence %{{y:.2f}}<br>variability %{{x:.3f}}"
+                + ("" if right is None else "<br>right in %{customdata:.0%} of the evaluations")
+                + "<extra></extra>",
             )
         )
     figure.update_xaxes(axis("variability: spread of an image's score over training", rangemode="tozero"))

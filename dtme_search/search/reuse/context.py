@@ -32,6 +32,7 @@ class TrialContext:
         meanwhile: Runs another trial while this one would wait before it has started; returns whether there
             was one.
         waits: Seconds of every wait.
+        devices: Devices that divide each batch of the run.
     """
 
     study: StudyConfig
@@ -48,3 +49,4 @@ class TrialContext:
     on_wait: Callable[[str], None] = lambda _: None
     meanwhile: Callable[[], bool] = lambda: False
     waits: list[float] = field(default_factory=list)
+    devices: int = 1

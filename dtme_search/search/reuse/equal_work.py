@@ -52,7 +52,7 @@ class WorkClaim:
             TrainingInterrupted: If the run was asked to stop while it waited.
         """
         context = self._context
-        arithmetic = RunContext.of(context.config, context.data.device)
+        arithmetic = RunContext.of(context.config, context.data.device, context.devices)
         config = context.config.grown_at(step)
         fingerprint = work_fingerprint(config, plan, context.data.fingerprint, arithmetic)
         if context.study.reuse.equal_work and fingerprint != self._fingerprint:

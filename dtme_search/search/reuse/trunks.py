@@ -187,7 +187,7 @@ class TrialTrunk:
     def _fingerprint(self, step: int) -> str:
         if step not in self._fingerprints:
             config, data = self.context.config, self.context.data
-            arithmetic = RunContext.of(config, data.device)
+            arithmetic = RunContext.of(config, data.device, self.context.devices)
             self._fingerprints[step] = trunk_fingerprint(config, step, data.fingerprint, arithmetic)
         return self._fingerprints[step]
 

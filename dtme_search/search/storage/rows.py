@@ -67,7 +67,7 @@ class EvaluationRow:
     """Metric of one task, its signed gain over the baseline, its mean training loss, its unit.
 
     An auxiliary task has no gain. ``scores`` are those of training images, as JSON, if a run keeps a data
-    map.
+    map, and ``hits`` say which of them are predicted right, for tasks about whole images.
     """
 
     task: str
@@ -77,6 +77,7 @@ class EvaluationRow:
     loss: float | None = None
     unit: str | None = None
     scores: Long | None = None
+    hits: Long | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -96,7 +96,8 @@ class Baselines:
     ) -> BaselineRow | None:
         """A baseline, trained if missing; ``None`` if another worker is training it and this one moves on."""
         data = self.shelf.get(single)
-        fingerprint = result_fingerprint(single, data.fingerprint, RunContext.of(single, data.device))
+        arithmetic = RunContext.of(single, data.device, self.shelf.team.size)
+        fingerprint = result_fingerprint(single, data.fingerprint, arithmetic)
         if not self.tells_known and (stored := self.records.find_baseline(fingerprint)) is not None:
             return stored
         folder = private_folder(self.folder(fingerprint))
@@ -126,7 +127,9 @@ class Baselines:
         spec = data.specs[task]
         callbacks = Callbacks(on_progress=self.listener.progress, should_stop=self.should_stop)
         trainer, result = run_within_memory(
-            lambda parts: Trainer.of_config(config, data, folder=folder, callbacks=callbacks, parts=parts)
+            lambda parts: Trainer.of_config(
+                config, data, folder=folder, callbacks=callbacks, parts=parts, team=self.shelf.team
+            )
         )
         priors = with_smaller_batches(
             lambda size: no_image_priors(data, trainer.split, size), config.train.eval_batch_size, data.device

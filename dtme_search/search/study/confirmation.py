@@ -45,11 +45,11 @@ from dtme_search.training import (
     Trainer,
     TrainingInterrupted,
     check_run,
-    pick_device,
     run_within_memory,
 )
 from dtme_search.training.disk import remove_checkpoint
 from dtme_search.training.runtime import device_name
+from dtme_search.training.team.leader import pick_team
 from dtme_search.version import __version__
 
 _LOOK_AGAIN_SECONDS = 1.0
@@ -76,6 +76,7 @@ def confirm(
     storage: str | None = None,
     workdir: str | Path = DEFAULT_WORKDIR,
     device: str | None = None,
+    devices_per_trial: int = 1,
     data_root: str | Path | None = None,
     listener: Listener | None = None,
 ) -> LoadedStudy:
@@ -94,6 +95,7 @@ def confirm(
         storage: Database URL; see :func:`storage_url`.
         workdir: Default folder of studies.
         device: ``cpu``, ``cuda`` or ``cuda:N``; by default the best available.
+        devices_per_trial: Devices that divide each batch: this one and those after it.
         data_root: Folder of the data set; by default that of the search.
         listener: Receives progress.
 
@@ -113,12 +115,13 @@ def confirm(
     if not repeats:
         raise TrainingError(why_no_leader(loaded))
     base = base.with_data_root(repeats[0].config.data.root)
-    shelf = DataShelf(pick_device(device), on_progress=hears.data_reading)
+    team = pick_team(device, devices_per_trial)
+    shelf = DataShelf(team.device, on_progress=hears.data_reading, team=team)
     data = shelf.get(base)
     check_same_inputs(loaded.optuna, base, data.fingerprint)
-    check_run(base, data)
+    check_run(base, data, team.size)
     workspace = Workspace.of_study(Path(workdir), loaded.name)
-    with StopSwitch() as switch, present(loaded.records.engine, loaded.name, "confirm") as told:
+    with StopSwitch() as switch, present(loaded.records.engine, loaded.name, "confirm") as told, team:
         hears = tee(hears, told)
         baselines = Baselines(loaded.records, shelf, workspace.baseline, hears, switch, tells_known=False)
         steps = tuple(sorted({repeat.config.expansion_step or 0 for repeat in repeats} - {0}))
@@ -254,7 +257,13 @@ class _Repeater:
         trunk = self._trunk(repeat, data)
         trainer, result = run_within_memory(
             lambda parts: Trainer.of_config(
-                config, data, folder=folder, callbacks=callbacks, trunk=trunk, parts=parts
+                config,
+                data,
+                folder=folder,
+                callbacks=callbacks,
+                trunk=trunk,
+                parts=parts,
+                team=self.shelf.team,
             )
         )
         return ConfirmationRow(
@@ -266,7 +275,7 @@ class _Repeater:
             steps_reused=result.steps_reused,
             seconds=sum(result.seconds.values()),
             split=trainer.split,
-            device=device_name(data.device),
+            device=device_name(data.device, self.shelf.team.size),
             code_version=__version__,
             created_at=datetime.now(UTC),
         )
@@ -299,5 +308,6 @@ class _Repeater:
             expansion_steps=self.expansion_steps,
             should_stop=self.should_stop,
             on_wait=self.listener.waiting,
+            devices=self.shelf.team.size,
         )
         return TrialTrunk(context)

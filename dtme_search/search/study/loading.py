@@ -9,19 +9,26 @@ from pathlib import Path
 
 import optuna
 
-from dtme_search.config import StudyConfig, StudySource, load_study_config, validate
+from dtme_search.config import RunConfig, StudyConfig, StudySource, load_study_config, validate
 from dtme_search.errors import StorageError
 from dtme_search.search.reuse.savings import Savings, savings
 from dtme_search.search.storage.database import mask_url
 from dtme_search.search.storage.looking import readable_url
 from dtme_search.search.storage.records import Records, records_for
-from dtme_search.search.storage.studies import default_storage_url, load_existing, open_storage
+from dtme_search.search.storage.studies import (
+    BASE_ATTR,
+    default_storage_url,
+    load_existing,
+    open_storage,
+)
 from dtme_search.search.study.place import DEFAULT_WORKDIR, Place
 
 STUDY_ATTR = "dtme:study"
 """Study attribute: the ``StudyConfig`` it last ran with, as JSON."""
 FILE_ATTR = "dtme:file"
 """Study attribute: the YAML it last ran from, if it is not a shipped one."""
+OVERRIDES_ATTR = "dtme:set"
+"""Study attribute: the overrides it last ran with."""
 
 ID_ATTR = "dtme:id"
 """Study attribute: identifies it for trackers, unlike a name, which a later study may have, too."""
@@ -108,5 +115,15 @@ def load_study(
     records = records_for(opened)
     if not records.is_current():
         records.create_tables()  # upgrades a study of an older release
-    place = Place(name, Path(workdir), storage, attributes.get(FILE_ATTR))
+    overrides = tuple(attributes.get(OVERRIDES_ATTR, ()))
+    place = Place(name, Path(workdir), storage, attributes.get(FILE_ATTR), overrides)
     return LoadedStudy(config, found, records, place)
+
+
+def remember(found: optuna.Study, config: StudyConfig, base: RunConfig, place: Place) -> None:
+    """Store what a study runs with, for workers that join, and how it was started."""
+    found.set_user_attr(BASE_ATTR, base.model_dump_json())
+    found.set_user_attr(STUDY_ATTR, config.model_dump_json())
+    for name, value in ((FILE_ATTR, place.file), (OVERRIDES_ATTR, list(place.overrides))):
+        if value != found.user_attrs.get(name):
+            found.set_user_attr(name, value)

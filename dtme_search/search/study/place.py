@@ -23,12 +23,14 @@ class Place:
         workdir: Its default folder.
         storage: Database URL, if one was given; a URL in DTME_STORAGE need not be repeated.
         file: Its YAML, if it is not a shipped one.
+        overrides: ``path=value`` strings (``--set``) that it was last started with.
     """
 
     name: str
     workdir: Path = DEFAULT_WORKDIR
     storage: str | None = None
     file: str | None = None
+    overrides: tuple[str, ...] = ()
 
     def command(self, verb: str, *words: str) -> str:
         """A command that works when copied; passwords are masked.
@@ -39,8 +41,11 @@ class Place:
             >>> Place("own", Path("my runs"), file="/data/own.yaml").command("optimize")
             "dtme-search optimize --study /data/own.yaml --workdir 'my runs'"
         """
-        study = _from_here(self.file) if self.file and verb in _READ_THE_FILE else self.name
-        return shlex.join(["dtme-search", verb, "--study", study, *self._where(), *words])
+        study, changes = self.name, []
+        if verb in _READ_THE_FILE:
+            study = _from_here(self.file) if self.file else study
+            changes = [word for override in self.overrides for word in ("--set", override)]
+        return shlex.join(["dtme-search", verb, "--study", study, *self._where(), *words, *changes])
 
     def train(self, file: str, *words: str) -> str:
         """The command that trains an exported file."""

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-import torch
 from optuna.samplers import BaseSampler
 
 from dtme_search.config import (
@@ -47,7 +46,7 @@ from dtme_search.search.storage.studies import (
 from dtme_search.search.storage.study_lock import AskingLock
 from dtme_search.search.storage.trials import enqueue, own_trials
 from dtme_search.search.study.lifecycle import num_finished, put_right, tidy
-from dtme_search.search.study.loading import FILE_ATTR, ID_ATTR, STUDY_ATTR, LoadedStudy, storage_url
+from dtme_search.search.study.loading import ID_ATTR, LoadedStudy, remember, storage_url
 from dtme_search.search.study.measures import check_against_data, check_named_tasks
 from dtme_search.search.study.place import Place
 from dtme_search.search.study.plan_sampler import predicts_inference, study_sampler
@@ -63,6 +62,7 @@ from dtme_search.search.workspace import Workspace
 from dtme_search.training import check_run
 from dtme_search.training.choices import check_parts
 from dtme_search.training.image_size import with_image_size
+from dtme_search.training.team.leader import Team
 
 DATA_ATTR = "dtme:data"
 """Study attribute: fingerprint of the data of its baselines and trials."""
@@ -145,25 +145,24 @@ def read_study(
     return config, with_image_size(base.with_data_root(data_root))
 
 
-def prepare(study: StudySource, settings: Settings, device: torch.device, listener: Listener) -> Prepared:
+def prepare(study: StudySource, settings: Settings, team: Team, listener: Listener) -> Prepared:
     """Create a study or continue it.
 
     Args:
         study: Its name, the path of its YAML, or the study itself.
         settings: Options of the call.
-        device: Where its data are read to.
+        team: Devices of each trial; its data are read to the first.
         listener: Receives progress.
 
     Raises:
         DtmeSearchError: Before anything is written, for everything that can be checked.
     """
     config, base = read_study(study, settings.overrides, settings.data_root)
-    reuse = config.reuse if settings.reuse else _SHARES_NOTHING
-    config = config.model_copy(update={"trials": settings.trials or config.trials, "reuse": reuse})
+    config = _as_called(config, settings)
     optuna.logging.set_verbosity(optuna.logging.CRITICAL)  # the listener reports the same in our words
 
     # Find everything that can be wrong before anything is written, starting with the quickest checks.
-    shelf = DataShelf(device, on_progress=listener.data_reading)
+    shelf = DataShelf(team.device, on_progress=listener.data_reading, team=team)
     url = storage_url(config.name, settings.storage, settings.workdir)
     known = open_storage(url) if check_storage(url) else None
     space = space_of(config, base)
@@ -172,7 +171,7 @@ def prepare(study: StudySource, settings: Settings, device: torch.device, listen
     if known is not None:
         check_continues(known, config, space)
     knowledge = _knowledge(config, space, settings, url, listener)
-    check_run(base, shelf.get(base))  # reads every file of the search
+    check_run(base, shelf.get(base), team.size)  # reads every file of the search
     check_against_data(config, base, shelf.get(base).specs)
 
     opened = known or open_storage(url)
@@ -184,7 +183,8 @@ def prepare(study: StudySource, settings: Settings, device: torch.device, listen
     found.sampler = _sampler(config, base, space, records, seed, shelf)
     check_same_inputs(found, base, shelf.get(base).fingerprint)
     workspace = Workspace.of_study(settings.workdir, config.name)
-    file = _remember(found, config, base, _own_file(study, workspace))
+    place = _place_of(study, config.name, settings)
+    remember(found, config, base, place)
     prepared = Prepared(
         config=config,
         base=base,
@@ -194,7 +194,7 @@ def prepare(study: StudySource, settings: Settings, device: torch.device, listen
         workspace=workspace,
         shelf=shelf,
         url=url,
-        place=Place(config.name, settings.workdir, settings.storage, file),
+        place=place,
         knowledge=knowledge,
         callbacks=settings.callbacks,
     )
@@ -202,6 +202,12 @@ def prepare(study: StudySource, settings: Settings, device: torch.device, listen
     prepared.tidy()
     _begin(prepared, points)
     return prepared
+
+
+def _as_called(config: StudyConfig, settings: Settings) -> StudyConfig:
+    """The study with what the call itself asks for."""
+    reuse = config.reuse if settings.reuse else _SHARES_NOTHING
+    return config.model_copy(update={"trials": settings.trials or config.trials, "reuse": reuse})
 
 
 def _at_least_finished(config: StudyConfig, found: optuna.Study) -> StudyConfig:
@@ -238,24 +244,15 @@ def _knowledge(
     return knowledge
 
 
-def _remember(found: optuna.Study, config: StudyConfig, base: RunConfig, file: str | None) -> str | None:
-    """Store what a study runs with, for workers that join; returns its own YAML, if it has one."""
-    found.set_user_attr(BASE_ATTR, base.model_dump_json())
-    found.set_user_attr(STUDY_ATTR, config.model_dump_json())
-    if file != found.user_attrs.get(FILE_ATTR):
-        found.set_user_attr(FILE_ATTR, file)
-    return file
-
-
 def join_prepared(
-    loaded: LoadedStudy, settings: Settings, device: torch.device, worker: int, listener: Listener
+    loaded: LoadedStudy, settings: Settings, team: Team, worker: int, listener: Listener
 ) -> Prepared:
     """Check a study as ``optimize`` left it, to work on it; it is neither created nor changed.
 
     Args:
         loaded: The study.
         settings: Options of the call; only the locations are used.
-        device: Where to train.
+        team: Where to train.
         worker: A number that no other worker has; the sampler's seed depends on it.
         listener: Receives progress.
 
@@ -270,14 +267,14 @@ def join_prepared(
         )
     base = validate(RunConfig, json.loads(found.user_attrs[BASE_ATTR]), f"base config of study {config.name}")
     base = base.with_data_root(settings.data_root)
-    shelf = DataShelf(device, on_progress=listener.data_reading)
+    shelf = DataShelf(team.device, on_progress=listener.data_reading, team=team)
     space = space_of(config, base)
     found.pruner = build_pruner(config, base.train.num_evaluations)
     seed = sampler_seed(config.seed, worker, len(own_trials(found)))
     found.sampler = _sampler(config, base, space, loaded.records, seed, shelf)
     url = storage_url(config.name, settings.storage, settings.workdir)
     check_same_search(found, config, space, url)
-    check_run(base, shelf.get(base))
+    check_run(base, shelf.get(base), team.size)
     check_same_inputs(found, base, shelf.get(base).fingerprint)
     prepared = Prepared(
         config=config,
@@ -316,22 +313,21 @@ def check_same_inputs(study: optuna.Study, base: RunConfig, data_fingerprint: st
 def _sampler(
     config: StudyConfig, base: RunConfig, space: SearchSpace, records: Records, seed: int, shelf: DataShelf
 ) -> BaseSampler:
-    backbone = describe_backbone(base.model, base.data.image_size)
+    backbone = describe_backbone(base.model, base.data.image_size, base.plugins)
     flops = FlopsCounter(shelf.get(base).specs) if predicts_inference(config) else None
     return study_sampler(config, seed, space, records, backbone, flops)
 
 
-def _own_file(study: StudySource, workspace: Workspace) -> str | None:
-    """Absolute path of the YAML of a study, unless its name is enough for other commands.
-
-    A study built in Python gets a YAML, so that the command line can continue it.
-    """
+def _place_of(study: StudySource, name: str, settings: Settings) -> Place:
+    """Where a study is. One built in Python gets a YAML, so that the command line can continue it."""
     if isinstance(study, StudyConfig):
-        path = (workspace.root / "study.yaml").absolute()
+        path = (Workspace.of_study(settings.workdir, name).root / "study.yaml").absolute()
         path.write_text(dump_yaml(load_study_config(study).model_dump(exclude_unset=True)), encoding="utf-8")
-        return str(path)
-    path = find_file(study, "studies").absolute()
-    return None if path == shipped("studies", here=False).get(str(study)) else str(path)
+    else:
+        path = find_file(study, "studies").absolute()
+    is_shipped = path == shipped("studies", here=False).get(str(study))
+    file = None if is_shipped else str(path)  # the name of a shipped one is enough for other commands
+    return Place(name, settings.workdir, settings.storage, file, settings.overrides)
 
 
 def space_of(config: StudyConfig, base: RunConfig) -> SearchSpace:

@@ -76,7 +76,7 @@ class Diary:
             baselines=json.dumps({task: row.fingerprint for task, row in self.context.baselines.items()}),
             expansion_step=self.config.expansion_step,
             total_steps=self.config.total_steps,
-            device=device_name(self.data.device),
+            device=device_name(self.data.device, self.context.devices),
             threads=torch.get_num_threads() if self.data.device.type == "cpu" else None,
             compiled=self.config.train.compile,
             seed=self.config.seed,
@@ -151,6 +151,7 @@ class Diary:
                 loss=evaluation.losses.get(name),
                 unit=self.data.specs[name].unit,
                 scores=json.dumps(evaluation.scores[name]) if name in evaluation.scores else None,
+                hits=json.dumps(evaluation.hits[name]) if name in evaluation.hits else None,
             )
             for name, value in evaluation.metrics.items()
         ]
@@ -300,7 +301,8 @@ class Diary:
 
     def _name_of(self, config: RunConfig) -> str:
         """Identifies the result that a config leads to here."""
-        return result_fingerprint(config, self.data.fingerprint, RunContext.of(config, self.data.device))
+        arithmetic = RunContext.of(config, self.data.device, self.context.devices)
+        return result_fingerprint(config, self.data.fingerprint, arithmetic)
 
     def _continue(self) -> float:
         """Take over the measurements of the trials that this one continues; returns the seconds they took."""

@@ -107,6 +107,7 @@ class Objective:
                 should_stop=claimed.should_stop,
                 on_wait=self.listener.waiting,
                 meanwhile=meanwhile,
+                devices=self.shelf.team.size,
             )
             diary = Diary(context, trial, self.draw)
             with self._called(diary), diary:
@@ -152,7 +153,7 @@ class Objective:
             run = self._train(context, diary, claims)
         except AlreadyDone as found:
             return diary.taken_over(found.origin)
-        backbone = describe_backbone(context.config.model, context.data.image_size)
+        backbone = describe_backbone(context.config.model, context.data.image_size, context.config.plugins)
         inference = self.meter(context.config, run.plan, context.data.specs)
         outcome = judge(
             run,
@@ -190,12 +191,12 @@ class Objective:
     def _train(self, context: TrialContext, diary: Diary, claims: ExitStack) -> RunResult:
         """Train, unless the same work is finished, which may be known now or only at the expansion step."""
         config, data = context.config, context.data
-        trunk, work = TrialTrunk(context), WorkClaim(context, claims)
+        trunk, work, team = TrialTrunk(context), WorkClaim(context, claims), self.shelf.team
         # Before anything is held or built: a trial that runs in between gets the device and all locks for
         # itself.
         while trunk.is_busy() and context.meanwhile():
             pass
-        num_layers = describe_backbone(config.model, data.image_size).num_layers
+        num_layers = describe_backbone(config.model, data.image_size, config.plugins).num_layers
         ahead = plan_ahead(config, trunk, num_layers)
         if ahead is not None:
             diary.expanded(ahead.plan, ahead.report, ahead.step)
@@ -217,7 +218,7 @@ class Objective:
                 should_stop=context.should_stop,
             )
             trainer = Trainer.of_config(
-                config, data, folder=diary.folder, callbacks=callbacks, trunk=trunk, parts=parts
+                config, data, folder=diary.folder, callbacks=callbacks, trunk=trunk, parts=parts, team=team
             )
             return trainer
 
@@ -226,8 +227,8 @@ class Objective:
             self.listener.short_of_memory(context.number, reason)
 
         trainer, run = run_within_memory(make, on_short)
-        path = self.workspace.weights(context.first)
-        diary.kept = keep_weights(self.study, path, diary.row.fingerprint, trainer)
+        file = self.workspace.weights(context.first)
+        diary.kept = keep_weights(self.study, file, diary.row.fingerprint, trainer)
         return run
 
     def _evaluated(self, diary: Diary, trainer: Trainer, evaluation: Evaluation) -> None:
@@ -279,7 +280,7 @@ def _rung(number: int, trainer: Trainer, step: int, gain: float) -> RungRow:
     """What the trial is worth at this evaluation. Its cost is exact from the growth on."""
     config, data, plan = trainer.config, trainer.data, trainer.state.plan
     waits = plan is None and config.expansion_step is not None
-    backbone = describe_backbone(config.model, data.image_size)
+    backbone = describe_backbone(config.model, data.image_size, config.plugins)
     overhead = overhead_percent(plan, backbone, config.plugins) if plan else 0.0
     return RungRow(
         trial=number,

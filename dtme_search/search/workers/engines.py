@@ -32,6 +32,8 @@ def engine_for(
     devices: Sequence[str] | None,
     per_device: int,
     device: str | None,
+    *,
+    per_trial: int = 1,
 ) -> Engine:
     """The engine for the given arguments, which are those of :func:`dtme_search.search.optimize`.
 
@@ -41,7 +43,12 @@ def engine_for(
     if name == "local":
         if scheduler is not None:
             raise ConfigError(f"--scheduler needs --engine dask, got {scheduler} without it.")
-        return LocalProcesses(places_for(workers, devices, per_device, device))
+        return LocalProcesses(places_for(workers, devices, per_device, device, per_trial=per_trial))
+    if per_trial > 1:
+        raise ConfigError(
+            f"--devices-per-trial needs --engine local, got {per_trial} with dask. Start `dtme-search worker "
+            f"--devices-per-trial {per_trial}` on the machines instead."
+        )
     if device not in (None, "cpu"):
         raise ConfigError(f"--device is for one worker of --engine local, got {device}. Use --devices.")
     try:

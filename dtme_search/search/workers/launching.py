@@ -14,7 +14,14 @@ from dtme_search.search.workers.process import WorkerOrder
 def worker_order(prepared: Prepared, index: int) -> WorkerOrder:
     """What worker ``index`` of a study must know to join it."""
     workdir = str(prepared.workspace.root.parent.absolute())
-    return WorkerOrder(prepared.config.name, index, workdir, prepared.url, callbacks=prepared.callbacks)
+    return WorkerOrder(
+        prepared.config.name,
+        index,
+        workdir,
+        prepared.url,
+        callbacks=prepared.callbacks,
+        devices_per_trial=prepared.shelf.team.size,
+    )
 
 
 @dataclass(frozen=True)

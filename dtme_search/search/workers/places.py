@@ -26,11 +26,13 @@ class Place:
         device: Name of the device for torch in this process; ``None`` for the best available.
         visible: Value of ``CUDA_VISIBLE_DEVICES`` in a process of its own; empty for the CPU.
         sharers: Workers on the same GPU, including this one.
+        further: Names of the other devices of its trials for torch in this process, if they have several.
     """
 
     device: str | None
     visible: str = ""
     sharers: int = 1
+    further: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -76,16 +78,18 @@ def places_for(
     per_device: int = 1,
     device: str | None = None,
     *,
+    per_trial: int = 1,
     gpus: Sequence[str] | None = None,
     num_cores: int | None = None,
 ) -> tuple[Place, ...]:
-    """One place for each worker.
+    """One place for each worker: a GPU, or several that share each trial, or the CPU.
 
     Args:
         workers: How many; ``None`` for as many as the devices take: ``per_device`` for each GPU, or one for
             each core of a machine without a GPU, but at most ``MOST_ON_CPU``.
         devices: Positions among ``gpus``, or ``cpu``; all GPUs by default.
         per_device: Workers that may share a GPU.
+        per_trial: GPUs of each worker; on the CPU processes.
         device: Device of a single worker; ``cpu`` also works for several, if ``workers`` says so.
         gpus: As named in ``CUDA_VISIBLE_DEVICES``; by default those this process sees.
         num_cores: Cores; by default those this process may use.
@@ -107,16 +111,31 @@ def places_for(
     chosen = _chosen(["cpu"] if device else devices, gpus)
     if not chosen:
         if workers is None:
-            workers = 1 if device else min(num_cores or joblib.cpu_count(), MOST_ON_CPU)
+            most = max(1, min(num_cores or joblib.cpu_count(), MOST_ON_CPU) // per_trial)
+            workers = 1 if device else most
         return (Place("cpu" if device or devices else None),) * workers
-    most = len(chosen) * per_device
+    groups = [chosen[at : at + per_trial] for at in range(0, len(chosen) - per_trial + 1, per_trial)]
+    if not groups:
+        raise ConfigError(
+            f"--devices-per-trial must be at most the number of GPUs to use, {len(chosen)}, got {per_trial}. "
+            "Lower it."
+        )
+    most = len(groups) * per_device
     if workers is not None and workers > most:
         raise ConfigError(
             f"--workers must be at most {most} ({len(chosen)} GPUs with {per_device} trials each), "
             f"got {workers}. Raise --trials-per-device, or use --devices cpu."
         )
-    turns = [chosen[number % len(chosen)] for number in range(most if workers is None else workers)]
-    return tuple(Place(f"cuda:{number}", gpus[number], turns.count(number)) for number in turns)
+    turns = [groups[number % len(groups)] for number in range(most if workers is None else workers)]
+    return tuple(
+        Place(
+            f"cuda:{group[0]}",
+            ",".join(gpus[number] for number in group),
+            turns.count(group),
+            tuple(f"cuda:{number}" for number in group[1:]),
+        )
+        for group in turns
+    )
 
 
 def visible_gpus() -> tuple[str, ...]:

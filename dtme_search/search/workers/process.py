@@ -32,6 +32,7 @@ class WorkerOrder:
         url: Database; may contain a password, so it is never printed.
         data_root: Folder of the data there; ``None`` for what the study says.
         callbacks: Import paths of its callbacks, and names of its trackers.
+        devices_per_trial: Devices that divide each batch of a trial.
     """
 
     study: str
@@ -40,6 +41,7 @@ class WorkerOrder:
     url: str = field(repr=False)
     data_root: str | None = None
     callbacks: tuple[str, ...] = ()
+    devices_per_trial: int = 1
 
     @property
     def log(self) -> Path:
@@ -57,6 +59,8 @@ def start_worker(order: WorkerOrder, environment: Mapping[str, str]) -> subproce
     private_folder(order.log.parent)
     command = [sys.executable, "-P", "-m", "dtme_search", "worker", "--study", order.study]
     command += ["--workdir", order.workdir, "--launcher", str(os.getpid())]
+    if order.devices_per_trial > 1:
+        command += ["--devices-per-trial", str(order.devices_per_trial)]
     if order.data_root is not None:
         command += ["--data-root", order.data_root]
     for name in order.callbacks:

@@ -98,6 +98,18 @@ class TestPlaces:
         with pytest.raises(ConfigError, match=message):
             places_for(*arguments, gpus=gpus)
 
+    def test_a_worker_may_have_several_gpus_for_each_trial(self):
+        places = places_for(None, ["0", "2", "3", "1"], per_trial=2, gpus=["4", "5", "6", "7"])
+        assert [place.visible for place in places] == ["4,6", "7,5"]
+        assert [(place.device, *place.further) for place in places] == [
+            ("cuda:0", "cuda:2"),
+            ("cuda:3", "cuda:1"),
+        ]
+        assert len(places_for(None, per_device=2, per_trial=2, gpus=["0", "1", "2"])) == 2
+        assert len(places_for(None, per_trial=2, gpus=[], num_cores=4)) == 2
+        with pytest.raises(ConfigError, match=r"at most the number of GPUs to use, 1, got 2"):
+            places_for(None, ["1"], per_trial=2, gpus=["0", "1"])
+
     def test_threads_are_divided_unless_the_user_did(self):
         (place, _) = places_for(2, gpus=["7", "8"])
         environment = place.environment(3, 16, {"HOME": "/h", "CUDA_VISIBLE_DEVICES": "7,8"})
