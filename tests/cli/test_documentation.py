@@ -37,6 +37,7 @@ INSTEAD = {
     "nyu_depth_v2_labeled.mat --out /data/NYUDv2": "official/nyu_depth_v2_labeled.mat --out data/made",
     "/data/": "data/",
     "export --study nyud --best": "export --study nyud --best --force",  # four steps teach nothing
+    "export --study demo --pareto": "export --study demo --pareto --force",
     "best-1a2b3c4d": "best-*",
     "demo-1a2b3c4d": "demo-*",
     "dashboard --study demo": "dashboard --study demo --port {free_port}",
