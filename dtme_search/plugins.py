@@ -33,12 +33,14 @@ from dtme_search.paths import expanded
 
 FAMILIES = {
     "datasets": "data set",
+    "backbones": "backbone",
     "decoders": "decoder",
     "operations": "operation",
     "losses": "loss",
     "metrics": "metric",
     "schedules": "schedule",
     "combine": "way to combine",
+    "samplers": "sampler",
     "trackers": "tracker",
 }
 """Families of parts, and the word for one of each. Entry points are in the group dtme_search.<family>."""

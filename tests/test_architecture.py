@@ -26,8 +26,8 @@ ROWS = (
     ("data", "metrics", "token_space", "schedules", "combine"),
     ("models",),
     ("training",),
-    ("search", "deploy", "testing"),
-    ("reporting",),
+    ("search", "deploy"),
+    ("reporting", "testing"),
     ("cli",),
     ("__main__",),
 )
@@ -76,7 +76,7 @@ OUTSIDE = {
         *("optuna", "optuna_dashboard", "sqlalchemy"),
     },
     "deploy": {"torch", "numpy"},
-    "testing": {"torch"},
+    "testing": {"torch", "optuna"},
     "cli": {"typer", "rich"},
     "__main__": set(),
 }

@@ -14,7 +14,7 @@ import yaml
 
 from dtme_search.config.dotted import set_path, value_at
 from dtme_search.config.messages import validate
-from dtme_search.config.parts import check_choice, check_names
+from dtme_search.config.parts import check_choice, check_names, check_sampler_name
 from dtme_search.config.paths import check_path, check_value, is_whole_number
 from dtme_search.config.run import RunConfig
 from dtme_search.config.study import StudyConfig
@@ -103,6 +103,7 @@ def load_study_config(source: StudySource) -> StudyConfig:
         study = validate(StudyConfig, _with_plugins_at(read_yaml(path), folder), where)
     base = base_config(study, folder)
     check_names(base, f"{where}: config")
+    check_sampler_name(study, where)
     _check_search(study, base, where)
     return study
 

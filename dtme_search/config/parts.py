@@ -10,6 +10,7 @@ from dtme_search.config.messages import validate
 from dtme_search.config.run import RunConfig
 from dtme_search.config.schedule import SCHEDULES
 from dtme_search.config.section import Section
+from dtme_search.config.study import SAMPLERS, StudyConfig
 from dtme_search.operations import OPERATIONS, operations_of
 from dtme_search.plugins import Family, one_brought
 
@@ -35,6 +36,7 @@ class Named(NamedTuple):
 
 def named_parts(config: RunConfig) -> Iterator[Named]:
     """Every part that a config names, data sets excepted."""
+    yield Named("backbones", config.model.backbone, "model.backbone")
     yield Named("decoders", config.model.decoder, "model.decoder")
     yield Named("schedules", config.schedule.kind, "schedule.kind")
     yield Named("combine", config.train.combine.kind, "train.combine.kind")
@@ -75,6 +77,16 @@ def check_choice(choice: Any, dotted: str, where: str, files: Sequence[str]) -> 
         return
     for name in operations_of(choice) if family == "operations" else (choice,):
         one_brought(family, name, where, (), built_in=_BUILT_IN[family])
+
+
+def check_sampler_name(study: StudyConfig, where: str) -> None:
+    """The same for the sampler of a study.
+
+    Raises:
+        ConfigError: As :func:`check_names`.
+    """
+    if not study.plugins:
+        one_brought("samplers", study.sampler.name, f"{where}: sampler.name", (), built_in=SAMPLERS)
 
 
 def options_of_part(

@@ -10,7 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from dtme_search.config.measures import KNOWN, check_measures, is_result, tasks_of
 from dtme_search.config.paths import is_whole_number
-from dtme_search.config.section import Section
+from dtme_search.config.section import OptionsByName, Section, one_of_parts
 from dtme_search.errors import nearest
 
 Scalar = bool | int | float | str | None
@@ -76,12 +76,18 @@ class Distribution(Section):
         return all(isinstance(bound, int) for bound in (self.low, self.high, self.step or 1))
 
 
+SAMPLERS = ("tpe", "plan", "nsga2", "random", "gp")
+"""Names of the built-in samplers."""
+
+
 class SamplerConfig(Section):
     """Which sampler proposes trials."""
 
-    name: Literal["tpe", "plan", "nsga2", "random", "gp"] = "tpe"
+    name: Annotated[str, one_of_parts(SAMPLERS)] = "tpe"
     """tpe: multivariate and grouped. plan: expected improvement per remaining cost. nsga2: many trials.
-    random: control. gp: small spaces without when."""
+    random: control. gp: small spaces without when. Or your own, from plugins of the study."""
+    options: OptionsByName = {}
+    """Options of samplers of your own by their names; only those of the chosen one are read."""
     num_startup_trials: Annotated[int, Field(ge=1)] = 10
     """Random trials before tpe or gp model anything."""
 

@@ -188,8 +188,10 @@ def weights_for_timm(
 ) -> dict[str, Tensor]:
     """The weights of a backbone as timm loads them into a plain model of that name.
 
-    Empty if an architecture has changed the inside of the backbone, so that they would not fit.
+    Empty if it is not one of timm's, or an architecture has changed its inside, so that they would not fit.
     """
+    if type(backbone) is not Backbone:
+        return {}
     plain = _skeleton(config.backbone, config.backbone_options, image_size).state_dict()
     weights = backbone.vit.state_dict()
     fits = {name: tensor.shape for name, tensor in plain.items()} == {
@@ -235,7 +237,7 @@ def _describe(
     if not len(vit.blocks):
         raise ConfigError("model.backbone_options.depth must be at least 1, got 0.")
     patch_size: int = vit.patch_embed.patch_size[0]
-    _check_image_size(image_size, patch_size, name)
+    check_image_size(image_size, patch_size, name)
     return BackboneInfo(
         num_layers=len(vit.blocks),
         embed_dim=vit.embed_dim,
@@ -318,7 +320,12 @@ def _check_options(backbone: str, options: Mapping[str, int | float | bool | str
             )
 
 
-def _check_image_size(image_size: tuple[int, int], patch_size: int, name: str) -> None:
+def check_image_size(image_size: tuple[int, int], patch_size: int, name: str) -> None:
+    """Refuse an image that cannot be cut into patches.
+
+    Raises:
+        ConfigError: Names the nearest size that can.
+    """
     if any(side % patch_size for side in image_size):
         valid = [max(patch_size, round(side / patch_size) * patch_size) for side in image_size]
         raise ConfigError(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
 import torch
@@ -16,7 +15,8 @@ from torch import Tensor, nn
 
 from dtme_search.errors import ConfigError
 from dtme_search.models.architectures import PLAIN, find_architecture
-from dtme_search.models.backbone import Backbone, BackboneInfo, build_backbone, describe_backbone
+from dtme_search.models.backbone import Backbone, BackboneInfo
+from dtme_search.models.backbones import build_backbone, describe_backbone
 from dtme_search.models.decoders import DecoderContext, Level, Predictions, with_image_heads
 from dtme_search.models.operations import (
     LAYER_OPERATIONS,
@@ -24,6 +24,8 @@ from dtme_search.models.operations import (
     OperationKind,
     Site,
     find_operation,
+    folded,
+    groups_to_fold,
     options_for,
 )
 from dtme_search.models.streams import (
@@ -214,14 +216,11 @@ class MultiTaskViT(nn.Module):
         if self.plan is None:
             return
         active = self._active(tasks)
-        groups = {name: dict(layers) for name, layers in self.plan.groups.items()}
-        for layer, block in enumerate(self.backbone.blocks):
-            for name, operation in self.operations_at(layer).items():
-                shared = [set(active) <= set(group) for group in groups[name][layer]]
-                if operation.folds and any(shared):
-                    operation.fold(block, shared.index(True))
-                    del groups[name][layer], self._built(name)[str(layer)]
-        self.plan = replace(self.plan, groups=groups)
+        for name, layers in groups_to_fold(self.plan, active, self.plugins).items():
+            for layer, group in layers.items():
+                self.operations_at(layer)[name].fold(self.backbone.blocks[layer], group)
+                del self._built(name)[str(layer)]
+        self.plan = folded(self.plan, active, self.plugins)
         self._routes.clear()
 
     def compile_blocks(self, backend: str = "inductor") -> None:
@@ -350,7 +349,7 @@ def check_model(
     Raises:
         ConfigError: As for :func:`build_model`, except for weights.
     """
-    info = describe_backbone(config, image_size)
+    info = describe_backbone(config, image_size, plugins)
     architecture, options = find_architecture(config, plugins)
     architecture.decoder.check(info, config.decoder_channels, options)
     if config.image_head == "class" and (not info.has_class_token or config.architecture != PLAIN):
@@ -382,7 +381,7 @@ def build_model(
         seed: Seed of the initial weights.
         output_means: Per task the training mean of its targets, shape (C,), as the initial output; other
             tasks start at zero (ours; it avoids a stall of regression tasks at the start).
-        plugins: Files that may provide the decoder, ``plugins`` of the run.
+        plugins: Files that may provide backbone and decoder, ``plugins`` of the run.
 
     Raises:
         ConfigError: If the backbone, its weights, the decoder, options of either, or the image size cannot be
@@ -405,7 +404,7 @@ def build_model(
         output_means=means,
         seed=seed,
     )
-    backbone = build_backbone(config, image_size, seed)
+    backbone = build_backbone(config, image_size, seed, plugins)
     if context.of_dense_tasks.specs:
         backbone = architecture.adapt(backbone, context.of_dense_tasks, levels, options)
     decoders = with_image_heads(context, lambda dense: kind.build(dense, options))

@@ -13,19 +13,25 @@ from typing import Any
 from dtme_search.errors import BrokenRule
 from dtme_search.plugins import FAMILIES
 from dtme_search.tasks import depth, edge, normals, regression, semseg
+from dtme_search.testing.backbones import check_backbone
 from dtme_search.testing.combine import check_combine
+from dtme_search.testing.decoders import check_decoder
 from dtme_search.testing.losses import check_loss
 from dtme_search.testing.metrics import check_metric
 from dtme_search.testing.operations import check_operation
+from dtme_search.testing.samplers import check_sampler
 from dtme_search.testing.schedules import check_schedule
 
 __all__ = [
     "BrokenRule",
+    "check_backbone",
     "check_combine",
+    "check_decoder",
     "check_loss",
     "check_metric",
     "check_operation",
     "check_parts",
+    "check_sampler",
     "check_schedule",
 ]
 
@@ -40,13 +46,17 @@ _CHECKS: dict[str, Callable[..., None]] = {
     "schedules": check_schedule,
     "combine": check_combine,
     "operations": check_operation,
+    "backbones": check_backbone,
+    "decoders": check_decoder,
+    "samplers": check_sampler,
 }
 
 
 def check_parts(table: Mapping[str, Mapping[str, Any]]) -> None:
     """Check all parts of a table like ``PLUGINS``: family -> name -> part, with default options.
 
-    Losses and metrics are checked on every kind of target that they suit. Data sets are not checked.
+    Losses and metrics are checked on every kind of target that they suit. Data sets and trackers are not
+    checked.
 
     Raises:
         BrokenRule: Names the first rule that is broken.

@@ -27,7 +27,7 @@ def with_image_size(config: RunConfig) -> RunConfig:
     usual = usual_size(config.data)
     if usual is None:
         return config
-    patch_size = patch_size_of(config.model)
+    patch_size = patch_size_of(config.model, config.plugins)
     for patches in _PATCHES:
         size = suitable_size(usual, patch_size, patches)
         try:

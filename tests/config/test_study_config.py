@@ -158,7 +158,7 @@ WRONG = [
     (HEAD + SEARCH + "sampler: tpe", "sampler must be a mapping of keys to values, got 'tpe'."),
     (
         HEAD + SEARCH + "sampler: {name: bayes}",
-        "sampler.name must be one of tpe, plan, nsga2, random, gp, got 'bayes'.",
+        "sampler.name: no sampler is named 'bayes'. Known: gp, nsga2, plan, random, tpe.",
     ),
     (
         HEAD + SEARCH + "pruner: {name: median}",

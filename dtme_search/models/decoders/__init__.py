@@ -17,6 +17,7 @@ from dtme_search.models.decoders.base import (
     resize,
 )
 from dtme_search.models.decoders.dpt import build_dpt
+from dtme_search.models.decoders.guarded import guarded_decoder
 from dtme_search.models.decoders.image_heads import with_image_heads
 from dtme_search.models.decoders.invpt import InvPTOptions, build_invpt, check_invpt
 from dtme_search.models.decoders.simple import build_simple
@@ -35,6 +36,7 @@ DECODERS = Family(
         "dpt": DecoderKind(build_dpt, num_levels=4),
         "invpt": DecoderKind(build_invpt, InvPTOptions, num_levels=4, check=check_invpt),
     },
+    guarded_decoder,
 )
 """Name in ``model.decoder`` -> how it is checked and built."""
 
@@ -64,6 +66,7 @@ __all__ = [
     "Predictions",
     "Predictor",
     "find_decoder",
+    "guarded_decoder",
     "of_each_task",
     "resize",
     "with_image_heads",

@@ -45,7 +45,7 @@ def expectations(study: LoadedStudy) -> dict[int, Expectation]:
     from dtme_search.search.study.standing import in_numbers
 
     base = stored_base_config(study.optuna)
-    backbone = describe_backbone(base.model, base.data.image_size)
+    backbone = describe_backbone(base.model, base.data.image_size, base.plugins)
     space = SearchSpace.from_study(study.config, base, backbone.num_layers)
     sampler = study_sampler(study.config, 0, space, study.records, backbone)
     if not isinstance(sampler, PlanSampler):

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from dtme_search.config import RunConfig, StudyConfig
 from dtme_search.config.measures import tasks_of
-from dtme_search.errors import ConfigError, nearest
+from dtme_search.errors import BrokenRule, ConfigError, nearest
 from dtme_search.models import describe_backbone
 from dtme_search.search.space.search_space import SearchSpace
 from dtme_search.search.trial.inference import FlopsCounter
@@ -51,9 +51,9 @@ def check_against_data(study: StudyConfig, base: RunConfig, specs: Mapping[str, 
                 )
     if "inference_flops_ratio" in study.measures:
         try:
-            num_layers = describe_backbone(base.model, base.data.image_size).num_layers
+            num_layers = describe_backbone(base.model, base.data.image_size, base.plugins).num_layers
             FlopsCounter(specs)(base, ExpansionPlan.empty(tuple(base.tasks), num_layers))
-        except (RuntimeError, NotImplementedError) as error:  # a part of the user's own
+        except (RuntimeError, NotImplementedError, BrokenRule) as error:  # a part of the user's own
             reason = str(error).splitlines()[0]
             raise ConfigError(
                 f"study {study.name}: inference_flops_ratio needs a model that runs on PyTorch's meta "

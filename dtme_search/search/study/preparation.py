@@ -313,7 +313,7 @@ def check_same_inputs(study: optuna.Study, base: RunConfig, data_fingerprint: st
 def _sampler(
     config: StudyConfig, base: RunConfig, space: SearchSpace, records: Records, seed: int, shelf: DataShelf
 ) -> BaseSampler:
-    backbone = describe_backbone(base.model, base.data.image_size)
+    backbone = describe_backbone(base.model, base.data.image_size, base.plugins)
     flops = FlopsCounter(shelf.get(base).specs) if predicts_inference(config) else None
     return study_sampler(config, seed, space, records, backbone, flops)
 

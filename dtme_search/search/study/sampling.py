@@ -3,50 +3,28 @@
 from __future__ import annotations
 
 import hashlib
-import warnings
 
-from optuna.exceptions import ExperimentalWarning
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
-from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
+from optuna.samplers import BaseSampler
 
-from dtme_search.config import StudyConfig
-from dtme_search.errors import ConfigError
+from dtme_search.config import StudyConfig, options_of_part
+from dtme_search.search.study.samplers import SAMPLERS, SamplerSetting
 
 
 def build_sampler(study: StudyConfig, seed: int) -> BaseSampler:
-    """Optuna sampler of a study, with every default that changes results pinned.
+    """Optuna sampler of a study.
 
     For ``plan`` it is the fallback sampler, see ``plan_sampler``.
 
     Raises:
-        ConfigError: If ``gp`` is used with conditional parameters, which it would sample at random.
+        ConfigError: If the sampler is unknown, cannot be loaded or has wrong options, or if ``gp`` is used
+            with conditional parameters, which it would sample at random.
     """
-    num_startup = study.sampler.num_startup_trials
-    seed %= 2**32  # numpy's generators refuse larger seeds
-    match study.sampler.name:
-        case "tpe" | "plan":
-            with warnings.catch_warnings():
-                # group=True is marked experimental, but `when` and multivariate only work together with it.
-                warnings.simplefilter("ignore", ExperimentalWarning)
-                return TPESampler(
-                    multivariate=True,
-                    group=True,
-                    constant_liar=True,
-                    n_startup_trials=num_startup,
-                    seed=seed,
-                )
-        case "nsga2":
-            return NSGAIISampler(seed=seed)
-        case "random":
-            return RandomSampler(seed=seed)
-        case "gp":
-            for path, searched in study.search.items():
-                if searched.when:
-                    raise ConfigError(
-                        f"study {study.name}: sampler.name must not be gp with conditional parameters, "
-                        f"got search.{path}.when. Use tpe."
-                    )
-            return GPSampler(seed=seed, n_startup_trials=num_startup)
+    name, given = study.sampler.name, study.sampler.options
+    kind = SAMPLERS.find(name, "sampler.name", study.plugins)
+    options = options_of_part(SAMPLERS, name, given, "sampler.options", study.plugins)
+    # numpy's generators refuse larger seeds
+    return kind.build(SamplerSetting(study, seed % 2**32, options))
 
 
 def build_pruner(study: StudyConfig, num_evaluations: int) -> BasePruner:

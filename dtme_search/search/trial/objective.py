@@ -153,7 +153,7 @@ class Objective:
             run = self._train(context, diary, claims)
         except AlreadyDone as found:
             return diary.taken_over(found.origin)
-        backbone = describe_backbone(context.config.model, context.data.image_size)
+        backbone = describe_backbone(context.config.model, context.data.image_size, context.config.plugins)
         inference = self.meter(context.config, run.plan, context.data.specs)
         outcome = judge(
             run,
@@ -196,7 +196,7 @@ class Objective:
         # itself.
         while trunk.is_busy() and context.meanwhile():
             pass
-        num_layers = describe_backbone(config.model, data.image_size).num_layers
+        num_layers = describe_backbone(config.model, data.image_size, config.plugins).num_layers
         ahead = plan_ahead(config, trunk, num_layers)
         if ahead is not None:
             diary.expanded(ahead.plan, ahead.report, ahead.step)
@@ -280,7 +280,7 @@ def _rung(number: int, trainer: Trainer, step: int, gain: float) -> RungRow:
     """What the trial is worth at this evaluation. Its cost is exact from the growth on."""
     config, data, plan = trainer.config, trainer.data, trainer.state.plan
     waits = plan is None and config.expansion_step is not None
-    backbone = describe_backbone(config.model, data.image_size)
+    backbone = describe_backbone(config.model, data.image_size, config.plugins)
     overhead = overhead_percent(plan, backbone, config.plugins) if plan else 0.0
     return RungRow(
         trial=number,

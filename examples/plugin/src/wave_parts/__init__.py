@@ -1,0 +1,1 @@
+"""Parts for dtme-search, one file for each family."""
