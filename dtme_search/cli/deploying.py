@@ -86,6 +86,7 @@ def deploy(
     path = find_checkpoint(checkpoint)
 
     from dtme_search.deploy import deploy_run
+    from dtme_search.deploy.files import IR_VERSION, OPSET
 
     made = deploy_run(
         path,
@@ -100,7 +101,10 @@ def deploy(
     screen, held = screen_of(context), made.description
     height, width = held.image_size
     names = ", ".join(spec.name for spec in held.specs)
-    screen.line(f"Written: {out}, {out.stat().st_size / 2**20:.1f} MB: {names}, images of {height}x{width}")
+    size = f"{out.stat().st_size / 2**20:.1f} MB"
+    screen.line(f"Written: {out}, {size}: {names}, images of {height}x{width}")
+    if kind == "onnx":
+        screen.say(f"ONNX opset {OPSET}, format {IR_VERSION}: for ONNX Runtime 1.18 and newer")
     on = "your pictures" if images else "random pictures (use --images for your own)"
     screen.say(f"Largest difference from PyTorch on {on}: {made.comparison.worst:.2g}")
     print_table(

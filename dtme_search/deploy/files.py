@@ -21,6 +21,8 @@ FileKind = Literal["onnx", "torch"]
 ENDINGS: Mapping[FileKind, str] = {"onnx": ".onnx", "torch": ".pt2"}
 OPSET = 18
 """ONNX opset; torch's exporter writes it without conversion."""
+IR_VERSION = 10
+"""Version of ONNX's file format, which ONNX Runtime reads from 1.18 on."""
 MARK = "dtme-search"
 """Key of the description in a file."""
 LARGEST_BATCH = 1024
@@ -88,6 +90,7 @@ def write_file(program: Program, description: Description, kind: FileKind, path:
     assert onnx is not None
     for value, spec in zip(onnx.model.graph.outputs, description.specs, strict=True):
         value.name = spec.name
+    onnx.model.ir_version = IR_VERSION
     onnx.model.metadata_props[MARK] = description.to_json()
     onnx.save(str(path), external_data=4 * description.parameters > _LARGEST_FILE)
 

@@ -10,7 +10,7 @@ from dtme_search.models.backbone import (
 from dtme_search.models.backbones import describe_backbone, patch_size_of
 from dtme_search.models.decoders import Predictions, resize
 from dtme_search.models.multitask import MultiTaskViT, build_model, check_model
-from dtme_search.models.operations import check_operations, sizes_of
+from dtme_search.models.operations import check_operations, folded, sizes_of
 
 __all__ = [
     "BackboneInfo",
@@ -21,6 +21,7 @@ __all__ = [
     "check_operations",
     "check_weights",
     "describe_backbone",
+    "folded",
     "name_weights",
     "patch_size_of",
     "pooling_of",

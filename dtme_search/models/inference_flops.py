@@ -16,6 +16,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from dtme_search.models.multitask import MultiTaskViT, build_model
+from dtme_search.models.operations import folded
 from dtme_search.models.streams import Route, Streams, plan_routes, run_layer
 
 if TYPE_CHECKING:
@@ -60,7 +61,8 @@ class InferenceFlops:
         return cls(model.eval(), image_size)
 
     def __call__(self, plan: ExpansionPlan | None) -> int:
-        """Operations of the network grown by a plan; ``None`` never grew."""
+        """Operations of the network grown by a plan and folded; ``None`` never grew."""
+        plan = None if plan is None else folded(plan, self.model.tasks, self.model.plugins)
         routes = self._routes(plan)
         before: list[Streams] = [(self.model.tasks,), *(route.streams for route in routes[:-1])]
         options = () if plan is None else tuple(plan.options.items())

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
 import torch
@@ -25,6 +24,8 @@ from dtme_search.models.operations import (
     OperationKind,
     Site,
     find_operation,
+    folded,
+    groups_to_fold,
     options_for,
 )
 from dtme_search.models.streams import (
@@ -215,14 +216,11 @@ class MultiTaskViT(nn.Module):
         if self.plan is None:
             return
         active = self._active(tasks)
-        groups = {name: dict(layers) for name, layers in self.plan.groups.items()}
-        for layer, block in enumerate(self.backbone.blocks):
-            for name, operation in self.operations_at(layer).items():
-                shared = [set(active) <= set(group) for group in groups[name][layer]]
-                if operation.folds and any(shared):
-                    operation.fold(block, shared.index(True))
-                    del groups[name][layer], self._built(name)[str(layer)]
-        self.plan = replace(self.plan, groups=groups)
+        for name, layers in groups_to_fold(self.plan, active, self.plugins).items():
+            for layer, group in layers.items():
+                self.operations_at(layer)[name].fold(self.backbone.blocks[layer], group)
+                del self._built(name)[str(layer)]
+        self.plan = folded(self.plan, active, self.plugins)
         self._routes.clear()
 
     def compile_blocks(self, backend: str = "inductor") -> None:

@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from dtme_search.config import InferenceConfig, RunConfig, fingerprint
-from dtme_search.models import build_model
+from dtme_search.models import build_model, folded
 from dtme_search.tasks import TaskSpec
 from dtme_search.token_space import ExpansionPlan
 from dtme_search.training.runtime import autocast, device_name, precision
@@ -47,11 +47,14 @@ def measure_inference(
     settings: InferenceConfig,
     device: torch.device,
 ) -> InferenceCost:
-    """Build the network of a run, grow it, and time its predictions by the clock on the wall."""
+    """Build the network of a run, grow it, and time its predictions by the clock on the wall.
+
+    As in a deployed file, what all tasks share is in the weights where it can be.
+    """
     without = config.model.model_copy(update={"pretrained": False, "checkpoint": None})
     size = config.data.image_size
     model = build_model(without, specs, size, seed=0, plugins=config.plugins)
-    model.grow(plan, token_std=config.expansion.token_std, seed=0)
+    model.grow(folded(plan, model.tasks, config.plugins), token_std=config.expansion.token_std, seed=0)
     model.to(device).eval()
     images = torch.zeros(settings.batch_size, 3, *size, device=device)
     train = config.train.model_copy(update={"precision": settings.precision})
@@ -88,7 +91,7 @@ def inference_fingerprint(
         model,
         list(config.tasks),
         config.data.image_size,
-        plan.to_json(),
+        folded(plan, tuple(config.tasks), config.plugins).to_json(),
         settings.model_dump(),
         [device_name(device), threads, torch.__version__],
     )

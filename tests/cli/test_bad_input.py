@@ -107,6 +107,46 @@ def test_configs(refused, command, change, pattern):
     refused((*command, "--set", change), pattern)
 
 
+class RunsCode:
+    """Writes a file when it is unpickled."""
+
+    def __reduce__(self):
+        return open, ("code-was-run", "w")
+
+
+@pytest.fixture
+def weights(place):
+    """Files that somebody may take for weights of the tiny backbone."""
+    import torch
+
+    from dtme_search.config import ModelConfig
+    from dtme_search.models import build_model
+    from dtme_search.tasks import depth
+
+    options = {**TINY["model"]["backbone_options"], "embed_dim": 48}
+    model = ModelConfig(backbone=TINY["model"]["backbone"], backbone_options=options)
+    wide = build_model(model, {"depth": depth()}, (32, 48), seed=0)
+    torch.save(wide.state_dict(), place / "wide.pt")
+    (place / "tokenizer.json").write_text('{"version": "1.0", "model": {"vocab": {}}}')
+    (place / "tokenizer.bin").write_text('{"version": "1.0", "model": {"vocab": {}}}')
+    torch.save({"state_dict": RunsCode()}, place / "code.pt")
+
+
+@pytest.mark.usefixtures("weights")
+@pytest.mark.parametrize("command", [TRAIN, STUDY])
+@pytest.mark.parametrize(
+    ("file", "pattern"),
+    [
+        ("wide.pt", r"the weights do not fit the backbone: .*48"),
+        ("tokenizer.json", r"model\.checkpoint must end in \.safetensors, .*tokenizer\.json"),
+        ("tokenizer.bin", r"tokenizer\.bin cannot be read as weights .* safetensors file or a state dict"),
+        ("code.pt", r"code\.pt cannot be read as weights .* without other objects"),
+    ],
+)
+def test_weights(refused, command, file, pattern):
+    refused((*command, "--set", f"model.checkpoint={file}"), pattern)
+
+
 @pytest.mark.parametrize("command", [TRAIN, STUDY, ("baseline", "--study", "tiny.yaml")])
 @pytest.mark.parametrize(
     ("words", "pattern"),

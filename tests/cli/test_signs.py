@@ -18,6 +18,7 @@ from dtme_search.cli.signs import Signs
 from dtme_search.search import Listener, WorkerStatus
 from dtme_search.search.trial.events import EVENTS, Doing, tee
 from dtme_search.training import Progress
+from dtme_search.version import __version__
 
 ALONE = {"tasks": {"depth": {}}, "train.num_steps": 4, "train.num_evaluations": 2}
 
@@ -176,4 +177,4 @@ def test_quiet_and_verbose_mean_the_same_for_every_command(run, study_copy, fini
 
     assert lines(quiet) <= lines(plain) <= lines(verbose)
     assert quiet.err == "" and plain.err == ""
-    assert f"INFO: dtme-search 0.1.0: {command.split()[0]}" in verbose.err
+    assert f"INFO: dtme-search {__version__}: {command.split()[0]}" in verbose.err

@@ -41,6 +41,9 @@ WORK: dict[str, tuple[Callable[[Path], Words], str]] = {
     "postgres": (search("--storage", f"postgresql://ann@{NOBODY}/studies"), "connection"),
     "mysql": (search("--storage", f"mariadb://ann@{NOBODY}/studies"), "connect"),
     "onnx": (deploy, ""),
+    "tensorboard": (search("--tracker", "tensorboard"), ""),
+    "mlflow": (search("--tracker", "mlflow"), ""),
+    "wandb": (search("--tracker", "wandb"), ""),
     "dask": (search("--engine", "dask", "--workers", "1"), ""),
 }
 """Extra -> what needs it, and the words with which that fails if the extra is there (none: it succeeds)."""
@@ -70,7 +73,7 @@ def test_an_extra_alone(extra, installed, trained, wheel, tmp_path):
     assert f"pip install 'dtme-search[{extra}]'" in without.stderr
     assert len(without.stderr.strip().splitlines()) == 1, without.stderr
     alone = make_environment(tmp_path / "env", wheel, [extra])
-    done = alone.run(*words, cwd=trained)
+    done = alone.run(*words, cwd=trained, WANDB_MODE="offline")
     assert "pip install" not in done.stderr
     assert (done.returncode == 0) is (not refusal), done.stderr
     assert refusal in done.stderr

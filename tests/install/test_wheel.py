@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import tarfile
@@ -79,6 +80,16 @@ def test_what_the_wheel_says_of_itself_is_what_the_project_says(wheel):
     assert set(EXTRAS) < set(about.get_all("Provides-Extra") or ())
     asked = {Requirement(text).name for text in about.get_all("Requires-Dist") or () if "extra" not in text}
     assert asked == {Requirement(text).name for text in PROJECT["dependencies"]}
+
+
+def test_the_version_and_its_date_are_the_same_everywhere():
+    """``version.py`` says it; to release, set both in the citation and begin a section of the changelog."""
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    changes = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    titles = re.findall(r"^## (.*)$", changes, re.MULTILINE)
+    assert titles[0] == "[Unreleased]"
+    assert titles[1] == f"{__version__} - {cited['date-released']}"
+    assert cited["version"] == __version__
 
 
 def test_the_installed_program_runs(installed, tmp_path):

@@ -55,8 +55,19 @@ def test_the_sum_over_layers_is_what_pytorch_counts_for_the_grown_network(model)
         plan = some_plan(rng)
         grown = build_model(config, SPECS, SIZE, seed=0).eval()
         grown.grow(plan, token_std=0.02, seed=0)
+        grown.fold()
         assert flops.ratio(plan) == counted(grown) / unexpanded, f"plan {number}: {plan}"
     assert flops(None) == flops(ExpansionPlan.empty(tuple(SPECS), LAYERS)) == unexpanded
+
+
+def test_lora_that_all_tasks_share_costs_nothing_and_lora_of_some_does():
+    flops = InferenceFlops.of_model(ModelConfig.model_validate({"backbone_options": TINY}), SPECS, SIZE)
+
+    def ratio(*groups: tuple[str, ...]) -> float:
+        options = {"lora_rank": 4, "lora_targets": "qkv"}
+        return flops.ratio(ExpansionPlan(tuple(SPECS), LAYERS, {"lora": {LAYERS - 1: groups}}, options))
+
+    assert ratio(tuple(SPECS)) == 1 < ratio(tuple(SPECS)[:3])
 
 
 def counted(model: torch.nn.Module) -> int:

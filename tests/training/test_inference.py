@@ -38,6 +38,17 @@ def test_more_streams_and_images_take_more_memory_and_the_same_each_time():
     assert memory(EMPTY, batch_size=8) > 2 * memory(EMPTY)
 
 
+def test_lora_that_all_tasks_share_is_in_the_weights_as_in_a_deployed_file():
+    def grown(*groups: tuple[str, ...]) -> ExpansionPlan:
+        options = {"lora_rank": 8, "lora_targets": "qkv+proj+fc1+fc2"}
+        return ExpansionPlan(("semseg", "depth"), 3, {"lora": {1: groups}}, options)
+
+    def memory(plan: ExpansionPlan) -> float:
+        return measure_inference(CONFIG, SPECS, plan, InferenceConfig(repeats=3, warmup=0), CPU).memory_mb
+
+    assert memory(grown(("semseg", "depth"))) == memory(EMPTY) < memory(grown(("semseg",)))
+
+
 def test_the_median_of_the_timed_predictions_counts(monkeypatch):
     clock = iter([0.0, 0.001, 1.0, 1.009, 2.0, 2.002, 3.0, 3.004, 4.0, 4.003])
     monkeypatch.setattr("dtme_search.training.inference.time.perf_counter", lambda: next(clock))

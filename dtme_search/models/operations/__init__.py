@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from dtme_search.config import validate
@@ -17,6 +18,7 @@ from dtme_search.plugins import Family
 
 if TYPE_CHECKING:
     from dtme_search.config import ExpansionConfig
+    from dtme_search.token_space import ExpansionPlan
 
 __all__ = [
     "LAYER_OPERATIONS",
@@ -28,6 +30,8 @@ __all__ = [
     "TokenModulation",
     "check_operations",
     "find_operation",
+    "folded",
+    "groups_to_fold",
     "guarded_operation",
     "options_for",
     "sizes_of",
@@ -99,6 +103,32 @@ def sizes_of(
         name: kind.num_parameters(embed_dim, linears, options_for(name, kind, options))
         for name, kind in kinds.items()
     }
+
+
+def groups_to_fold(
+    plan: ExpansionPlan, tasks: Sequence[str], plugins: Sequence[str] = ()
+) -> dict[str, dict[int, int]]:
+    """What can go into the weights for inference: operation -> layer -> group that has all ``tasks``."""
+    return {
+        name: {
+            layer: index
+            for layer, groups in layers.items()
+            for index, group in enumerate(groups)
+            if set(tasks) <= set(group)
+        }
+        for name, layers in plan.groups.items()
+        if layers and find_operation(name, plugins).kind.folds
+    }
+
+
+def folded(plan: ExpansionPlan, tasks: Sequence[str], plugins: Sequence[str] = ()) -> ExpansionPlan:
+    """What is left of a plan for inference, once everything is in the weights that can be put there."""
+    gone = groups_to_fold(plan, tasks, plugins)
+    left = {
+        name: {layer: groups for layer, groups in layers.items() if layer not in gone.get(name, ())}
+        for name, layers in plan.groups.items()
+    }
+    return replace(plan, groups=left)
 
 
 def check_operations(expansion: ExpansionConfig, linears: Linears, plugins: Sequence[str] = ()) -> None:
