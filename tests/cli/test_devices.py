@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import signal
 import sqlite3
+import subprocess
+import sys
+import time
 
 import pytest
-from tiny import write_tiny_study
+import yaml
+from tiny import TINY, write_tiny_study
 
 TWO = ("--device", "cpu", "--devices-per-trial", 2)
 PARTS = {"train.accumulate": 2, "train.num_steps": 4}
@@ -50,3 +55,29 @@ def test_a_device_out_of_memory_gets_smaller_parts(run, tmp_path):
     ran = run("optimize", "--study", file, *TWO)
     assert ran.code == 0 and "device 2 of 2 (cpu): CUDA out of memory" in ran.out + ran.err, ran
     assert rows(tmp_path, "select state, batch_parts from dtme_runs") == [("complete", 2)]
+
+
+def followers_of(process: int) -> list[str]:
+    listed = subprocess.run(
+        ["ps", "-eo", "ppid=,pid=,args="], capture_output=True, text=True, check=True
+    ).stdout
+    rows = [line.split(maxsplit=2) for line in listed.splitlines()]
+    return [pid for parent, pid, words in rows if "team.follower" in words and str(process) == parent]
+
+
+@pytest.mark.slow
+def test_ctrl_c_saves_a_checkpoint_and_leaves_no_process(tmp_path):
+    train = {**TINY["train"], "num_steps": 100_000, "accumulate": 2}
+    (tmp_path / "long.yaml").write_text(yaml.safe_dump({**TINY, "train": train}))
+    words = ["train", "long.yaml", "--no-baselines", *map(str, TWO)]
+    command = [sys.executable, "-m", "dtme_search", *words]
+    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
+        while not (found := followers_of(process.pid)):
+            time.sleep(0.2)
+        time.sleep(1)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate()
+    assert process.returncode == 130 and "run the same command again" in said.lower(), said
+    assert len(list(tmp_path.glob("dtme-runs/train/long-*/checkpoint.pt"))) == 1
+    ran = subprocess.run(["ps", "-o", "stat=", "-p", *found], capture_output=True, text=True, check=False)
+    assert not ran.stdout.strip() or ran.stdout.startswith("Z")

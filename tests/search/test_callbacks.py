@@ -145,12 +145,16 @@ class Notes(Callback):
 
 @pytest.mark.slow
 def test_each_of_several_workers_calls_its_own(tmp_path, monkeypatch):
+    pytest.importorskip("tensorboard")
     (tmp_path / "notes_of_mine.py").write_text(MODULE)
     monkeypatch.syspath_prepend(tmp_path)
     file = study(tmp_path, trials=2, enqueue=[grown(), {"expansion.policy": "none"}])
     runs = tmp_path / "runs"
-    optimize(file, workdir=runs, device="cpu", workers=2, callbacks=["notes_of_mine:Notes"])
+    callbacks = ["notes_of_mine:Notes", "tensorboard"]
+    optimize(file, workdir=runs, device="cpu", workers=2, callbacks=callbacks)
     notes = list((runs / "tiny").glob("notes-*"))
     assert f"notes-{os.getpid()}" not in {note.name for note in notes}
     lines = [json.loads(line) for note in notes for line in note.read_text().splitlines()]
     assert sorted(lines) == [[0, 5], [0, 10], [1, 5], [1, 10]]
+    written = {path.name for path in (runs / "tiny/tensorboard").iterdir()}
+    assert written == {"study", "trial-0000", "trial-0001"}

@@ -184,3 +184,11 @@ class TestWeights:
         before = names(bare)
         monkeypatch.setattr(backbone, "version", lambda _: "9.9.9")
         assert not [kind for kind, name in names(bare).items() if name == before[kind]]
+
+
+def test_devices_that_divide_a_batch_count_like_another_kind_of_device(tiny_config):
+    """Sums over them differ in the last digits, so they share no trunk and no result with one."""
+    one, two = (RunContext.of(tiny_config, torch.device("cpu"), count) for count in (1, 2))
+    assert one == RunContext.of(tiny_config, torch.device("cpu"))
+    assert result_fingerprint(tiny_config, "d", one) != result_fingerprint(tiny_config, "d", two)
+    assert trunk_fingerprint(tiny_config, 5, "d", one) != trunk_fingerprint(tiny_config, 5, "d", two)

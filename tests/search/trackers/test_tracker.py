@@ -9,6 +9,7 @@ import time
 import pytest
 from tiny import grown, write_tiny_study
 
+from dtme_search.cli.options import callbacks_of
 from dtme_search.errors import ConfigError
 from dtme_search.search import optimize
 from dtme_search.search.trackers import background
@@ -170,6 +171,19 @@ def test_an_unknown_name(name, told):
     with pytest.raises(ConfigError, match=f"tracker: no tracker is named '{name}'") as refused:
         with_callbacks(Listener(), [name])
     assert told in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("callback", "tracker", "told"),
+    [
+        (["tensorboard"], None, "--callback must be MODULE:NAME, got 'tensorboard'. For a tracker use"),
+        (None, ["a:b"], "--tracker must be a name, got 'a:b'. For MODULE:NAME use --callback."),
+    ],
+)
+def test_one_given_as_the_other_on_the_command_line(callback, tracker, told):
+    with pytest.raises(ConfigError, match=told):
+        callbacks_of(callback, tracker)
+    assert callbacks_of(None, ["wandb", "mine"]) == ("wandb", "mine")
 
 
 @pytest.mark.parametrize("name", list(TRACKERS))
