@@ -160,13 +160,13 @@ class Resolver:
         else:
             layers = range(self.space.num_layers)
             shares = {
-                name: tuple(len(plan.groups[name].get(layer, ())) / count for layer in layers)
+                name: tuple(len(plan.groups.get(name, {}).get(layer, ())) / count for layer in layers)
                 for name in self.operations
             }
             streams = _num_streams(plan)
             backbone = self.backbone
             overhead = overhead_percent(plan, backbone, config.plugins)
-            operations = tuple((name, tuple(plan.groups[name].items())) for name in self.operations)
+            operations = tuple((name, tuple(plan.groups.get(name, {}).items())) for name in self.operations)
         grows = overhead > 0
         end = config.total_steps
         start = config.expansion_step if grows and config.expansion_step is not None else end
