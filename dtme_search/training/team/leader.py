@@ -103,10 +103,10 @@ class Team:
                 yield
         finally:
             self._run = self._statistics = None
-            if self._met:
-                exchange.part()
             if self._busy:  # nobody knows what the others wait for
                 self.close()
+            if self._met:
+                exchange.part()
 
     def begin(self, step: int) -> None:
         """What is asked for from here on is about the batch of this step."""
@@ -162,6 +162,9 @@ class Team:
         """Begin the run with the followers, which start if there are none."""
         assert self._run is not None
         config, model, data = self._run
+        if any(each.process.poll() is not None for each in self._followers):
+            self.close()  # one has died since the last run
+            self._busy = True
         if not self._followers:
             for rank, device in enumerate(self.devices[1:], start=1):
                 self._followers.append(_start(rank, self.size, device))
