@@ -31,6 +31,7 @@ def study(tmp_path):
         workspace=workspace,
         url=f"sqlite:///{tmp_path / 'study.db'}",
         base=SimpleNamespace(data=data),
+        shelf=SimpleNamespace(team=SimpleNamespace(size=1)),
     )
 
 
