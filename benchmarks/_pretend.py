@@ -60,6 +60,7 @@ class Pretender:
         callbacks: Callbacks | None = None,
         trunk: Any = None,
         parts: int = 1,  # noqa: ARG003
+        team: Any = None,  # noqa: ARG003
     ) -> Pretender:
         return cls(config, data, callbacks or Callbacks(), trunk)
 

@@ -53,7 +53,10 @@ def test_a_device_out_of_memory_gets_smaller_parts(run, tmp_path):
     changes = {"tasks": {"depth": {"loss": "greedy"}}, "plugins": [str(tmp_path / "greedy.py")], **PARTS}
     file = write_tiny_study(tmp_path, changes, trials=1, search={"train.lr": {"choices": [1e-3]}})
     ran = run("optimize", "--study", file, *TWO)
-    assert ran.code == 0 and "device 2 of 2 (cpu): CUDA out of memory" in ran.out + ran.err, ran
+    said = ran.out + ran.err
+    assert ran.code == 0 and "(device 2 of 2 (cpu): loss 'greedy'" in said and "CUDA out of memory" in said, (
+        ran
+    )
     assert rows(tmp_path, "select state, batch_parts from dtme_runs") == [("complete", 2)]
 
 

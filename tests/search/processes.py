@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,7 @@ def opener(file: Path, pids: list[int]) -> int | None:
     """The one of these processes that has a file open."""
     for pid in pids:
         for open_file in Path(f"/proc/{pid}/fd").glob("*"):
-            if open_file.exists() and open_file.samefile(file):
-                return pid
+            with suppress(FileNotFoundError):  # closed since it was listed
+                if open_file.samefile(file):
+                    return pid
     return None
