@@ -96,7 +96,7 @@ def test_names_and_places(refused, words, pattern):
         ("train.num_steps", r"--set must look like path=value, got 'train\.num_steps'"),
         ("data.image_size=[32, 44]", r"multiple of the patch size 8 .*, got \[32, 44\]\. .* \[32, 4[08]\]"),
         ("data.name=scene", r"no data set is named 'scene'\. Did you mean 'scenes'\?"),
-        ("tasks={sal: {}}", r"data set 'scenes' has no such task\. Known: depth, edge, normals, semseg"),
+        ("tasks={sal: {}}", r"data set 'scenes' has no such task\. Known: depth, edge, normals, room"),
         ("model.backbone=vit_tny_patch16_224", r"got 'vit_tny_patch16_224'\. Did you mean 'vit_tiny_patch16"),
         ("model.backbone=resnet18", r"must be a plain ViT .*, got 'resnet18'"),
         ("model.backbone_options.deph=3", r"no such option\. Did you mean 'depth'"),

@@ -110,6 +110,6 @@ def test_predict_needs_a_checkpoint_with_its_tasks(run, tmp_path):
     code, _, err = run("predict", tmp_path, "x.png")
     assert code == 2 and "no such checkpoint" in err
     (tmp_path / "checkpoint.pt").touch()
-    (tmp_path / "config.yaml").touch()
+    (tmp_path / "config.yaml").write_text("seed: 1")
     code, _, err = run("predict", tmp_path, "x.png")
     assert code == 2 and "tasks.json must be beside it" in err

@@ -168,6 +168,7 @@ INACTIVE = [
     ({}, "data.storage", "loader"),
     ({}, "data.storage_limit_gb", 1.0),
     ({}, "data.loader_workers", 0),
+    ({}, "data.missing", "skip"),
     ({}, "data.nyud.num_classes", 39),
     # What the YAML says is in the fingerprint of the data.
     ({}, "data.folder.description", "orchard.yaml"),

@@ -51,11 +51,9 @@ class TensorBoard(Tracker):
         self._writer(run).add_text(name, as_code)
 
     def picture(self, run: TrackedRun, name: str, path: Path) -> None:
-        import numpy as np
-        from PIL import Image
+        from dtme_search.data.reading.pictures import read_image
 
-        with Image.open(path) as opened:
-            self._writer(run).add_image(name, np.asarray(opened.convert("RGB")), dataformats="HWC")
+        self._writer(run).add_image(name, read_image(path), dataformats="HWC")
 
     def end(self, run: TrackedRun, facts: Mapping[str, Value]) -> None:
         if facts:
