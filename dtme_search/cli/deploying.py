@@ -60,7 +60,7 @@ def deploy(
         bool, typer.Option("--force", help="Replace the file, or the files of an older folder.")
     ] = False,
 ) -> None:
-    """Write a trained network as one ONNX or torch file, or for a model hub.
+    """Write a trained network as an ONNX or torch file, or for a hub.
 
     The file runs without dtme-search: it takes a batch of RGB images (uint8, any number, at the image size of
     the run), normalises them and returns the predictions of the tasks. It is kept only if it agrees with

@@ -16,7 +16,7 @@ COMMANDS = {
     "train": ("training", "Train a config on all training ids, then test it."),
     "evaluate": ("training", "Measure a trained network on the test split or the hold-out."),
     "conflicts": ("training", "Measure where the tasks of a config conflict."),
-    "deploy": ("deploying", "Write a trained network as one ONNX or torch file, or for a model hub."),
+    "deploy": ("deploying", "Write a trained network as an ONNX or torch file, or for a hub."),
     "tasks": ("likeness", "Show which tasks are alike, and which auxiliary tasks helped."),
     "plugins": ("plugins", "List parts from your own files and installed packages."),
     "predict": ("predicting", "Draw what a trained network sees in your pictures."),

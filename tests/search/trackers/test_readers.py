@@ -55,7 +55,12 @@ def found(tmp_path_factory) -> Found:
         patch.setenv("WANDB_ERROR_REPORTING", "false")
         patch.setenv("DO_NOT_TRACK", "true")
         patch.chdir(folder)
-        return interrupted_and_continued(folder)
+        try:
+            return interrupted_and_continued(folder)
+        finally:
+            import wandb
+
+            wandb.teardown()  # it keeps the first WANDB_DIR of a process
 
 
 def interrupted_and_continued(folder: Path) -> Found:
