@@ -5,7 +5,7 @@ Shapes: B images, C channels, H height, W width.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -124,13 +124,13 @@ class Batch:
         ]
 
 
-def refuse_unknown(tasks: Sequence[str], offered: Iterable[str]) -> None:
-    """Refuse tasks that a data set does not have.
+def chosen_specs(offered: Mapping[str, TaskSpec], tasks: Sequence[str]) -> dict[str, TaskSpec]:
+    """The tasks that are asked for, of those that a data set has.
 
     Raises:
-        ValueError: Names the first one and its nearest known neighbour.
+        ValueError: Names the first one that it does not have, and its nearest known neighbour.
     """
-    known = list(offered)
     for task in tasks:
-        if task not in known:
-            raise ValueError(f"task must be known, got '{task}'.{nearest(task, known)}")
+        if task not in offered:
+            raise ValueError(f"task must be known, got '{task}'.{nearest(task, offered)}")
+    return {task: offered[task] for task in tasks}

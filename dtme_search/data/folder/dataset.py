@@ -12,15 +12,16 @@ import numpy as np
 import numpy.typing as npt
 
 from dtme_search.config import FolderDescription, fingerprint
-from dtme_search.data.base import Sample, SourceSplit, refuse_unknown
+from dtme_search.data.base import Sample, SourceSplit, chosen_specs
 from dtme_search.data.folder.files import FolderFiles
 from dtme_search.data.folder.groups import Groups
 from dtme_search.data.folder.image_labels import ImageLabels
 from dtme_search.data.folder.label_files import Label, read_label
 from dtme_search.data.folder.specs import spec_of
 from dtme_search.data.reading.digests import content_digests
+from dtme_search.data.reading.files import make_sample, no_label
 from dtme_search.data.reading.folders import read_ids
-from dtme_search.data.reading.partly import no_label, with_gaps
+from dtme_search.data.reading.partly import beside_classes, with_gaps
 from dtme_search.data.reading.pictures import read_image, read_size
 from dtme_search.data.reading.presence import class_presence
 from dtme_search.data.stratify import hashed_order, take_share
@@ -56,6 +57,7 @@ class FolderDataset:
             raise DataError(f"{root}: the folder of the data must exist. Set root in the description.")
         self._files = FolderFiles(root, description.images)
         self._groups = Groups(description.groups, root)
+        self._dense = description.dense
         self._of_images = {
             name: ImageLabels(name, task, root, description.images)
             for name, task in description.of_images.items()
@@ -66,7 +68,7 @@ class FolderDataset:
         if require_complete:
             self._check_complete()
 
-    @property
+    @cached_property
     def tasks(self) -> Mapping[str, TaskSpec]:
         """The tasks as the description names them."""
         return {name: spec_of(name, task) for name, task in self._description.tasks.items()}
@@ -166,11 +168,6 @@ class FolderDataset:
         Raises:
             DataError: Names the first missing or broken label.
         """
-        tasks = {name: task for name, task in self._description.dense.items() if task.kind == "classes"}
-        labelled = list((self.labelled(ids) or {}).values())
-        of_images = [labels.presence(ids) for labels in self._of_images.values() if labels.task.names]
-        if not tasks and not labelled and not of_images:
-            return None
         found = [
             class_presence(
                 fingerprint(self.fingerprint, name),
@@ -179,9 +176,11 @@ class FolderDataset:
                 lambda sample_id, name=name: self._label(sample_id, name, (1, 1)),  # type: ignore[misc]
                 self._cache_dir,
             )
-            for name, task in tasks.items()
+            for name, task in self._dense.items()
+            if task.kind == "classes"
         ]
-        return np.concatenate([*found, *of_images, *(each[:, None] for each in labelled)], axis=1)
+        found += [labels.presence(ids) for labels in self._of_images.values() if labels.task.names]
+        return beside_classes(found, self.labelled(ids))
 
     def labelled(self, ids: Sequence[str]) -> Mapping[str, npt.NDArray[np.bool_]] | None:
         """For each task with missing labels, whether each id has one, shape (N,); opens no file."""
@@ -196,19 +195,11 @@ class FolderDataset:
             DataError: Names the file that is missing, broken, out of range or of another size than the image.
             ValueError: If a task is not one of ``tasks``.
         """
-        refuse_unknown(tasks, self._description.tasks)
+        specs = chosen_specs(self.tasks, tasks)
         image = read_image(self._path(self._description.images, sample_id))
-        labels, valid = {}, {}
-        for name in tasks:
-            labels[name], valid[name] = self._label(sample_id, name, image.shape[:2])
-        for name, task in self._description.dense.items():
-            if name in valid and (mask := valid[name]).shape != image.shape[:2]:
-                path = self._path(task.files, sample_id)
-                raise DataError(
-                    f"{path}: the size of {name} must be that of the image, "
-                    f"{image.shape[0]}x{image.shape[1]}, got {mask.shape[0]}x{mask.shape[1]}. Replace one."
-                )
-        return Sample(image, labels, valid)
+        size = (image.shape[0], image.shape[1])
+        labels = {name: self._label(sample_id, name, size) for name in tasks}
+        return make_sample(image, specs, labels, lambda name: self._path(self._dense[name].files, sample_id))
 
     def image_size(self, sample_id: str) -> tuple[int, int]:
         """(H, W) of an image, without reading its pixels.
@@ -218,11 +209,11 @@ class FolderDataset:
         """
         return read_size(self._path(self._description.images, sample_id))
 
-    def _label(self, sample_id: str, name: str, size: tuple[int, ...]) -> Label:
+    def _label(self, sample_id: str, name: str, size: tuple[int, int]) -> Label:
         """A label; an empty one of ``size`` if its file is missing and may be."""
         if name in self._of_images:
             return self._of_images[name].label(sample_id)
-        task = self._description.dense[name]
+        task = self._dense[name]
         path = self._path(task.files, sample_id)
         if name not in self._description.partly_labelled or path.is_file():
             return read_label(path, name, task)
@@ -240,12 +231,12 @@ class FolderDataset:
     def _has_label(self, sample_id: str, name: str) -> bool:
         if name in self._of_images:
             return bool(self._of_images[name].cells(sample_id))
-        return self._path(self._description.dense[name].files, sample_id).is_file()
+        return self._path(self._dense[name].files, sample_id).is_file()
 
     @property
     def _patterns(self) -> dict[str, str]:
-        tasks = self._description.dense.items()
-        return {"images": self._description.images} | {name: task.files for name, task in tasks}
+        of_tasks = {name: task.files for name, task in self._dense.items()}
+        return {"images": self._description.images} | of_tasks
 
     def _split_ids(self) -> dict[SourceSplit, tuple[str, ...]]:
         splits = self._description.splits

@@ -15,6 +15,8 @@ import numpy as np
 
 from dtme_search.config import ImageTask
 from dtme_search.data.folder.label_files import Bools, Label
+from dtme_search.data.folder.specs import spec_of
+from dtme_search.data.reading.files import no_label
 from dtme_search.errors import DataError, nearest
 
 _WORDS = {"0": 0, "1": 1, "no": 0, "yes": 1, "false": 0, "true": 1}
@@ -36,6 +38,7 @@ class ImageLabels:
     def __init__(self, name: str, task: ImageTask, root: Path, images: str) -> None:
         self.name = name
         self.task = task
+        self._spec = spec_of(name, task)
         self.path = None if task.file is None else root / task.file
         self._pattern = None if task.pattern is None else re.compile(task.pattern)
         self._class_of = {
@@ -60,9 +63,7 @@ class ImageLabels:
         """
         cells = self.cells(sample_id)
         if not cells:
-            shape = {"image_class": (1, 1)}.get(self.task.kind, (1, 1, self.channels))
-            kind = np.float32 if self.task.kind == "image_value" else np.uint8
-            return np.zeros(shape, kind), np.zeros((1, 1), np.bool_)
+            return no_label(self._spec, (1, 1))
         if self.task.kind == "image_class":
             label = np.array([[self._class(sample_id, cells[0])]], np.uint8)
         elif self.task.kind == "image_value":
@@ -82,18 +83,13 @@ class ImageLabels:
         Raises:
             DataError: As for :meth:`label`.
         """
-        found = np.zeros((len(ids), self.channels), np.bool_)
+        found = np.zeros((len(ids), self._spec.channels), np.bool_)
         for row, (label, valid) in enumerate(map(self.label, ids)):
             if self.task.kind == "image_class":
                 found[row, label[valid]] = True
             else:
                 found[row] = label[0, 0]
         return found
-
-    @property
-    def channels(self) -> int:
-        """C: labels, or numbers of an image."""
-        return len(self.task.names) or len(self.task.columns) or 1
 
     def strangers(self, ids: Sequence[str]) -> list[str]:
         """A sentence about rows that are no images."""
@@ -115,7 +111,7 @@ class ImageLabels:
         if self.task.separator is not None:
             found = [cell.strip() for cell in cells[0].split(self.task.separator)]
             chosen = {self._class(sample_id, cell) for cell in found if cell}
-            return [int(index in chosen) for index in range(self.channels)]
+            return [int(index in chosen) for index in range(self._spec.channels)]
         for column, cell in zip(self.task.columns, cells, strict=True):
             if cell.lower() not in _WORDS:
                 raise self._error(

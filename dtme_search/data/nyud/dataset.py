@@ -25,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dtme_search.config import NyudConfig, fingerprint
-from dtme_search.data.base import Sample, SourceSplit, refuse_unknown
+from dtme_search.data.base import Sample, SourceSplit, chosen_specs
 from dtme_search.data.derive import DERIVE_VERSION, Camera, edges_from_labels, normals_from_depth
 from dtme_search.data.nyud.names import CLASS_NAMES, SCENE_TYPES, scene_label, scene_type
 from dtme_search.data.reading.cache import open_cache
@@ -34,6 +34,7 @@ from dtme_search.data.reading.files import (
     Bools,
     Label,
     make_sample,
+    no_label,
     read_class_ids,
     read_depth,
     read_mask,
@@ -46,7 +47,7 @@ from dtme_search.data.reading.folders import (
     read_ids,
     read_pairs,
 )
-from dtme_search.data.reading.partly import Labelled, beside_classes, no_label, with_gaps
+from dtme_search.data.reading.partly import Labelled, beside_classes, with_gaps
 from dtme_search.data.reading.pictures import read_image
 from dtme_search.data.reading.presence import class_presence
 from dtme_search.errors import DataError
@@ -172,7 +173,7 @@ class NyudDataset:
         """Scenes from ``gt_sets/scenes.txt``, or the id if it is not listed; ``None`` without that file."""
         return [self._scenes.get(sample_id, sample_id) for sample_id in ids] if self._scenes else None
 
-    def class_presence(self, ids: Sequence[str]) -> Bools:
+    def class_presence(self, ids: Sequence[str]) -> Bools | None:
         """Classes from the segmentation files, read once, then from the cache, and scene types, by sample.
 
         In addition, for each task with missing files, whether there is a label.
@@ -192,7 +193,7 @@ class NyudDataset:
             label, valid = scene_label(self._scenes.get(sample_id))
             of_scenes[row, label[valid]] = True
         files = {task: there for task, there in (self.labelled(ids) or {}).items() if task != "scene"}
-        return beside_classes(np.concatenate([of_pixels, of_scenes], axis=1), files)
+        return beside_classes([of_pixels, of_scenes], files)
 
     def labelled(self, ids: Sequence[str]) -> Labelled | None:
         """For each task with missing labels, whether each id has one, shape (N,); opens no file."""
@@ -206,12 +207,12 @@ class NyudDataset:
                 label is named before a broken image, so that reading task by task finds every broken file.
             ValueError: If a task is not one of ``tasks``.
         """
-        refuse_unknown(tasks, self.tasks)
-        lacking = [task for task in tasks if task != "scene" and self._lacks(task, sample_id)]
-        read = {task: self._read_label(task, sample_id) for task in tasks if task not in lacking}
+        specs = chosen_specs(self.tasks, tasks)
+        labels = {
+            task: self._read_label(task, sample_id) for task in tasks if not self._lacks(task, sample_id)
+        }
         image = read_image(self._path("images", sample_id))
-        read |= {task: no_label(self.tasks[task], image.shape[:2]) for task in lacking}
-        return make_sample(image, read, lambda task: self._source(task, sample_id), of_images=("scene",))
+        return make_sample(image, specs, labels, lambda task: self._source(task, sample_id))
 
     def _read_label(self, task: str, sample_id: str) -> Label:
         if task == "scene":

@@ -23,19 +23,20 @@ import numpy as np
 import numpy.typing as npt
 
 from dtme_search.config import fingerprint
-from dtme_search.data.base import Sample, SourceSplit, refuse_unknown
+from dtme_search.data.base import Sample, SourceSplit, chosen_specs
 from dtme_search.data.pascal_context.labels import PART_NAMES
 from dtme_search.data.reading.digests import contents
 from dtme_search.data.reading.files import (
     Label,
     make_sample,
+    no_label,
     read_class_ids,
     read_levels,
     read_mask,
     read_normals,
 )
 from dtme_search.data.reading.folders import list_files, name_gaps, read_ids
-from dtme_search.data.reading.partly import Labelled, beside_classes, no_label, with_gaps
+from dtme_search.data.reading.partly import Labelled, beside_classes, with_gaps
 from dtme_search.data.reading.pictures import read_image
 from dtme_search.data.reading.presence import class_presence
 from dtme_search.errors import DataError
@@ -142,7 +143,7 @@ class PascalContextDataset:
     def groups(self, ids: Sequence[str]) -> None:
         """``None``: the images are unrelated photographs."""
 
-    def class_presence(self, ids: Sequence[str]) -> npt.NDArray[np.bool_]:
+    def class_presence(self, ids: Sequence[str]) -> npt.NDArray[np.bool_] | None:
         """Classes of semseg and of human_parts by sample, from their files; read once, then from the cache.
 
         In addition, for each task with missing files, whether there is a label.
@@ -163,7 +164,7 @@ class PascalContextDataset:
 
         num_classes = len(CLASS_NAMES) + len(PART_NAMES)
         found = class_presence(self.fingerprint, ids, num_classes, read, self._cache_dir)
-        return beside_classes(found, self.labelled(ids))
+        return beside_classes([found], self.labelled(ids))
 
     def labelled(self, ids: Sequence[str]) -> Labelled | None:
         """For each task with missing files, whether each id has one, shape (N,); opens no file."""
@@ -177,12 +178,12 @@ class PascalContextDataset:
                 ids out of range.
             ValueError: If a task is not one of ``tasks``.
         """
-        refuse_unknown(tasks, self.tasks)
-        lacking = [task for task in tasks if self._lacks(task, sample_id)]
-        labels = {task: self._read_label(task, sample_id) for task in tasks if task not in lacking}
+        specs = chosen_specs(self.tasks, tasks)
+        labels = {
+            task: self._read_label(task, sample_id) for task in tasks if not self._lacks(task, sample_id)
+        }
         image = read_image(self._path(_IMAGES, sample_id))
-        labels |= {task: no_label(self.tasks[task], image.shape[:2]) for task in lacking}
-        return make_sample(image, labels, lambda task: self._path(_FOLDERS[task], sample_id))
+        return make_sample(image, specs, labels, lambda task: self._path(_FOLDERS[task], sample_id))
 
     def _lacks(self, task: str, sample_id: str) -> bool:
         """Whether an image has no label of a task and may have none."""

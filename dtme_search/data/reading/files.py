@@ -6,7 +6,7 @@ Shapes: H height, W width. Every label reader returns the label and where it cou
 from __future__ import annotations
 
 import tokenize
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
@@ -17,6 +17,7 @@ from dtme_search.data.base import Sample
 from dtme_search.data.reading.pictures import DAMAGED, damaged, read_stored
 from dtme_search.data.reading.threads import numpy_header_lock
 from dtme_search.errors import DataError
+from dtme_search.tasks import TaskSpec
 
 Bools = npt.NDArray[np.bool_]
 Label = tuple[npt.NDArray[Any], Bools]
@@ -153,34 +154,45 @@ def read_levels(path: Path, what: str, bits: Literal[8, 16, 24]) -> npt.NDArray[
     return values[..., :3] if bits == 24 else values
 
 
+def no_label(spec: TaskSpec, size: tuple[int, int]) -> Label:
+    """The label of an image of ``size`` (H, W) that has none: no pixel counts."""
+    height, width = spec.label_size(size)
+    channels: tuple[int, ...] = {"normals": (3,), "values": (spec.channels,)}.get(spec.kind, ())
+    if spec.of_image and spec.kind == "mask":
+        channels = (spec.channels,)
+    kind = np.uint8 if spec.kind in ("classes", "mask") else np.float32
+    return np.zeros((height, width, *channels), kind), np.zeros((height, width), np.bool_)
+
+
 def make_sample(
     image: npt.NDArray[np.uint8],
+    specs: Mapping[str, TaskSpec],
     labels: Mapping[str, Label],
     source: Callable[[str], Path],
-    *,
-    of_images: Sequence[str] = (),
 ) -> Sample:
     """Combine an image and its labels.
 
     Args:
         image: RGB, shape (H, W, 3).
-        labels: Per task, of the same H and W.
+        specs: The tasks of the sample.
+        labels: Per task that has one, of the same H and W where every pixel has a label.
         source: Task -> file that its label comes from.
-        of_images: Tasks whose label belongs to the whole image.
 
     Raises:
         DataError: Names the file of the first label that has another size.
     """
-    for task, (label, _) in labels.items():
-        if task not in of_images and label.shape[:2] != image.shape[:2]:
+    size = (image.shape[0], image.shape[1])
+    found = {task: labels[task] if task in labels else no_label(spec, size) for task, spec in specs.items()}
+    for task, (label, _) in found.items():
+        if label.shape[:2] != specs[task].label_size(size):
             raise DataError(
                 f"{source(task)}: the size of {task} must be that of the image, "
-                f"{image.shape[0]}x{image.shape[1]}, got {label.shape[0]}x{label.shape[1]}. Replace one."
+                f"{size[0]}x{size[1]}, got {label.shape[0]}x{label.shape[1]}. Replace one."
             )
     return Sample(
         image,
-        {task: label for task, (label, _) in labels.items()},
-        {task: valid for task, (_, valid) in labels.items()},
+        {task: label for task, (label, _) in found.items()},
+        {task: valid for task, (_, valid) in found.items()},
     )
 
 

@@ -7,18 +7,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from dtme_search.data.reading.files import Label
-from dtme_search.tasks import TaskSpec
-
-Labelled = Mapping[str, npt.NDArray[np.bool_]]
+Bools = npt.NDArray[np.bool_]
+Labelled = Mapping[str, Bools]
 """Task -> whether each of some ids has its label, shape (N,)."""
-
-
-def no_label(spec: TaskSpec, size: tuple[int, ...]) -> Label:
-    """The label of an image of ``size`` (H, W) that has none: no pixel counts."""
-    channels = {"normals": (3,), "values": (spec.channels,)}.get(spec.kind, ())
-    kind = np.uint8 if spec.kind in ("classes", "mask") else np.float32
-    return np.zeros((*size, *channels), kind), np.zeros(size, np.bool_)
 
 
 def with_gaps(
@@ -35,6 +26,10 @@ def with_gaps(
     return {task: there for task, there in found.items() if not there.all()} or None
 
 
-def beside_classes(presence: npt.NDArray[np.bool_], labelled: Labelled | None) -> npt.NDArray[np.bool_]:
-    """Presence of classes (N, C), and a column for each task with gaps: a hold-out gets labels of it, too."""
-    return np.concatenate([presence, *(there[:, None] for there in (labelled or {}).values())], axis=1)
+def beside_classes(presence: Sequence[Bools], labelled: Labelled | None) -> Bools | None:
+    """Presence of classes, each (N, C), and a column for each task with gaps; ``None`` if there is neither.
+
+    So a hold-out gets labels of such a task, too.
+    """
+    columns = [*presence, *(there[:, None] for there in (labelled or {}).values())]
+    return np.concatenate(columns, axis=1) if columns else None

@@ -19,10 +19,10 @@ import numpy as np
 import numpy.typing as npt
 
 from dtme_search.config import TaskonomyConfig, fingerprint
-from dtme_search.data.base import Sample, SourceSplit, refuse_unknown
+from dtme_search.data.base import Sample, SourceSplit, chosen_specs
 from dtme_search.data.reading.files import Label, make_sample, read_levels
 from dtme_search.data.reading.folders import content_digest
-from dtme_search.data.reading.partly import Labelled, beside_classes, no_label, with_gaps
+from dtme_search.data.reading.partly import Labelled, beside_classes, with_gaps
 from dtme_search.data.reading.pictures import read_image
 from dtme_search.data.stratify import hashed_order
 from dtme_search.data.taskonomy.index import Building, Views, read_splits, scan_buildings
@@ -156,8 +156,7 @@ class TaskonomyDataset:
 
     def class_presence(self, ids: Sequence[str]) -> npt.NDArray[np.bool_] | None:
         """For each task with missing files, whether there is a label; there are no classes."""
-        labelled = self.labelled(ids)
-        return None if labelled is None else beside_classes(np.zeros((len(ids), 0), np.bool_), labelled)
+        return beside_classes([], self.labelled(ids))
 
     def labelled(self, ids: Sequence[str]) -> Labelled | None:
         """For each task with missing files, whether each id has one, shape (N,); opens no file."""
@@ -173,14 +172,14 @@ class TaskonomyDataset:
                 image.
             ValueError: If a task is not one of ``tasks``.
         """
-        refuse_unknown(tasks, self.tasks)
-        lacking = [task for task in tasks if self._lacks(task, sample_id)]
-        labels = {task: self._read_label(task, sample_id) for task in tasks if task not in lacking}
+        specs = chosen_specs(self.tasks, tasks)
+        labels = {
+            task: self._read_label(task, sample_id) for task in tasks if not self._lacks(task, sample_id)
+        }
         if any(DOMAINS[task].masked for task in labels):
             labels = self._masked(labels, sample_id)
         image = read_image(self._path("rgb", sample_id))
-        labels |= {task: no_label(self.tasks[task], image.shape[:2]) for task in lacking}
-        return make_sample(image, labels, lambda task: self._path(DOMAINS[task].folder, sample_id))
+        return make_sample(image, specs, labels, lambda task: self._path(DOMAINS[task].folder, sample_id))
 
     def _read_label(self, task: str, sample_id: str) -> Label:
         row = DOMAINS[task]
