@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -130,16 +130,7 @@ def display_metric(value: float, unit: str) -> str:
 
 def semseg(class_names: tuple[str, ...]) -> TaskSpec:
     """Semantic segmentation: cross-entropy, mIoU over all classes."""
-    return TaskSpec(
-        name="semseg",
-        channels=len(class_names),
-        kind="classes",
-        loss="cross_entropy",
-        metric="miou",
-        unit="fraction",
-        higher_is_better=True,
-        class_names=class_names,
-    )
+    return _of_classes("semseg", class_names, "classes", "cross_entropy", "miou")
 
 
 def depth() -> TaskSpec:
@@ -183,16 +174,7 @@ def edge(derived_from: str | None = None, tolerance: float = EDGE_TOLERANCE) -> 
 
 def human_parts(class_names: tuple[str, ...]) -> TaskSpec:
     """Parts of persons: cross-entropy and mIoU, both over images that show a part; class 0 is background."""
-    return TaskSpec(
-        name="human_parts",
-        channels=len(class_names),
-        kind="classes",
-        loss="parts_cross_entropy",
-        metric="parts_miou",
-        unit="fraction",
-        higher_is_better=True,
-        class_names=class_names,
-    )
+    return _of_classes("human_parts", class_names, "classes", "parts_cross_entropy", "parts_miou")
 
 
 def sal(derived_from: str | None = None) -> TaskSpec:
@@ -227,47 +209,33 @@ def regression(name: str, channels: int = 1, loss: LossName = "l1", metric: Metr
 
 def image_class(name: str, class_names: tuple[str, ...], derived_from: str | None = None) -> TaskSpec:
     """One class of each image: cross-entropy, accuracy."""
-    return TaskSpec(
-        name=name,
-        channels=len(class_names),
-        kind="classes",
-        loss="cross_entropy",
-        metric="accuracy",
-        unit="fraction",
-        higher_is_better=True,
-        class_names=class_names,
-        derived_from=derived_from,
-        of_image=True,
-    )
+    spec = _of_classes(name, class_names, "classes", "cross_entropy", "accuracy")
+    return replace(spec, derived_from=derived_from, of_image=True)
 
 
 def image_labels(name: str, class_names: tuple[str, ...]) -> TaskSpec:
     """Any number of labels of each image: binary cross-entropy, mean average precision."""
-    return TaskSpec(
-        name=name,
-        channels=len(class_names),
-        kind="mask",
-        loss="bce",
-        metric="mean_ap",
-        unit="fraction",
-        higher_is_better=True,
-        class_names=class_names,
-        of_image=True,
-    )
+    return replace(_of_classes(name, class_names, "mask", "bce", "mean_ap"), of_image=True)
 
 
 def image_value(name: str, names: tuple[str, ...] = ()) -> TaskSpec:
     """One number of each image, or several with names: L1, mean absolute error."""
+    return replace(regression(name, max(1, len(names))), class_names=names, of_image=True)
+
+
+def _of_classes(
+    name: str, class_names: tuple[str, ...], kind: TargetKind, loss: LossName, metric: MetricName
+) -> TaskSpec:
+    """A task with one channel for each name, measured by a fraction."""
     return TaskSpec(
         name=name,
-        channels=max(1, len(names)),
-        kind="values",
-        loss="l1",
-        metric="l1",
-        unit="none",
-        higher_is_better=False,
-        class_names=names,
-        of_image=True,
+        channels=len(class_names),
+        kind=kind,
+        loss=loss,
+        metric=metric,
+        unit="fraction",
+        higher_is_better=True,
+        class_names=class_names,
     )
 
 
