@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
-from dtme_search.config.image_task import ImageTask, Missing, check_one_bracket
+from dtme_search.config.image_task import ImageTask, Missing, check_one_bracket, check_range, check_suits
 from dtme_search.config.messages import validate
 from dtme_search.config.run import LONGEST_NAME
 from dtme_search.config.section import Section
@@ -128,16 +128,12 @@ class FolderTask(Section):
 
     @model_validator(mode="after")
     def _parts_suit_the_kind(self) -> Self:
-        for name, known in (("encoding", ENCODINGS), ("loss", LOSSES), ("metric", METRICS)):
-            value, suitable = getattr(self, name), known[self.kind]
-            if value is not None and value not in suitable:
-                raise ValueError(
-                    f"{name} must be {' or '.join(suitable)} for kind {self.kind}, got '{value}'"
-                )
+        check_suits("encoding", self.encoding, ENCODINGS[self.kind], self.kind)
+        check_suits("loss", self.loss, LOSSES[self.kind], self.kind)
+        check_suits("metric", self.metric, METRICS[self.kind], self.kind)
         if self.kind != "classes" and self.classes:
             raise ValueError(f"classes must be empty for kind {self.kind}, got {len(self.classes)}")
-        if self.range is not None and not self.range[0] < self.range[1]:
-            raise ValueError(f"range must be [low, high] with low < high, got {list(self.range)}")
+        check_range(self.range)
         if self.target != "mask" and self.positive:
             raise ValueError(f"positive must be empty for kind {self.kind}, got {self.positive}")
         if self.kind != "values" and self.channels != 1:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
@@ -66,14 +67,9 @@ class ImageTask(Section):
 
     @model_validator(mode="after")
     def _parts_suit_the_kind(self) -> Self:
-        for name, known in (("loss", IMAGE_LOSSES), ("metric", IMAGE_METRICS)):
-            value, suitable = getattr(self, name), known[self.kind]
-            if value is not None and value not in suitable:
-                raise ValueError(
-                    f"{name} must be {' or '.join(suitable)} for kind {self.kind}, got '{value}'"
-                )
-        if self.range is not None and not self.range[0] < self.range[1]:
-            raise ValueError(f"range must be [low, high] with low < high, got {list(self.range)}")
+        check_suits("loss", self.loss, IMAGE_LOSSES[self.kind], self.kind)
+        check_suits("metric", self.metric, IMAGE_METRICS[self.kind], self.kind)
+        check_range(self.range)
         if self.separator is not None and (self.kind != "image_labels" or len(self.columns) != 1):
             raise ValueError(
                 "separator must be empty except for kind image_labels with one column, got "
@@ -142,6 +138,26 @@ class ImageTask(Section):
             (name, (cells,) if isinstance(cells, str) else tuple(cells))
             for name, cells in self.classes.items()
         ]
+
+
+def check_suits(name: str, value: str | None, suitable: Sequence[str], kind: str) -> None:
+    """Refuse a choice that does not suit the kind of its task.
+
+    Raises:
+        ValueError: Names those that do.
+    """
+    if value is not None and value not in suitable:
+        raise ValueError(f"{name} must be {' or '.join(suitable)} for kind {kind}, got '{value}'")
+
+
+def check_range(span: tuple[float, float] | None) -> None:
+    """Refuse a range whose ends are not in order.
+
+    Raises:
+        ValueError: Says what it must be.
+    """
+    if span is not None and not span[0] < span[1]:
+        raise ValueError(f"range must be [low, high] with low < high, got {list(span)}")
 
 
 def check_one_bracket(pattern: str) -> None:
