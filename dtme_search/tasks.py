@@ -98,6 +98,11 @@ class TaskSpec:
         return (1, 1) if self.of_image else image_size
 
     @property
+    def channel_names(self) -> tuple[str, ...]:
+        """A name for each channel: those of the classes, or numbers."""
+        return self.class_names or tuple(map(str, range(self.channels)))
+
+    @property
     def labelled_thing(self) -> str:
         """What has a label, in messages: pixel or image."""
         return "image" if self.of_image else "pixel"

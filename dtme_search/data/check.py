@@ -401,8 +401,7 @@ def _floats(values: npt.NDArray[np.float64]) -> tuple[float, ...]:
 def _value_rows(label: LabelSummary) -> list[Row]:
     """One row per channel; the mean of class ids is meaningless and left out."""
     spec = label.spec
-    names = spec.class_names or tuple(str(index) for index in range(len(label.minimum)))
-    names = _CHANNELS.get(spec.kind, names)
+    names = _CHANNELS.get(spec.kind, spec.channel_names)
     return [
         {
             "task": spec.name if len(label.minimum) == 1 else f"{spec.name}.{names[channel]}",

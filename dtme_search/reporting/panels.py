@@ -85,15 +85,14 @@ def draw_panels(
         if line == 0:
             _panel(figure.add_subplot(grid[line, 0]), image, "image")
         for column, (task, spec) in enumerate(specs.items(), start=1):
+            axes, name = figure.add_subplot(grid[line, column]), f"{task}, {row.name}"
+            label, valid = row.labels[task], row.valid.get(task)
             if spec.of_image:
-                words = in_words(spec, row.labels[task], counts=bool(np.all(row.valid.get(task, True))))
-                write_words(
-                    _panel(figure.add_subplot(grid[line, column]), blank, f"{task}, {row.name}"), words
-                )
+                counts = valid is None or bool(valid.all())
+                write_words(_panel(axes, blank, name), in_words(spec, label, counts=counts))
                 continue
             limits = _limits(rows[0], task, spec)
-            picture = paint(spec, row.labels[task], row.valid.get(task), limits)
-            axes = _panel(figure.add_subplot(grid[line, column]), picture, f"{task}, {row.name}")
+            _panel(axes, paint(spec, label, valid, limits), name)
             if line == len(rows) - 1:
                 shown = np.concatenate([each.labels[task].ravel() for each in rows])
                 _legend(figure, axes, spec, shown, limits, height)
@@ -258,10 +257,7 @@ def _entries(spec: TaskSpec, shown: npt.NDArray[Any]) -> list[tuple[str, Sequenc
             int(index) for index in np.argsort(-counts, kind="stable")[:_MOST_CLASSES] if counts[index]
         ]
         colours = class_colours(spec.channels)
-        return [
-            (spec.class_names[index] if spec.class_names else str(index), colours[index])
-            for index in frequent
-        ]
+        return [(spec.channel_names[index], colours[index]) for index in frequent]
     if spec.kind == "normals":
         return [
             (name, paint(spec, np.array([[normal]], dtype=np.float32))[0, 0]) for name, normal in _DIRECTIONS

@@ -65,17 +65,9 @@ def label_sheet(batch: Batch, specs: Mapping[str, TaskSpec], config: DataConfig,
     bottom = 1 - (_ABOVE + pictures_height) / total
     figure.subplots_adjust(0, bottom, 1, 1 - _ABOVE / total, wspace=0.02, hspace=0.02)
     for index, row in enumerate(grid):
-        blank = np.full_like(images[index], 255)
-        pictures = [
-            images[index],
-            *(blank if column.spec.of_image else column.picture(index) for column in columns),
-        ]
-        for axis, picture in zip(row, pictures, strict=True):
-            axis.imshow(picture, interpolation="nearest", aspect="auto")
-            axis.set_axis_off()
+        _show(row[0], images[index])
         for axis, column in zip(row[1:], columns, strict=True):
-            if column.spec.of_image:
-                write_words(axis, column.words(index))
+            column.draw(axis, index)
     for axis, name in zip(grid[0], ["image", *specs], strict=True):
         axis.set_title(name, fontsize=9, pad=3)
 
@@ -88,6 +80,11 @@ def label_sheet(batch: Batch, specs: Mapping[str, TaskSpec], config: DataConfig,
         _draw_key(key, column, top, per_row)
         top += rows * _ROW_HEIGHT
     return figure
+
+
+def _show(axis: Axes, picture: Picture) -> None:
+    axis.imshow(picture, interpolation="nearest", aspect="auto")
+    axis.set_axis_off()
 
 
 def _draw_key(axis: Axes, column: _Column, top: float, per_row: int) -> None:
@@ -125,11 +122,13 @@ class _Column:
         values = np.linalg.norm(labels, axis=-1) if labels.ndim == 4 else labels
         return cls(spec, labels, valid, value_limits(values, valid))
 
-    def picture(self, index: int) -> Picture:
-        return paint(self.spec, self.labels[index], self.valid[index], self.limits)
-
-    def words(self, index: int) -> str:
-        return in_words(self.spec, self.labels[index], counts=bool(self.valid[index].all()))
+    def draw(self, axis: Axes, index: int) -> None:
+        label, valid = self.labels[index], self.valid[index]
+        if self.spec.of_image:
+            axis.set_axis_off()
+            write_words(axis, in_words(self.spec, label, counts=bool(valid.all())))
+        else:
+            _show(axis, paint(self.spec, label, valid, self.limits))
 
     @property
     def heading(self) -> str:
@@ -149,7 +148,7 @@ class _Column:
             return []
         if self.spec.kind == "classes":
             found = np.unique(self.labels[self.valid]).tolist()
-            named = [(self._class_name(index), self._swatch(index)) for index in found]
+            named = [(self.spec.channel_names[index], self._swatch(index)) for index in found]
         elif self.spec.kind == "mask":
             named = [("yes", self._swatch(1)), ("no", self._swatch(0))]
         elif self.spec.kind == "normals":
@@ -162,9 +161,6 @@ class _Column:
                 for number, step in zip(shown, steps, strict=True)
             ]
         return named if self.valid.all() else [*named, ("no label", stripes((12, 24)))]
-
-    def _class_name(self, index: int) -> str:
-        return self.spec.class_names[index] if self.spec.class_names else str(index)
 
     def _swatch(self, value: Any) -> Picture:
         return paint(self.spec, np.array(value)[None, None])

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import csv
 import textwrap
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import numpy.typing as npt
 
 from dtme_search.tasks import TaskSpec
@@ -29,6 +27,7 @@ def in_words(spec: TaskSpec, label: npt.NDArray[Any], *, counts: bool = True) ->
         counts: Whether there is a label.
 
     Example:
+        >>> import numpy as np
         >>> from dtme_search.tasks import image_class, image_labels, image_value
         >>> in_words(image_class("room", ("bath", "hall")), np.array([[1]]))
         'hall'
@@ -39,8 +38,7 @@ def in_words(spec: TaskSpec, label: npt.NDArray[Any], *, counts: bool = True) ->
     """
     if not counts:
         return "no label"
-    values = np.atleast_1d(label.reshape(-1))
-    names = _names(spec)
+    values, names = label.reshape(-1), spec.channel_names
     if spec.kind == "classes":
         return names[int(values[0])]
     if spec.kind == "mask":
@@ -67,9 +65,5 @@ def save_numbers(prediction: Prediction, task: str, target: Path) -> None:
         writer = csv.writer(file)
         writer.writerow([task, "value" if spec.kind == "values" else "probability"])
         writer.writerows(
-            [name, f"{value:.6g}"] for name, value in zip(_names(spec), raw.tolist(), strict=True)
+            [name, f"{value:.6g}"] for name, value in zip(spec.channel_names, raw.tolist(), strict=True)
         )
-
-
-def _names(spec: TaskSpec) -> Sequence[str]:
-    return spec.class_names or [str(index) for index in range(spec.channels)]
