@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import numpy as np
 from dtme_search.config import RunConfig
 from dtme_search.data import TaskData, build_data
 from dtme_search.errors import ConfigError, ExportError
+from dtme_search.reporting.targets import write_csv
 from dtme_search.reporting.task_likeness import DataMap
 from dtme_search.search import LoadedStudy
 from dtme_search.training import pick_device
@@ -37,12 +37,12 @@ def save_image_map(study: LoadedStudy, maps: Sequence[DataMap], path: Path, data
     configs = [RunConfig.model_validate_json(runs[kept.trial].config or "{}") for kept in maps]
     data = _names_only(configs, data_root)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("x", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(COLUMNS)
-            for kept, config in zip(maps, configs, strict=True):
-                writer.writerows(_rows(kept, _ids(data.for_tasks(tuple(config.tasks)), config)))
+        rows = (
+            row
+            for kept, config in zip(maps, configs, strict=True)
+            for row in _rows(kept, _ids(data.for_tasks(tuple(config.tasks)), config))
+        )
+        write_csv(path, COLUMNS, rows, mode="x")
     except OSError as error:
         raise ExportError(f"{path}: cannot be written: {error.strerror}. Give another --images.") from error
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, count
 from pathlib import Path
+from typing import Literal
 
 from dtme_search.errors import ConfigError, ExportError
 
@@ -162,8 +163,15 @@ def save_metrics_of_images(
     path: Path, tasks: Sequence[str], rows: Iterable[tuple[str, Mapping[str, float | None]]]
 ) -> None:
     """Write a csv with a line per image; a cell is empty if nothing counts."""
+    write_csv(path, ["id", *tasks], ([name, *(values[task] for task in tasks)] for name, values in rows))
+
+
+def write_csv(
+    path: Path, header: Sequence[str], rows: Iterable[Iterable[object]], *, mode: Literal["w", "x"] = "w"
+) -> None:
+    """Write a csv, in a folder that is made if it is not there; ``mode`` is that of ``open``."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="", encoding="utf-8") as file:
+    with path.open(mode, newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(["id", *tasks])
-        writer.writerows([name, *(values[task] for task in tasks)] for name, values in rows)
+        writer.writerow(header)
+        writer.writerows(rows)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
 
+from dtme_search.reporting.targets import write_csv
 from dtme_search.tasks import TaskSpec
 from dtme_search.training import Prediction
 
@@ -61,9 +61,6 @@ def save_numbers(prediction: Prediction, task: str, target: Path) -> None:
         raw = raw.softmax(0)
     elif spec.kind == "mask":
         raw = raw.sigmoid()
-    with target.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow([task, "value" if spec.kind == "values" else "probability"])
-        writer.writerows(
-            [name, f"{value:.6g}"] for name, value in zip(spec.channel_names, raw.tolist(), strict=True)
-        )
+    named = zip(spec.channel_names, raw.tolist(), strict=True)
+    header = (task, "value" if spec.kind == "values" else "probability")
+    write_csv(target, header, ((name, f"{value:.6g}") for name, value in named))
