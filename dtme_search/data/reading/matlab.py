@@ -10,6 +10,7 @@ import math
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ def read_matlab(path: Path, names: Sequence[str] | None = None) -> dict[str, Any
     content = path.read_bytes()
     if content[124:128] in (b"\x00\x01IM", b"\x01\x00MI"):  # version 5; scipy says what it thinks of others
         _check_all(content[_HEADER:], "<" if content[126:128] == b"IM" else ">")
-    found: dict[str, Any] = loadmat(path, variable_names=None if names is None else list(names))
+    found: dict[str, Any] = loadmat(BytesIO(content), variable_names=None if names is None else list(names))
     return found
 
 
