@@ -129,14 +129,11 @@ def _publish(context: typer.Context, checkpoint: Path, out: Path, licence: str |
         raise ConfigError(f"--{given[0]} is for files, got it with --to hub-folder. Leave it out.")
     path = find_checkpoint(checkpoint)
 
-    from dtme_search.deploy import check_folder, publish_run
+    from dtme_search.deploy import publish_run
 
-    check_folder(out, replace=force)
-    made, screen = (
-        publish_run(path, run_config_of(path), out, licence=licence, replace=force),
-        screen_of(context),
-    )
-    screen.line(f"Written: {out}: {', '.join(made.files)}")
+    files = publish_run(path, run_config_of(path), out, licence=licence, replace=force)
+    screen = screen_of(context)
+    screen.line(f"Written: {out}: {', '.join(files)}")
     screen.say("The network was read again from it and gives the same outputs.")
     if licence is None:
         screen.say(f"Say in {out / 'README.md'} under which licence others may use it, or give --license.")
