@@ -76,11 +76,11 @@ def deploy(
         return
     if licence is not None:
         raise ConfigError(f"--license needs --to hub-folder, got {licence} without it.")
-    kind = _KINDS.get(out.suffix)
-    if kind is None or (to is not None and to.value != kind):
-        endings = [ending for ending, form in _KINDS.items() if to is None or to.value == form]
+    kinds = {ending: kind for ending, kind in _KINDS.items() if to is None or to.value == kind}
+    kind = kinds.get(out.suffix)
+    if kind is None:
         folder = " A folder for a model hub needs --to hub-folder." if to is None else ""
-        raise ConfigError(f"--out must end in {' or '.join(endings)}, got {out}.{folder}")
+        raise ConfigError(f"--out must end in {' or '.join(kinds)}, got {out}.{folder}")
     if out.exists() and not force:
         raise ConfigError(f"--out: {out} exists already. Give another name, or --force to replace it.")
     path = find_checkpoint(checkpoint)
