@@ -8,7 +8,7 @@ from statistics import fmean
 
 from dtme_search.config import StudyConfig
 from dtme_search.config.measures import RECORDED, is_result, tasks_of
-from dtme_search.metrics import beats_prior, delta_m, task_gains
+from dtme_search.metrics import dead_tasks, delta_m, task_gains
 from dtme_search.models import BackboneInfo, sizes_of
 from dtme_search.search.storage.rows import BaselineRow, RunRow, StoredEvaluation
 from dtme_search.tasks import TaskSpec
@@ -41,12 +41,8 @@ def compare(
     """
     primary = [specs[name] for name in baselines]
     values = {name: row.value for name, row in baselines.items()}
-    dead = tuple(
-        spec.name
-        for spec in primary
-        if not beats_prior(baselines[spec.name].value, baselines[spec.name].prior_value, spec)
-        or not beats_prior(metrics[spec.name], baselines[spec.name].prior_value, spec)
-    )
+    priors = {name: row.prior_value for name, row in baselines.items()}
+    dead = dead_tasks(metrics, values, priors, primary)
     return Comparison(delta_m(metrics, values, primary), task_gains(metrics, values, primary), dead)
 
 
