@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from tiny import TINY
+from tiny import TINY, with_paths
 from typer.testing import CliRunner
 
 from dtme_search.cli.main import app
-from dtme_search.config import RunConfig, set_path
+from dtme_search.config import RunConfig
 from dtme_search.errors import ConfigError, DataError
 from dtme_search.search import train_final
 
@@ -21,7 +21,7 @@ from dtme_search.search import train_final
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory) -> Path:
     """Folder of a run with baselines."""
-    values = set_path(set_path(TINY, "tasks", {"semseg": {}, "depth": {}}), "train.num_steps", 2)
+    values = with_paths(TINY, {"tasks": {"semseg": {}, "depth": {}}, "train.num_steps": 2})
     workdir = tmp_path_factory.mktemp("trained")
     return train_final(RunConfig.model_validate(values), "net", workdir=workdir, device="cpu").folder
 

@@ -11,11 +11,11 @@ import onnx
 import pytest
 import torch
 from PIL import Image
-from tiny import TINY
+from tiny import TINY, with_paths
 from typer.testing import CliRunner
 
 from dtme_search.cli.main import app
-from dtme_search.config import RunConfig, set_path
+from dtme_search.config import RunConfig
 from dtme_search.deploy import files, open_file
 from dtme_search.deploy.comparison import compare
 from dtme_search.deploy.program import Program
@@ -54,11 +54,12 @@ NETWORKS = [
 
 
 def program(decoder: str, architecture: str, plan: str, form: str = "labels", tasks=TASKS) -> Program:
-    values = TINY
-    changes = {"decoder": decoder, "architecture": architecture, "backbone_options.depth": 4}
-    for path, value in changes.items():
-        values = set_path(values, f"model.{path}", value)
-    config = RunConfig.model_validate(values)
+    changes = {
+        "model.decoder": decoder,
+        "model.architecture": architecture,
+        "model.backbone_options.depth": 4,
+    }
+    config = RunConfig.model_validate(with_paths(TINY, changes))
     model = build_model(config.model, SPECS, SIZE, seed=0)
     if PLANS[plan] is not None:
         model.grow(PLANS[plan], token_std=0.5, seed=0)
@@ -106,8 +107,9 @@ def test_labels_are_those_of_the_tasks(tmp_path):
 def run(tmp_path_factory) -> Path:
     """Folder of a run of a grown network."""
     plan = {"modulate": {1: [["depth"], ["edge"]]}, "expand": {2: [["depth"]]}}
-    values = set_path(TINY, "expansion", {"policy": "fixed", "plan": plan})
-    values = set_path(set_path(values, "tasks", {"depth": {}, "edge": {}}), "train.num_steps", 2)
+    expansion = {"policy": "fixed", "plan": plan}
+    tasks = {"depth": {}, "edge": {}}
+    values = with_paths(TINY, {"expansion": expansion, "tasks": tasks, "train.num_steps": 2})
     folder = tmp_path_factory.mktemp("run")
     result = train_final(
         RunConfig.model_validate(values), "net", workdir=folder, device="cpu", with_baselines=False

@@ -12,11 +12,11 @@ import torch
 import yaml
 from own_folder import DESCRIPTION, write_own
 from PIL import Image
-from tiny import TINY
+from tiny import TINY, with_paths
 from typer.testing import CliRunner
 
 from dtme_search.cli.main import app
-from dtme_search.config import RunConfig, dump_yaml, set_path
+from dtme_search.config import RunConfig, dump_yaml
 from dtme_search.errors import ConfigError, TrainingError
 from dtme_search.models import build_model
 from dtme_search.search import train_final
@@ -41,10 +41,7 @@ def invoke(*words: object):
 
 def write_run(folder: Path, plan=PLAN, name: str = "checkpoint.pt", specs=SPECS, **changes) -> Path:
     """The folder of a run that nobody trained."""
-    values = set_path(TINY, "tasks", {task: {} for task in specs})
-    for path, value in changes.items():
-        values = set_path(values, path.replace("__", "."), value)
-    config = RunConfig.model_validate(values)
+    config = RunConfig.model_validate(with_paths(TINY, {"tasks": {task: {} for task in specs}, **changes}))
     bare = config.model.model_copy(update={"checkpoint": None})
     model = build_model(bare, specs, config.data.image_size, seed=1)
     if plan is not None:
@@ -77,8 +74,8 @@ def restored(path: Path):
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory) -> Path:
     """Folder of a run with baselines, grown in all ways."""
-    values = set_path(set_path(TINY, "expansion", GROWN), "train.num_steps", 2)
-    values = set_path(values, "tasks", {"semseg": {}, "depth": {}, "edge": {"role": "auxiliary"}})
+    tasks = {"semseg": {}, "depth": {}, "edge": {"role": "auxiliary"}}
+    values = with_paths(TINY, {"expansion": GROWN, "train.num_steps": 2, "tasks": tasks})
     workdir = tmp_path_factory.mktemp("trained")
     return train_final(RunConfig.model_validate(values), "net", workdir=workdir, device="cpu").folder
 
