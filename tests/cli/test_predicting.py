@@ -8,11 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import invoke
 from PIL import Image
 from tiny import TINY, with_paths
-from typer.testing import CliRunner
 
-from dtme_search.cli.main import app
 from dtme_search.config import RunConfig
 from dtme_search.errors import ConfigError, DataError
 from dtme_search.search import train_final
@@ -35,10 +34,6 @@ def pictures(tmp_path) -> Path:
         Image.new("RGB", (60, 40), (200, 30, 90)).save(folder / name)
     (folder / "notes.txt").write_text("no picture")
     return folder
-
-
-def invoke(*words: object):
-    return CliRunner().invoke(app, list(map(str, words)))
 
 
 def names(folder: Path) -> set[str]:

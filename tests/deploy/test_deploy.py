@@ -10,11 +10,10 @@ from pathlib import Path
 import onnx
 import pytest
 import torch
+from commands import invoke
 from PIL import Image
 from tiny import TINY, with_paths
-from typer.testing import CliRunner
 
-from dtme_search.cli.main import app
 from dtme_search.config import RunConfig
 from dtme_search.deploy import files, open_file
 from dtme_search.deploy.comparison import compare
@@ -117,21 +116,17 @@ def run(tmp_path_factory) -> Path:
     return result.folder
 
 
-def invoke(*words: object):
-    return CliRunner().invoke(app, ["deploy", *map(str, words)])
-
-
 def test_the_command(run, tmp_path):
     Image.new("RGB", (90, 70), (200, 30, 90)).save(tmp_path / "photo.png")
     out = tmp_path / "net.onnx"
-    done = invoke(run, "--out", out, "--images", tmp_path / "photo.png", "--tasks", "edge")
+    done = invoke("deploy", run, "--out", out, "--images", tmp_path / "photo.png", "--tasks", "edge")
     assert done.exit_code == 0, done.output
     for words in ("edge, images of 32x48", "on your pictures", "this file", "not grown, in PyTorch"):
         assert words in done.output
     assert [path.name for path in tmp_path.iterdir() if "net" in path.name] == ["net.onnx"]
-    again = invoke(run, "--out", out)
+    again = invoke("deploy", run, "--out", out)
     assert isinstance(again.exception, ConfigError) and "--force" in str(again.exception)
-    assert invoke(run, "--out", out, "--force").exit_code == 0
+    assert invoke("deploy", run, "--out", out, "--force").exit_code == 0
     held = open_file(out).description
     stored = onnx.load(str(out))
     assert (stored.ir_version, stored.opset_import[0].version) == (files.IR_VERSION, files.OPSET)
@@ -150,13 +145,13 @@ def test_the_command(run, tmp_path):
 )
 def test_what_is_refused(run, tmp_path, monkeypatch, options, words):
     monkeypatch.chdir(tmp_path)
-    done = invoke(run, *options)
+    done = invoke("deploy", run, *options)
     assert done.exit_code != 0 and words in str(done.exception)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_file_that_differs_is_not_kept(run, tmp_path):
-    done = invoke(run, "--out", tmp_path / "net.onnx", "--tolerance", "0")
+    done = invoke("deploy", run, "--out", tmp_path / "net.onnx", "--tolerance", "0")
     assert isinstance(done.exception, ExportError) and "Nothing was written" in str(done.exception)
     assert list(tmp_path.iterdir()) == []
 
@@ -182,7 +177,7 @@ print(json.dumps([[spec["name"], list(output.shape)] for spec, output in zip(hel
 
 
 def test_a_file_is_served_without_torch(run, tmp_path):
-    assert invoke(run, "--out", tmp_path / "net.onnx").exit_code == 0
+    assert invoke("deploy", run, "--out", tmp_path / "net.onnx").exit_code == 0
     served = subprocess.run(
         [sys.executable, "-c", WITHOUT_TORCH, str(tmp_path / "net.onnx")],
         capture_output=True,

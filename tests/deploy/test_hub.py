@@ -10,12 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from commands import invoke
 from own_folder import DESCRIPTION, write_own
 from PIL import Image
 from tiny import TINY, with_paths
-from typer.testing import CliRunner
 
-from dtme_search.cli.main import app
 from dtme_search.config import RunConfig, dump_yaml
 from dtme_search.errors import ConfigError, TrainingError
 from dtme_search.models import build_model
@@ -33,10 +32,6 @@ GROUPS = {
 PLAN = ExpansionPlan(tuple(SPECS), 3, GROUPS, {"lora_rank": 2, "lora_targets": "qkv+proj"})
 GROWN = {"policy": "fixed", "plan": GROUPS, "lora_rank": 2, "lora_targets": "qkv+proj"}
 CPU = torch.device("cpu")
-
-
-def invoke(*words: object):
-    return CliRunner().invoke(app, list(map(str, words)))
 
 
 def write_run(folder: Path, plan=PLAN, name: str = "checkpoint.pt", specs=SPECS, **changes) -> Path:
