@@ -252,12 +252,18 @@ def test_a_damaged_folder_is_refused_in_one_line(tmp_path, damage):
     assert words in str(done.exception) and "\n" not in str(done.exception)
 
 
+def add_code(folder: Path, source: str = "") -> None:
+    """Let the config of a folder name a file of parts beside it."""
+    (folder / "parts.py").write_text(f"{source}\nPLUGINS = {{}}\n")
+    file = folder / "config.yaml"
+    text = re.sub(r"^plugins:.*$", "plugins: [parts.py]", file.read_text(), flags=re.MULTILINE)
+    file.write_text(text)
+
+
 def test_code_that_came_with_a_folder_is_not_run(tmp_path):
     out = publish(write_run(tmp_path / "run"), tmp_path / "net")
     trace = tmp_path / "trace"
-    (out / "parts.py").write_text(f"open({str(trace)!r}, 'w').close()\nPLUGINS = {{}}\n")
-    text = (out / "config.yaml").read_text()
-    (out / "config.yaml").write_text(re.sub(r"^plugins:.*$", "plugins: [parts.py]", text, flags=re.MULTILINE))
+    add_code(out, f"open({str(trace)!r}, 'w').close()")
     Image.new("RGB", (60, 40)).save(tmp_path / "photo.png")
     for words in (
         ("predict", out, tmp_path / "photo.png"),
@@ -271,8 +277,6 @@ def test_code_that_came_with_a_folder_is_not_run(tmp_path):
 
 def test_a_run_with_parts_from_a_file_is_not_published(tmp_path):
     run = write_run(tmp_path / "run")
-    (run / "parts.py").write_text("PLUGINS = {}\n")
-    text = (run / "config.yaml").read_text()
-    (run / "config.yaml").write_text(re.sub(r"^plugins:.*$", "plugins: [parts.py]", text, flags=re.MULTILINE))
+    add_code(run)
     done = invoke("deploy", run, "--to", "hub-folder", "--out", tmp_path / "net")
     assert isinstance(done.exception, ConfigError) and "must hold no code" in str(done.exception)
