@@ -26,6 +26,14 @@ EXTRAS = tuple(name for name in PROJECT["optional-dependencies"] if name != "dev
 """Every extra that users may ask for."""
 
 
+def build(source: Path, out: Path, *kinds: str) -> Path:
+    """Build what ``source`` holds, a wheel and an archive of sources or one of these kinds, into a folder."""
+    targets = [word for kind in kinds for word in ("-t", kind)]
+    command = [sys.executable, "-m", "hatchling", "build", *targets, "-d", out]
+    subprocess.run(command, cwd=source, check=True, capture_output=True)
+    return out
+
+
 def required_by(requirements: Iterable[str]) -> dict[str, Distribution]:
     """Installed packages that these requirements lead to, by name."""
     found: dict[str, Distribution] = {}

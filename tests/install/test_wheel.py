@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from environments import EXTRAS, PROJECT, ROOT
+from environments import EXTRAS, PROJECT, ROOT, build
 from packaging.requirements import Requirement
 from tiny import write_tiny_study
 
@@ -63,11 +63,7 @@ def test_the_archive_of_sources_builds_the_same_wheel(built, wheel, tmp_path):
     with tarfile.open(archive) as opened:
         opened.extractall(tmp_path, filter="data")
     (source,) = tmp_path.iterdir()
-    subprocess.run(
-        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", tmp_path / "again"],
-        cwd=source, check=True, capture_output=True,
-    )  # fmt: skip
-    (again,) = (tmp_path / "again").iterdir()
+    (again,) = build(source, tmp_path / "again", "wheel").iterdir()
     assert again.name == wheel.name
     assert members_of_wheel(again) == members_of_wheel(wheel)
 
