@@ -16,7 +16,7 @@ import urllib.request
 import pytest
 import typer
 import yaml
-from environments import PROJECT, build
+from environments import PROJECT, asked_for, build
 from packaging.specifiers import SpecifierSet
 from pages import ROOT, shell_commands
 from tiny import write_tiny_study
@@ -83,10 +83,7 @@ def test_the_packages_are_those_of_the_project(tmp_path):
     assert f'EXTRAS="{extras}"' in of("ARG")
     command = line.replace("python -c", f"{shlex.quote(sys.executable)} -c", 1)
     subprocess.run(["sh", "-c", command], cwd=tmp_path, check=True, env={"EXTRAS": extras})
-    wanted = [*PROJECT["dependencies"]]
-    for extra in extras.split():
-        wanted += PROJECT["optional-dependencies"][extra]
-    assert (tmp_path / "requirements.txt").read_text().split("\n")[:-1] == wanted
+    assert (tmp_path / "requirements.txt").read_text().split("\n")[:-1] == asked_for(extras.split())
     assert set(extras.split()) <= set(PROJECT["optional-dependencies"])
 
 

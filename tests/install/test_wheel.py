@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from environments import EXTRAS, PROJECT, ROOT, build
+from environments import EXTRAS, PROJECT, ROOT, asked_for, build
 from packaging.requirements import Requirement
 from tiny import write_tiny_study
 
@@ -135,7 +135,4 @@ def test_the_index_has_what_the_wheel_asks_for(wheel, tmp_path):
     done = subprocess.run([*command, "--report", report, everything], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     found = {item["metadata"]["name"].lower() for item in json.loads(report.read_text())["install"]}
-    texts = [*PROJECT["dependencies"]]
-    for extra in EXTRAS:
-        texts += PROJECT["optional-dependencies"][extra]
-    assert {Requirement(text).name.lower() for text in texts} <= found
+    assert {Requirement(text).name.lower() for text in asked_for(EXTRAS)} <= found
