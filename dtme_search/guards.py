@@ -10,7 +10,7 @@ from typing import Any
 from dtme_search.errors import BrokenRule, DtmeSearchError
 
 
-def shape_or_type(found: Any, kind: type) -> tuple[int, ...] | str:
+def shape_or_type(found: Any, kind: type[Any]) -> tuple[int, ...] | str:
     """What a message says a method gave: the shape of what is of a kind, such as a tensor, else its type."""
     return tuple(found.shape) if isinstance(found, kind) else type(found).__name__
 
