@@ -5,8 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from dtme_search.errors import BrokenRule, DtmeSearchError
+
+
+def shape_or_type(found: Any, kind: type[Any]) -> tuple[int, ...] | str:
+    """What a message says a method gave: the shape of what is of a kind, such as a tensor, else its type."""
+    return tuple(found.shape) if isinstance(found, kind) else type(found).__name__
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,13 @@ import shlex
 import shutil
 import subprocess
 import sys
-import tomllib
 import urllib.error
 import urllib.request
 
 import pytest
 import typer
 import yaml
+from environments import PROJECT, asked_for, build
 from packaging.specifiers import SpecifierSet
 from pages import ROOT, shell_commands
 from tiny import write_tiny_study
@@ -25,7 +25,6 @@ from dtme_search.cli import main  # noqa: F401  (it adds all commands)
 from dtme_search.cli.app import app
 
 PROGRAM = typer.main.get_command(app)
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 COMPOSE = yaml.safe_load((ROOT / "compose.yaml").read_text(encoding="utf-8"))
 OURS = {name: each for name, each in COMPOSE["services"].items() if each["image"] == "dtme-search"}
 VARIABLE = re.compile(r"\$\{(\w+)(?::([-?])([^}]*))?\}")
@@ -84,10 +83,7 @@ def test_the_packages_are_those_of_the_project(tmp_path):
     assert f'EXTRAS="{extras}"' in of("ARG")
     command = line.replace("python -c", f"{shlex.quote(sys.executable)} -c", 1)
     subprocess.run(["sh", "-c", command], cwd=tmp_path, check=True, env={"EXTRAS": extras})
-    wanted = [*PROJECT["dependencies"]]
-    for extra in extras.split():
-        wanted += PROJECT["optional-dependencies"][extra]
-    assert (tmp_path / "requirements.txt").read_text().split("\n")[:-1] == wanted
+    assert (tmp_path / "requirements.txt").read_text().split("\n")[:-1] == asked_for(extras.split())
     assert set(extras.split()) <= set(PROJECT["optional-dependencies"])
 
 
@@ -118,10 +114,8 @@ def test_the_wheel_is_built_from_what_is_sent(tmp_path):
         target = tmp_path / "source" / path.relative_to(ROOT)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, target)
-    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d"]
-    subprocess.run([*build, tmp_path / "one"], cwd=tmp_path / "source", check=True, capture_output=True)
-    subprocess.run([*build, tmp_path / "other"], cwd=ROOT, check=True, capture_output=True)
-    one, other = (next((tmp_path / name).iterdir()) for name in ("one", "other"))
+    (one,) = build(tmp_path / "source", tmp_path / "one", "wheel").iterdir()
+    (other,) = build(ROOT, tmp_path / "other", "wheel").iterdir()
     assert one.name == other.name and one.read_bytes() == other.read_bytes()
 
 

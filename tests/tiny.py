@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -52,6 +53,14 @@ def grown(*layers: str, start: float = 0.5) -> dict[str, Any]:
     return point | {f"expansion.layers.{index}": operation for index, operation in enumerate(layers)}
 
 
+def with_paths(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Values with dotted paths set; ``__`` stands for a dot where paths are keyword arguments."""
+    found = dict(values)
+    for path, value in changes.items():
+        found = set_path(found, path.replace("__", "."), value)
+    return found
+
+
 def write_tiny_study(folder: Path, changes: dict[str, Any] | None = None, **fields: Any) -> str:
     """Write ``<name>.yaml`` with ``fields`` of a study around ``TINY``; gives the path.
 
@@ -60,9 +69,7 @@ def write_tiny_study(folder: Path, changes: dict[str, Any] | None = None, **fiel
         changes: Dotted path -> value, for the base config.
         fields: Fields of the study; a name, ``SEARCH`` and no enqueued points by default.
     """
-    config: dict[str, Any] = TINY
-    for path, value in (changes or {}).items():
-        config = set_path(config, path, value)
+    config = with_paths(TINY, changes or {})
     values = {"name": "tiny", "trials": 3, "search": SEARCH, "enqueue": [], **fields, "config": config}
     file = folder / f"{values['name']}.yaml"
     file.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")

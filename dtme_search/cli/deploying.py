@@ -76,11 +76,11 @@ def deploy(
         return
     if licence is not None:
         raise ConfigError(f"--license needs --to hub-folder, got {licence} without it.")
-    kind = _KINDS.get(out.suffix)
-    if kind is None or (to is not None and to.value != kind):
-        endings = [ending for ending, form in _KINDS.items() if to is None or to.value == form]
+    kinds = {ending: kind for ending, kind in _KINDS.items() if to is None or to.value == kind}
+    kind = kinds.get(out.suffix)
+    if kind is None:
         folder = " A folder for a model hub needs --to hub-folder." if to is None else ""
-        raise ConfigError(f"--out must end in {' or '.join(endings)}, got {out}.{folder}")
+        raise ConfigError(f"--out must end in {' or '.join(kinds)}, got {out}.{folder}")
     if out.exists() and not force:
         raise ConfigError(f"--out: {out} exists already. Give another name, or --force to replace it.")
     path = find_checkpoint(checkpoint)
@@ -129,14 +129,11 @@ def _publish(context: typer.Context, checkpoint: Path, out: Path, licence: str |
         raise ConfigError(f"--{given[0]} is for files, got it with --to hub-folder. Leave it out.")
     path = find_checkpoint(checkpoint)
 
-    from dtme_search.deploy import check_folder, publish_run
+    from dtme_search.deploy import publish_run
 
-    check_folder(out, replace=force)
-    made, screen = (
-        publish_run(path, run_config_of(path), out, licence=licence, replace=force),
-        screen_of(context),
-    )
-    screen.line(f"Written: {out}: {', '.join(made.files)}")
+    files = publish_run(path, run_config_of(path), out, licence=licence, replace=force)
+    screen = screen_of(context)
+    screen.line(f"Written: {out}: {', '.join(files)}")
     screen.say("The network was read again from it and gives the same outputs.")
     if licence is None:
         screen.say(f"Say in {out / 'README.md'} under which licence others may use it, or give --license.")

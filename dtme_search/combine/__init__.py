@@ -22,7 +22,7 @@ from dtme_search.combine.pcgrad import pcgrad
 from dtme_search.combine.rlw import RandomWeights
 from dtme_search.combine.uncertainty import Learnt, OptimalUncertainty
 from dtme_search.combine.upgrad import upgrad
-from dtme_search.config import CombineConfig, options_of_part
+from dtme_search.config import CombineConfig, find_part
 from dtme_search.plugins import Family
 
 __all__ = [
@@ -78,8 +78,8 @@ def find_method(config: CombineConfig, plugins: Sequence[str] = ()) -> tuple[Com
     Raises:
         ConfigError: If it is unknown or cannot be loaded, or an option is wrong.
     """
-    kind = METHODS.find(config.kind, "train.combine.kind", plugins)
-    own = options_of_part(METHODS, config.kind, config.options, "train.combine.options", plugins)
+    chosen, given = ("train.combine.kind", config.kind), ("train.combine.options", config.options)
+    kind, own = find_part(METHODS, chosen, given, plugins)
     return kind, config if config.kind in METHODS else own
 
 

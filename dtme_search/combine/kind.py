@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dtme_search.combine.base import CombineState, LossWeighting, Merged, Method, Seen, Weighted
 from dtme_search.config import NoOptions, Section
-from dtme_search.guards import Guard
+from dtme_search.guards import Guard, shape_or_type
 
 
 @dataclass(frozen=True)
@@ -136,5 +136,5 @@ class GuardedWeighting(LossWeighting):
 
 def _shape(method: str, found: object, shape: tuple[int, ...]) -> tuple[bool, str, str]:
     """Whether a result is a tensor of a shape, the method, and the rule."""
-    got = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+    got = shape_or_type(found, Tensor)
     return got == tuple(shape), method, f"give a tensor of shape {tuple(shape)}, got {got}"

@@ -15,7 +15,7 @@ from dtme_search.config.files import (
 from dtme_search.config.identity import canonical, finetuning, fingerprint, run_fingerprint
 from dtme_search.config.image_task import ImageTask
 from dtme_search.config.messages import validate
-from dtme_search.config.parts import options_of_part
+from dtme_search.config.parts import find_part
 from dtme_search.config.paths import check_path, check_value
 from dtme_search.config.recipes import BaselineRecipes
 from dtme_search.config.run import (
@@ -89,12 +89,12 @@ __all__ = [
     "check_value",
     "dump_yaml",
     "find_file",
+    "find_part",
     "finetuning",
     "fingerprint",
     "load_description",
     "load_run_config",
     "load_study_config",
-    "options_of_part",
     "run_fingerprint",
     "set_path",
     "shipped",

@@ -12,7 +12,7 @@ from dtme_search.config.schedule import SCHEDULES
 from dtme_search.config.section import Section
 from dtme_search.config.study import SAMPLERS, StudyConfig
 from dtme_search.operations import OPERATIONS, operations_of
-from dtme_search.plugins import Family, one_brought
+from dtme_search.plugins import Family, PartT, one_brought
 
 _BUILT_IN = {"schedules": SCHEDULES, "combine": KINDS, "operations": (*OPERATIONS, "both", "none", "auto")}
 """Names of parts that a config knows without importing them."""
@@ -89,23 +89,27 @@ def check_sampler_name(study: StudyConfig, where: str) -> None:
         one_brought("samplers", study.sampler.name, f"{where}: sampler.name", (), built_in=SAMPLERS)
 
 
-def options_of_part(
-    family: Family[Any], chosen: str, given: Mapping[str, Mapping[str, Any]], place: str, files: Sequence[str]
-) -> Section:
-    """The checked options of a part; those given for other parts are checked as well.
+def find_part(
+    family: Family[PartT],
+    chosen: tuple[str, str],
+    given: tuple[str, Mapping[str, Mapping[str, Any]]],
+    files: Sequence[str],
+) -> tuple[PartT, Section]:
+    """A part and its checked options; options given for other parts are checked as well.
 
     Args:
-        family: Where the parts are found.
-        chosen: Name of the part.
-        given: Name -> options.
-        place: The field that holds ``given``.
+        family: Where the parts are found. They have ``options``, a section.
+        chosen: The field that names the part, and its value.
+        given: The field that holds options, and its value: name of a part -> options.
         files: ``plugins`` of the config.
 
     Raises:
-        ConfigError: If a part is unknown, or an option is unknown or has a wrong value.
+        ConfigError: If a part is unknown or cannot be loaded, or an option is unknown or has a wrong value.
     """
-    checked: dict[str, Section] = {
-        name: validate(family.find(name, place, files).options, options, f"{place}.{name}")
-        for name, options in {chosen: {}, **given}.items()
-    }
-    return checked[chosen]
+    (field, name), (place, by_name) = chosen, given
+    part: Any = family.find(name, field, files)
+    checked: dict[str, Section] = {}
+    for other, options in {name: {}, **by_name}.items():
+        found: Any = part if other == name else family.find(other, place, files)
+        checked[other] = validate(found.options, options, f"{place}.{other}")
+    return part, checked[name]

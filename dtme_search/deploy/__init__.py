@@ -1,7 +1,7 @@
 """Trained networks elsewhere: ONNX and ``torch.export`` files that run without us, folders for model hubs."""
 
 from dtme_search.deploy.files import ENDINGS, Description, Opened, open_file
-from dtme_search.deploy.hub import Published, check_folder, publish_run
+from dtme_search.deploy.hub import publish_run
 from dtme_search.deploy.making import Deployed, deploy_run
 
 __all__ = [
@@ -9,8 +9,6 @@ __all__ = [
     "Deployed",
     "Description",
     "Opened",
-    "Published",
-    "check_folder",
     "deploy_run",
     "open_file",
     "publish_run",

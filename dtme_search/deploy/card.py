@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dtme_search.config import RunConfig, dump_yaml
-from dtme_search.metrics import beats_prior, task_gains
+from dtme_search.metrics import dead_tasks, task_gains
 from dtme_search.models import MultiTaskViT, pooling_of
 from dtme_search.tasks import TaskSpec
 from dtme_search.version import __version__
@@ -116,7 +116,8 @@ def _results(measured: Mapping[str, Any], specs: Mapping[str, TaskSpec]) -> str:
         return "Not measured where this card was written; `dtme-search evaluate` does so."
     baselines = {row["task"]: row for row in measured.get("baselines") or ()}
     compared = [spec for name, spec in specs.items() if name in baselines]
-    gains = task_gains(metrics, {task: row["value"] for task, row in baselines.items()}, compared)
+    values = {task: row["value"] for task, row in baselines.items()}
+    gains = task_gains(metrics, values, compared)
     rows = [("task", "metric", "value", "single-task baseline", "gain %", "guess without the image")]
     for task, value in metrics.items():
         spec, base = specs[task], baselines.get(task)
@@ -130,15 +131,10 @@ def _results(measured: Mapping[str, Any], specs: Mapping[str, TaskSpec]) -> str:
         lines.append(
             f"delta_m {delta:+.2f} %, the mean gain of primary tasks over {measured['against']}; one seed."
         )
-    dead = [task for task, row in baselines.items() if not _is_alive(specs[task], metrics[task], row)]
-    if dead:
+    priors = {task: row["prior_value"] for task, row in baselines.items()}
+    if dead := dead_tasks(metrics, values, priors, compared):
         lines.append(f"**Network or baseline not clearly better than that guess**: {', '.join(dead)}.")
     return "\n\n".join(lines)
-
-
-def _is_alive(spec: TaskSpec, value: float, baseline: Mapping[str, Any]) -> bool:
-    prior = baseline["prior_value"]
-    return all(beats_prior(each, prior, spec) for each in (value, baseline["value"]))
 
 
 def _training(config: RunConfig, measured: Mapping[str, Any], *, has_seen_holdout: bool) -> str:

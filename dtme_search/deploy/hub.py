@@ -7,7 +7,6 @@ import shutil
 import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,41 +26,9 @@ DESCRIPTION = "data.yaml"
 _CPU = torch.device("cpu")
 
 
-@dataclass(frozen=True)
-class Published:
-    """A folder that was written.
-
-    Attributes:
-        files: Names of its files.
-        specs: The tasks of the network.
-        parameters: Its number of parameters.
-    """
-
-    files: tuple[str, ...]
-    specs: Mapping[str, TaskSpec]
-    parameters: int
-
-
-def check_folder(out: Path, *, replace: bool) -> None:
-    """Refuse a folder that holds something else, or something older that shall not be replaced.
-
-    Raises:
-        ConfigError: If it does.
-    """
-    if out.exists() and not out.is_dir():
-        raise ConfigError(f"--out must be a folder with --to hub-folder, got the file {out}.")
-    # A fresh clone of a repository holds hidden files and nothing else.
-    if not out.is_dir() or all(path.name.startswith(".") for path in out.iterdir()):
-        return
-    if not is_published(out / PUBLISHED):
-        raise ConfigError(f"--out: {out} holds files of somebody else. Give another folder.")
-    if not replace:
-        raise ConfigError(f"--out: {out} exists already. Give another name, or --force to replace it.")
-
-
 def publish_run(
     checkpoint: Path, config: RunConfig, out: Path, *, licence: str | None = None, replace: bool = False
-) -> Published:
+) -> tuple[str, ...]:
     """Write the network of a checkpoint as a folder with a model card; nothing in it is code.
 
     Files are moved into ``out`` only after they were read again and gave the same outputs. Other files in
@@ -74,11 +41,14 @@ def publish_run(
         licence: Name of a licence for the card; left for the user to fill in by default.
         replace: Whether an older folder of this program may be written over.
 
+    Returns:
+        Names of the files.
+
     Raises:
         ConfigError: If ``out`` holds something else, or the network has parts from files of the user's own.
         ExportError: If the folder cannot be written or read again.
     """
-    check_folder(out, replace=replace)
+    _check_folder(out, replace=replace)
     if config.plugins:
         raise ConfigError(
             f"--to hub-folder: the run has parts from {Path(config.plugins[0]).name}, and a published folder "
@@ -97,7 +67,20 @@ def publish_run(
                 (made / file).replace(out / file)
     except OSError as error:
         raise ExportError(f"{out}: cannot be written: {error.strerror or error}.") from error
-    return Published(files, specs, sum(parameter.numel() for parameter in model.parameters()))
+    return files
+
+
+def _check_folder(out: Path, *, replace: bool) -> None:
+    """Refuse a folder that holds something else, or something older that shall not be replaced."""
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"--out must be a folder with --to hub-folder, got the file {out}.")
+    # A fresh clone of a repository holds hidden files and nothing else.
+    if not out.is_dir() or all(path.name.startswith(".") for path in out.iterdir()):
+        return
+    if not is_published(out / PUBLISHED):
+        raise ConfigError(f"--out: {out} holds files of somebody else. Give another folder.")
+    if not replace:
+        raise ConfigError(f"--out: {out} exists already. Give another name, or --force to replace it.")
 
 
 def _write(

@@ -8,7 +8,7 @@ from dataclasses import replace
 from dtme_search.metrics.average_precision import MeanApMeter
 from dtme_search.metrics.base import Meter
 from dtme_search.metrics.edges import EdgeFMeter
-from dtme_search.metrics.gain import beats_prior, delta_m, task_gains
+from dtme_search.metrics.gain import beats_prior, dead_tasks, delta_m, task_gains
 from dtme_search.metrics.kind import MetricKind, guarded_metric
 from dtme_search.metrics.meters import (
     AccuracyMeter,
@@ -44,6 +44,7 @@ __all__ = [
     "RmseMeter",
     "beats_prior",
     "build_meter",
+    "dead_tasks",
     "delta_m",
     "extra_meters",
     "guarded_metric",

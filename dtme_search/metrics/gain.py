@@ -100,6 +100,37 @@ def beats_prior(value: float, prior: float, spec: TaskSpec, margin: float = CLEA
     return improvement >= margin * abs(prior)
 
 
+def dead_tasks(
+    metrics: Mapping[str, float],
+    baselines: Mapping[str, float],
+    priors: Mapping[str, float],
+    tasks: Sequence[TaskSpec],
+) -> tuple[str, ...]:
+    """Tasks whose metric or baseline does not clearly beat the no-image prior, see :func:`beats_prior`.
+
+    Args:
+        metrics: Task -> metric of a result.
+        baselines: Task -> the same of its single-task baseline.
+        priors: Task -> the same of its no-image prior.
+        tasks: Tasks to judge.
+
+    Raises:
+        ValueError: If a prior is not finite.
+
+    Example:
+        >>> from dtme_search.tasks import depth, normals
+        >>> priors = {"depth": 1.0, "normals": 30.0}
+        >>> dead_tasks({"depth": 0.8, "normals": 20.0}, {"depth": 0.95, "normals": 21.0}, priors,
+        ...            [depth(), normals()])
+        ('depth',)
+    """
+    return tuple(
+        task.name
+        for task in tasks
+        if not all(beats_prior(of[task.name], priors[task.name], task) for of in (baselines, metrics))
+    )
+
+
 def _gain(task: TaskSpec, metrics: Mapping[str, float], baselines: Mapping[str, float]) -> float:
     name = task.name
     if name not in baselines:

@@ -8,8 +8,9 @@ from dtme_search.models.backbone import (
     weights_for_timm,
 )
 from dtme_search.models.backbones import describe_backbone, patch_size_of
+from dtme_search.models.building import build_model, check_model
 from dtme_search.models.decoders import Predictions, resize
-from dtme_search.models.multitask import MultiTaskViT, build_model, check_model
+from dtme_search.models.multitask import MultiTaskViT
 from dtme_search.models.operations import check_operations, folded, sizes_of
 
 __all__ = [

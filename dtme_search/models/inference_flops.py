@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from dtme_search.models.multitask import MultiTaskViT, build_model
+from dtme_search.models.building import build_model
+from dtme_search.models.multitask import MultiTaskViT
 from dtme_search.models.operations import folded
 from dtme_search.models.streams import Route, Streams, plan_routes, run_layer
 

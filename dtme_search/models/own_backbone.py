@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from dtme_search.config import NoOptions, Section
-from dtme_search.guards import Guard
+from dtme_search.guards import Guard, shape_or_type
 from dtme_search.models.backbone import Backbone, BackboneInfo, check_image_size
 from dtme_search.models.operations.lora import sizes_of_linears
 from dtme_search.models.seeding import seeded
@@ -157,12 +157,12 @@ def _probed(module: Any, image_size: tuple[int, int], length: int, guard: Guard)
         given = torch.cat((tokens, tokens[:, :1]), 1)
         with guard.calling(f"blocks.{index}"):
             found = block(given)
-        got = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+        got = shape_or_type(found, Tensor)
         rule = f"give tokens of the shape that they get, {tuple(given.shape)}, got {got}"
         guard.hold(got == tuple(given.shape), f"blocks.{index}", rule)
     with guard.calling("norm"):
         normed = module.norm(tokens)
-    got = tuple(normed.shape) if isinstance(normed, Tensor) else type(normed).__name__
+    got = shape_or_type(normed, Tensor)
     guard.hold(got == tuple(tokens.shape), "norm", f"keep the shape {tuple(tokens.shape)}, got {got}")
     module.train()
     return int(tokens.shape[-1])

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 
@@ -95,13 +96,10 @@ def read_tensors(path: Path, device: torch.device) -> dict[str, Tensor]:
     Raises:
         ValueError: If the file is damaged or no safetensors file.
     """
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    try:
+    with _damage_as_value_error():
         return load_file(path, device=str(device))
-    except (SafetensorError, OSError) as error:
-        raise ValueError(str(error).splitlines()[0].rstrip(".")) from error
 
 
 def read_notes(path: Path) -> dict[str, str]:
@@ -110,11 +108,18 @@ def read_notes(path: Path) -> dict[str, str]:
     Raises:
         ValueError: If the file is damaged or no safetensors file.
     """
-    from safetensors import SafetensorError, safe_open
+    from safetensors import safe_open
+
+    with _damage_as_value_error(), safe_open(path, framework="pt") as file:
+        return dict(file.metadata() or {})
+
+
+@contextmanager
+def _damage_as_value_error() -> Iterator[None]:
+    from safetensors import SafetensorError
 
     try:
-        with safe_open(path, framework="pt") as file:
-            return dict(file.metadata() or {})
+        yield
     except (SafetensorError, OSError) as error:
         raise ValueError(str(error).splitlines()[0].rstrip(".")) from error
 

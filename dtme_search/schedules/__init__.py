@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from dtme_search.config import RunConfig, ScheduleConfig, options_of_part
+from dtme_search.config import RunConfig, ScheduleConfig, find_part
 from dtme_search.errors import ConfigError
 from dtme_search.plugins import Family
 from dtme_search.schedules.adaptive import GradientWeights, Measure
@@ -40,8 +40,8 @@ def find_schedule(config: RunConfig) -> tuple[ScheduleKind, Any]:
         ConfigError: If it is unknown or cannot be loaded, or an option is wrong.
     """
     schedule = config.schedule
-    kind = SCHEDULES.find(schedule.kind, "schedule.kind", config.plugins)
-    own = options_of_part(SCHEDULES, schedule.kind, schedule.options, "schedule.options", config.plugins)
+    chosen, given = ("schedule.kind", schedule.kind), ("schedule.options", schedule.options)
+    kind, own = find_part(SCHEDULES, chosen, given, config.plugins)
     return kind, schedule if schedule.kind in SCHEDULES else own
 
 

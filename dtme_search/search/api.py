@@ -35,7 +35,7 @@ from dtme_search.search.trial.events import tee
 from dtme_search.search.trial.inference import FlopsCounter, InferenceMeter
 from dtme_search.search.trial.listener import Listener
 from dtme_search.search.trial.objective import Objective
-from dtme_search.search.workers.engines import EngineName, engine_for
+from dtme_search.search.workers.engines import Engine, EngineName, engine_for
 from dtme_search.search.workers.local import LocalProcesses
 from dtme_search.search.workers.places import Place
 from dtme_search.search.workers.supervisor import Workers
@@ -156,20 +156,32 @@ def optimize(
         first = places[0] if alone else Place("cpu")
         team = pick_team(first.device, devices_per_trial, first.further)
         prepared = prepare(study, settings, team, hears)
-        left = prepared.config.trials - num_finished(prepared.optuna)
         with StopSwitch(timeout) as switch, team:
-            if alone or (left <= 1 and places and not places[0].visible):
-                threads = None if alone else places[0].threads(len(places))
-                with prepared.present("optimize") as told:
-                    _work(prepared, tee(hears, told), draw, switch, publish=publish, threads=threads)
-            elif left > 0 and not switch():
-                prepared.shelf.clear()
-                with (
-                    runs.launcher(prepared, left) as launcher,
-                    prepared.present("optimize", "watching workers"),
-                ):
-                    Workers(prepared, launcher, hears, switch, publish).run()
+            _run(prepared, runs, places, hears, draw, switch, publish=publish)
         return prepared.loaded(stopped=switch.asked)
+
+
+def _run(
+    prepared: Prepared,
+    runs: Engine,
+    places: Sequence[Place],
+    hears: Listener,
+    draw: DrawFiles | None,
+    switch: StopSwitch,
+    *,
+    publish: Callable[[LoadedStudy], None] | None,
+) -> None:
+    """Train what is left of a study: in this process if one worker does, else in processes of their own."""
+    left = prepared.config.trials - num_finished(prepared.optuna)
+    alone = len(places) == 1
+    if alone or (left <= 1 and places and not places[0].visible):
+        threads = None if alone else places[0].threads(len(places))
+        with prepared.present("optimize") as told:
+            _work(prepared, tee(hears, told), draw, switch, publish=publish, threads=threads)
+    elif left > 0 and not switch():
+        prepared.shelf.clear()
+        with runs.launcher(prepared, left) as launcher, prepared.present("optimize", "watching workers"):
+            Workers(prepared, launcher, hears, switch, publish).run()
 
 
 def join(

@@ -14,6 +14,7 @@ from dtme_search.models.own_backbone import (
     described,
     own_backbone,
 )
+from dtme_search.testing.networks import hold_all_reached, same_weights
 from dtme_search.testing.words import words_of
 
 
@@ -37,8 +38,7 @@ def check_backbone(
     info = described(kind, guard.part, setting, name)
     backbone = own_backbone(kind, guard.part, setting, 3, name)
     same = own_backbone(kind, guard.part, setting, 3, name)
-    equal = all(map(torch.equal, backbone.state_dict().values(), same.state_dict().values()))
-    guard.hold(equal, "build", "give the same weights again for the same random state")
+    guard.hold(same_weights(backbone, same), "build", "give the same weights again for the same random state")
     guard.hold(info == backbone.info, "build", f"give the same sizes on the meta device, got {info}")
     images = torch.randn(2, 3, *image_size, generator=torch.Generator().manual_seed(0))
     backbone.eval()
@@ -49,9 +49,7 @@ def check_backbone(
     guard.hold(torch.allclose(both[:1], alone, rtol=1e-4, atol=1e-5), "embed and blocks", rule)
     # Weighted at random, because the plain mean behind a norm has no gradient.
     (both * torch.randn(both.shape, generator=torch.Generator().manual_seed(1))).sum().backward()
-    for path, parameter in backbone.vit.named_parameters():
-        reached = parameter.grad is not None and bool(parameter.grad.isfinite().all())
-        guard.hold(reached, "embed and blocks", f"use every parameter: {path} gets no finite gradient")
+    hold_all_reached(backbone.vit, "embed and blocks", guard)
 
 
 def _features(backbone: OwnBackbone, images: torch.Tensor) -> torch.Tensor:

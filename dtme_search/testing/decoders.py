@@ -10,6 +10,7 @@ from dtme_search.guards import Guard
 from dtme_search.models.backbone import BackboneInfo
 from dtme_search.models.decoders import DecoderContext, DecoderKind, Level, Predictions, guarded_decoder
 from dtme_search.tasks import depth, normals, semseg
+from dtme_search.testing.networks import hold_all_reached, same_weights
 from dtme_search.testing.words import words_of
 
 _WIDTH, _GRID, _PATCH, _IMAGES = 24, (4, 6), 8, 2
@@ -48,8 +49,7 @@ def check_decoder(kind: DecoderKind, options: Any = None, *, name: str = "") -> 
     decoder, same = guarded.build(context, options), guarded.build(context, options)
     rule = "follow the seed of the context: use seeded or of_each_task of dtme_search.models.decoders"
     untouched = torch.equal(before, torch.random.get_rng_state())
-    equal = all(map(torch.equal, decoder.state_dict().values(), same.state_dict().values()))
-    guard.hold(equal and untouched, "build", rule)
+    guard.hold(same_weights(decoder, same) and untouched, "build", rule)
     for streams in ((_ALL,), (("semseg", "normals"), ("depth",)), tuple((task,) for task in _ALL)):
         levels = _levels(streams, num_levels)
         predictions: Predictions = decoder.train()(levels, _ALL)
@@ -59,9 +59,7 @@ def check_decoder(kind: DecoderKind, options: Any = None, *, name: str = "") -> 
             decoder(levels, (task,))
     every = (*predictions.outputs.values(), *(one for some in predictions.auxiliary.values() for one in some))
     torch.stack([output.square().sum() for output in every]).sum().backward()
-    for path, parameter in decoder.named_parameters():
-        reached = parameter.grad is not None and bool(parameter.grad.isfinite().all())
-        guard.hold(reached, "forward", f"use every parameter: {path} gets no finite gradient")
+    hold_all_reached(decoder, "forward", guard)
     _check_mixing(decoder.eval(), num_levels, guard)
 
 

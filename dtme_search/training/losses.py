@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, logsigmoid, normalize
 
 from dtme_search.config import NoOptions, Section
-from dtme_search.guards import Guard
+from dtme_search.guards import Guard, shape_or_type
 from dtme_search.plugins import Family
 from dtme_search.tasks import LabelLevel, TargetKind, TaskSpec
 
@@ -67,7 +67,7 @@ def guarded_loss(kind: LossKind, part: str) -> LossKind:
         with guard.calling(method):
             found = kind.per_pixel(prediction, target, setting)
         shape = (len(prediction), *prediction.shape[2:])
-        got = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+        got = shape_or_type(found, Tensor)
         guard.hold(got == shape, method, f"give (B, H, W) = {shape}, got {got}")
         guard.hold(found.dtype == torch.float32, method, f"give float32, got {found.dtype}")
         # A prediction that is not finite itself is left to the loss log, which names the task.

@@ -28,9 +28,8 @@ from pages import PAGES, ROOT, SHELLS, command_lines, fences
 from pascal_folder import write_release
 from PIL import Image
 from taskonomy_folder import write_taskonomy
-from tiny import TINY
+from tiny import TINY, with_paths
 
-from dtme_search.config import set_path
 from dtme_search.data.taskonomy.index import TINY as TINY_SPLIT
 
 INSTEAD = {
@@ -98,9 +97,7 @@ def smaller_config(config: dict[str, Any]) -> dict[str, Any]:
         "train.num_steps": 4,
         "train.batch_size": 2,
     }
-    for path, value in changes.items():
-        config = set_path(config, path, value)
-    return config
+    return with_paths(config, changes)
 
 
 @pytest.fixture(autouse=True)

@@ -8,12 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import invoke
 from PIL import Image
-from tiny import TINY
-from typer.testing import CliRunner
+from tiny import TINY, with_paths
 
-from dtme_search.cli.main import app
-from dtme_search.config import RunConfig, set_path
+from dtme_search.config import RunConfig
 from dtme_search.errors import ConfigError, DataError
 from dtme_search.search import train_final
 
@@ -21,7 +20,7 @@ from dtme_search.search import train_final
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory) -> Path:
     """Folder of a run with baselines."""
-    values = set_path(set_path(TINY, "tasks", {"semseg": {}, "depth": {}}), "train.num_steps", 2)
+    values = with_paths(TINY, {"tasks": {"semseg": {}, "depth": {}}, "train.num_steps": 2})
     workdir = tmp_path_factory.mktemp("trained")
     return train_final(RunConfig.model_validate(values), "net", workdir=workdir, device="cpu").folder
 
@@ -35,10 +34,6 @@ def pictures(tmp_path) -> Path:
         Image.new("RGB", (60, 40), (200, 30, 90)).save(folder / name)
     (folder / "notes.txt").write_text("no picture")
     return folder
-
-
-def invoke(*words: object):
-    return CliRunner().invoke(app, list(map(str, words)))
 
 
 def names(folder: Path) -> set[str]:

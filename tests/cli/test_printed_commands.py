@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import yaml
 from own_folder import DESCRIPTION, write_own
-from tiny import TINY, write_tiny_study
+from tiny import TINY, with_paths, write_tiny_study
 
-from dtme_search.config import load_run_config, set_path
+from dtme_search.config import load_run_config
 from dtme_search.errors import ConfigError
 from dtme_search.reporting import write_report
 from dtme_search.reporting.document import to_markdown
@@ -35,13 +35,10 @@ def own_study(tmp_path) -> Path:
     there = tmp_path / "there"
     there.mkdir()
     write_own(there, 12, DESCRIPTION)
-    config = TINY
     data = {"name": "folder", "image_size": [32, 48], "folder": {"description": "orchard.yaml"}}
-    for path, value in {**SHORT, "data": data}.items():
-        config = set_path(config, path, value)
     study = {
         "name": "own",
-        "config": config,
+        "config": with_paths(TINY, {**SHORT, "data": data}),
         "trials": 1,
         "search": {"train.lr": {"choices": [0.001, 0.002]}},
         "enqueue": [{"train.lr": 0.002}],

@@ -6,8 +6,9 @@ import sys
 
 import pytest
 from pydantic import BaseModel
+from tiny import with_paths
 
-from dtme_search.config import RunConfig, canonical, fingerprint, run_fingerprint, set_path
+from dtme_search.config import RunConfig, canonical, fingerprint, run_fingerprint
 
 CONFLICT = {"expansion.policy": "conflict"}
 PER_LAYER = {"expansion.policy": "per_layer", "expansion.layers": ["none", "both"]}
@@ -225,10 +226,7 @@ INACTIVE = [
 
 
 def config_with(changes):
-    values = RunConfig().model_dump(mode="json")
-    for dotted, value in changes.items():
-        values = set_path(values, dotted, value)
-    return RunConfig.model_validate(values)
+    return RunConfig.model_validate(with_paths(RunConfig().model_dump(mode="json"), changes))
 
 
 def name_of(case):

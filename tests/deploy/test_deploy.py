@@ -10,12 +10,11 @@ from pathlib import Path
 import onnx
 import pytest
 import torch
+from commands import invoke
 from PIL import Image
-from tiny import TINY
-from typer.testing import CliRunner
+from tiny import TINY, with_paths
 
-from dtme_search.cli.main import app
-from dtme_search.config import RunConfig, set_path
+from dtme_search.config import RunConfig
 from dtme_search.deploy import files, open_file
 from dtme_search.deploy.comparison import compare
 from dtme_search.deploy.program import Program
@@ -54,11 +53,12 @@ NETWORKS = [
 
 
 def program(decoder: str, architecture: str, plan: str, form: str = "labels", tasks=TASKS) -> Program:
-    values = TINY
-    changes = {"decoder": decoder, "architecture": architecture, "backbone_options.depth": 4}
-    for path, value in changes.items():
-        values = set_path(values, f"model.{path}", value)
-    config = RunConfig.model_validate(values)
+    changes = {
+        "model.decoder": decoder,
+        "model.architecture": architecture,
+        "model.backbone_options.depth": 4,
+    }
+    config = RunConfig.model_validate(with_paths(TINY, changes))
     model = build_model(config.model, SPECS, SIZE, seed=0)
     if PLANS[plan] is not None:
         model.grow(PLANS[plan], token_std=0.5, seed=0)
@@ -106,8 +106,9 @@ def test_labels_are_those_of_the_tasks(tmp_path):
 def run(tmp_path_factory) -> Path:
     """Folder of a run of a grown network."""
     plan = {"modulate": {1: [["depth"], ["edge"]]}, "expand": {2: [["depth"]]}}
-    values = set_path(TINY, "expansion", {"policy": "fixed", "plan": plan})
-    values = set_path(set_path(values, "tasks", {"depth": {}, "edge": {}}), "train.num_steps", 2)
+    expansion = {"policy": "fixed", "plan": plan}
+    tasks = {"depth": {}, "edge": {}}
+    values = with_paths(TINY, {"expansion": expansion, "tasks": tasks, "train.num_steps": 2})
     folder = tmp_path_factory.mktemp("run")
     result = train_final(
         RunConfig.model_validate(values), "net", workdir=folder, device="cpu", with_baselines=False
@@ -115,21 +116,17 @@ def run(tmp_path_factory) -> Path:
     return result.folder
 
 
-def invoke(*words: object):
-    return CliRunner().invoke(app, ["deploy", *map(str, words)])
-
-
 def test_the_command(run, tmp_path):
     Image.new("RGB", (90, 70), (200, 30, 90)).save(tmp_path / "photo.png")
     out = tmp_path / "net.onnx"
-    done = invoke(run, "--out", out, "--images", tmp_path / "photo.png", "--tasks", "edge")
+    done = invoke("deploy", run, "--out", out, "--images", tmp_path / "photo.png", "--tasks", "edge")
     assert done.exit_code == 0, done.output
     for words in ("edge, images of 32x48", "on your pictures", "this file", "not grown, in PyTorch"):
         assert words in done.output
     assert [path.name for path in tmp_path.iterdir() if "net" in path.name] == ["net.onnx"]
-    again = invoke(run, "--out", out)
+    again = invoke("deploy", run, "--out", out)
     assert isinstance(again.exception, ConfigError) and "--force" in str(again.exception)
-    assert invoke(run, "--out", out, "--force").exit_code == 0
+    assert invoke("deploy", run, "--out", out, "--force").exit_code == 0
     held = open_file(out).description
     stored = onnx.load(str(out))
     assert (stored.ir_version, stored.opset_import[0].version) == (files.IR_VERSION, files.OPSET)
@@ -148,13 +145,13 @@ def test_the_command(run, tmp_path):
 )
 def test_what_is_refused(run, tmp_path, monkeypatch, options, words):
     monkeypatch.chdir(tmp_path)
-    done = invoke(run, *options)
+    done = invoke("deploy", run, *options)
     assert done.exit_code != 0 and words in str(done.exception)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_file_that_differs_is_not_kept(run, tmp_path):
-    done = invoke(run, "--out", tmp_path / "net.onnx", "--tolerance", "0")
+    done = invoke("deploy", run, "--out", tmp_path / "net.onnx", "--tolerance", "0")
     assert isinstance(done.exception, ExportError) and "Nothing was written" in str(done.exception)
     assert list(tmp_path.iterdir()) == []
 
@@ -180,7 +177,7 @@ print(json.dumps([[spec["name"], list(output.shape)] for spec, output in zip(hel
 
 
 def test_a_file_is_served_without_torch(run, tmp_path):
-    assert invoke(run, "--out", tmp_path / "net.onnx").exit_code == 0
+    assert invoke("deploy", run, "--out", tmp_path / "net.onnx").exit_code == 0
     served = subprocess.run(
         [sys.executable, "-c", WITHOUT_TORCH, str(tmp_path / "net.onnx")],
         capture_output=True,

@@ -10,13 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from commands import invoke
 from own_folder import DESCRIPTION, write_own
 from PIL import Image
-from tiny import TINY
-from typer.testing import CliRunner
+from tiny import TINY, with_paths
 
-from dtme_search.cli.main import app
-from dtme_search.config import RunConfig, dump_yaml, set_path
+from dtme_search.config import RunConfig, dump_yaml
 from dtme_search.errors import ConfigError, TrainingError
 from dtme_search.models import build_model
 from dtme_search.search import train_final
@@ -35,16 +34,9 @@ GROWN = {"policy": "fixed", "plan": GROUPS, "lora_rank": 2, "lora_targets": "qkv
 CPU = torch.device("cpu")
 
 
-def invoke(*words: object):
-    return CliRunner().invoke(app, list(map(str, words)))
-
-
 def write_run(folder: Path, plan=PLAN, name: str = "checkpoint.pt", specs=SPECS, **changes) -> Path:
     """The folder of a run that nobody trained."""
-    values = set_path(TINY, "tasks", {task: {} for task in specs})
-    for path, value in changes.items():
-        values = set_path(values, path.replace("__", "."), value)
-    config = RunConfig.model_validate(values)
+    config = RunConfig.model_validate(with_paths(TINY, {"tasks": {task: {} for task in specs}, **changes}))
     bare = config.model.model_copy(update={"checkpoint": None})
     model = build_model(bare, specs, config.data.image_size, seed=1)
     if plan is not None:
@@ -77,8 +69,8 @@ def restored(path: Path):
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory) -> Path:
     """Folder of a run with baselines, grown in all ways."""
-    values = set_path(set_path(TINY, "expansion", GROWN), "train.num_steps", 2)
-    values = set_path(values, "tasks", {"semseg": {}, "depth": {}, "edge": {"role": "auxiliary"}})
+    tasks = {"semseg": {}, "depth": {}, "edge": {"role": "auxiliary"}}
+    values = with_paths(TINY, {"expansion": GROWN, "train.num_steps": 2, "tasks": tasks})
     workdir = tmp_path_factory.mktemp("trained")
     return train_final(RunConfig.model_validate(values), "net", workdir=workdir, device="cpu").folder
 
@@ -260,12 +252,18 @@ def test_a_damaged_folder_is_refused_in_one_line(tmp_path, damage):
     assert words in str(done.exception) and "\n" not in str(done.exception)
 
 
+def add_code(folder: Path, source: str = "") -> None:
+    """Let the config of a folder name a file of parts beside it."""
+    (folder / "parts.py").write_text(f"{source}\nPLUGINS = {{}}\n")
+    file = folder / "config.yaml"
+    text = re.sub(r"^plugins:.*$", "plugins: [parts.py]", file.read_text(), flags=re.MULTILINE)
+    file.write_text(text)
+
+
 def test_code_that_came_with_a_folder_is_not_run(tmp_path):
     out = publish(write_run(tmp_path / "run"), tmp_path / "net")
     trace = tmp_path / "trace"
-    (out / "parts.py").write_text(f"open({str(trace)!r}, 'w').close()\nPLUGINS = {{}}\n")
-    text = (out / "config.yaml").read_text()
-    (out / "config.yaml").write_text(re.sub(r"^plugins:.*$", "plugins: [parts.py]", text, flags=re.MULTILINE))
+    add_code(out, f"open({str(trace)!r}, 'w').close()")
     Image.new("RGB", (60, 40)).save(tmp_path / "photo.png")
     for words in (
         ("predict", out, tmp_path / "photo.png"),
@@ -279,8 +277,6 @@ def test_code_that_came_with_a_folder_is_not_run(tmp_path):
 
 def test_a_run_with_parts_from_a_file_is_not_published(tmp_path):
     run = write_run(tmp_path / "run")
-    (run / "parts.py").write_text("PLUGINS = {}\n")
-    text = (run / "config.yaml").read_text()
-    (run / "config.yaml").write_text(re.sub(r"^plugins:.*$", "plugins: [parts.py]", text, flags=re.MULTILINE))
+    add_code(run)
     done = invoke("deploy", run, "--to", "hub-folder", "--out", tmp_path / "net")
     assert isinstance(done.exception, ConfigError) and "must hold no code" in str(done.exception)

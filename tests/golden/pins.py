@@ -19,9 +19,9 @@ import numpy as np
 import torch
 from nyud_folder import write_nyud
 from own_folder import write_own
-from tiny import TINY
+from tiny import TINY, with_paths
 
-from dtme_search.config import RunConfig, fingerprint, load_run_config, run_fingerprint, set_path
+from dtme_search.config import RunConfig, fingerprint, load_run_config, run_fingerprint
 from dtme_search.config.identity import NUMERICS_VERSION
 from dtme_search.data import Purpose, TaskData, build_data, build_dataset, make_generator
 from dtme_search.data.derive import DERIVE_VERSION, Camera, edges_from_labels, normals_from_depth
@@ -52,10 +52,7 @@ VERSIONS = {
 
 def tiny(**fields: object) -> RunConfig:
     """The tiny run with dotted paths set (written with ``__``)."""
-    values: dict[str, Any] = TINY
-    for path, value in fields.items():
-        values = set_path(values, path.replace("__", "."), value)
-    return RunConfig.model_validate(values)
+    return RunConfig.model_validate(with_paths(TINY, fields))
 
 
 def fingerprints() -> dict[str, str]:

@@ -26,6 +26,20 @@ EXTRAS = tuple(name for name in PROJECT["optional-dependencies"] if name != "dev
 """Every extra that users may ask for."""
 
 
+def asked_for(extras: Iterable[str] = ()) -> list[str]:
+    """Requirements of our project with these extras."""
+    optional = PROJECT["optional-dependencies"]
+    return [*PROJECT["dependencies"], *(text for extra in extras for text in optional[extra])]
+
+
+def build(source: Path, out: Path, *kinds: str) -> Path:
+    """Build what ``source`` holds, a wheel and an archive of sources or one of these kinds, into a folder."""
+    targets = [word for kind in kinds for word in ("-t", kind)]
+    command = [sys.executable, "-m", "hatchling", "build", *targets, "-d", out]
+    subprocess.run(command, cwd=source, check=True, capture_output=True)
+    return out
+
+
 def required_by(requirements: Iterable[str]) -> dict[str, Distribution]:
     """Installed packages that these requirements lead to, by name."""
     found: dict[str, Distribution] = {}
@@ -84,10 +98,7 @@ def make_environment(folder: Path, wheel: Path, extras: Sequence[str] = ()) -> E
     """Install our wheel into a new environment with these extras."""
     venv.create(folder, symlinks=True)
     made = Environment(folder)
-    wanted = [*PROJECT["dependencies"]]
-    for extra in extras:
-        wanted += PROJECT["optional-dependencies"][extra]
-    for package in required_by(wanted).values():
+    for package in required_by(asked_for(extras)).values():
         for name in {Path(file).parts[0] for file in package.files or ()} - {".."}:
             target = made.packages / name
             if not target.exists():  # some share a folder, as the parts of CUDA do

@@ -9,9 +9,7 @@ import pytest
 import yaml
 from environments import EXTRAS, Environment, make_environment
 from mat_file import write_mat
-from tiny import TINY, write_tiny_study
-
-from dtme_search.config import set_path
+from tiny import TINY, with_paths, write_tiny_study
 
 Words = tuple[object, ...]
 SMALL = {"train.num_steps": 2, "train.num_evaluations": 1, "tasks": {"depth": {}}}
@@ -53,10 +51,7 @@ WORK: dict[str, tuple[Callable[[Path], Words], str]] = {
 def trained(installed: Environment, tmp_path_factory) -> Path:
     """A folder with the run of a network."""
     folder = tmp_path_factory.mktemp("trained")
-    config = TINY
-    for path, value in SMALL.items():
-        config = set_path(config, path, value)
-    (folder / "net.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+    (folder / "net.yaml").write_text(yaml.safe_dump(with_paths(TINY, SMALL)), encoding="utf-8")
     done = installed.run("train", "net.yaml", "--no-baselines", "--device", "cpu", cwd=folder)
     assert done.returncode == 0, done.stderr
     return folder

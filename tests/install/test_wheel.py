@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from environments import EXTRAS, PROJECT, ROOT
+from environments import EXTRAS, PROJECT, ROOT, asked_for, build
 from packaging.requirements import Requirement
 from tiny import write_tiny_study
 
@@ -63,11 +63,7 @@ def test_the_archive_of_sources_builds_the_same_wheel(built, wheel, tmp_path):
     with tarfile.open(archive) as opened:
         opened.extractall(tmp_path, filter="data")
     (source,) = tmp_path.iterdir()
-    subprocess.run(
-        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", tmp_path / "again"],
-        cwd=source, check=True, capture_output=True,
-    )  # fmt: skip
-    (again,) = (tmp_path / "again").iterdir()
+    (again,) = build(source, tmp_path / "again", "wheel").iterdir()
     assert again.name == wheel.name
     assert members_of_wheel(again) == members_of_wheel(wheel)
 
@@ -139,7 +135,4 @@ def test_the_index_has_what_the_wheel_asks_for(wheel, tmp_path):
     done = subprocess.run([*command, "--report", report, everything], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     found = {item["metadata"]["name"].lower() for item in json.loads(report.read_text())["install"]}
-    texts = [*PROJECT["dependencies"]]
-    for extra in EXTRAS:
-        texts += PROJECT["optional-dependencies"][extra]
-    assert {Requirement(text).name.lower() for text in texts} <= found
+    assert {Requirement(text).name.lower() for text in asked_for(EXTRAS)} <= found

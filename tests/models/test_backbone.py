@@ -13,7 +13,7 @@ from dtme_search.config import ModelConfig
 from dtme_search.errors import ConfigError
 from dtme_search.models import build_model, describe_backbone
 from dtme_search.models.backbone import build_backbone
-from dtme_search.models.multitask import feature_levels
+from dtme_search.models.building import feature_levels
 from dtme_search.tasks import depth
 
 TINY = {"embed_dim": 32, "depth": 2, "num_heads": 2, "patch_size": 8}

@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from commands import invoke
 from matplotlib.figure import Figure
-from typer.testing import CliRunner
 
-from dtme_search.cli.main import app
 from dtme_search.errors import ConfigError, DtmeSearchError, ExportError
 from dtme_search.reporting import save_png
 from dtme_search.reporting.targets import find_pictures, output_names, refuse_foreign, write_own_text
@@ -95,6 +94,6 @@ def test_no_command_writes_over_a_file_of_the_user(finished_study, tmp_path, wor
     file.write_text("my own notes")
     option = ("--write",) if words[0] == "tasks" else (*words[1:], "--out")
     place = ("--study", "tiny", "--workdir", str(finished_study.workdir))
-    done = CliRunner().invoke(app, [words[0], *place, *option, str(file)])
+    done = invoke(words[0], *place, *option, file)
     assert done.exit_code != 0 and isinstance(done.exception, DtmeSearchError)
     assert file.read_text() == "my own notes"

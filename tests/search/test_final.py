@@ -7,10 +7,10 @@ import shutil
 from typing import NamedTuple
 
 import pytest
-from tiny import TINY, write_tiny_study
+from tiny import TINY, with_paths, write_tiny_study
 from watching import Heard, ctrl_c, once
 
-from dtme_search.config import RunConfig, load_run_config, set_path
+from dtme_search.config import RunConfig, load_run_config
 from dtme_search.errors import ConfigError, TrainingError
 from dtme_search.search import FinalResult, evaluate_checkpoint, train_baselines, train_final
 from dtme_search.search.storage.records import Records
@@ -21,10 +21,7 @@ CHANGES = {"tasks": {"depth": {}, "edge": {}}, "model.drop_path": 0.2, "train.ch
 
 
 def config_of(**fields: object) -> RunConfig:
-    values = TINY
-    for path, value in {**CHANGES, **fields}.items():
-        values = set_path(values, path, value)
-    return RunConfig.model_validate(values)
+    return RunConfig.model_validate(with_paths(TINY, {**CHANGES, **fields}))
 
 
 GROWING = config_of(expansion={"policy": "fixed", "start": 0.5, "plan": {"expand": {1: ALONE}}})

@@ -5,10 +5,9 @@ from __future__ import annotations
 import csv
 import json
 
+from commands import invoke
 from tiny import write_tiny_study
-from typer.testing import CliRunner
 
-from dtme_search.cli.main import app
 from dtme_search.data import build_dataset, split_ids
 from dtme_search.errors import ConfigError
 from dtme_search.search import optimize
@@ -37,14 +36,14 @@ def test_a_study_with_the_type_of_a_room(tmp_path):
     place = ["--study", "tiny", "--workdir", str(tmp_path / "runs")]
     outputs = {"report": tmp_path / "r.html", "export --best --force": tmp_path / "best.yaml"}
     for words, out in outputs.items():
-        done = CliRunner().invoke(app, [*words.split(), *place, "--out", str(out)])
+        done = invoke(*words.split(), *place, "--out", out)
         assert done.exit_code == 0, done.output
         assert "room" in out.read_text()
-    likeness = CliRunner().invoke(app, ["tasks", *place])
+    likeness = invoke("tasks", *place)
     assert likeness.exit_code == 0 and "room" in likeness.output
     assert "room: in trial 1, 4 training images were right in" in likeness.output
 
-    done = CliRunner().invoke(app, ["tasks", *place, "--images", str(tmp_path / "map.csv")])
+    done = invoke("tasks", *place, "--images", tmp_path / "map.csv")
     assert done.exit_code == 0, done.output
     table = list(csv.DictReader((tmp_path / "map.csv").read_text().splitlines()))
     assert len(table) == 2 * 3 * 4
@@ -55,7 +54,7 @@ def test_a_study_with_the_type_of_a_room(tmp_path):
         hits = [json.loads(each.hits) for each in rows_of(study, row) if each.hits is not None]
         assert (row["correctness"] == "") == (row["task"] != "room") == (not hits)
         assert not hits or float(row["correctness"]) in {0.0, 0.5, 1.0}
-    again = CliRunner().invoke(app, ["tasks", *place, "--images", str(tmp_path / "map.csv")])
+    again = invoke("tasks", *place, "--images", tmp_path / "map.csv")
     assert isinstance(again.exception, ConfigError) and "already exists" in str(again.exception)
 
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from commands import invoke
 from PIL import Image
 from tiny import write_tiny_study
-from typer.testing import CliRunner
 
-from dtme_search.cli.main import app
 from dtme_search.config import RunConfig, load_run_config
 from dtme_search.deploy import open_file
 from dtme_search.errors import ConfigError
@@ -94,7 +93,7 @@ def test_tables_notes_figures_and_report_say_it(searched, tmp_path):
 @pytest.mark.slow
 def test_an_export_is_trained_evaluated_predicted_and_deployed(searched, tmp_path):
     def run(*words: object) -> str:
-        done = CliRunner().invoke(app, list(map(str, words)))
+        done = invoke(*words)
         assert done.exit_code == 0, done.output
         return done.output
 

@@ -6,10 +6,9 @@ import json
 
 import pytest
 import yaml
+from commands import invoke
 from tiny import TINY, write_tiny_study
-from typer.testing import CliRunner
 
-from dtme_search.cli.main import app
 from dtme_search.config import RunConfig, load_study_config, run_fingerprint, set_path
 from dtme_search.errors import ConfigError
 from dtme_search.search import optimize
@@ -61,11 +60,11 @@ def test_a_study_of_roles(tmp_path):
 
     out = tmp_path / "points.yaml"
     where = ["--study", "tiny", "--workdir", str(tmp_path / "runs")]
-    shown = CliRunner().invoke(app, ["tasks", *where, "--groups", "2", "--write", str(out)])
+    shown = invoke("tasks", *where, "--groups", "2", "--write", out)
     assert shown.exit_code == 0, shown.output
     for text in ("depth, normals", "2 / 1", "1 / 2", "group 2", "It does not mean that one helps the other"):
         assert text in shown.output
     proposed = yaml.safe_load(out.read_text())["enqueue"]
     assert len(proposed) == 3 and all(set(point) == set(SEARCH) for point in proposed)
-    report = CliRunner().invoke(app, ["report", *where, "--out", str(tmp_path / "report.html")])
+    report = invoke("report", *where, "--out", tmp_path / "report.html")
     assert report.exit_code == 0 and "Data map of trial" in (tmp_path / "report.html").read_text()

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 from device import DEVICE
+from tiny import with_paths
 
-from dtme_search.config import RunConfig, set_path
+from dtme_search.config import RunConfig
 from dtme_search.training import Callbacks, Trainer
 
 CPU = torch.device("cpu")
@@ -14,10 +15,7 @@ CPU = torch.device("cpu")
 
 def with_(config: RunConfig, **fields: object) -> RunConfig:
     """Set dotted paths (written with ``__``)."""
-    values = config.model_dump(mode="json")
-    for path, value in fields.items():
-        values = set_path(values, path.replace("__", "."), value)
-    return RunConfig.model_validate(values)
+    return RunConfig.model_validate(with_paths(config.model_dump(mode="json"), fields))
 
 
 def trainer(config: RunConfig, data, folder=None, **callbacks) -> Trainer:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny import TINY
+from tiny import TINY, with_paths
 
-from dtme_search.config import RunConfig, set_path
+from dtme_search.config import RunConfig
 from dtme_search.data import build_data
 from dtme_search.models import resize
 from dtme_search.training import Trainer
@@ -15,15 +15,13 @@ from dtme_search.training.losses import task_loss
 
 @pytest.fixture(scope="module")
 def trainer():
-    values = TINY
-    for path, value in {
+    changes = {
         "model.decoder": "invpt",
         "model.decoder_channels": 64,
         "model.backbone_options.depth": 4,
         "data.image_size": [32, 64],
-    }.items():
-        values = set_path(values, path, value)
-    config = RunConfig.model_validate(values)
+    }
+    config = RunConfig.model_validate(with_paths(TINY, changes))
     return Trainer.of_config(config, build_data(config.data, tuple(config.tasks), torch.device("cpu")))
 
 

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from own_folder import write_own
 from PIL import Image
-from tiny import TINY
+from tiny import TINY, with_paths
 
-from dtme_search.config import RunConfig, load_run_config, set_path
+from dtme_search.config import RunConfig, load_run_config
 from dtme_search.data.fitting import MOST_TOKENS, suitable_size
 from dtme_search.models import patch_size_of
 from dtme_search.training.image_size import with_image_size
@@ -31,9 +31,7 @@ def test_any_image_gets_multiples_of_its_shape_within_the_bound(height, width, p
 def config_of(folder, **changes) -> RunConfig:
     data = {"name": "folder", "folder": {"description": str(write_own(folder))}}
     values = {**TINY, "data": data, "tasks": {"plants": {}, "light": {}}}
-    for path, value in changes.items():
-        values = set_path(values, path.replace("__", "."), value)
-    return RunConfig.model_validate(values)
+    return RunConfig.model_validate(with_paths(values, changes))
 
 
 def resized(folder, size: tuple[int, int]) -> None:

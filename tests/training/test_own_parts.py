@@ -4,9 +4,9 @@ import pytest
 import torch
 from own_parts import PARTS, write_parts
 from runs import assert_same_run, trainer
-from tiny import TINY
+from tiny import TINY, with_paths
 
-from dtme_search.config import RunConfig, canonical, set_path
+from dtme_search.config import RunConfig, canonical
 from dtme_search.data import build_data
 from dtme_search.errors import BrokenRule, ConfigError
 from dtme_search.models import sizes_of
@@ -31,10 +31,7 @@ USED = {
 
 def config_with(file: str, **changes) -> RunConfig:
     values = {**TINY, **USED, "plugins": [file]}
-    values = set_path(values, "train.combine", {"kind": "running"})
-    for path, value in changes.items():
-        values = set_path(values, path.replace("__", "."), value)
-    return RunConfig.model_validate(values)
+    return RunConfig.model_validate(with_paths(values, {"train.combine": {"kind": "running"}, **changes}))
 
 
 @pytest.fixture(scope="module")

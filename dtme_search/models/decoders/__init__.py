@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dtme_search.config import Section, options_of_part
+from dtme_search.config import Section, find_part
 from dtme_search.models.decoders.base import (
     Decoder,
     DecoderContext,
@@ -51,9 +51,8 @@ def find_decoder(config: ModelConfig, plugins: Sequence[str] = ()) -> tuple[Deco
     Raises:
         ConfigError: If the decoder or an option is unknown, or an option has a wrong value.
     """
-    chosen = DECODERS.find(config.decoder, "model.decoder", plugins)
-    place = "model.decoder_options"
-    return chosen, options_of_part(DECODERS, config.decoder, config.decoder_options, place, plugins)
+    chosen, given = ("model.decoder", config.decoder), ("model.decoder_options", config.decoder_options)
+    return find_part(DECODERS, chosen, given, plugins)
 
 
 __all__ = [

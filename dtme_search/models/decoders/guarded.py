@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from dtme_search.guards import Guard
+from dtme_search.guards import Guard, shape_or_type
 from dtme_search.models.backbone import BackboneInfo
 from dtme_search.models.decoders.base import DecoderContext, DecoderKind, Level, Predictions
 
@@ -57,7 +57,7 @@ class GuardedDecoder(nn.Module):
         num_images = levels[0].maps.shape[1]
         for task, output in found.outputs.items():
             shape = (num_images, self._channels[task], *self._size)
-            got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+            got = shape_or_type(output, Tensor)
             hold(got == shape, "forward", f"give (B, C, H, W) = {shape} for {task}, got {got}")
         for task, further in found.auxiliary.items():
             hold(task in names, "forward", f"give auxiliary outputs of {names} only, got {task}")

@@ -7,7 +7,7 @@ import hashlib
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
 from optuna.samplers import BaseSampler
 
-from dtme_search.config import StudyConfig, options_of_part
+from dtme_search.config import StudyConfig, find_part
 from dtme_search.search.study.samplers import SAMPLERS, SamplerSetting
 
 
@@ -20,9 +20,8 @@ def build_sampler(study: StudyConfig, seed: int) -> BaseSampler:
         ConfigError: If the sampler is unknown, cannot be loaded or has wrong options, or if ``gp`` is used
             with conditional parameters, which it would sample at random.
     """
-    name, given = study.sampler.name, study.sampler.options
-    kind = SAMPLERS.find(name, "sampler.name", study.plugins)
-    options = options_of_part(SAMPLERS, name, given, "sampler.options", study.plugins)
+    chosen, given = ("sampler.name", study.sampler.name), ("sampler.options", study.sampler.options)
+    kind, options = find_part(SAMPLERS, chosen, given, study.plugins)
     # numpy's generators refuse larger seeds
     return kind.build(SamplerSetting(study, seed % 2**32, options))
 

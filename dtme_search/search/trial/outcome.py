@@ -8,8 +8,9 @@ from statistics import fmean
 
 from dtme_search.config import StudyConfig
 from dtme_search.config.measures import RECORDED, is_result, tasks_of
-from dtme_search.metrics import beats_prior, delta_m, task_gains
+from dtme_search.metrics import dead_tasks, delta_m, task_gains
 from dtme_search.models import BackboneInfo, sizes_of
+from dtme_search.operations import OPERATIONS
 from dtme_search.search.storage.rows import BaselineRow, RunRow, StoredEvaluation
 from dtme_search.tasks import TaskSpec
 from dtme_search.token_space import ExpansionPlan
@@ -41,12 +42,8 @@ def compare(
     """
     primary = [specs[name] for name in baselines]
     values = {name: row.value for name, row in baselines.items()}
-    dead = tuple(
-        spec.name
-        for spec in primary
-        if not beats_prior(baselines[spec.name].value, baselines[spec.name].prior_value, spec)
-        or not beats_prior(metrics[spec.name], baselines[spec.name].prior_value, spec)
-    )
+    priors = {name: row.prior_value for name, row in baselines.items()}
+    dead = dead_tasks(metrics, values, priors, primary)
     return Comparison(delta_m(metrics, values, primary), task_gains(metrics, values, primary), dead)
 
 
@@ -185,6 +182,6 @@ def overhead_percent(plan: ExpansionPlan, backbone: BackboneInfo, plugins: Seque
         backbone: The backbone.
         plugins: Files that may provide its operations.
     """
-    names = (name for name, layers in plan.groups.items() if layers)
-    sizes = sizes_of(names, plan.options, backbone.embed_dim, backbone.linears, plugins)
+    own = (name for name, layers in plan.groups.items() if layers and name not in OPERATIONS)
+    sizes = sizes_of(own, plan.options, backbone.embed_dim, backbone.linears, plugins)
     return plan.overhead_percent(backbone.embed_dim, backbone.num_parameters, backbone.linears, sizes)

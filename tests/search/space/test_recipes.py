@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 from pydantic import BaseModel, ValidationError
+from tiny import with_paths
 
 from dtme_search.config import RunConfig, StudyConfig, run_fingerprint, set_path
 from dtme_search.config.messages import unwrap
@@ -27,10 +28,7 @@ TRIED = (1, 2, 3, 0.25, 0.5, 0.75, True, False, "x", "taskonomy")
 
 
 def config_of(changes):
-    values = RunConfig().model_dump(mode="json")
-    for path, value in changes.items():
-        values = set_path(values, path, value)
-    return RunConfig.model_validate(values)
+    return RunConfig.model_validate(with_paths(RunConfig().model_dump(mode="json"), changes))
 
 
 def fields(model: type[BaseModel] = RunConfig, above: str = "") -> Iterator[tuple[str, object]]:

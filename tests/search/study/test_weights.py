@@ -9,11 +9,10 @@ from pathlib import Path
 import numpy as np
 import optuna
 import pytest
+from commands import invoke
 from PIL import Image
 from tiny import grown, write_tiny_study
-from typer.testing import CliRunner
 
-from dtme_search.cli.main import app
 from dtme_search.errors import DtmeSearchError, StorageError
 from dtme_search.search import LoadedStudy, front_numbers, load_study, optimize
 from dtme_search.search.manage.removal import leftovers, of_spare
@@ -60,10 +59,6 @@ def done(tmp_path_factory) -> Path:
 
 def loaded(folder: Path) -> LoadedStudy:
     return load_study("tiny", workdir=folder / "runs")
-
-
-def invoke(*words: object):
-    return CliRunner().invoke(app, list(map(str, words)))
 
 
 def test_the_front_stays_and_nothing_else(done):

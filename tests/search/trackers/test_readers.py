@@ -41,6 +41,11 @@ class Found(NamedTuple):
     trials: dict[int, Trial]
     front: set[int]
 
+    def shows_picture(self, number: int) -> bool:
+        """Whether a trial is on the front and drew its conflicts."""
+        drawn = self.folder.glob(f"runs/tiny/trials/{number:04d}/*.png")
+        return number in self.front and any(drawn)
+
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory) -> Found:
@@ -121,8 +126,7 @@ class TestTensorBoard:
     def test_pictures_are_those_of_the_front(self, found):
         for number, trial in found.trials.items():
             shown = self.read(found, f"trial-{number:04d}").Tags()["images"]
-            drawn = list((found.folder / f"runs/tiny/trials/{number:04d}").glob("*.png"))
-            assert shown == (["conflicts"] if number in found.front and drawn else []), trial.run
+            assert shown == (["conflicts"] if found.shows_picture(number) else []), trial.run
 
     def test_the_study_has_baselines_and_trials(self, found):
         events = self.read(found, "study")
@@ -175,8 +179,7 @@ class TestMLflow:
             kept = {
                 file.path for file in client.list_artifacts(by_name[f"tiny trial-{number:04d}"].info.run_id)
             }
-            drawn = list((found.folder / f"runs/tiny/trials/{number:04d}").glob("*.png"))
-            pictures = {"conflicts.png"} if number in found.front and drawn else set()
+            pictures = {"conflicts.png"} if found.shows_picture(number) else set()
             assert kept == {"config.yaml", "plan.txt"} | pictures
 
 
@@ -260,9 +263,8 @@ class TestWandB:
         for number in found.trials:
             parts = self.of_trial(found, folders, number)
             assert {"config.yaml", "plan.txt"} <= {name for part in parts for name in part.texts}
-            drawn = list((found.folder / f"runs/tiny/trials/{number:04d}").glob("*.png"))
             pictures = [name for part in parts for name in part.pictures]
-            assert len(pictures) == (number in found.front and bool(drawn))
+            assert len(pictures) == found.shows_picture(number)
 
     def test_nothing_of_the_surroundings_is_published(self, folders):
         assert "wandb-metadata.json" not in {name for each in folders for name in each.texts}
